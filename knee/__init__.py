@@ -1,0 +1,1 @@
+"""Knees and experiments, whatever the method: data, views, metrics, evaluation, phantom and review."""

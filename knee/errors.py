@@ -1,0 +1,21 @@
+"""What a person did wrong and how to mend it, told without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake that a person can mend: the message says where, what was found, and the way out.
+
+    The command line prints the message and ends with exit code 2. Our own bugs raise anything else.
+    """
+
+
+class Faults(UserError):
+    """All faults of one input, reported together, one a line."""
+
+    def __init__(self, faults: Sequence[str], *, summary: str) -> None:
+        self.faults = tuple(faults)
+        self.summary = summary
+        super().__init__("\n".join([summary, *(f"  {fault}" for fault in self.faults)]))

@@ -1,0 +1,80 @@
+"""What the loop, evaluation and review know of a method: two small protocols and the values they exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+class Grading(NamedTuple):
+    """What a grader says of a batch of images."""
+
+    logits: Tensor
+    """(B, K), unbounded; softmax over K gives the probability of each grade."""
+    class_maps: Tensor
+    """(B, K, h, w), unbounded: the evidence for each grade at each position of the last feature map."""
+
+
+@runtime_checkable
+class Grader(Protocol):
+    """Any network that grades and shows where it looked: a CNN, a CLIP model, a later one."""
+
+    def __call__(self, images: Tensor) -> Grading:
+        """Images (B, 1, H, W) in [0, 1], not normalised: the network normalises by itself."""
+        ...
+
+
+class Batch(NamedTuple):
+    """A two-stream batch: the labeled images first, then the unlabeled ones, in two views of one geometry.
+
+    Grades and masks exist for the labeled images alone, so nothing downstream can leak those of the others.
+    """
+
+    student: Tensor
+    """(B, 1, H, W) float32 in [0, 1]: the student's view."""
+    teacher: Tensor
+    """(B, 1, H, W) float32 in [0, 1]: the teacher's view; the same crop, flip and rotation."""
+    grades: Tensor
+    """(L,) int64, L ≤ B."""
+    masks: Tensor
+    """(L, H, W) float32 in {0, 1}; all zero where there is no mask."""
+    has_mask: Tensor
+    """(L,) bool."""
+
+
+class StepLosses(NamedTuple):
+    """The losses of one batch."""
+
+    total: Tensor
+    """Scalar: the weighted sum that is minimised."""
+    terms: Mapping[str, Tensor]
+    """Each term before its weight, by name; scalars."""
+    monitors: Mapping[str, Tensor]
+    """Numbers worth watching that are not minimised (agreement, entropy, share of pixels with a gradient)."""
+
+
+class Task(Protocol):
+    """One thing to train: what the loop in ``dcmt.fit`` needs to know of it, and no more."""
+
+    best_metric: str
+    """The key of ``validate``'s result by which the best checkpoint is chosen; larger is better."""
+    networks: Mapping[str, nn.Module]
+    """Everything with weights or buffers, by name: saved, loaded and moved together."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters to optimise."""
+        ...
+
+    def losses(self, batch: Any, step: int) -> StepLosses:
+        """Forward passes and losses of one batch at optimiser step ``step`` (from 0)."""
+        ...
+
+    def after_update(self, step: int) -> Mapping[str, float]:
+        """Called after optimiser step ``step`` (the teacher's update); returns schedule values to log."""
+        ...
+
+    def validate(self) -> Mapping[str, float]:
+        """Metrics on the validation data, by name; networks are in eval mode, no gradient."""
+        ...

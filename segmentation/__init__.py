@@ -1,0 +1,1 @@
+"""The cartilage segmenter that supplies the masks of the attention loss."""
