@@ -1,0 +1,279 @@
+"""How well a grader grades and where it looked: metrics with stated conventions for what is absent or undefined.
+
+Everything that counts cases takes weights of shape (S, N): one row of ones gives the metric itself, rows of bootstrap
+counts give S resampled values at once. That is why these few formulas are here and not scikit-learn's calls, with which
+the tests compare them.
+
+Conventions: a grade that no case has is left out of every macro average (its own recall, precision, F1 and AUC are
+NaN); a grade that cases have and the grader never gives has precision 0 and F1 0. What is undefined is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from knee.grades import GradeSet
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""The IoU thresholds of TIoU (Huo et al. 2020, section 3.3)."""
+
+
+class Reliability(NamedTuple):
+    """Cases by confidence, in ``bins`` bins of equal width; a bin holds its upper edge. Each (bins,)."""
+
+    cases: Integers
+    confidence: Floats
+    """Mean confidence (largest probability) in the bin; NaN where it is empty."""
+    accuracy: Floats
+    """Share graded right in the bin; NaN where it is empty."""
+
+
+def per_image_iou(attention: Any, mask: Any, *, level: float = 0.5) -> Floats:
+    """Intersection over union of {attention > level} and the mask, for each image.
+
+    Both (N, H, W), arrays or tensors, in [0, 1]. Returns (N,) in [0, 1]; NaN where the mask is empty. Empty attention
+    on a mask that is not empty is 0. Raises ValueError for other shapes or values.
+    """
+    attention, mask = _plain_array(attention), _plain_array(mask)
+    if attention.ndim != 3 or attention.shape != mask.shape:
+        raise ValueError(
+            f"attention {attention.shape} and mask {mask.shape} must both be (N, H, W) of one size; "
+            "add a first axis to a single image, resize the mask to the attention's size"
+        )
+    _require_range(attention, "attention")
+    _require_range(mask, "mask")
+    looked, true = attention > level, mask > 0.5
+    both = np.count_nonzero(looked & true, axis=(1, 2)).astype(np.float64)
+    either = np.count_nonzero(looked | true, axis=(1, 2))
+    return np.where(true.any(axis=(1, 2)), both / np.maximum(either, 1), np.nan)
+
+
+def threshold_iou(attention: Any, mask: Any, *, thresholds: Sequence[float] = THRESHOLDS, level: float = 0.5) -> float:
+    """TIoU: the share of images whose IoU exceeds T, averaged over the thresholds T (Huo et al. 2020, section 3.3).
+
+    Both (N, H, W) in [0, 1]. Counted per image; images with an empty mask are left out; an IoU equal to T does not
+    exceed it. In [0, 1]; NaN when every mask is empty. Raises ValueError as `per_image_iou` does.
+    """
+    shares = exceeded_share(per_image_iou(attention, mask, level=level), thresholds)
+    counted = shares[~np.isnan(shares)]
+    return float(counted.mean()) if counted.size else float("nan")
+
+
+def exceeded_share(iou: Floats, thresholds: Sequence[float] = THRESHOLDS) -> Floats:
+    """The share of thresholds that each IoU exceeds: (N,) → (N,), NaN where the IoU is. Its mean is TIoU.
+
+    >>> exceeded_share(np.array([0.0, 0.3, 1.0])).round(3).tolist()
+    [0.0, 0.286, 1.0]
+    """
+    if not len(thresholds) or not all(0 <= threshold < 1 for threshold in thresholds):
+        raise ValueError(f"thresholds {tuple(thresholds)} must be numbers in [0, 1), at least one")
+    share = (iou[:, None] > np.asarray(thresholds, dtype=np.float64)).mean(axis=1)
+    return np.where(np.isnan(iou), np.nan, share)
+
+
+def quadratic_kappa(grades: Any, predicted: Any) -> float:
+    """Cohen's kappa with weights (difference of the grades)², also where a grade in between is absent.
+
+    Both (N,) grades. 1 for equal, about 0 for chance, negative below it; NaN when both hold one and the same grade.
+
+    >>> round(quadratic_kappa([0, 2, 4, 4], [0, 2, 4, 0]), 4), quadratic_kappa([1, 1], [1, 1])
+    (0.3846, nan)
+    """
+    grades, predicted = _pair(grades, predicted)
+    chance = grades.var() + predicted.var() + (grades.mean() - predicted.mean()) ** 2
+    return float(1 - np.mean((grades - predicted) ** 2) / chance) if chance > 0 else float("nan")
+
+
+def adjacent_accuracy(grades: Any, predicted: Any) -> float:
+    """The share of cases graded at most one grade off. Both (N,) grades; in [0, 1].
+
+    >>> adjacent_accuracy([0, 1, 2, 4], [0, 2, 4, 3])
+    0.75
+    """
+    grades, predicted = _pair(grades, predicted)
+    return float(np.mean(np.abs(grades - predicted) <= 1))
+
+
+def expected_calibration_error(probabilities: Any, grades: Any, *, bins: int = 15) -> float:
+    """Mean gap of confidence and accuracy over equal-width bins of confidence, weighted by cases (Naeini et al. 2015).
+
+    Probabilities (N, K), grades (N,). In [0, 1]; the same for too much and too little confidence.
+
+    >>> expected_calibration_error([[0.9, 0.1], [0.9, 0.1]], [0, 1])
+    0.4
+    """
+    probabilities, grades = checked(probabilities, grades)
+    return float(_calibration_error(probabilities, grades, np.ones((1, len(grades))), bins)[0])
+
+
+def reliability(probabilities: Any, grades: Any, *, bins: int = 15) -> Reliability:
+    """Confidence and accuracy by bin of confidence, for the reliability diagram. Probabilities (N, K), grades (N,)."""
+    probabilities, grades = checked(probabilities, grades)
+    confidence, place = _confidence_bins(probabilities, bins)
+    cases = np.bincount(place, minlength=bins)
+    known = np.where(cases > 0, cases, np.nan)
+    right = (probabilities.argmax(axis=1) == grades).astype(np.float64)
+    return Reliability(
+        cases=cases,
+        confidence=np.bincount(place, weights=confidence, minlength=bins) / known,
+        accuracy=np.bincount(place, weights=right, minlength=bins) / known,
+    )
+
+
+def grading_metrics(probabilities: Any, grades: Any, grade_set: GradeSet) -> dict[str, float]:
+    """Every grading metric by name, from probabilities (N, K) and grades (N,).
+
+    ``accuracy``, ``recall``, ``precision``, ``macro_f1`` and ``auc`` (macro over the grades that cases have; AUC one
+    versus rest), ``kappa``, ``adjacent``, ``mae`` (grades), ``ece``, and ``recall_0``, ``precision_0``, ``f1_0``,
+    ``auc_0`` … of each grade. NaN where undefined. Raises ValueError where the values are not probabilities of the
+    grade set's grades.
+    """
+    probabilities, grades = checked(probabilities, grades)
+    if probabilities.shape[1] != grade_set.count:
+        raise ValueError(f"probabilities of {probabilities.shape[1]} grades; {grade_set.name} has {grade_set.count}")
+    values = weighted_metrics(probabilities, grades, np.ones((1, len(grades))))
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def weighted_metrics(probabilities: Floats, grades: Integers, weights: Floats) -> dict[str, Floats]:
+    """The metrics of `grading_metrics` for S weightings of the cases at once.
+
+    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts. Each value is (S,); NaN
+    where undefined, as when a weighting holds no case.
+    """
+    count = probabilities.shape[1]
+    values = confusion_metrics(weighted_confusion(grades, probabilities.argmax(axis=1), weights, count=count))
+    aucs = np.stack([_auc(probabilities[:, grade], grades == grade, weights) for grade in range(count)], axis=1)
+    values |= {"auc": _mean_of_known(aucs), "ece": _calibration_error(probabilities, grades, weights, bins=15)}
+    return values | {f"auc_{grade}": aucs[:, grade] for grade in range(count)}
+
+
+def weighted_confusion(grades: Integers, predicted: Integers, weights: Floats, *, count: int) -> Floats:
+    """Confusion matrices (S, K, K) of grades (N,) in rows and predicted (N,) in columns under weights (S, N)."""
+    cells = np.zeros((len(grades), count * count))
+    cells[np.arange(len(grades)), grades * count + predicted] = 1
+    return (weights @ cells).reshape(-1, count, count)
+
+
+def confusion_metrics(confusion: Floats) -> dict[str, Floats]:
+    """The metrics that follow from confusion matrices (S, K, K), grades in rows: each (S,). NaN where undefined."""
+    count = confusion.shape[1]
+    total, support, given = confusion.sum(axis=(1, 2)), confusion.sum(axis=2), confusion.sum(axis=1)
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    apart = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
+    recall = _ratio(hits, support)
+    precision = np.where(support > 0, hits / np.maximum(given, 1e-12), np.nan)
+    f1 = np.where(support > 0, _ratio(2 * hits, support + given), np.nan)
+    by_chance = np.einsum("sk,sl,kl->s", support, given, apart**2)
+    values = {
+        "accuracy": _ratio(hits.sum(axis=1), total),
+        "recall": _mean_of_known(recall),
+        "precision": _mean_of_known(precision),
+        "macro_f1": _mean_of_known(f1),
+        "kappa": 1 - _ratio(np.einsum("skl,kl->s", confusion, apart**2) * total, by_chance),
+        "adjacent": _ratio(np.einsum("skl,kl->s", confusion, apart <= 1), total),
+        "mae": _ratio(np.einsum("skl,kl->s", confusion, apart), total),
+    }
+    for grade in range(count):
+        values[f"recall_{grade}"] = recall[:, grade]
+        values[f"precision_{grade}"] = precision[:, grade]
+        values[f"f1_{grade}"] = f1[:, grade]
+    return values
+
+
+def weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Means (S,) of values (N,) under weights (S, N), the NaN values left out; NaN where none is left."""
+    known = ~np.isnan(values)
+    return _ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
+
+
+def checked(probabilities: Any, grades: Any) -> tuple[Floats, Integers]:
+    """Probabilities (N, K) as float64 and grades (N,) as int64; ValueError where they are not that."""
+    probabilities = _plain_array(probabilities).astype(np.float64)
+    grades = _grades(grades, "grades")
+    if probabilities.ndim != 2 or probabilities.shape[1] < 2:
+        raise ValueError(f"probabilities {probabilities.shape} must be (N, K) with K ≥ 2 grades")
+    if len(probabilities) != len(grades):
+        raise ValueError(f"{len(probabilities)} rows of probabilities but {len(grades)} grades")
+    _require_range(probabilities, "probabilities")
+    if (worst := np.abs(probabilities.sum(axis=1) - 1).max()) > 1e-3:
+        raise ValueError(f"rows of probabilities must sum to 1, one is {worst:.3g} off; apply softmax to logits first")
+    if grades.max() >= probabilities.shape[1]:
+        raise ValueError(f"grade {grades.max()} has no column in probabilities of {probabilities.shape[1]} grades")
+    return probabilities, grades
+
+
+def _calibration_error(probabilities: Floats, grades: Integers, weights: Floats, bins: int) -> Floats:
+    confidence, place = _confidence_bins(probabilities, bins)
+    gaps = np.zeros((len(grades), bins))
+    gaps[np.arange(len(grades)), place] = (probabilities.argmax(axis=1) == grades) - confidence
+    return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
+
+
+def _confidence_bins(probabilities: Floats, bins: int) -> tuple[Floats, Integers]:
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; it must be at least 1")
+    confidence = probabilities.max(axis=1)
+    return confidence, np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+
+
+def _auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """Area under the ROC curve as the chance that a positive outranks a negative, ties one half: (S,)."""
+    order = np.argsort(scores, kind="stable")
+    scores, positive, weights = scores[order], positive[order], weights[:, order]
+    starts = np.flatnonzero(np.r_[True, np.diff(scores) > 0])
+    positives = np.add.reduceat(weights * positive, starts, axis=1)
+    negatives = np.add.reduceat(weights * ~positive, starts, axis=1)
+    outranked = np.cumsum(negatives, axis=1) - negatives / 2
+    return _ratio((positives * outranked).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """The quotient, NaN where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    """Means over the last axis, NaN left out; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1).astype(np.float64))
+
+
+def _pair(grades: Any, predicted: Any) -> tuple[Integers, Integers]:
+    grades, predicted = _grades(grades, "grades"), _grades(predicted, "predicted")
+    if len(grades) != len(predicted):
+        raise ValueError(f"{len(grades)} grades but {len(predicted)} predicted ones")
+    return grades, predicted
+
+
+def _grades(values: Any, name: str) -> Integers:
+    array = _plain_array(values)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"{name} {array.shape} must be (N,) with N ≥ 1")
+    if array.dtype.kind not in "iufb" or not np.isfinite(array).all() or (array != np.floor(array)).any():
+        raise ValueError(f"{name} must be whole numbers, none missing; leave ungraded cases out first")
+    if array.min() < 0:
+        raise ValueError(f"{name} holds {array.min()}; grades are 0 or more")
+    return array.astype(np.int64)
+
+
+def _plain_array(values: Any) -> NDArray[Any]:
+    """An array of what may be a tensor on any device, of any precision."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+    return np.asarray(values)
+
+
+def _require_range(array: NDArray[Any], name: str) -> None:
+    # NaN fails the comparison, so it is refused here too.
+    if array.size and not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
+        raise ValueError(f"{name} must lie in [0, 1] without NaN; found {array.min()} to {array.max()}")
