@@ -1,0 +1,76 @@
+"""Numbers that change over a run: each a function of the optimiser step, without state."""
+
+from __future__ import annotations
+
+import math
+
+
+def exponential_ramp(step: int, length: int) -> float:
+    """w(τ) = exp(−5 (1 − τ/τ_max)²): the ramp-up of the consistency losses (Huo et al. 2020, Eq. 5).
+
+    step τ ≥ 0 and length τ_max ≥ 0, in optimiser steps → e^-5 at 0, 1 from ``length`` on and for length 0.
+
+    >>> [round(exponential_ramp(step, 100), 4) for step in (0, 50, 100, 200)]
+    [0.0067, 0.2865, 1.0, 1.0]
+    >>> exponential_ramp(0, 0)
+    1.0
+    """
+    if step >= length:
+        return 1.0
+    return math.exp(-5.0 * (1.0 - step / length) ** 2)
+
+
+def teacher_decay(step: int, decay: float) -> float:
+    """α_τ = min(α, 1 − 1/(τ + 1)): the decay of Eq. 1 with warm-up, so that an early teacher is a plain average.
+
+    At step 0 the decay is 0: the teacher becomes a copy of the student after its first update.
+
+    >>> [teacher_decay(step, 0.99) for step in (0, 1, 3, 10_000)]
+    [0.0, 0.5, 0.75, 0.99]
+    """
+    return min(decay, 1.0 - 1.0 / (step + 1))
+
+
+def default_teacher_decay(steps: int, *, share: float = 0.05, highest: float = 0.999) -> float:
+    """α such that the teacher averages over at most ``share`` of the run: 1/(1 − α) = share · steps.
+
+    The paper gives no α. A teacher that averages over more than a short run has lags behind it.
+
+    >>> default_teacher_decay(1000)
+    0.98
+    >>> default_teacher_decay(10), default_teacher_decay(10**6)
+    (0.0, 0.999)
+    """
+    window = share * steps
+    return 0.0 if window <= 1 else min(highest, 1.0 - 1.0 / window)
+
+
+def learning_rate_factor(step: int, steps: int, *, schedule: str, warmup: int = 0, final: float = 0.01) -> float:
+    """The factor on the base learning rate at ``step`` of ``steps``.
+
+    ``schedule``: "constant", "cosine" (to ``final`` at the end) or "onecycle" (Smith 2018 as in torch: cosine from
+    1/25 up to 1 over the first 30 %, then down to 1/250 000). ``warmup`` steps rise linearly before constant and cosine.
+
+    >>> [round(learning_rate_factor(s, 100, schedule="cosine"), 3) for s in (0, 50, 100)]
+    [1.0, 0.505, 0.01]
+    >>> [round(learning_rate_factor(s, 100, schedule="onecycle"), 3) for s in (0, 30, 100)]
+    [0.04, 1.0, 0.0]
+    >>> learning_rate_factor(4, 100, schedule="constant", warmup=10)
+    0.5
+    """
+    if schedule == "onecycle":
+        peak = 0.3 * steps
+        if step <= peak:
+            return _cosine(1 / 25, 1.0, step / max(peak, 1))
+        return _cosine(1.0, 1 / 250_000, (step - peak) / max(steps - peak, 1))
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return _cosine(1.0, final, min(1.0, (step - warmup) / max(steps - warmup, 1)))
+    raise ValueError(f"schedule {schedule!r} is not constant, cosine or onecycle")
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,61 @@
+"""The teacher: the exponential moving average of the student (Huo et al. 2020, Eq. 1; Tarvainen and Valpola 2017).
+
+What an average of weights leaves open is the normalisation statistics (buffers). Three policies:
+
+- ``own``: the teacher runs in train mode on its own view and keeps its own statistics, as mean teachers do. It needs the
+  teacher's forward pass in every step; without one they would stay those of the first step.
+- ``copy``: the student's buffers are copied after each update.
+- ``ema``: floating-point buffers are averaged as the weights are; counters are copied.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+BufferPolicy = Literal["own", "copy", "ema"]
+BUFFER_POLICIES: tuple[str, ...] = get_args(BufferPolicy)
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """A copy of the student that gets no gradient."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """θ' ← decay · θ' + (1 − decay) · θ, in place (Eq. 1); decay in [0, 1]. Buffers are left alone."""
+    _check(teacher, student, decay)
+    _average(list(teacher.parameters()), list(student.parameters()), decay)
+
+
+def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, *, policy: BufferPolicy) -> None:
+    """Bring the teacher's buffers up to date, in place, by one of the policies that the module describes."""
+    if policy == "own":
+        return
+    pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
+    averaged = [(t, s) for t, s in pairs if policy == "ema" and t.is_floating_point()]
+    _average([t for t, _ in averaged], [s for _, s in averaged], decay)
+    with torch.no_grad():
+        for target, source in pairs:
+            if policy == "copy" or not target.is_floating_point():
+                target.copy_(source)
+
+
+def _average(targets: list[Tensor], sources: list[Tensor], decay: float) -> None:
+    if not targets:
+        return
+    lerp: Callable[..., None] = torch._foreach_lerp_
+    with torch.no_grad():
+        lerp(targets, sources, 1.0 - decay)
+
+
+def _check(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"the teacher's decay must be in [0, 1], got {decay}")
+    ours, theirs = len(list(teacher.parameters())), len(list(student.parameters()))
+    if ours != theirs:
+        raise ValueError(f"teacher and student differ: {ours} and {theirs} parameters; make the teacher by make_teacher")

@@ -1,0 +1,91 @@
+"""Where a grader looked: class maps → scaled map x → soft mask f.
+
+Guided attention inference (Li et al. 2018), as Huo et al. (2020, section 2.2) use it: the map of one class is rectified,
+up-sampled and scaled to x in [0, 1] per image; f = σ(ω(x − σ₀)) is a soft threshold that a loss can act on.
+Everything here runs in float32 whatever the autocast context: at ω = 100 half precision is too coarse.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHARPNESS = 100.0
+"""ω of the authors' release."""
+THRESHOLD = 0.4
+"""σ₀ of the authors' release."""
+_SMALLEST_RANGE = 1e-6
+
+
+def rectified_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The map of each image's class, rectified and up-sampled bilinearly, not scaled.
+
+    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32, ≥ 0.
+    Its maximum says how strong the evidence is, which the scaled map no longer shows.
+    """
+    batch = torch.arange(len(class_maps), device=class_maps.device)
+    chosen = class_maps[batch, classes].float().relu()
+    with torch.autocast(class_maps.device.type, enabled=False):
+        return F.interpolate(chosen[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def attention_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class's map scaled to x in [0, 1] per image.
+
+    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32. A map that is constant once
+    rectified (all zero, say) shows nothing and gives x = 0 everywhere. Differentiable in ``class_maps``.
+    """
+    x, _ = _scaled(rectified_map(class_maps, classes, size))
+    return x
+
+
+def attention_mask(
+    class_maps: Tensor,
+    classes: Tensor,
+    size: tuple[int, int],
+    *,
+    sharpness: float = SHARPNESS,
+    threshold: float = THRESHOLD,
+) -> Tensor:
+    """The soft mask f = σ(ω(x − σ₀)) of the class's map; ω is ``sharpness``, σ₀ is ``threshold``.
+
+    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32 in [0, 1]. A map that shows
+    nothing gives f = 0 exactly (``empty_attention`` counts these). Differentiable in ``class_maps``.
+    """
+    x, shows = _scaled(rectified_map(class_maps, classes, size))
+    return soft_threshold(x, sharpness=sharpness, threshold=threshold) * shows[:, None, None]
+
+
+def soft_threshold(x: Tensor, *, sharpness: float = SHARPNESS, threshold: float = THRESHOLD) -> Tensor:
+    """f = σ(ω(x − σ₀)) elementwise, in float32.
+
+    >>> soft_threshold(torch.tensor([0.0, 0.4, 1.0])).round(decimals=3).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return torch.sigmoid(sharpness * (x.float() - threshold))
+
+
+def empty_attention(attention: Tensor) -> Tensor:
+    """(B, H, W) soft masks → (B,) bool: those of maps that show nothing, which are exactly zero."""
+    return attention.detach().flatten(1).amax(1) == 0
+
+
+def gradient_share(attention: Tensor, *, at_least: float = 0.0066) -> Tensor:
+    """The share of pixels through which the soft threshold still passes a gradient; scalar in [0, 1].
+
+    The slope of σ is f(1 − f); 0.0066 is its value at |x − σ₀| = 0.05 for ω = 100. A share near zero means that the
+    sharpness is too high for the attention loss to move the map.
+    """
+    f = attention.detach()
+    return (f * (1 - f) > at_least).float().mean()
+
+
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, H, W) → x in [0, 1] per image, and (B,) whether there was any range to scale."""
+    low = x.amin((1, 2), keepdim=True)
+    span = x.amax((1, 2), keepdim=True) - low
+    shows = span > _SMALLEST_RANGE
+    # The inner where keeps the gradient of a constant map finite: 0 / 0 would turn the whole batch to NaN.
+    scaled = torch.where(shows, (x - low) / torch.where(shows, span, torch.ones_like(span)), torch.zeros_like(x))
+    return scaled, shows[:, 0, 0]
