@@ -1,0 +1,247 @@
+"""Two views of one image: the geometry is shared, the photometric changes are drawn for each view by itself.
+
+Attention maps of the student and the teacher can be compared pixel by pixel only when both saw the same crop, flip and
+rotation. The transforms are albumentations'; what is ours is which of them share their random numbers, and that those
+depend on a sample's seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from knee.errors import Faults, UserError
+
+ImageArray = npt.NDArray[np.uint8]
+TEACHER_PHOTOMETRICS = ("same", "weak", "none")
+
+# Smallest and largest value of each strength. Beyond the largest an image no longer shows what its grade says.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "horizontal_flip": (0.0, 1.0),
+    "rotate_degrees": (0.0, 180.0),
+    "translate": (0.0, 0.5),
+    "zoom_out": (0.0, 0.9),
+    "zoom_in": (0.0, 4.0),
+    "brightness": (0.0, 1.0),
+    "contrast": (0.0, 1.0),
+    "gamma": (0.0, 0.9),
+    "blur_pixels": (0.0, 20.0),
+    "noise": (0.0, 1.0),
+    "cutout_count": (0, 64),
+    "cutout_size": (0.0, 0.9),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How far views stray from the image; every strength is the largest, drawn uniformly, and 0 switches it off.
+
+    The defaults are the weak views. Raises ``Faults`` that names every value out of its range.
+    """
+
+    horizontal_flip: float = 0.5
+    """Probability of a left–right flip."""
+    rotate_degrees: float = 5.0
+    """Rotation by up to so many degrees, either way."""
+    translate: float = 0.03
+    """Shift by up to this fraction of the image's side, both ways, in whole pixels."""
+    zoom_out: float = 0.05
+    """Scale from 1 − zoom_out …; what comes in from outside is black."""
+    zoom_in: float = 0.05
+    """… to 1 + zoom_in, which crops."""
+    brightness: float = 0.05
+    """Added to the intensities: up to ± this fraction of the full range."""
+    contrast: float = 0.1
+    """Intensities are multiplied by 1 ± up to this."""
+    gamma: float = 0.0
+    """Intensities in [0, 1] are raised to a power in 1 ± gamma."""
+    blur_pixels: float = 0.0
+    """Standard deviation of a Gaussian blur, up to so many pixels of the prepared image."""
+    noise: float = 0.02
+    """Standard deviation of Gaussian noise, up to this fraction of the full range."""
+    cutout_count: int = 0
+    """Black squares: 0 to so many, each number as likely."""
+    cutout_size: float = 0.15
+    """Sides of the black rectangles: half of this to this fraction of the image's side."""
+    teacher_photometric: Literal["same", "weak", "none"] = "same"
+    """Strength of the teacher's photometric changes: the student's, the weak views', or none."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                faults.append(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
+        if self.cutout_count != int(self.cutout_count if isinstance(self.cutout_count, int | float) else 0):
+            faults.append(f"cutout_count is {self.cutout_count!r}; give a whole number")
+        if self.teacher_photometric not in TEACHER_PHOTOMETRICS:
+            faults.append(
+                f"teacher_photometric is {self.teacher_photometric!r}; give one of {', '.join(TEACHER_PHOTOMETRICS)}"
+            )
+        if faults:
+            raise Faults(faults, summary="views: values out of range")
+
+
+def weak_views() -> ViewConfig:
+    """Small shifts of pose and exposure: what another technician might have taken of the same knee."""
+    return ViewConfig()
+
+
+def strong_views() -> ViewConfig:
+    """Views that differ clearly, black squares included, and still show the grade."""
+    return ViewConfig(
+        rotate_degrees=10.0,
+        translate=0.06,
+        zoom_out=0.1,
+        zoom_in=0.15,
+        brightness=0.15,
+        contrast=0.3,
+        gamma=0.3,
+        blur_pixels=1.0,
+        noise=0.05,
+        cutout_count=2,
+        cutout_size=0.2,
+    )
+
+
+def no_views() -> ViewConfig:
+    """Both views are the image itself."""
+    zeros: dict[str, Any] = dict.fromkeys(_LIMITS, 0)
+    return ViewConfig(**zeros)
+
+
+PRESETS = {"weak": weak_views, "strong": strong_views, "none": no_views}
+
+
+def views_from(preset: str, **changes: Any) -> ViewConfig:
+    """A preset (``weak``, ``strong``, ``none``) with some of its values changed, as configuration files give them.
+
+    Raises ``UserError`` for an unknown preset or name, ``Faults`` for values out of range.
+
+    >>> views_from("strong", rotate_degrees=3).rotate_degrees
+    3
+    """
+    if preset not in PRESETS:
+        raise UserError(f"views: preset {preset!r} is not known; give one of {', '.join(PRESETS)}")
+    known = [field.name for field in fields(ViewConfig)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise UserError(f"views: {', '.join(unknown)} not known; known are preset, {', '.join(known)}")
+    return replace(PRESETS[preset](), **changes)
+
+
+class TwoViews(NamedTuple):
+    """Two views of one image and its mask under the geometry of both."""
+
+    student: ImageArray
+    """uint8 (S, S)."""
+    teacher: ImageArray
+    """uint8 (S, S)."""
+    mask: ImageArray | None
+    """uint8 (S, S) in {0, 1}, or None where the image has none."""
+
+
+class Views:
+    """Draws the two views of a sample; the same seed gives the same views, in any process and after any other call.
+
+    Not for several threads at once: the pipelines hold the random numbers of the sample in work.
+    """
+
+    def __init__(self, config: ViewConfig, size: int) -> None:
+        self.config = config
+        self.size = size
+        self._geometry = _geometry(config)
+        self._student = _photometrics(config)
+        self._teacher = _photometrics(_teacher_config(config))
+
+    def __call__(self, image: ImageArray, mask: ImageArray | None = None, *, seed: int) -> TwoViews:
+        """Image uint8 (S, S), mask uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
+
+        The input is never changed and the result never shares its memory.
+        """
+        if image.shape != (self.size, self.size) or (mask is not None and mask.shape != image.shape):
+            shapes = f"image {image.shape}" + ("" if mask is None else f", mask {mask.shape}")
+            raise ValueError(f"views of size {self.size} got {shapes}")
+        # One pair of generators runs through all pipelines. Compose.set_random_seed would give every transform
+        # its own generator with the same seed, so that flip, rotation and contrast would move together.
+        generators = np.random.default_rng(seed), random.Random(seed)
+        for pipeline in (self._geometry, self._student, self._teacher):
+            pipeline.set_random_state(*generators)
+        # A mask of None takes the same draws, so that a sample looks alike with and without its mask.
+        moved = self._geometry(image=np.array(image), mask=None if mask is None else np.array(mask))
+        student = self._student(image=moved["image"])["image"]
+        teacher = self._teacher(image=moved["image"])["image"]
+        return TwoViews(student, teacher if teacher is not student else teacher.copy(), moved["mask"])
+
+
+def draw_seed(seed: int, stream: str, position: int) -> int:
+    """The seed of one draw, in [0, 2⁶³): a hash of the run's seed, the stream and the draw's number within it.
+
+    >>> draw_seed(0, "labeled", 7) == draw_seed(0, "labeled", 7)
+    True
+    >>> draw_seed(0, "labeled", 7) == draw_seed(0, "unlabeled", 7)
+    False
+    """
+    digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _teacher_config(config: ViewConfig) -> ViewConfig:
+    if config.teacher_photometric == "same":
+        return config
+    return weak_views() if config.teacher_photometric == "weak" else no_views()
+
+
+def _albumentations() -> Any:
+    """albumentations, imported where it is needed (1.5 s), and kept from asking a server for its newest release."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
+
+
+def _geometry(config: ViewConfig) -> Any:
+    """Flip and one affine warp: bilinear for the image, nearest for the mask, black from outside."""
+    A = _albumentations()
+    steps = []
+    if config.horizontal_flip > 0:
+        steps.append(A.HorizontalFlip(p=config.horizontal_flip))
+    if max(config.rotate_degrees, config.translate, config.zoom_out, config.zoom_in) > 0:
+        steps.append(
+            A.Affine(
+                rotate=(-config.rotate_degrees, config.rotate_degrees),
+                translate_percent=(-config.translate, config.translate),
+                scale=(1 - config.zoom_out, 1 + config.zoom_in),
+                keep_ratio=True,
+                p=1,
+            )
+        )
+    return A.Compose(steps)
+
+
+def _photometrics(config: ViewConfig) -> Any:
+    """Exposure, then blur, then noise, as a detector would add them; black squares last."""
+    A = _albumentations()
+    steps = []
+    if config.brightness > 0 or config.contrast > 0:
+        brightness, contrast = (-config.brightness, config.brightness), (-config.contrast, config.contrast)
+        steps.append(A.RandomBrightnessContrast(brightness_limit=brightness, contrast_limit=contrast, p=1))
+    if config.gamma > 0:
+        steps.append(A.RandomGamma(gamma_limit=(100 * (1 - config.gamma), 100 * (1 + config.gamma)), p=1))
+    if config.blur_pixels > 0:
+        steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, config.blur_pixels), p=1))
+    if config.noise > 0:
+        steps.append(A.GaussNoise(std_range=(0.0, config.noise), p=1))
+    if config.cutout_count > 0 and config.cutout_size > 0:
+        sides = (config.cutout_size / 2, config.cutout_size)
+        # At least one when applied, so none with probability 1 / (count + 1).
+        chance = config.cutout_count / (config.cutout_count + 1)
+        count = (1, int(config.cutout_count))
+        steps.append(A.CoarseDropout(num_holes_range=count, hole_height_range=sides, hole_width_range=sides, p=chance))
+    return A.Compose(steps)
