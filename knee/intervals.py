@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
 _CHUNK = 64  # weightings held at once: keeps memory flat and the arrays within the processor's cache
 
 
-def patient_weights(patients: Sequence[Any] | NDArray[Any], *, samples: int, seed: int) -> Iterator[Floats]:
+def patient_weights(patients: ArrayLike, *, samples: int, seed: int) -> Iterator[Floats]:
     """Bootstrap samples of patients, as how often each case counts: chunks (≤ 64, N), ``samples`` rows in all.
 
     ``patients`` (N,) names each case's patient; a draw of a patient brings all of its cases. The chunks depend on the
@@ -43,7 +43,7 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
 
 
 def intervals(
-    statistics: Callable[[Floats], dict[str, Floats]], patients: Sequence[Any], *, samples: int = 1000, seed: int
+    statistics: Callable[[Floats], dict[str, Floats]], patients: ArrayLike, *, samples: int = 1000, seed: int
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals (low, high) of statistics that take weights (S, N) and give values (S,) by name.
 
@@ -60,7 +60,7 @@ def intervals(
 
 def bootstrap_by_patient(
     metric: Callable[..., float],
-    patients: Sequence[Any],
+    patients: ArrayLike,
     arrays: Sequence[NDArray[Any]],
     *,
     samples: int = 1000,
@@ -71,11 +71,12 @@ def bootstrap_by_patient(
     Calls ``metric(*resampled)`` ``samples`` times; `intervals` is the fast way where a metric takes weights. Patients
     (N,), each array (N, …). Raises ValueError where the lengths differ.
     """
-    if any(len(array) != len(patients) for array in arrays):
-        raise ValueError(f"{len(patients)} patients but arrays of {[len(array) for array in arrays]} cases")
+    count = len(np.asarray(patients))
+    if any(len(array) != count for array in arrays):
+        raise ValueError(f"{count} patients but arrays of {[len(array) for array in arrays]} cases")
 
     def statistics(weights: Floats) -> dict[str, Floats]:
-        draws = (np.repeat(np.arange(len(patients)), row.astype(np.int64)) for row in weights)
+        draws = (np.repeat(np.arange(count), row.astype(np.int64)) for row in weights)
         return {"metric": np.array([metric(*(array[draw] for array in arrays)) for draw in draws])}
 
     return intervals(statistics, patients, samples=samples, seed=seed)["metric"]
