@@ -1,0 +1,141 @@
+"""Writes the phantom to disk as a data set: images, masks, manifest, and apart from them the truth that was drawn."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from knee.errors import UserError
+from knee.phantom.fields import Image
+from knee.phantom.mr import EXTENT_MM, draw_mr_slice
+
+Kind = Literal["mr", "xray"]
+MANIFEST_COLUMNS = ("image", "patient", "side", "grade", "mask", "split", "spacing_mm")
+SPLIT_SHARES = (20 / 29, 3 / 29)  # train, val; the rest is test: 200, 30 and 60 of 290 patients
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image ready to be written, and its row in both tables."""
+
+    name: str
+    image: Image
+    mask: Image
+    row: dict[str, Any]
+    truth: dict[str, Any]
+
+
+def split_of(patient: int, patients: int) -> str:
+    """Patients are drawn independently, so their number can decide: the first ones train, the last ones test."""
+    train = max(1, round(SPLIT_SHARES[0] * patients))
+    val = max(1, round(SPLIT_SHARES[1] * patients))
+    return "train" if patient < train else "val" if patient < train + val else "test"
+
+
+def masked_slices(train_patients: int, slices: int, drawn_masks: int) -> set[tuple[int, int]]:
+    """Which training slices get a drawn mask: as many patients as can be, slices in turn.
+
+    >>> sorted(masked_slices(2, 4, 3))
+    [(0, 0), (0, 1), (1, 2)]
+    """
+    drawn_masks = min(drawn_masks, train_patients * slices)
+    chosen: set[tuple[int, int]] = set()
+    for number in range(drawn_masks):
+        patient = number * train_patients // drawn_masks
+        index = number % slices
+        while (patient, index) in chosen:
+            index = (index + 1) % slices
+        chosen.add((patient, index))
+    return chosen
+
+
+def draw_mr(patients: int, slices: int, size: int, seed: int) -> Iterator[Drawn]:
+    """All slices of all patients, in order."""
+    sides = np.random.default_rng(np.random.SeedSequence([seed, 3])).integers(0, 2, patients)
+    for patient in range(patients):
+        for index in range(slices):
+            picture = draw_mr_slice(seed=seed, patient=patient, index=index, slices=slices, size=size)
+            row = {"patient": f"P{patient:04d}", "side": "LR"[sides[patient]], "grade": picture.truth.grade}
+            row |= {"split": split_of(patient, patients), "spacing_mm": round(EXTENT_MM / size, 4)}
+            yield Drawn(f"P{patient:04d}_{index:02d}.png", picture.image, picture.mask, row, asdict(picture.truth))
+
+
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds anything, unless forced."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give the name of a new folder")
+    if folder.exists() and not force and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; give the name of a new folder, or --force to write over what is there")
+
+
+def check_numbers(patients: int, slices: int, size: int) -> None:
+    """Refuse sizes that leave a split empty or a picture without a visible joint."""
+    if patients < 3:
+        raise UserError(f"patients is {patients}; at least 3 are needed, one each for training, validation and test")
+    if slices < 1:
+        raise UserError(f"slices is {slices}; give at least 1")
+    if not 32 <= size <= 1024:
+        raise UserError(f"size is {size} pixels; give 32 to 1024")
+
+
+def write_image(path: Path, image: Image) -> None:
+    """One PNG; a full disk or a forbidden folder is told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 4]):
+        raise UserError(f"{path} could not be written; is the disk full, or the folder read-only?")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """A CSV file with these columns."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_phantom(
+    folder: str | Path,
+    *,
+    kind: Kind = "mr",
+    patients: int = 290,
+    slices: int = 8,
+    size: int = 96,
+    seed: int = 0,
+    drawn_masks: int = 40,
+    force: bool = False,
+) -> Path:
+    """Draw a data set into `folder` and return the path of its manifest.
+
+    `images/` and `masks/` are named by `manifest.csv` (split by patient; masks for `drawn_masks` training slices and
+    for all of validation and test). `truth.csv` has the drawn parameters of every image and `truth/` every mask: for
+    experiments, not for training. UserError if the folder holds anything and `force` is not set, or if a number makes
+    no sense.
+    """
+    folder = Path(folder)
+    check_numbers(patients, slices, size)
+    check_folder(folder, force=force)
+    train = sum(split_of(patient, patients) == "train" for patient in range(patients))
+    masked = {f"P{p:04d}_{i:02d}.png" for p, i in masked_slices(train, slices, drawn_masks)}
+    rows, truths = [], []
+    pictures = tqdm(
+        draw_mr(patients, slices, size, seed), total=patients * slices, desc="phantom", unit="image", disable=None
+    )
+    for picture in pictures:
+        has_mask = picture.row["split"] != "train" or picture.name in masked
+        write_image(folder / "images" / picture.name, picture.image)
+        write_image(folder / "truth" / picture.name, picture.mask * 255)
+        if has_mask:
+            write_image(folder / "masks" / picture.name, picture.mask * 255)
+        image = f"images/{picture.name}"
+        rows.append({**picture.row, "image": image, "mask": f"masks/{picture.name}" if has_mask else ""})
+        truths.append({"image": image, **picture.truth})
+    write_table(folder / "truth.csv", list(truths[0]), truths)
+    write_table(folder / "manifest.csv", MANIFEST_COLUMNS, rows)
+    return folder / "manifest.csv"
