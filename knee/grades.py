@@ -1,0 +1,125 @@
+"""Grade sets: which grades there are, what they mean, and by which metric a model is chosen. Data, not code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from knee.errors import Faults, UserError
+
+_KEYS = ("name", "title", "best_metric", "grades")
+
+
+@dataclass(frozen=True)
+class GradeSet:
+    """The K grades of one scale, 0 to K − 1.
+
+    >>> load_grade_set("kl").parse("2.0")
+    2
+    """
+
+    name: str
+    title: str
+    names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    best_metric: str
+
+    @property
+    def count(self) -> int:
+        """K, the number of grades."""
+        return len(self.names)
+
+    @property
+    def span(self) -> str:
+        """The grades as a reader writes them, ``0–4``."""
+        return f"0–{self.count - 1}"
+
+    def parse(self, text: str) -> int | None:
+        """The grade written as ``text``: '2' and '2.0' are 2, empty is None (ungraded).
+
+        Raises:
+            UserError: anything else, with what to write instead.
+        """
+        text = text.strip()
+        if not text:
+            return None
+        if re.fullmatch(r"[0-9]{1,3}(\.0*)?", text) and int(text.partition(".")[0]) < self.count:
+            return int(text.partition(".")[0])
+        raise UserError(f"grade '{text}' is not {self.span} or empty; {self._way_out(text)}")
+
+    def _way_out(self, text: str) -> str:
+        numbers = re.findall(r"\d+(?:\.\d+)?", text)
+        if text.lower() in self.names:
+            return f"write {self.names.index(text.lower())}"
+        if len(numbers) == 1 and numbers[0].isdigit() and "-" not in text and int(numbers[0]) < self.count:
+            return f"write {int(numbers[0])}"
+        return f"write a whole number from 0 to {self.count - 1}, or leave it empty for an ungraded image"
+
+
+def load_grade_set(source: str | Path) -> GradeSet:
+    """The grade set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file.
+
+    The file has ``name``, ``title``, ``best_metric`` and ``grades``: a list of ``name`` and
+    ``description``, grade 0 first.
+
+    Raises:
+        UserError: no such set or file; Faults: everything wrong with the file.
+
+    >>> load_grade_set("cartilage").names
+    ('normal', 'partial-thickness', 'full-thickness')
+    """
+    text = _grade_set_text(source)
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(
+            f"{source}: not readable as YAML ({type(error).__name__}); see knee/grade_sets/kl.yaml"
+        ) from error
+    faults = _faults(content)
+    if faults:
+        raise Faults(faults, summary=f"{source}: not a grade set (an example is knee/grade_sets/kl.yaml):")
+    grades = content["grades"]
+    return GradeSet(
+        name=content["name"],
+        title=content["title"],
+        names=tuple(grade["name"] for grade in grades),
+        descriptions=tuple(grade["description"].strip() for grade in grades),
+        best_metric=content["best_metric"],
+    )
+
+
+def _grade_set_text(source: str | Path) -> str:
+    shipped = resources.files("knee.grade_sets")
+    known = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
+    if str(source) in known:
+        return (shipped / f"{source}.yaml").read_text(encoding="utf-8")
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        names = ", ".join(known)
+        raise UserError(f"grade set '{source}' is unknown; write one of {names}, or the path of a YAML file") from error
+
+
+def _faults(content: Any) -> list[str]:
+    if not isinstance(content, dict):
+        return ["is not a mapping with the keys " + ", ".join(_KEYS)]
+    faults = [f"key '{key}' is missing" for key in _KEYS if key not in content]
+    faults += [f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in _KEYS]
+    faults += [f"'{key}' is not a text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
+    grades = content.get("grades", [])
+    if "grades" in content and (not isinstance(grades, list) or len(grades) < 2):
+        return [*faults, "'grades' is not a list of at least two grades"]
+    for number, grade in enumerate(grades):
+        if not isinstance(grade, dict) or set(grade) != {"name", "description"}:
+            faults.append(f"grade {number} does not have exactly the keys name and description")
+        elif not all(isinstance(value, str) for value in grade.values()):
+            faults.append(f"grade {number}: name and description must be texts; put quotation marks around them")
+    names = [grade["name"] for grade in grades if isinstance(grade, dict) and isinstance(grade.get("name"), str)]
+    if len(set(names)) < len(names):
+        faults.append("two grades have the same name")
+    return faults

@@ -1,0 +1,212 @@
+"""Splits by patient: stratified, with nested labeled subsets, and refused when a patient is shared."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from knee.errors import Faults, UserError
+from knee.grades import GradeSet
+from knee.manifest import SPLITS, Manifest
+from knee.strata import make_folds, make_split
+from knee.tables import read_table, shortened, write_text
+
+__all__ = [
+    "Split",
+    "check_split",
+    "labeled_rows",
+    "make_folds",
+    "make_split",
+    "read_split",
+    "unlabeled_rows",
+    "write_split",
+]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split that fits its manifest.
+
+    ``frame`` has the columns image, split ('train', 'val', 'test') and rank (float in [0, 1)); its row i is row i of
+    the manifest.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+
+    def rows(self, name: str) -> Rows:
+        """Numbers of the manifest's rows in split ``name``, ascending."""
+        if name not in SPLITS:
+            raise UserError(f"split '{name}' is unknown; write one of {', '.join(SPLITS)}")
+        return np.flatnonzero((self.frame["split"] == name).to_numpy())
+
+
+def write_split(path: str | Path, frame: pd.DataFrame, *, force: bool = False) -> None:
+    """Write a split file: image, split, rank with six digits; UserError where it exists and not ``force``."""
+    columns = frame[["image", "split", "rank"]]
+    write_text(path, columns.to_csv(index=False, float_format="%.6f", lineterminator="\n"), force=force)
+
+
+def read_split(path: str | Path, manifest: Manifest) -> Split:
+    """Read a split file and put its rows in the manifest's order.
+
+    Images are found by their path in the manifest; where no path agrees (the manifest lies in another folder than the
+    one that the split was made from), by their path below the folder that all images share. Images that only the split
+    file has are passed over.
+
+    Raises:
+        UserError, Faults: not a split file, an image of the manifest is not in it, a patient is in two splits.
+    """
+    path = Path(path)
+    table, faults = read_table(path, ("image", "split", "rank"))
+    ranks = []
+    for row in table.to_dict("records"):
+        at = f"{path.name} line {row['line']}:"
+        if row["split"] not in SPLITS:
+            faults.append(f"{at} split '{row['split']}' is not train, val or test; write one of these")
+        ranks.append(_rank(row["rank"]))
+        if not 0 <= ranks[-1] < 1:
+            faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make the split anew")
+    names = [os.path.normpath(image) for image in table["image"]]
+    faults += [
+        f"{path.name} line {line}: image '{name}' is there already; remove one of the two"
+        for name, line, again in zip(names, table["line"], pd.Index(names).duplicated(), strict=True)
+        if again
+    ]
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; mend them or make the split anew")
+    table["rank"] = ranks
+    frame = _aligned(path, table, names, manifest)
+    check_split(frame, manifest)
+    return Split(path=path, frame=frame)
+
+
+def _rank(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _aligned(path: Path, table: pd.DataFrame, names: list[str], manifest: Manifest) -> pd.DataFrame:
+    wanted = [os.path.normpath(image) for image in manifest.table["image"]]
+    found = {name: row for row, name in enumerate(names)}
+    if not found.keys() & set(wanted):
+        found = {name: row for row, name in enumerate(_below_common_folder(names))}
+        wanted = _below_common_folder(wanted)
+    missing = [i for i, name in enumerate(wanted) if name not in found]
+    if missing:
+        faults = [
+            f"{manifest.path.name} line {manifest.table['line'].iat[i]}: image '{manifest.table['image'].iat[i]}'"
+            for i in missing
+        ]
+        raise Faults(
+            shortened(faults),
+            summary=f"{path}: {len(missing)} images of the manifest are not in the split; make the split anew:",
+        )
+    frame = table.iloc[[found[name] for name in wanted]][["split", "rank"]].reset_index(drop=True)
+    frame.insert(0, "image", manifest.table["image"].to_numpy())
+    return frame
+
+
+def _below_common_folder(names: list[str]) -> list[str]:
+    folders = {os.path.dirname(name) for name in names}  # noqa: PTH120
+    try:
+        shared = os.path.commonpath(folders)
+    except ValueError:
+        return names
+    return [os.path.relpath(name, shared) for name in names] if shared else names
+
+
+def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
+    """Refuse a split that shares a patient between train, validation and test, or ranks a patient's images apart.
+
+    Args:
+        frame: image, split, rank; its row i is row i of the manifest.
+
+    Raises:
+        Faults: the patients, and in which splits they are.
+    """
+    if len(frame) != len(manifest.table):
+        raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make the split anew")
+    faults = []
+    groups: Any = frame.assign(patient=manifest.table["patient"].to_numpy()).groupby("patient", sort=False)
+    for patient in groups["split"].nunique().loc[lambda count: count > 1].index:
+        rows = groups.get_group(patient).drop_duplicates("split")
+        places = " and ".join(f"{split} ('{image}')" for split, image in zip(rows["split"], rows["image"], strict=True))
+        faults.append(f"patient '{patient}' is in {places}")
+    if faults:
+        raise Faults(
+            shortened(faults),
+            summary=f"{len(faults)} patients are in more than one split; make the split anew:",
+        )
+    faults = [f"patient '{patient}'" for patient in groups["rank"].nunique().loc[lambda count: count > 1].index]
+    if faults:
+        raise Faults(
+            shortened(faults), summary=f"{len(faults)} patients have images of different rank; make the split anew:"
+        )
+
+
+def labeled_rows(
+    split: Split, manifest: Manifest, fraction: float, *, grade_set: GradeSet, allow_missing_grades: bool = False
+) -> Rows:
+    """Rows that train with their grade: graded, in the training split, of a patient with rank < ``fraction``.
+
+    Raises:
+        UserError: fraction outside (0, 1]; no row is left; a grade has no row (unless ``allow_missing_grades``).
+            The message names the smallest fraction that would do.
+    """
+    _check_fraction(fraction)
+    train = split.rows("train")
+    graded = train[manifest.table["grade"].notna().to_numpy()[train]]
+    if not len(graded):
+        raise UserError(f"{split.path}: no training image has a grade; grade some, or make the split anew")
+    ranks = split.frame["rank"].to_numpy()[graded]
+    grades = manifest.table["grade"].to_numpy(dtype="int64", na_value=-1)[graded]
+    rows = graded[ranks < fraction]
+    if not len(rows):
+        enough = _fraction_above(float(ranks.min()))
+        raise UserError(
+            f"labeled fraction {fraction} leaves no graded training image; the smallest that leaves one is {enough}"
+        )
+    first = {grade: float(ranks[grades == grade].min(initial=math.inf)) for grade in range(grade_set.count)}
+    lacking = [grade for grade, rank in first.items() if rank >= fraction]
+    if lacking and not allow_missing_grades:
+        names = ", ".join(f"{grade} ({grade_set.names[grade]})" for grade in lacking)
+        if math.isinf(max(first.values())):
+            way_out = "no fraction has them all: grade more images, or allow missing grades (--allow-missing-grades)"
+        else:
+            way_out = f"the smallest fraction with all grades is {_fraction_above(max(first.values()))}"
+        raise UserError(f"labeled fraction {fraction} ({len(rows)} images) has no image of grade {names}; {way_out}")
+    return rows
+
+
+def unlabeled_rows(split: Split, manifest: Manifest, fraction: float) -> Rows:
+    """All training rows that ``labeled_rows`` leaves: ungraded, or of a patient with rank ≥ ``fraction``."""
+    _check_fraction(fraction)
+    train = split.rows("train")
+    graded = manifest.table["grade"].notna().to_numpy()[train]
+    return train[~(graded & (split.frame["rank"].to_numpy()[train] < fraction))]
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise UserError(f"labeled fraction {fraction} is not above 0 and at most 1; write e.g. 0.1")
+
+
+def _fraction_above(rank: float) -> float:
+    """The smallest fraction of four digits above ``rank``.
+
+    >>> _fraction_above(0.01234), _fraction_above(0.5)
+    (0.0124, 0.5001)
+    """
+    return math.floor(rank * 10_000 + 1) / 10_000

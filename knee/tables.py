@@ -1,0 +1,123 @@
+"""CSV tables that people make: read as texts with the line of each row, written aside and moved into place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from knee.errors import Faults, UserError
+
+MOST_FAULTS = 200
+
+
+def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows of a small CSV file, each row with the line it starts on.
+
+    Between the fields: ',', ';', tab or '|', whichever the first line has most of.
+
+    Raises:
+        UserError: missing, a folder, empty, not UTF-8, or not a table of text.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV file") from error
+    if b"\0" in raw:
+        raise UserError(f"{path}: is not a CSV file but binary; save the table as 'CSV UTF-8'")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {line}: is not UTF-8 text; save the table as 'CSV UTF-8'") from error
+    if not text.strip():
+        raise UserError(f"{path}: is empty; its first line names the columns, {','.join(required)}")
+    first = next(line for line in text.splitlines() if line.strip())
+    separator = max(",;\t|", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows, start = [], 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                rows.append((start, [field.strip() for field in fields]))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
+    return rows[0][1], rows[1:]
+
+
+def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of a CSV file as texts, with a ``line`` column, and what is wrong with their number of fields.
+
+    Raises:
+        UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice.
+    """
+    header, rows = read_csv_rows(path, required)
+    got = ", ".join(header)
+    faults = [
+        f"column '{name}' is missing (its fields may be empty); found {got}" for name in required if name not in header
+    ]
+    faults += [
+        f"column '{name}' is there {header.count(name)} times; keep one"
+        for name in dict.fromkeys(header)
+        if header.count(name) > 1
+    ]
+    if faults:
+        raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
+    faults = [
+        f"{path.name} line {line}: {len(fields)} fields where the header has {len(header)}; "
+        "put quotation marks around a field that holds a separator"
+        for line, fields in rows
+        if len(fields) != len(header)
+    ]
+    sound = [(line, fields) for line, fields in rows if len(fields) == len(header)]
+    table = pd.DataFrame([fields for _, fields in sound], columns=header, dtype=str)
+    table["line"] = pd.Series([line for line, _ in sound], dtype="int64")
+    return table, faults
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raises UserError where ``path`` exists and ``force`` was not asked for."""
+    if not force and os.path.lexists(path):
+        raise UserError(f"{path}: exists already and is not overwritten; choose another name, or use --force")
+
+
+def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
+    """Write a text file beside its name and move it into place, so that it is there whole or not at all.
+
+    Raises:
+        UserError: the file exists and not ``force``, or it cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, force=force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a folder that can be") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        Path(aside).chmod(0o666 & ~_umask())
+        Path(aside).replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def shortened(faults: list[str]) -> list[str]:
+    """The first ``MOST_FAULTS`` faults, and how many more there are."""
+    if len(faults) <= MOST_FAULTS:
+        return faults
+    return [*faults[:MOST_FAULTS], f"… and {len(faults) - MOST_FAULTS} more"]
