@@ -1,14 +1,13 @@
 """Two views of one image: the geometry is shared, the photometric changes are drawn for each view by itself.
 
 Attention maps of the student and the teacher can be compared pixel by pixel only when both saw the same crop, flip and
-rotation. The transforms are albumentations'; what is ours is which of them share their random numbers, and that those
+rotation. The transforms are albumentations' (``knee.augmentation``); what is ours is which of them share their random numbers, and that those
 depend on a sample's seed alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -50,7 +49,7 @@ class ViewConfig:
     rotate_degrees: float = 5.0
     """Rotation by up to so many degrees, either way."""
     translate: float = 0.03
-    """Shift by up to this fraction of the image's side, both ways, in whole pixels."""
+    """Shift by up to this fraction of the image's side, along each axis and either way."""
     zoom_out: float = 0.05
     """Scale from 1 − zoom_out …; what comes in from outside is black."""
     zoom_in: float = 0.05
@@ -76,10 +75,10 @@ class ViewConfig:
         faults = []
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-                faults.append(f"{name} is {value!r}; give a number from {low:g} to {high:g}")
-        if self.cutout_count != int(self.cutout_count if isinstance(self.cutout_count, int | float) else 0):
-            faults.append(f"cutout_count is {self.cutout_count!r}; give a whole number")
+            kinds: tuple[type, ...] = (int,) if name == "cutout_count" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                number = "whole number" if name == "cutout_count" else "number"
+                faults.append(f"{name} is {value!r}; give a {number} from {low:g} to {high:g}")
         if self.teacher_photometric not in TEACHER_PHOTOMETRICS:
             faults.append(
                 f"teacher_photometric is {self.teacher_photometric!r}; give one of {', '.join(TEACHER_PHOTOMETRICS)}"
@@ -156,9 +155,16 @@ class Views:
     def __init__(self, config: ViewConfig, size: int) -> None:
         self.config = config
         self.size = size
-        self._geometry = _geometry(config)
-        self._student = _photometrics(config)
-        self._teacher = _photometrics(_teacher_config(config))
+        # Imported here: albumentations takes seconds, and a configuration is read without it.
+        from knee.augmentation import geometry, photometrics
+
+        self._geometry = geometry(config)
+        self._student = photometrics(config)
+        self._teacher = photometrics(_teacher_config(config))
+
+    def __reduce__(self) -> tuple[type[Views], tuple[ViewConfig, int]]:
+        """Workers build the pipelines anew."""
+        return Views, (self.config, self.size)
 
     def __call__(self, image: ImageArray, mask: ImageArray | None = None, *, seed: int) -> TwoViews:
         """Image uint8 (S, S), mask uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
@@ -196,52 +202,3 @@ def _teacher_config(config: ViewConfig) -> ViewConfig:
     if config.teacher_photometric == "same":
         return config
     return weak_views() if config.teacher_photometric == "weak" else no_views()
-
-
-def _albumentations() -> Any:
-    """albumentations, imported where it is needed (1.5 s), and kept from asking a server for its newest release."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
-
-    return albumentations
-
-
-def _geometry(config: ViewConfig) -> Any:
-    """Flip and one affine warp: bilinear for the image, nearest for the mask, black from outside."""
-    A = _albumentations()
-    steps = []
-    if config.horizontal_flip > 0:
-        steps.append(A.HorizontalFlip(p=config.horizontal_flip))
-    if max(config.rotate_degrees, config.translate, config.zoom_out, config.zoom_in) > 0:
-        steps.append(
-            A.Affine(
-                rotate=(-config.rotate_degrees, config.rotate_degrees),
-                translate_percent=(-config.translate, config.translate),
-                scale=(1 - config.zoom_out, 1 + config.zoom_in),
-                keep_ratio=True,
-                p=1,
-            )
-        )
-    return A.Compose(steps)
-
-
-def _photometrics(config: ViewConfig) -> Any:
-    """Exposure, then blur, then noise, as a detector would add them; black squares last."""
-    A = _albumentations()
-    steps = []
-    if config.brightness > 0 or config.contrast > 0:
-        brightness, contrast = (-config.brightness, config.brightness), (-config.contrast, config.contrast)
-        steps.append(A.RandomBrightnessContrast(brightness_limit=brightness, contrast_limit=contrast, p=1))
-    if config.gamma > 0:
-        steps.append(A.RandomGamma(gamma_limit=(100 * (1 - config.gamma), 100 * (1 + config.gamma)), p=1))
-    if config.blur_pixels > 0:
-        steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.0, config.blur_pixels), p=1))
-    if config.noise > 0:
-        steps.append(A.GaussNoise(std_range=(0.0, config.noise), p=1))
-    if config.cutout_count > 0 and config.cutout_size > 0:
-        sides = (config.cutout_size / 2, config.cutout_size)
-        # At least one when applied, so none with probability 1 / (count + 1).
-        chance = config.cutout_count / (config.cutout_count + 1)
-        count = (1, int(config.cutout_count))
-        steps.append(A.CoarseDropout(num_holes_range=count, hole_height_range=sides, hole_width_range=sides, p=chance))
-    return A.Compose(steps)
