@@ -1,0 +1,185 @@
+"""Checkpoints: folders ``checkpoints/step_N`` of safetensors and one JSON, each whole or not there.
+
+A checkpoint is written under another name and renamed when all its files are on disk, so a kill at any moment leaves the
+ones before untouched. Nothing in it runs code when loaded. ``state.json`` holds what a person may want to read, and the
+checksum of every other file. ``best.json`` names the best step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from knee.errors import UserError
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk, its checksums verified."""
+
+    folder: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return int(self.state["step"])
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file, by name, on the CPU."""
+        return dict(load_file(self.folder / f"{name}.safetensors"))
+
+    def load_network(self, name: str, network: nn.Module) -> None:
+        """Load the weights and buffers of the network saved as ``name``. Raises UserError where they do not fit."""
+        path = self.folder / f"{name}.safetensors"
+        try:
+            network.load_state_dict(load_file(path), strict=True)
+        except (RuntimeError, SafetensorError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{path} does not fit the network of this run's config: {reason}; was the config changed since?"
+            ) from error
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two and the best are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(
+        self, step: int, networks: Mapping[str, nn.Module], tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> Path:
+        """Write the checkpoint of ``step``, then drop those no longer kept."""
+        final = self.folder / f"step_{step:08d}"
+        aside = self.folder / f".writing_{step:08d}_{os.getpid()}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        files = {name: _plain(network.state_dict()) for name, network in networks.items()}
+        files |= {name: _plain(values) for name, values in tensors.items()}
+        for name, values in files.items():
+            save_file(values, aside / f"{name}.safetensors")
+        sums = {f"{name}.safetensors": _checksum(aside / f"{name}.safetensors") for name in files}
+        write_json(aside / "state.json", {**state, "step": step, "sha256": sums})
+        for path in aside.iterdir():
+            _sync(path)
+        if final.exists():
+            final.rename(self.folder / f".writing_old_{os.getpid()}")
+        aside.rename(final)
+        _sync(self.folder)
+        self._prune()
+        return final
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Name the checkpoint of ``step``, already saved, as the best."""
+        write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
+        self._prune()
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole checkpoint, and what was wrong with newer ones."""
+        damaged: list[str] = []
+        for folder in sorted(self._folders(), reverse=True):
+            try:
+                return open_checkpoint(folder), damaged
+            except UserError as error:
+                damaged.append(str(error))
+        return None, damaged
+
+    def best(self) -> Checkpoint | None:
+        """The best checkpoint; the latest where none was marked."""
+        step = self._best_step()
+        if step is None:
+            return self.latest()[0]
+        return open_checkpoint(self.folder / f"step_{step:08d}")
+
+    def _best_step(self) -> int | None:
+        path = self.folder / "best.json"
+        return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.exists() else None
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.folder.glob("step_*") if path.is_dir()]
+
+    def _prune(self) -> None:
+        best = self._best_step()
+        for folder in sorted(self._folders(), reverse=True)[_KEPT:]:
+            if best is None or folder.name != f"step_{best:08d}":
+                shutil.rmtree(folder)
+        for left in self.folder.glob(".writing_*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open one checkpoint folder and verify its checksums. Raises UserError where it is not whole."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        sums = dict(state["sha256"])
+        int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({type(error).__name__})") from error
+    for name, wanted in sums.items():
+        path = folder / Path(name).name
+        if not path.is_file() or _checksum(path) != wanted:
+            raise UserError(f"{path} is missing or damaged (its checksum differs from state.json)")
+    return Checkpoint(folder, state)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside its final name and move it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's state as named tensors, and its parameter groups as plain values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{number}.{key}": torch.as_tensor(value) for number, entry in state["state"].items() for key, value in entry.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The inverse of ``flatten_optimizer``, in place."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in values.items()}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

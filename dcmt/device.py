@@ -1,0 +1,70 @@
+"""Device, precision and memory layout of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+
+from knee.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``name``; "auto" takes CUDA, then Apple MPS, then the CPU. Raises UserError where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"fit.device {name!r} cannot be used here ({reason}); take auto, cpu, cuda or mps") from error
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The autocast context of ``precision`` (fp32, bf16 or fp16)."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def choose_precision(wanted: str, device: torch.device, trial: Callable[[str], None]) -> str:
+    """Resolve "auto": on CUDA bf16 where supported, on MPS fp32, on a CPU whichever of bf16 and fp32 is faster.
+
+    ``trial(precision)`` runs one training step; on a CPU it is called three times for each, and the fastest counts.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cpu":
+        return "fp32"
+    return min(("bf16", "fp32"), key=lambda precision: _fastest(lambda: trial(precision)))
+
+
+def _fastest(step: Callable[[], None], *, tries: int = 3) -> float:
+    seconds = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far, in GiB: the GPU's where there is one, else the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows has no resource module
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

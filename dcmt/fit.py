@@ -1,0 +1,333 @@
+"""One loop for every task: precision, accumulation, schedules, validation, checkpoints, resuming, logging.
+
+A task (``knee.task.Task``) brings networks, losses and validation; the loop knows nothing else of it. Batches come from a
+loader whose order is a function of (seed, epoch, batch), so a run resumes exactly where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, restore_optimizer
+from dcmt.config import FitConfig, OptimizerConfig
+from dcmt.device import autocast, memory_gib
+from dcmt.schedules import learning_rate_factor
+from dcmt.tracking import Tracker
+from knee.errors import UserError
+from knee.task import StepLosses, Task
+
+Say = Callable[[str], None]
+
+
+class Batches(Protocol):
+    """Training batches, on the device, from any point of the run."""
+
+    per_epoch: int
+
+    def from_batch(self, batch: int) -> Iterator[Any]:
+        """Batches without end, from batch number ``batch`` of the run on."""
+        ...
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0
+    best_value: float = -math.inf
+    best_step: int = -1
+    validations_since_best: int = 0
+    bad_steps: int = 0
+    seconds: float = 0.0
+
+    def note(self, value: float) -> bool:
+        """Take a validation's value in; whether it is the best so far."""
+        if value > self.best_value:
+            self.best_value, self.best_step, self.validations_since_best = value, self.step, 0
+            return True
+        self.validations_since_best += 1
+        return False
+
+
+@dataclass
+class Fit:
+    """A run of the loop: ``Fit(...).run()``. All that changes is in ``progress``, the task and the optimiser."""
+
+    task: Task
+    batches: Batches
+    config: FitConfig
+    optimizer_config: OptimizerConfig
+    device: torch.device
+    precision: str
+    tracker: Tracker
+    checkpoints: Checkpoints
+    steps: int
+    say: Say
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Written into every checkpoint's state.json (versions, hashes)."""
+    resume_command: str = ""
+
+    def __post_init__(self) -> None:
+        self.progress = Progress()
+        self.optimizer = make_optimizer(self.task, self.optimizer_config, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._buffers = BufferKeeper(self.task.networks.values())
+        self._window = _Window()
+        self._bad_in_a_row = 0
+        self._warned: set[str] = set()
+        self._stop = False
+
+    def run(self) -> Progress:
+        """Train to the last step, to early stopping, or until SIGTERM or SIGINT asks to stop after the step under way."""
+        every = self.config.validate_every or max(1, self.steps // 10)
+        last_saved = time.monotonic()
+        batches = self.batches.from_batch(self.progress.step * self.config.accumulation)
+        bar = tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None)
+        with _stop_on_signal(self._ask_to_stop), bar:
+            while self.progress.step < self.steps and not self._stop:
+                started = time.monotonic()
+                self._step(batches)
+                self.progress.seconds += time.monotonic() - started
+                bar.update()
+                done = self.progress.step == self.steps
+                if self.progress.step % self.config.log_every == 0 or done:
+                    self._log(bar)
+                if self.progress.step % every == 0 or done:
+                    self._validate()
+                    last_saved = time.monotonic()
+                    if self.config.patience and self.progress.validations_since_best >= self.config.patience:
+                        self.say(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
+                        break
+                elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
+                    self.save()
+                    last_saved = time.monotonic()
+        self.tracker.flush()
+        if self._stop:
+            self.say(f"stopped at step {self.progress.step} of {self.steps}, saved; go on with: {self.resume_command}")
+        return self.progress
+
+    def _step(self, batches: Iterator[Any]) -> None:
+        """One optimiser step: ``accumulation`` batches, or nothing at all where a loss or gradient is not finite."""
+        step = self.progress.step
+        factor = learning_rate_factor(
+            step, self.steps, schedule=self.optimizer_config.schedule, warmup=self.optimizer_config.warmup_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.optimizer_config.learning_rate * factor
+        self._buffers.keep()
+        self.optimizer.zero_grad(set_to_none=True)
+        images = 0
+        for _ in range(self.config.accumulation):
+            batch = next(batches)
+            with autocast(self.device, self.precision):
+                losses = self.task.losses(batch, step)
+            self.scaler.scale(losses.total / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
+            self._window.add(losses)
+            images += len(batch[0])
+        self.scaler.unscale_(self.optimizer)
+        norm = _clip(self.task, self.optimizer_config.clip_norm)
+        # A step is good or bad as a whole: weights, teacher and statistics move together or not at all.
+        if torch.isfinite(norm + losses.total.detach()).item():
+            self._bad_in_a_row = 0
+            self.scaler.step(self.optimizer)
+            self._window.schedules = {"lr": self.optimizer.param_groups[0]["lr"], **self.task.after_update(step)}
+        else:
+            self._skip(losses)
+        self.scaler.update()
+        self._window.images += images
+        self.progress.step += 1
+
+    def _skip(self, losses: StepLosses) -> None:
+        self._buffers.restore()
+        self._window.drop_last()
+        self.progress.bad_steps += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self.config.most_bad_steps and not self.scaler.is_enabled():
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.terms.items())
+            raise UserError(
+                f"{self._bad_in_a_row} steps in a row had a loss or gradient that is not finite (the last at step "
+                f"{self.progress.step}: {terms}); lower optimizer.learning_rate, set optimizer.clip_norm (1.0, say), or set "
+                "fit.precision to fp32"
+            )
+
+    def _log(self, bar: Any) -> None:
+        self._warn_of_idle_terms()
+        window, self._window = self._window, _Window()
+        values = window.means()
+        values |= {f"schedule/{name}": value for name, value in window.schedules.items()}
+        values["system/images_per_s"] = window.images / max(time.monotonic() - window.started, 1e-9)
+        values["system/memory_gib"] = memory_gib(self.device)
+        values["system/skipped_steps"] = float(self.progress.bad_steps)
+        self.tracker.scalars(values, self.progress.step)
+        bar.set_postfix_str(f"loss {values.get('loss/total', math.nan):.3f}", refresh=False)
+
+    def _warn_of_idle_terms(self) -> None:
+        for name in self._window.idle_terms() - self._warned:
+            self._warned.add(name)
+            self.say(
+                f"warning: loss/{name} has a weight above 0 but was exactly 0, or without a gradient, in {self._window.count} "
+                f"batches up to step {self.progress.step}: it teaches nothing"
+            )
+
+    def _validate(self) -> None:
+        for network in self.task.networks.values():
+            network.eval()
+        with torch.no_grad():
+            values = dict(self.task.validate())
+        for network in self.task.networks.values():
+            network.train()
+        self.tracker.scalars(values, self.progress.step)
+        best = self.progress.note(values.get(self.task.best_metric, math.nan))
+        self.save()
+        if best:
+            self.checkpoints.mark_best(self.progress.step, self.task.best_metric, self.progress.best_value)
+        shown = "  ".join(f"{name} {values[name]:.3f}" for name in sorted(values) if name.endswith(_SHOWN))
+        self.say(f"step {self.progress.step:>6}  {shown}{'  best' if best else ''}")
+        self._window.started = time.monotonic()
+        self._window.images = 0
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that resuming needs."""
+        tensors, groups = flatten_optimizer(self.optimizer)
+        random: dict[str, Tensor] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            **self.state,
+            "progress": {**vars(self.progress)},
+            "steps": self.steps,
+            "precision": self.precision,
+            "optimizer_groups": groups,
+            "scaler": self.scaler.state_dict(),
+        }
+        self.tracker.flush()
+        self.checkpoints.save(self.progress.step, self.task.networks, {"optimizer": tensors, "random": random}, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint: networks, optimiser, scaler, random state and progress."""
+        for name, network in self.task.networks.items():
+            checkpoint.load_network(name, network)
+        restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
+        self.scaler.load_state_dict(checkpoint.state["scaler"])
+        random = checkpoint.tensors("random")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+        self.progress = Progress(**checkpoint.state["progress"])
+
+    def _ask_to_stop(self) -> None:
+        self._stop = True
+
+
+_SHOWN = ("macro_f1", "kappa", "tiou", "dice")
+
+
+class BufferKeeper:
+    """Keeps a copy of all buffers, so that a step that is not finite leaves no trace in the statistics."""
+
+    def __init__(self, networks: Any) -> None:
+        self._buffers = [buffer for network in networks for buffer in network.buffers()]
+        self._kept = [buffer.detach().clone() for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Copy the buffers as they are now."""
+        torch._foreach_copy_(self._kept, self._buffers)
+
+    def restore(self) -> None:
+        """Bring the buffers back to what they were at ``keep``, in place."""
+        torch._foreach_copy_(self._buffers, self._kept)
+
+
+def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser of a config, fused where torch can."""
+    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    options["fused"] = device.type in ("cpu", "cuda") or None
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **options)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(parameters, **options)
+
+
+def _clip(task: Task, clip_norm: float) -> Tensor:
+    """The norm of the gradient, before clipping it to ``clip_norm`` (0: not clipped)."""
+    if clip_norm:
+        return nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
+    return nn.utils.get_total_norm([parameter.grad for parameter in task.parameters() if parameter.grad is not None])
+
+
+class _Window:
+    """Losses and monitors since the last log row; means are taken once, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, Tensor]] = []
+        self.schedules: dict[str, float] = {}
+        self.images = 0
+        self.started = time.monotonic()
+        self._without_gradient: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    def add(self, losses: StepLosses) -> None:
+        named = {"loss/total": losses.total, **{f"loss/{name}": value for name, value in losses.terms.items()}}
+        named |= {name if "/" in name else f"attention_map/{name}": value for name, value in losses.monitors.items()}
+        self.values.append({name: value.detach() for name, value in named.items()})
+        self._without_gradient |= {name for name, value in losses.terms.items() if not value.requires_grad}
+
+    def drop_last(self) -> None:
+        if self.values:
+            self.values.pop()
+
+    def means(self) -> dict[str, float]:
+        names = {name: None for values in self.values for name in values}
+        found = {}
+        for name in names:
+            stacked = torch.stack([values[name].float() for values in self.values if name in values])
+            found[name] = float(stacked.mean())
+        return found
+
+    def idle_terms(self) -> set[str]:
+        """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
+        names = {name for values in self.values for name in values if name.startswith("loss/")} - {"loss/total"}
+        zero = {
+            name.removeprefix("loss/")
+            for name in names
+            if self.count >= 2 and all(float(values[name]) == 0.0 for values in self.values if name in values)
+        }
+        return zero | self._without_gradient
+
+
+class _stop_on_signal:
+    """SIGTERM and SIGINT ask to stop; a second SIGINT ends at once."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: signals are the caller's
+                return
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._ask()
+        signal.signal(number, self._before[number])
+

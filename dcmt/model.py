@@ -1,0 +1,178 @@
+"""The grading network: a timm backbone, and one linear classifier that both grades and maps.
+
+The classifier's weights are applied at each position of the last feature map (class maps, bias left out) and to the pooled
+features (logits), so the logits are the pooled class maps plus the bias: there is no second head that could look elsewhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knee.errors import UserError
+from knee.task import Grading
+
+
+class GradingNetwork(nn.Module):
+    """Backbone, global average pooling and a linear classifier; a ``knee.task.Grader``.
+
+    Normalises its input by itself: ``mean`` and ``std`` are buffers and travel with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        features: int,
+        grades: int,
+        stage: int = -1,
+        dropout: float = 0.0,
+        detach_classifier: bool = True,
+        mean: float = 0.5,
+        std: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(features, grades)
+        self.dropout = nn.Dropout(dropout)
+        self.stage = stage
+        self.detach_classifier = detach_classifier
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, images: Tensor) -> Grading:
+        """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w)."""
+        features = self.features((images - self.mean) / self.std)
+        logits = self.classifier(self.dropout(features.mean((2, 3))))
+        weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
+        return Grading(logits, F.conv2d(features, weight[:, :, None, None]))
+
+    def features(self, normalised: Tensor) -> Tensor:
+        """(B, 1, H, W) → (B, C, h, w), the feature map of the chosen stage."""
+        maps: Sequence[Tensor] = self.backbone.forward_intermediates(  # type: ignore[operator]
+            normalised, indices=[self.stage], norm=True, intermediates_only=True
+        )
+        return maps[0]
+
+
+def build_network(
+    backbone: str,
+    *,
+    grades: int,
+    image_size: int,
+    stride: int = 16,
+    stage: int = -1,
+    dropout: float = 0.0,
+    detach_classifier: bool = True,
+    pretrained: bool = False,
+    weights: str = "",
+    mean: float = 0.5,
+    std: float = 0.25,
+) -> GradingNetwork:
+    """A grading network on timm's ``backbone``, with random, timm's or local weights.
+
+    ``stride`` is the input pixels per position of the feature map (0: the backbone's own); stages after ``stage`` are cut
+    off. Raises UserError for an unknown name, a stride the family cannot take, and weights that cannot be had.
+    """
+    body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
+    if not hasattr(body, "forward_intermediates"):
+        raise UserError(f"model.backbone: {backbone} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT")
+    if weights:
+        _load_backbone(body, Path(weights), backbone)
+    try:
+        body.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)  # type: ignore[operator]
+        body.eval()
+        with torch.no_grad():
+            probe: Tensor = body.forward_intermediates(  # type: ignore[operator]
+                torch.zeros(2, 1, image_size, image_size), indices=[stage], norm=True, intermediates_only=True
+            )[0]
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"model.stage {stage} of {backbone} at {image_size} px gives no feature map ({error}); -1 is the last stage"
+        ) from error
+    _check_stride(probe, image_size=image_size, stride=stride, backbone=backbone)
+    body.train()
+    return GradingNetwork(
+        body,
+        features=probe.shape[1],
+        grades=grades,
+        stage=stage,
+        dropout=dropout,
+        detach_classifier=detach_classifier,
+        mean=mean,
+        std=std,
+    )
+
+
+def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        raise UserError(f"model.backbone: timm has no {backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    transformer = "vit" in backbone or "deit" in backbone
+    options: dict[str, object] = {"img_size": image_size} if transformer else {"output_stride": stride} if stride else {}
+    try:
+        body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
+    except TypeError as error:
+        raise UserError(
+            f"model.stride: {backbone} cannot change its stride in timm; set model.stride to 0 (its own), or take a ResNet, "
+            "SE-ResNeXt or ConvNeXt"
+        ) from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"the weights of {backbone} could not be fetched ({type(error).__name__}); give a local file by model.weights, or "
+            "start from random weights by model.pretrained: false"
+        ) from error
+    return body
+
+
+def _check_stride(probe: Tensor, *, image_size: int, stride: int, backbone: str) -> None:
+    found = image_size / probe.shape[-1]
+    if stride and not 0.9 * stride <= found <= 1.1 * stride:
+        raise UserError(
+            f"model.stride: {backbone} gives a feature map of {probe.shape[-2]} × {probe.shape[-1]} for {image_size} px, a "
+            f"stride of {found:.3g}, not {stride}; set model.stride to {round(found)}, or choose another model.stage"
+        )
+
+
+def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
+    state = read_weights(path)
+    own = body.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if len(fitting) < 0.9 * len(own):
+        raise UserError(
+            f"model.weights: {path} fits {len(fitting)} of {len(own)} tensors of {backbone} with one input channel; it is of "
+            "another architecture, or was saved with three input channels (average conv1 over them)"
+        )
+    body.load_state_dict(fitting, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or a torch file, read without running code. Raises UserError."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"weights file {path} is not there")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a file of weights that loads without running code ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:120]}); save a plain state dict, best as safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no plain state dict (names to tensors); save model.state_dict()")
+    return state

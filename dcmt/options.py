@@ -1,0 +1,118 @@
+"""From the command line and YAML to a config dataclass; mistakes become one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from knee.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def read_config(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+    """A config of class ``kind`` from ``--config FILE`` and overrides such as ``--data.labeled_fraction 0.1``.
+
+    Raises:
+        UserError: an unknown option (near names offered), a value of the wrong type or out of range, an unreadable file.
+    """
+    from jsonargparse import ArgumentError, Namespace
+
+    parser = make_parser(kind, program=program)
+    try:
+        found: Namespace = parser.parse_args(list(arguments))
+        found.pop("config", None)
+        config: Config = kind(**vars(parser.instantiate_classes(found)))
+    except ArgumentError as error:
+        raise UserError(_sentence(str(error), kind)) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return config
+
+
+def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str) -> Config:
+    """A config of class ``kind`` from plain values, as a run folder's config.yaml holds them. Raises UserError."""
+    from jsonargparse import ArgumentError
+
+    parser = make_parser(kind, program="dcmt")
+    try:
+        found = parser.parse_object(values)
+        found.pop("config", None)
+        config: Config = kind(**vars(parser.instantiate_classes(found)))
+    except ArgumentError as error:
+        raise UserError(f"{where}: {_sentence(str(error), kind)}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+    return config
+
+
+def make_parser(kind: type[Any], *, program: str) -> Any:
+    """A jsonargparse parser of every option of a config class, with ``--config FILE``."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=program, exit_on_error=False, description=kind.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file with options; later options override it")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def option_names(kind: type[Any], prefix: str = "") -> list[str]:
+    """The dotted names of all options of a config class.
+
+    >>> @dataclasses.dataclass
+    ... class Small:
+    ...     steps: int = 1
+    >>> option_names(Small)
+    ['steps']
+    """
+    names: list[str] = []
+    hints = get_type_hints(kind)
+    for option in dataclasses.fields(kind):
+        name = prefix + option.name
+        inner = hints[option.name]
+        names += option_names(inner, name + ".") if dataclasses.is_dataclass(inner) else [name]  # type: ignore[arg-type]
+    return names
+
+
+def config_path(arguments: Sequence[str]) -> Path | None:
+    """The file after ``--config``, where there is one."""
+    for number, argument in enumerate(arguments):
+        if argument == "--config" and number + 1 < len(arguments):
+            return Path(arguments[number + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def _sentence(message: str, kind: type[Any]) -> str:
+    """jsonargparse's message as one sentence, with the nearest option names where one is unknown."""
+    flat = " ".join(message.split())
+    unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", flat)
+    if unknown:
+        return _unknown(f"{unknown[1]}.{unknown[2]}", kind)
+    unknown = re.search(r"(?:unrecognized arguments: (?:--)?|Option ')([\w.-]+)", flat, re.IGNORECASE)
+    if unknown:
+        return _unknown(unknown[1], kind)
+    wrong = re.search(r'Parser key "([\w.]+)": (.*)', flat)
+    if wrong and wrong[1] == "config":
+        return f"--config: {wrong[2]}"
+    if wrong:
+        expected = wrong[2].replace("Expected a ", "expected ").replace("typing.", "")
+        plain = re.sub(r"<class .(\w+).>", r"\1", expected)
+        return f"option {wrong[1]}: {plain}"
+    return flat
+
+
+def _unknown(name: str, kind: type[Any]) -> str:
+    names = option_names(kind)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or [known for known in names if name.rpartition(".")[2] in known][:3]
+    section = name.rpartition(".")[0]
+    siblings = [known for known in names if section and known.startswith(section + ".")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(siblings or names)}"
+    return f"there is no option {name}; {hint}"

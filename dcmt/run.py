@@ -1,0 +1,171 @@
+"""The run folder: what a run leaves behind, and the lock that keeps a second run out of it.
+
+Everything outside ``local/`` names cases by salted hashes and can be shown to others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dcmt.checkpoint import Checkpoints
+from knee.errors import UserError
+
+Config = TypeVar("Config")
+_PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def local(self) -> Path:
+        """What names images and patients; not to be shared."""
+        return self.path / "local"
+
+    @property
+    def figures(self) -> Path:
+        """Figures of the last evaluation."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints."""
+        return Checkpoints(self.path / "checkpoints")
+
+    def metrics(self, split: str) -> Path:
+        """``metrics_SPLIT.json``."""
+        return self.path / f"metrics_{split}.json"
+
+    def predictions(self, split: str) -> Path:
+        """``local/predictions_SPLIT.csv``."""
+        return self.local / f"predictions_{split}.csv"
+
+
+def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> RunFolder:
+    """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not force:
+            raise UserError(
+                f"run folder {path} exists already; give another --name, go on with it by --resume {path}, or start it anew by "
+                "--force (its contents are then removed)"
+            )
+        if not (path / "config.yaml").exists():
+            raise UserError(f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name")
+        shutil.rmtree(path)
+    run = RunFolder(path)
+    run.local.mkdir(parents=True)
+    run.local.chmod(0o700)
+    run.config.write_text(dump_config(config, kind=kind), encoding="utf-8")
+    return run
+
+
+def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
+    """An existing run folder and its config as plain values, with its ``kind``. Raises UserError."""
+    run = RunFolder(Path(path))
+    if not run.config.is_file():
+        raise UserError(f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise")
+    try:
+        values = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{run.config} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or "kind" not in values:
+        raise UserError(f"{run.config} is not the config of a run (no kind)")
+    return run, values
+
+
+def dump_config(config: Any, *, kind: str) -> str:
+    """A config dataclass as YAML, with the kind of run it is for."""
+    values = {"kind": kind, **_plain(dataclasses.asdict(config))}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the packages that numbers depend on, and the code (commit, or a hash of the sources)."""
+    found = {name: _version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "dcmt": code_version(), **found}
+
+
+def code_version() -> str:
+    """The commit of the sources where they are a git checkout (``+`` marks changes), else a hash of the files."""
+    root = Path(__file__).parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        digest = hashlib.sha256()
+        for package in ("knee", "dcmt", "clip_koa", "segmentation"):
+            for path in sorted((root / package).rglob("*.py")):
+                digest.update(path.read_bytes())
+        return f"sources-{digest.hexdigest()[:12]}"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, shortened to 16 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class RunLock:
+    """Keeps a second process out of a run folder while the first is alive; a dead process holds nothing."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._path = run.local / "lock"
+        self._file: Any = None
+
+    def __enter__(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no file locks on this system: nothing to hold
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise UserError(
+                f"another process is training in {self._path.parent.parent}; wait for it, or give this run another --name"
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,79 @@
+"""What a run writes of itself while it goes: ``metrics.csv``, the durable record, and TensorBoard beside it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+METRICS_COLUMNS = ("step", "name", "value")
+
+
+class Tracker:
+    """Appends scalars to ``metrics.csv`` (columns step, name, value) and, if wanted, to TensorBoard.
+
+    ``first_step`` is the step the run starts or resumes from: rows of later steps, left by a run that was killed after its
+    last checkpoint, are dropped first, so that no step is recorded twice.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True, first_step: int = 0) -> None:
+        self.path = folder / "metrics.csv"
+        self._drop_after(first_step)
+        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None, flush_secs=30)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record ``values`` at optimiser step ``step``; a value that is not finite is recorded as such in the table."""
+        for name, value in values.items():
+            self._rows.writerow([step, name, format(float(value), ".9g")])
+            if self._board is not None and math.isfinite(value):
+                self._board.add_scalar(name, value, step)
+        self._file.flush()
+
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """Show an RGB image (H, W, 3) in TensorBoard."""
+        if self._board is not None:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        self._file.flush()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Flush and close; the tracker cannot be used after."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_after(self, step: int) -> None:
+        kept = [row for row in read_metrics(self.path) if row[0] <= step] if self.path.exists() else []
+        aside = self.path.with_name(self.path.name + ".new")
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(METRICS_COLUMNS)
+            rows.writerows([number, name, format(value, ".9g")] for number, name, value in kept)
+        aside.replace(self.path)
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """The rows (step, name, value) of a ``metrics.csv``; a last line cut short by a kill is left out."""
+    found: list[tuple[int, str, float]] = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in file:
+            fields = line.rstrip("\n").split(",")
+            if not line.endswith("\n") or len(fields) != 3 or fields[0] == "step":
+                continue
+            found.append((int(fields[0]), fields[1], float(fields[2])))
+    return found

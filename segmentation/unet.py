@@ -1,0 +1,55 @@
+"""The cartilage segmenter: a U-Net from segmentation-models-pytorch, with any of its encoders."""
+
+from __future__ import annotations
+
+import difflib
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from knee.errors import UserError
+
+
+class Segmenter(nn.Module):
+    """A U-Net with one output: the logit of cartilage at each pixel. Normalises its input by itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, unet: nn.Module, *, mean: float = 0.5, std: float = 0.25, multiple: int = 32) -> None:
+        super().__init__()
+        self.unet = unet
+        self.multiple = multiple
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 1, H, W) in [0, 1] → logits (B, H, W); any size, padded to what the encoder halves evenly."""
+        height, width = images.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        padded = nn.functional.pad((images - self.mean) / self.std, (0, right, 0, bottom), mode="replicate")
+        logits: Tensor = self.unet(padded)
+        return logits[:, 0, :height, :width]
+
+
+def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.5, std: float = 0.25) -> Segmenter:
+    """A segmenter on ``encoder`` (a name of segmentation-models-pytorch, timm's as ``tu-NAME``).
+
+    ``encoder_weights`` "imagenet" fetches weights by name, "" starts from random ones. Raises UserError for an unknown
+    encoder and weights that cannot be had.
+    """
+    try:
+        unet = smp.Unet(encoder, encoder_weights=encoder_weights or None, in_channels=1, classes=1)
+    except KeyError as error:
+        near = difflib.get_close_matches(encoder, smp.encoders.get_encoder_names(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm's encoders are written tu-NAME"
+        raise UserError(f"unet.encoder: segmentation-models-pytorch has no {encoder!r}{hint}") from error
+    except Exception as error:
+        if not encoder_weights:
+            raise UserError(f"unet.encoder {encoder!r} cannot be built: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(
+            f"the weights {encoder_weights!r} of {encoder} could not be fetched ({type(error).__name__}); start from random "
+            "weights by unet.encoder_weights: '' (40 drawn masks are enough for that on the phantom)"
+        ) from error
+    return Segmenter(unet, mean=mean, std=std)
