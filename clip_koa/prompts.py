@@ -1,0 +1,179 @@
+"""The written definition of each grade, as phrases to match images against: a YAML file, checked when it is read.
+
+    grade_set: kl
+    grades:
+      0: [a phrase, another phrasing of it]
+      1: [...]
+
+The file names the grade set it is written for and gives every grade at least one phrase. Several phrasings are embedded
+apart and averaged, as prompt ensembles are (Radford et al. 2021, section 3.1.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from torch import Tensor
+
+from knee.errors import Faults, UserError
+from knee.grades import GradeSet
+
+_SHIPPED = Path(__file__).parent / "prompt_sets"
+_KEYS = ("grade_set", "grades")
+
+
+class Tokenizer(Protocol):
+    """What turns phrases into token numbers; open_clip's tokenizers are of this shape."""
+
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """P phrases → (P, context_length) int64; longer ones are silently cut off."""
+        ...
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The phrases of every grade of a grade set, grade 0 first."""
+
+    grade_set: str
+    phrases: tuple[tuple[str, ...], ...]
+
+    @property
+    def count(self) -> int:
+        """K, the number of grades."""
+        return len(self.phrases)
+
+    @property
+    def flat(self) -> tuple[list[str], list[int]]:
+        """All phrases in order, and the grade of each."""
+        pairs = [(phrase, grade) for grade, phrases in enumerate(self.phrases) for phrase in phrases]
+        return [phrase for phrase, _ in pairs], [grade for _, grade in pairs]
+
+
+def read_prompts(source: str | Path, grade_set: GradeSet, *, tokenizer: Tokenizer | None = None) -> PromptSet:
+    """The prompt set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file, for ``grade_set``.
+
+    With a ``tokenizer``, phrases longer than its context are refused: it would cut them off in silence.
+
+    Raises:
+        UserError: no such set or file, or not YAML; Faults: everything wrong with the file.
+
+    >>> from knee.grades import load_grade_set
+    >>> read_prompts("cartilage", load_grade_set("cartilage")).phrases[0][2]
+    'normal cartilage of the femoral condyle'
+    """
+    loader = _Loader(_prompt_text(source))
+    try:
+        content = loader.get_single_data()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise UserError(f"{source}: not readable as YAML ({problem}); see clip_koa/prompt_sets/kl.yaml") from error
+    finally:
+        loader.dispose()
+    faults = loader.duplicates + list(_faults(content, grade_set, tokenizer))
+    if faults:
+        raise Faults(
+            faults,
+            summary=f"{source}: not a prompt set for '{grade_set.name}' (an example is clip_koa/prompt_sets/kl.yaml):",
+        )
+    phrases = tuple(tuple(_tidy(phrase) for phrase in content["grades"][grade]) for grade in range(grade_set.count))
+    return PromptSet(grade_set.name, phrases)
+
+
+def count_tokens(tokenizer: Tokenizer, phrase: str) -> int:
+    """The length of a phrase in tokens, start and end marks included, before any cutting.
+
+    Read from the tokenizer's own encoder where it has one (open_clip's); other tokenizers are taken to pad with zeros.
+    """
+    encode: Callable[[str], list[int]] | None = getattr(tokenizer, "encode", None)
+    if encode is not None:
+        return len(encode(phrase)) + 2
+    inner: Any = getattr(tokenizer, "tokenizer", None)  # transformers' own, inside open_clip's wrapper
+    if inner is not None:
+        return len(inner(phrase)["input_ids"])
+    return int((tokenizer([phrase]) != 0).sum())
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that remembers keys given twice, of which YAML would keep the last in silence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.duplicates: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key_node.tag == "tag:yaml.org,2002:int":
+                key = self.construct_object(key_node)
+            if isinstance(key, Hashable) and key in seen:
+                self.duplicates.append(f"line {line}: '{key}' stands on line {seen[key]} already; keep one of the two")
+            elif isinstance(key, Hashable):
+                seen[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def _prompt_text(source: str | Path) -> str:
+    known = sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+    path = _SHIPPED / f"{source}.yaml" if str(source) in known else Path(source)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"prompt set '{source}' is unknown; write one of {', '.join(known)}, or the path of a YAML file"
+        ) from error
+
+
+def _faults(content: Any, grade_set: GradeSet, tokenizer: Tokenizer | None) -> Iterator[str]:
+    if not isinstance(content, dict):
+        yield "is not a mapping with the keys " + " and ".join(_KEYS)
+        return
+    yield from (f"key '{key}' is missing" for key in _KEYS if key not in content)
+    yield from (f"key '{key}' is unknown; the keys are {' and '.join(_KEYS)}" for key in content if key not in _KEYS)
+    if "grade_set" in content and content["grade_set"] != grade_set.name:
+        yield f"is written for grade set '{content['grade_set']}', the data are graded by '{grade_set.name}'"
+    grades = content.get("grades", {})
+    if not isinstance(grades, dict):
+        yield f"'grades' is not a mapping from each grade ({grade_set.span}) to its phrases"
+        return
+    known = set(range(grade_set.count))
+    written = {key for key in grades if type(key) is int}
+    if "grades" in content:
+        yield from (f"grade {grade} has no phrase; add '{grade}: [...]'" for grade in sorted(known - written))
+    for key in grades:
+        if type(key) is not int or key not in known:
+            yield f"'{key}' is not a grade of '{grade_set.name}'; write {grade_set.span}, without quotation marks"
+    first: dict[str, Any] = {}
+    for key, phrases in grades.items():
+        yield from _phrase_faults(key, phrases, first, tokenizer)
+
+
+def _phrase_faults(grade: Any, phrases: Any, first: dict[str, Any], tokenizer: Tokenizer | None) -> Iterator[str]:
+    if not isinstance(phrases, list) or not phrases:
+        yield f"grade {grade}: not a list of at least one phrase; write '- a phrase' below it"
+        return
+    for number, phrase in enumerate(phrases, start=1):
+        where = f"grade {grade}, phrase {number}"
+        if not isinstance(phrase, str):
+            yield f"{where}: {phrase!r} is not a text; put quotation marks around it"
+        elif not phrase.strip():
+            yield f"{where}: is empty; write a phrase, or take the line out"
+        elif _tidy(phrase).lower() in first:
+            yield f"{where}: '{_tidy(phrase)}' stands under grade {first[_tidy(phrase).lower()]} already"
+        else:
+            first[_tidy(phrase).lower()] = grade
+            if tokenizer is not None and (length := count_tokens(tokenizer, _tidy(phrase))) > tokenizer.context_length:
+                yield (
+                    f"{where}: {length} tokens, the text tower reads {tokenizer.context_length}; "
+                    f"shorten '{_tidy(phrase)[:40]}…' or make two phrases of it"
+                )
+
+
+def _tidy(phrase: str) -> str:
+    return " ".join(phrase.split())
