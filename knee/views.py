@@ -1,8 +1,8 @@
 """Two views of one image: the geometry is shared, the photometric changes are drawn for each view by itself.
 
 Attention maps of the student and the teacher can be compared pixel by pixel only when both saw the same crop, flip and
-rotation. The transforms are albumentations' (``knee.augmentation``); what is ours is which of them share their random numbers, and that those
-depend on a sample's seed alone.
+rotation. The transforms are albumentations' (``knee.augmentation``); what is ours is which of them share their random
+numbers, and that those depend on a sample's seed alone.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class ViewConfig:
     def __post_init__(self) -> None:
         faults = []
         for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            kinds: tuple[type, ...] = (int,) if name == "cutout_count" else (int, float)
+            value: Any = getattr(self, name)
+            kinds = (int,) if name == "cutout_count" else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
                 number = "whole number" if name == "cutout_count" else "number"
                 faults.append(f"{name} is {value!r}; give a {number} from {low:g} to {high:g}")

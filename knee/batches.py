@@ -1,0 +1,162 @@
+"""Which images come together: labeled and unlabeled ones, in a fixed ratio, epoch after epoch.
+
+The order depends on the seed and the epoch alone. The sampler keeps a cursor, the next batch to come, so that a run can
+stop after any batch and go on with the one that would have followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from knee.errors import UserError
+
+Stream = Literal["labeled", "unlabeled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One image of a batch, as the data set is asked for it."""
+
+    stream: Stream
+    position: int
+    """Draws of this stream before it, over the whole run: with the run's seed it fixes the sample's views."""
+    index: int
+    """Which image of the stream."""
+
+
+class TwoStreamBatchSampler:
+    """Lists of indices, the labeled ones first; an epoch is one pass over the stream that needs more batches.
+
+    ``labeled`` and ``unlabeled`` hold the indices to draw from, in any overlap. The last partial batch of the longer
+    stream is dropped; the other stream repeats, reshuffled each time. A stream with fewer images than a batch takes
+    repeats within the batch; otherwise no image comes twice in one. Nothing unlabeled (or ``unlabeled_per_batch=0``)
+    gives batches of the labeled images alone, ``labeled_per_batch=0`` of the unlabeled ones alone. Raises
+    ``UserError`` where labeled images are asked for and there are none, or a batch would be empty.
+
+    Iterating gives the batches from the cursor to the end of its epoch and moves the cursor with each: loop once an
+    epoch, and every epoch is shuffled anew. A loader that fetches ahead must not move it: it takes ``batches_from``
+    the cursor and calls ``advance`` when a batch reaches the training step (``knee.datasets.TrainLoader`` does), so
+    that ``state_dict`` counts what was trained on.
+
+    >>> sampler = TwoStreamBatchSampler([0, 1], range(2, 8), labeled_per_batch=1, unlabeled_per_batch=2, seed=0)
+    >>> len(sampler), [len(batch) for batch in sampler]
+    (3, [3, 3, 3])
+    >>> sampler.state_dict()
+    {'epoch': 1, 'batch': 0}
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[int] | npt.NDArray[np.integer],
+        unlabeled: Sequence[int] | npt.NDArray[np.integer],
+        *,
+        labeled_per_batch: int,
+        unlabeled_per_batch: int,
+        seed: int,
+    ) -> None:
+        self.labeled = np.asarray(labeled, dtype=np.int64)
+        self.unlabeled = np.asarray(unlabeled, dtype=np.int64)
+        for name, count in (("labeled_per_batch", labeled_per_batch), ("unlabeled_per_batch", unlabeled_per_batch)):
+            if count < 0:
+                raise UserError(f"{name} is {count}; give 0 or more")
+        if labeled_per_batch > 0 and len(self.labeled) == 0:
+            raise UserError(
+                f"no labeled image for batches with {labeled_per_batch}; label some, raise the labeled fraction, "
+                "or set labeled_per_batch to 0"
+            )
+        self.labeled_per_batch = labeled_per_batch
+        self.unlabeled_per_batch = unlabeled_per_batch if len(self.unlabeled) else 0
+        if self.labeled_per_batch + self.unlabeled_per_batch == 0:
+            raise UserError(
+                f"batches would be empty: labeled_per_batch is {labeled_per_batch}, unlabeled_per_batch "
+                f"{unlabeled_per_batch} with {len(self.unlabeled)} unlabeled images; raise one of them"
+            )
+        self.seed = seed
+        self._epoch = 0
+        self._batch = 0
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, at least 1."""
+        streams = ((self.labeled, self.labeled_per_batch), (self.unlabeled, self.unlabeled_per_batch))
+        return max(1, *(len(indices) // count if count else 0 for indices, count in streams))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self._epoch
+        for batch in self.batches_from(epoch, self._batch):
+            self.advance()
+            yield batch
+
+    def batches_from(self, epoch: int, batch: int = 0) -> Iterator[list[int]]:
+        """The batches of an epoch from the given one on; the cursor stays where it is."""
+        batches = len(self)
+        labeled = _order(self.labeled, self.labeled_per_batch, batches, [self.seed, epoch, 0])
+        unlabeled = _order(self.unlabeled, self.unlabeled_per_batch, batches, [self.seed, epoch, 1])
+        for number in range(batch, batches):
+            yield [*labeled[number].tolist(), *unlabeled[number].tolist()]
+
+    def advance(self) -> None:
+        """Move the cursor past one batch, after the last one to the next epoch."""
+        self._batch += 1
+        if self._batch >= len(self):
+            self._epoch, self._batch = self._epoch + 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the cursor to the start of an epoch, counted from 0."""
+        self.load_state_dict({"epoch": epoch, "batch": 0})
+
+    def state_dict(self) -> dict[str, int]:
+        """The cursor: ``epoch`` and ``batch`` of the batch to come, both counted from 0."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Set the cursor; raises ``UserError`` for one that this sampler cannot have written."""
+        epoch, batch = state["epoch"], state["batch"]
+        if epoch < 0 or not 0 <= batch < len(self):
+            raise UserError(
+                f"epoch {epoch}, batch {batch} do not fit epochs of {len(self)} batches; "
+                "go on with the data and batch sizes with which the run was started"
+            )
+        self._epoch, self._batch = int(epoch), int(batch)
+
+
+class NumberedBatches:
+    """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; the cursor stays where it is."""
+
+    def __init__(self, sampler: TwoStreamBatchSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        sampler = self.sampler
+        labeled, unlabeled = sampler.labeled_per_batch, sampler.unlabeled_per_batch
+        state = sampler.state_dict()
+        first = state["epoch"] * len(sampler) + state["batch"]
+        for number, indices in enumerate(sampler.batches_from(state["epoch"], state["batch"]), start=first):
+            draws = [Draw("labeled", number * labeled + i, index) for i, index in enumerate(indices[:labeled])]
+            draws += [Draw("unlabeled", number * unlabeled + i, index) for i, index in enumerate(indices[labeled:])]
+            yield draws
+
+
+def _order(indices: npt.NDArray[np.int64], per_batch: int, batches: int, entropy: list[int]) -> npt.NDArray[np.int64]:
+    """(batches, per_batch): shuffled passes over the indices, one after the other, cut to what the batches take."""
+    if per_batch == 0:
+        return np.empty((batches, 0), dtype=np.int64)
+    rng = np.random.default_rng(entropy)
+    count, needed = len(indices), batches * per_batch
+    passes = [rng.permutation(count)]
+    for drawn in range(count, needed, count):
+        following = rng.permutation(count)
+        # A pass may end within a batch: what that batch holds already goes to the end of the next pass.
+        open_batch = drawn % per_batch
+        if open_batch > 0 and per_batch <= count:
+            held = np.isin(following, passes[-1][count - open_batch :])
+            following = np.concatenate([following[~held], following[held]])
+        passes.append(following)
+    return indices[np.concatenate(passes)[:needed]].reshape(batches, per_batch)
