@@ -87,27 +87,30 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
-    """Write a text file beside its name and move it into place, so that it is there whole or not at all.
+    """Write a text file, UTF-8, whole or not at all. Raises UserError as ``write_bytes``."""
+    write_bytes(Path(path), text.encode(), force=force)
+
+
+def write_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
+    """Write a file beside its name and move it into place, so that it is there whole or not at all.
 
     Raises:
         UserError: the file exists and not ``force``, or it cannot be written.
     """
-    path = Path(path)
     refuse_existing(path, force=force)
+    aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a folder that can be") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
         Path(aside).chmod(0o666 & ~_umask())
         Path(aside).replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
-        Path(aside).unlink(missing_ok=True)
+        if aside is not None:
+            Path(aside).unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -1,0 +1,84 @@
+"""DICOM files to grey values."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from knee.decoders import Pixels, check_size, finite
+
+# Filters of warnings belong to the process; one thread at a time may change them.
+_QUIET = threading.Lock()
+
+
+def decode_dicom(data: bytes) -> Pixels:
+    """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
+
+    An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. The spacing is
+    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files are refused.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        meta = pydicom.filereader.read_file_meta_info(io.BytesIO(data))  # type: ignore[arg-type]
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        _check_dicom(dataset)
+        try:
+            array = dataset.pixel_array
+        except (NotImplementedError, RuntimeError) as error:
+            name = dataset.file_meta.TransferSyntaxUID.name
+            raise ValueError(f"has pixels that no installed decoder reads ({name}); save it uncompressed") from error
+        values = _displayed(array, dataset)
+    photometric = str(dataset.PhotometricInterpretation)
+    if photometric == "MONOCHROME1":
+        values = values.max() + values.min() - values
+    return Pixels(finite(values), _dicom_spacing(dataset), _dicom_side(dataset), photometric == "MONOCHROME1")
+
+
+def _check_dicom(dataset: pydicom.Dataset) -> None:
+    if "Rows" not in dataset or "PixelData" not in dataset:
+        raise ValueError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')})")
+    check_size(int(dataset.Rows), int(dataset.Columns))
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise ValueError(f"is a DICOM file of {frames} frames; save the one that is meant as a file of its own")
+    allowed = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
+    if dataset.get("PhotometricInterpretation") not in allowed:
+        raise ValueError(f"has photometric interpretation {dataset.get('PhotometricInterpretation')}; save it as grey")
+
+
+def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:
+    if array.ndim == 3:
+        if str(dataset.PhotometricInterpretation) != "RGB":
+            array = convert_color_space(array, str(dataset.PhotometricInterpretation), "RGB")
+        return array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    values = apply_modality_lut(array, dataset)
+    return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))
+
+
+def _dicom_spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    for name in ("ImagerPixelSpacing", "PixelSpacing"):
+        spacing = dataset.get(name)
+        if spacing is not None and len(spacing) == 2 and all(0 < float(mm) < 100 for mm in spacing):
+            return float(spacing[0]), float(spacing[1])
+    return None
+
+
+def _dicom_side(dataset: pydicom.Dataset) -> str | None:
+    for name in ("ImageLaterality", "Laterality"):
+        if dataset.get(name) in ("L", "R"):
+            return str(dataset.get(name))
+    words = set(re.split("[^A-Z]+", str(dataset.get("SeriesDescription", "")).upper()))
+    sides = {"LEFT": "L", "RIGHT": "R"}
+    named = [sides[word] for word in words & sides.keys()]
+    return named[0] if len(named) == 1 else None

@@ -1,0 +1,45 @@
+"""Photographic negatives among radiographs, found by comparing every image with the mean of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float32]
+SIDE = 32
+
+
+def thumbnail(values: npt.NDArray[Any]) -> Values:
+    """An image (H, W) as (32, 32) float32 with mean 0 and deviation 1; all zero for a constant image.
+
+    Left and right knees should be mirrored alike before.
+    """
+    small = cv2.resize(np.asarray(values, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    small = small - small.mean()
+    deviation = float(small.std())
+    return np.asarray(small / deviation if deviation > 1e-6 else np.zeros_like(small), np.float32)
+
+
+def mean_thumbnail(thumbnails: Iterable[Values]) -> Values:
+    """The mean of thumbnails (32, 32), standardised; those that point the other way are left out in a second pass.
+
+    Right as long as more than half of the images are positives.
+    """
+    stack = np.stack(list(thumbnails)).astype(np.float32)
+    first = stack.mean(0)
+    agreeing = stack[np.tensordot(stack, first, axes=2) > 0]
+    return thumbnail(agreeing.mean(0) if len(agreeing) else first)
+
+
+def agreement(values: npt.NDArray[Any], template: Values) -> float:
+    """Correlation in [−1, 1] of an image (H, W) with a template of ``mean_thumbnail``."""
+    return float((thumbnail(values) * template).mean())
+
+
+def looks_inverted(values: npt.NDArray[Any], template: Values, *, threshold: float = 0.0) -> bool:
+    """Whether an image (H, W) looks like the negative of the template: their correlation is below ``threshold``."""
+    return agreement(values, template) < threshold
