@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from knee import metrics
 from knee.attention import attention_mask
@@ -142,19 +143,29 @@ def best_grid_iou(masks: Any, grid: tuple[int, int], *, steps: int = 60) -> Floa
     the mask averaged over the cells and climbs the soft IoU of f for ``steps`` steps; every value was reached by a
     real class map, so the true bound is at least this.
     """
-    target = torch.as_tensor(np.asarray(masks)).float()
-    size = (target.shape[1], target.shape[2])
-    classes = torch.zeros(len(target), dtype=torch.int64)
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"masks {masks.shape} must be (N, H, W)")
+    chunks = [
+        _climb(torch.from_numpy(masks[start : start + 64]).float(), grid, steps) for start in range(0, len(masks), 64)
+    ]
+    return np.concatenate(chunks) if chunks else np.zeros(0)
+
+
+def _climb(target: Tensor, grid: tuple[int, int], steps: int) -> Floats:
+    size, classes = (target.shape[1], target.shape[2]), torch.zeros(len(target), dtype=torch.int64)
     cells = F.interpolate(target[:, None], size=grid, mode="area").requires_grad_()
     optimiser = torch.optim.Adam([cells], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=steps)
     best = metrics.per_image_iou(attention_mask(cells, classes, size), target)
     for step in range(steps):
         # A blunt threshold at first lets every pixel pull; a sharp one later settles the edge.
-        soft = attention_mask(cells, classes, size, sharpness=10 + 40 * step / steps)
+        soft = attention_mask(cells, classes, size, sharpness=20 + 80 * step / steps)
         both, either = (soft * target).sum((1, 2)), (soft + target - soft * target).sum((1, 2))
         optimiser.zero_grad()
         torch.autograd.backward((1 - both / either.clamp(min=1e-6)).sum())
         optimiser.step()
+        schedule.step()
         best = np.fmax(best, metrics.per_image_iou(attention_mask(cells, classes, size), target))
     return best
 
