@@ -1,0 +1,187 @@
+// The picture: image, overlay and contours on one canvas, with zoom and pan.
+
+const $ = (id) => document.getElementById(id);
+const heat = bytesOf(run.colors.heat), diverging = bytesOf(run.colors.difference);
+
+const view = {
+  item: null, // the case shown
+  hidden: false, // whether the model's part is veiled (blind reading)
+  layer: "teacher",
+  overlay: true, mask: true, cartilage: true, invert: false,
+  opacity: 0.55, threshold: 0.15, brightness: 0, contrast: 0,
+  zoom: 1, x: 0, y: 0, // image pixels at the top left
+};
+
+const canvas = $("canvas"), context = canvas.getContext("2d", { alpha: false });
+const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
+const prepared = new Map(); // case → image pixels and fields, of the last few cases
+let painted = "";
+
+// The case's pixels and fields, computed once; the promise is kept so that two callers share the work.
+function prepare(item) {
+  if (!prepared.has(item.case)) {
+    if (prepared.size > 6) prepared.delete(prepared.keys().next().value);
+    prepared.set(item.case, load(item));
+  }
+  return prepared.get(item.case);
+}
+
+async function load(item) {
+  const image = new Image();
+  image.src = `data:image/webp;base64,${item.image}`;
+  await image.decode();
+  const sheet = document.createElement("canvas");
+  sheet.width = sheet.height = item.size;
+  const pen = sheet.getContext("2d", { willReadFrequently: true });
+  pen.drawImage(image, 0, 0);
+  const student = attention(item.student, item.size), teacher = attention(item.teacher, item.size);
+  return {
+    pixels: pen.getImageData(0, 0, item.size, item.size).data,
+    fields: { student, teacher, difference: difference(student, teacher) },
+    masks: { student: contour(student, item.size, run.threshold), teacher: contour(teacher, item.size, run.threshold) },
+    cartilage: outlinePath(item.cartilage),
+  };
+}
+
+function paintPicture(ready, size) {
+  const levels = new Uint8ClampedArray(256), slope = Math.tan(((view.contrast + 1) * Math.PI) / 4.0001);
+  for (let v = 0; v < 256; v++) {
+    const level = (v - 127.5) * slope + 127.5 + view.brightness * 160;
+    levels[v] = view.invert ? 255 - level : level;
+  }
+  picture.width = picture.height = size;
+  const pen = picture.getContext("2d"), sheet = pen.createImageData(size, size);
+  for (let k = 0; k < sheet.data.length; k += 4) {
+    sheet.data[k] = sheet.data[k + 1] = sheet.data[k + 2] = levels[ready.pixels[k]];
+    sheet.data[k + 3] = 255;
+  }
+  pen.putImageData(sheet, 0, 0);
+}
+
+function paintOverlay(ready, size) {
+  overlay.width = overlay.height = size;
+  const pen = overlay.getContext("2d"), sheet = pen.createImageData(size, size), signed = view.layer === "difference";
+  paint(ready.fields[view.layer], signed ? diverging : heat, signed, view.opacity, view.threshold, sheet.data);
+  pen.putImageData(sheet, 0, 0);
+}
+
+// Everything is drawn from what is ready; what needs painting anew is told by the settings that it depends on.
+function draw(ready) {
+  const { item } = view, size = item.size;
+  const wanted = [item.case, view.brightness, view.contrast, view.invert, view.layer, view.opacity, view.threshold].join();
+  if (wanted !== painted) {
+    paintPicture(ready, size);
+    paintOverlay(ready, size);
+    painted = wanted;
+  }
+  const scale = (canvas.width / size) * view.zoom;
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.fillStyle = "#000";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.setTransform(scale, 0, 0, scale, -view.x * scale, -view.y * scale);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0);
+  if (view.hidden || !view.overlay) return;
+  context.drawImage(overlay, 0, 0);
+  const stroke = (path, color, dash) => {
+    context.setLineDash(dash.map((length) => (length * devicePixelRatio) / scale));
+    for (const [ink, width] of [["rgba(0,0,0,.75)", 3.4], [color, 1.6]]) {
+      context.strokeStyle = ink;
+      context.lineWidth = (width * devicePixelRatio) / scale;
+      context.stroke(path);
+    }
+  };
+  if (view.cartilage) stroke(ready.cartilage, "#7ee0a1", [5, 4]);
+  if (view.mask && view.layer !== "difference") stroke(ready.masks[view.layer], "#ffffff", []);
+}
+
+let asked = 0;
+async function redraw() {
+  const item = view.item, turn = ++asked, ready = await prepare(item);
+  if (turn !== asked || item !== view.item) return;
+  const began = performance.now();
+  draw(ready);
+  canvas.dataset.case = item.case;
+  canvas.dataset.drawn = String(turn);
+  canvas.dataset.milliseconds = (performance.now() - began).toFixed(2);
+}
+
+function keepInside() {
+  const room = view.item.size * (1 - 1 / view.zoom);
+  view.x = Math.min(Math.max(view.x, 0), room);
+  view.y = Math.min(Math.max(view.y, 0), room);
+}
+
+// Zoom by a factor about a point given in shares of the canvas.
+function zoomBy(factor, atX = 0.5, atY = 0.5) {
+  const size = view.item.size, before = size / view.zoom;
+  view.zoom = Math.min(Math.max(view.zoom * factor, 1), 12);
+  const after = size / view.zoom;
+  view.x += (before - after) * atX;
+  view.y += (before - after) * atY;
+  keepInside();
+  redraw();
+}
+
+function showWhole() {
+  view.zoom = 1;
+  view.x = view.y = 0;
+  redraw();
+}
+
+function followPointers() {
+  const down = new Map();
+  const placeOf = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    down.set(event.pointerId, placeOf(event));
+  });
+  for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => down.delete(event.pointerId));
+  canvas.addEventListener("pointermove", (event) => {
+    if (!down.has(event.pointerId)) return;
+    const before = down.get(event.pointerId), now = placeOf(event), shown = view.item.size / view.zoom;
+    const other = [...down.entries()].find(([id]) => id !== event.pointerId);
+    down.set(event.pointerId, now);
+    if (other) {
+      const apart = ([x, y]) => Math.hypot(x - other[1][0], y - other[1][1]);
+      zoomBy(apart(now) / Math.max(apart(before), 1e-3), (now[0] + other[1][0]) / 2, (now[1] + other[1][1]) / 2);
+      return;
+    }
+    view.x -= (now[0] - before[0]) * shown;
+    view.y -= (now[1] - before[1]) * shown;
+    keepInside();
+    redraw();
+  });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoomBy(Math.exp(-event.deltaY / 400), ...placeOf(event));
+  }, { passive: false });
+  canvas.addEventListener("dblclick", (event) => (view.zoom > 1 ? showWhole() : zoomBy(2.5, ...placeOf(event))));
+  new ResizeObserver(() => {
+    const side = Math.round(canvas.clientWidth * devicePixelRatio);
+    if (!side || canvas.width === side) return;
+    canvas.width = canvas.height = side;
+    if (view.item) redraw();
+  }).observe(canvas);
+}
+
+// The legend shows the very colours and cover of the overlay, over the grey of a typical image.
+function drawLegend() {
+  const scale = $("scale"), pen = scale.getContext("2d"), sheet = pen.createImageData(256, 10), signed = view.layer === "difference";
+  const field = Float32Array.from({ length: 2560 }, (_, k) => (signed ? (k % 256) / 127.5 - 1 : (k % 256) / 255));
+  paint(field, signed ? diverging : heat, signed, 1, view.threshold, sheet.data);
+  for (let k = 0; k < sheet.data.length; k += 4) {
+    const covered = (sheet.data[k + 3] / 255) * Math.max(view.opacity, 0.35);
+    for (let channel = 0; channel < 3; channel++) sheet.data[k + channel] = sheet.data[k + channel] * covered + 96 * (1 - covered);
+    sheet.data[k + 3] = 255;
+  }
+  pen.putImageData(sheet, 0, 0);
+  $("scale-low").textContent = signed ? "teacher more" : "0";
+  $("scale-high").textContent = signed ? "student more" : "1";
+  $("scale-name").textContent = signed ? "student’s x − teacher’s x, from −1 to 1" : `${view.layer}’s attention x, scaled per image`;
+  $("threshold-of-mask").textContent = run.threshold;
+  $("line-mask-name").hidden = signed || !view.mask;
+}

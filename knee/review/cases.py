@@ -1,0 +1,148 @@
+"""One case as a reader sees it: the image, what both networks said, where they looked, and why to look at it."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from knee.attention import attention_map, rectified_map
+from knee.errors import UserError
+
+MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
+"""Reasons to look at a case; see ``ReviewCase.doubts``."""
+
+
+class Restorable(Protocol):
+    """The crop, flip and resize that made the case's image, undone: ``knee.images.Geometry`` is one."""
+
+    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S, S) on the prepared image → (H, W) on the original pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """What one network said of a case. The map is that of the network's own predicted class, never of the label."""
+
+    probabilities: NDArray[np.float64]
+    """(K,), each in [0, 1], sum 1."""
+    evidence: NDArray[np.float32]
+    """(h, w) ≥ 0 on the grid of the last feature map: the predicted class's map, rectified, not scaled."""
+
+    @property
+    def grade(self) -> int:
+        """The predicted grade."""
+        return int(np.argmax(self.probabilities))
+
+    def attention(self, size: int) -> NDArray[np.float32]:
+        """x (size, size) in [0, 1], scaled per image; all zero where the evidence is the same everywhere."""
+        maps, classes = self._as_class_map()
+        return np.asarray(attention_map(maps, classes, (size, size))[0].numpy(), np.float32)
+
+    def maximum(self, size: int) -> float:
+        """The largest evidence before scaling: a scaled map always has a hot spot, however weak the evidence."""
+        maps, classes = self._as_class_map()
+        return float(rectified_map(maps, classes, (size, size)).max())
+
+    def _as_class_map(self) -> tuple[torch.Tensor, torch.Tensor]:
+        evidence = torch.from_numpy(np.ascontiguousarray(self.evidence, np.float32))
+        return evidence[None, None], torch.zeros(1, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class ReviewCase:
+    """A case to review. ``case`` is a salted hash; ``source`` never leaves this machine."""
+
+    case: str
+    image: NDArray[np.uint8]
+    """(S, S): what the networks saw."""
+    student: NetworkView
+    teacher: NetworkView
+    flip_disagreement: float
+    """Total variation of the teacher's probabilities for the image and its horizontal flip, in [0, 1]."""
+    split: str
+    grade: int | None = None
+    """The recorded grade, where there is one."""
+    side: str = ""
+    """``L``, ``R`` or empty: the anatomical side."""
+    mirrored: bool = False
+    """Whether ``image`` is shown mirrored against the original."""
+    cartilage: NDArray[np.bool_] | None = None
+    """(S, S), the mask that attention is compared with."""
+    overlap: float | None = None
+    """IoU of the teacher's thresholded attention and ``cartilage``, in [0, 1]."""
+    source: Path | None = None
+    geometry: Restorable | None = None
+
+    @property
+    def distance(self) -> float:
+        """Total variation of the student's and the teacher's probabilities, in [0, 1]."""
+        return total_variation(self.student.probabilities, self.teacher.probabilities)
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the teacher's probabilities as a share of the largest possible, ln K; in [0, 1]."""
+        p = np.asarray(self.teacher.probabilities, np.float64)
+        return float(-(p * np.log(np.clip(p, 1e-12, 1.0))).sum() / math.log(len(p)))
+
+    @property
+    def mismatch(self) -> float | None:
+        """The probability that the teacher gives to any grade but the recorded one; None where there is none."""
+        return None if self.grade is None else float(1.0 - self.teacher.probabilities[self.grade])
+
+    @property
+    def doubts(self) -> dict[str, float]:
+        """Reasons to look at the case, each in [0, 1], larger is more doubtful; unknown ones are left out."""
+        values = {
+            "distance": self.distance,
+            "flip": self.flip_disagreement,
+            "entropy": self.entropy,
+            "overlap": None if self.overlap is None else 1.0 - self.overlap,
+            "mismatch": self.mismatch,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """½ Σ|p − q| of two probability vectors (K,); 0 where they agree, 1 where they share nothing.
+
+    >>> total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    1.0
+    """
+    return float(np.abs(np.asarray(p, np.float64) - np.asarray(q, np.float64)).sum() / 2)
+
+
+def case_name(image: str, salt: str) -> str:
+    """The name of an image in everything that may be shown to others: 12 hex digits of a salted SHA-256.
+
+    >>> case_name("a.png", "one") == case_name("a.png", "two")
+    False
+    """
+    return hashlib.sha256(f"{salt}\0{image}".encode()).hexdigest()[:12]
+
+
+def doubtfulness(case: ReviewCase, by: str = "all") -> float:
+    """One of ``MEASURES``, or ``all``: the mean of those that are known. −1 where the measure is unknown.
+
+    Raises UserError for another name.
+    """
+    if by not in (*MEASURES, "all"):
+        raise UserError(f"cases cannot be chosen by {by!r}; choose one of {', '.join((*MEASURES, 'all'))}")
+    doubts = case.doubts
+    return sum(doubts.values()) / len(doubts) if by == "all" else doubts.get(by, -1.0)
+
+
+def most_doubtful(cases: Iterable[ReviewCase], count: int, *, by: str = "all") -> list[ReviewCase]:
+    """The ``count`` cases most worth a look, most doubtful first; ties keep their order. Holds ``count`` cases."""
+    if count < 1:
+        raise UserError(f"{count} cases to review; ask for at least 1")
+    return heapq.nlargest(count, cases, key=lambda case: doubtfulness(case, by))

@@ -1,0 +1,94 @@
+// Fields: grids of evidence become maps x in [0, 1] and their contours. Nothing here touches the page.
+
+const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+// Weights of bilinear up-sampling from `from` to `to` samples, pixel centres aligned as in torch (align_corners=False).
+function upsampling(from, to) {
+  const left = new Int32Array(to), right = new Int32Array(to), part = new Float32Array(to);
+  for (let i = 0; i < to; i++) {
+    const at = Math.max(0, ((i + 0.5) * from) / to - 0.5);
+    left[i] = Math.floor(at);
+    right[i] = Math.min(left[i] + 1, from - 1);
+    part[i] = at - left[i];
+  }
+  return { left, right, part };
+}
+
+// One network's map: its grid up-sampled to size × size, then scaled to [0, 1]; all zero where there is nothing to scale.
+function attention(network, size) {
+  const [rows, columns] = network.grid, grid = bytesOf(network.map);
+  const down = upsampling(rows, size), across = upsampling(columns, size);
+  const wide = new Float32Array(rows * size), x = new Float32Array(size * size);
+  for (let r = 0; r < rows; r++)
+    for (let c = 0; c < size; c++) {
+      const a = grid[r * columns + across.left[c]], b = grid[r * columns + across.right[c]];
+      wide[r * size + c] = a + (b - a) * across.part[c];
+    }
+  let low = Infinity, high = -Infinity;
+  for (let r = 0, k = 0; r < size; r++) {
+    const above = down.left[r] * size, below = down.right[r] * size, part = down.part[r];
+    for (let c = 0; c < size; c++, k++) {
+      const value = wide[above + c] + (wide[below + c] - wide[above + c]) * part;
+      x[k] = value;
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+  }
+  const scale = high - low > 1e-3 ? 1 / (high - low) : 0;
+  for (let k = 0; k < x.length; k++) x[k] = (x[k] - low) * scale;
+  return x;
+}
+
+function difference(student, teacher) {
+  return student.map((value, k) => value - teacher[k]);
+}
+
+// How much colour covers the image; knee/review/colors.py holds the same formula.
+const share = (value) => Math.min(1, Math.max(0, value));
+const cover = (x, threshold) => share(x / 0.25) * share((x - threshold) / 0.04);
+
+// A field in colour, straight into RGBA bytes. Signed fields run from −1 to 1, the others from 0 to 1.
+function paint(field, colors, signed, opacity, threshold, rgba) {
+  for (let k = 0, at = 0; k < field.length; k++, at += 4) {
+    const value = field[k];
+    const color = 3 * Math.round(signed ? (value + 1) * 127.5 : value * 255);
+    rgba[at] = colors[color];
+    rgba[at + 1] = colors[color + 1];
+    rgba[at + 2] = colors[color + 2];
+    rgba[at + 3] = 255 * opacity * cover(Math.abs(value), threshold);
+  }
+}
+
+// The lines where a field crosses `level` (marching squares), as a path in image pixels.
+function contour(field, size, level) {
+  const path = new Path2D();
+  const at = (r, c) => field[r * size + c];
+  const cut = (a, b) => (level - a) / (b - a);
+  for (let r = 0; r + 1 < size; r++)
+    for (let c = 0; c + 1 < size; c++) {
+      const a = at(r, c), b = at(r, c + 1), d = at(r + 1, c + 1), e = at(r + 1, c);
+      const kind = (a > level) | ((b > level) << 1) | ((d > level) << 2) | ((e > level) << 3);
+      if (kind === 0 || kind === 15) continue;
+      const x = c + 0.5, y = r + 0.5, points = [];
+      if ((kind & 1) !== ((kind >> 1) & 1)) points.push([x + cut(a, b), y]);
+      if (((kind >> 1) & 1) !== ((kind >> 2) & 1)) points.push([x + 1, y + cut(b, d)]);
+      if (((kind >> 2) & 1) !== ((kind >> 3) & 1)) points.push([x + cut(e, d), y + 1]);
+      if (((kind >> 3) & 1) !== (kind & 1)) points.push([x, y + cut(a, e)]);
+      for (let k = 0; k + 1 < points.length; k += 2) {
+        path.moveTo(...points[k]);
+        path.lineTo(...points[k + 1]);
+      }
+    }
+  return path;
+}
+
+// Outlines of a mask, each x, y, x, y …, as a path through pixel centres.
+function outlinePath(outlines) {
+  const path = new Path2D();
+  for (const outline of outlines || []) {
+    for (let k = 0; k < outline.length; k += 2)
+      path[k ? "lineTo" : "moveTo"](outline[k] + 0.5, outline[k + 1] + 0.5);
+    path.closePath();
+  }
+  return path;
+}

@@ -1,0 +1,34 @@
+"""Files that are either whole or absent: written beside their final name, then moved into place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from knee.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A scratch name beside ``path`` that takes its place when the block ends well, and vanishes when it fails.
+
+    Raises UserError where ``path`` exists (unless ``force``) and where the disk refuses, full ones included; what was
+    at ``path`` before then stays as it was.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise UserError(f"{path} exists; choose another name, or --force to replace it")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield scratch
+        with scratch.open("rb") as written:
+            os.fsync(written.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from error
+    finally:
+        scratch.unlink(missing_ok=True)

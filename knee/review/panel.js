@@ -1,0 +1,124 @@
+// The reader's part and the model's part of one case.
+
+function say(text) {
+  $("live").textContent = text;
+}
+
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+function buildGrades() {
+  $("grades").style.setProperty("--count", run.grades.length);
+  $("grades").replaceChildren(
+    ...run.grades.map((grade, value) => {
+      const button = element("button", "", { "data-grade": value, "aria-pressed": "false", title: grade.description });
+      button.append(element("b", String(value)), element("span", grade.name));
+      button.addEventListener("click", () => giveGrade(value));
+      return button;
+    }),
+  );
+  for (const button of $("verdicts").children) button.addEventListener("click", () => giveVerdict(button.dataset.verdict));
+}
+
+function giveGrade(grade) {
+  const item = view.item, entry = store.entry(item.case), first = isVeiled(item);
+  const revealed = { revealed: true, final_grade: grade };
+  // The blind grade is what was said before anything was shown; nothing changes it later.
+  store.change(item.case, first ? { ...revealed, blind_grade: grade } : revealed);
+  if (first) say(`You graded ${gradeName(grade)}. ${modelInWords(item)}`);
+  else if (entry.final_grade !== grade) say(`Final grade ${gradeName(grade)}.`);
+  refresh();
+}
+
+function giveVerdict(verdict) {
+  const item = view.item, needsModel = verdict === "agree" || verdict === "disagree";
+  if (needsModel && isVeiled(item)) {
+    say("Grade first; then you see what the model said.");
+    $("grade-note").textContent = "Grade first; then you can agree or disagree with the model.";
+    return;
+  }
+  const same = store.entry(item.case).verdict === verdict;
+  store.change(item.case, { verdict: same ? null : verdict, revealed: true });
+  say(same ? "Verdict withdrawn." : `${VERDICTS[verdict]}.`);
+  refresh();
+}
+
+const modelInWords = ({ student, teacher }) =>
+  `Teacher: ${gradeName(gradeOf(teacher))}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(gradeOf(student))}, ${percent(Math.max(...student.p))}.`;
+
+// Show the case as it stands; called after every change to it.
+function refresh() {
+  const item = view.item, entry = store.entry(item.case), veiled = isVeiled(item);
+  view.hidden = veiled;
+  document.body.classList.toggle("veiled", veiled);
+  showFacts(item, veiled);
+  for (const button of $("grades").children) {
+    const grade = Number(button.dataset.grade);
+    button.setAttribute("aria-pressed", String(entry.final_grade === grade));
+    button.classList.toggle("blind", entry.blind_grade === grade && entry.final_grade !== grade);
+  }
+  for (const button of $("verdicts").children) {
+    button.setAttribute("aria-pressed", String(entry.verdict === button.dataset.verdict));
+    button.setAttribute("aria-disabled", String(veiled && ["agree", "disagree"].includes(button.dataset.verdict)));
+  }
+  $("grade-note").textContent = gradeNote(entry, veiled);
+  if (document.activeElement !== $("comment")) $("comment").value = entry.comment;
+  showModel(item, veiled);
+  mark(item);
+  showProgress();
+  redraw();
+}
+
+function gradeNote(entry, veiled) {
+  if (veiled) return `Press 0–${run.grades.length - 1}; the model’s grade and maps appear then.`;
+  if (entry.final_grade === null) return "Not graded.";
+  if (entry.blind_grade === null) return run.grades[entry.final_grade].description;
+  if (entry.blind_grade === entry.final_grade) return `Graded blind. ${run.grades[entry.final_grade].description}`;
+  return `Graded blind as ${gradeName(entry.blind_grade)}, now ${gradeName(entry.final_grade)}.`;
+}
+
+function showFacts(item, veiled) {
+  const at = worklist.shown.indexOf(item), side = { L: "left knee", R: "right knee" }[item.side] || "";
+  $("case-name").textContent = item.case;
+  const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side, item.mirrored ? "shown mirrored" : "", item.split];
+  $("case-facts").textContent = facts.filter(Boolean).join(" · ");
+  $("veil").hidden = !veiled;
+  $("legend").classList.toggle("off", veiled || !view.overlay);
+  canvas.setAttribute("aria-label", `Case ${item.case}${side ? `, ${side}` : ""}. ${veiled ? "Not graded yet." : modelInWords(item)}`);
+}
+
+function showModel(item, veiled) {
+  $("model-open").hidden = veiled;
+  $("model-closed").hidden = !veiled;
+  if (veiled) return;
+  for (const name of ["student", "teacher"]) $(`${name}-grade`).textContent = gradeName(gradeOf(item[name]));
+  const entry = store.entry(item.case);
+  $("bars").replaceChildren(...run.grades.map((grade, value) => barsOf(item, entry, grade, value)));
+  const doubts = item.doubts, number = (name) => (name in doubts ? doubts[name].toFixed(2) : "–");
+  const rows = [
+    ["Recorded grade", gradeName(item.grade)],
+    ["Unscaled maximum, student", String(item.student.max)],
+    ["Unscaled maximum, teacher", String(item.teacher.max)],
+    ["Student–teacher distance", number("distance")],
+    ["Flip disagreement", number("flip")],
+    ["Entropy", number("entropy")],
+    ["Overlap with cartilage (IoU)", "overlap" in doubts ? (1 - doubts.overlap).toFixed(2) : "–"],
+  ];
+  $("measures").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+}
+
+function barsOf(item, entry, grade, value) {
+  const row = element("div", "", { class: "bar-row", role: "group", title: grade.description });
+  const name = element("span", gradeName(value), { class: "grade-name" });
+  if (entry.final_grade === value) name.append(element("em", "you"));
+  if (item.grade === value) name.append(element("em", "recorded", { class: "recorded" }));
+  const tracks = element("div", "", { class: "probabilities" });
+  for (const network of ["student", "teacher"]) {
+    const track = element("div", "", { class: `probability ${network}` }), fill = element("i");
+    fill.style.width = `${100 * item[network].p[value]}%`;
+    track.append(fill, element("span", percent(item[network].p[value])));
+    tracks.append(track);
+  }
+  row.setAttribute("aria-label", `${grade.name}: student ${percent(item.student.p[value])}, teacher ${percent(item.teacher.p[value])}`);
+  row.append(name, tracks);
+  return row;
+}

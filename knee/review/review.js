@@ -1,0 +1,223 @@
+// The page as a whole: what happens at a click or a key, the start, light and dark.
+
+const KEYS = [
+  [`0 – ${run.grades.length - 1}`, "grade"],
+  ["a  x  u  g", "agree, disagree, unsure, bad image"],
+  ["← →  or  k j", "previous, next case"],
+  ["Enter or n", "next case to do"],
+  ["Space", "hide or show the overlay"],
+  ["s  t  d", "student, teacher, difference"],
+  ["o  c", "contour, cartilage"],
+  ["+  −  f", "zoom in, out, whole image"],
+  ["Shift + arrows", "move the zoomed image"],
+  ["i", "invert grey values"],
+  ["m", "write a comment (Esc to leave)"],
+  ["?", "this help"],
+];
+
+function show(item) {
+  view.item = item;
+  view.zoom = 1;
+  view.x = view.y = 0;
+  // A comment being written belongs to the case that is left.
+  if (document.activeElement === $("comment")) $("comment").blur();
+  refresh();
+  showPlace();
+  say(`Case ${item.case}. ${isVeiled(item) ? "Grade first." : modelInWords(item)}`);
+}
+
+function choose(layer) {
+  view.layer = layer;
+  for (const button of $("layers").children) button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
+  drawLegend();
+  refresh();
+}
+
+function toggle(name) {
+  view[name] = !view[name];
+  $(`toggle-${name}`).setAttribute("aria-pressed", String(view[name]));
+  $("line-cartilage-name").hidden = !view.cartilage;
+  drawLegend();
+  refresh();
+}
+
+function bindSliders() {
+  for (const name of ["opacity", "threshold", "brightness", "contrast"]) {
+    const slider = $(name), plain = { opacity: percent, threshold: (value) => value.toFixed(2) }[name];
+    const apply = () => {
+      view[name] = Number(slider.value);
+      $(`${name}-value`).textContent = plain ? plain(view[name]) : `${view[name] > 0 ? "+" : ""}${Math.round(100 * view[name])}`;
+      drawLegend();
+      if (view.item) redraw();
+    };
+    slider.value = view[name];
+    slider.addEventListener("input", apply);
+    slider.addEventListener("dblclick", () => {
+      slider.value = { opacity: 0.55, threshold: 0.15 }[name] ?? 0;
+      apply();
+    });
+    apply();
+  }
+}
+
+function bindButtons() {
+  const on = (id, act) => $(id).addEventListener("click", act);
+  on("previous", () => step(-1));
+  on("next", () => step(1));
+  on("next-open", stepToOpen);
+  on("zoom-in", () => zoomBy(1.5));
+  on("zoom-out", () => zoomBy(1 / 1.5));
+  on("zoom-fit", showWhole);
+  on("download", () => {
+    store.download();
+    say("Verdicts downloaded.");
+  });
+  on("reader", openStart);
+  on("show-keys", () => $("keys").showModal());
+  on("theme", () => setTheme(document.documentElement.dataset.theme === "light" ? "dark" : "light"));
+  on("show-list", () => {
+    const open = $("list").classList.toggle("open");
+    $("show-list").setAttribute("aria-expanded", String(open));
+  });
+  for (const name of ["overlay", "mask", "cartilage", "invert"]) on(`toggle-${name}`, () => toggle(name));
+  for (const button of $("layers").children) button.addEventListener("click", () => choose(button.dataset.layer));
+  for (const id of ["order", "status", "split", "predicted", "recorded"]) $(id).addEventListener("change", arrange);
+  $("cases").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    show(byName.get(button.dataset.case));
+    $("list").classList.remove("open");
+  });
+  $("comment").addEventListener("input", () => {
+    store.change(view.item.case, { comment: $("comment").value });
+  });
+  // A clicked button must not keep the space bar for itself; one reached by keyboard does.
+  document.addEventListener("click", (event) => {
+    if (event.detail > 0) event.target.closest("button")?.blur();
+  });
+}
+
+const ACTIONS = {
+  j: () => step(1), ArrowRight: () => step(1), ArrowDown: () => step(1),
+  k: () => step(-1), ArrowLeft: () => step(-1), ArrowUp: () => step(-1),
+  n: stepToOpen, Enter: stepToOpen,
+  a: () => giveVerdict("agree"), x: () => giveVerdict("disagree"), u: () => giveVerdict("unsure"), g: () => giveVerdict("bad_image"),
+  " ": () => toggle("overlay"), o: () => toggle("mask"), c: () => toggle("cartilage"), i: () => toggle("invert"),
+  s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"),
+  "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5), f: showWhole,
+  m: () => $("comment").focus(),
+  "?": () => $("keys").showModal(),
+};
+
+function pan(key) {
+  const stepSize = (view.item.size / view.zoom) * 0.1;
+  view.x += { ArrowLeft: -stepSize, ArrowRight: stepSize }[key] || 0;
+  view.y += { ArrowUp: -stepSize, ArrowDown: stepSize }[key] || 0;
+  keepInside();
+  redraw();
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const target = event.target, kind = target.tagName;
+  if (kind === "TEXTAREA") {
+    if (event.key === "Escape") target.blur();
+    return;
+  }
+  const isOwnKey = event.key.startsWith("Arrow") || ["Home", "End", "PageUp", "PageDown"].includes(event.key);
+  if ((kind === "INPUT" && isOwnKey) || kind === "SELECT") return;
+  if (kind === "BUTTON" && [" ", "Enter"].includes(event.key)) return;
+  if (event.shiftKey && event.key.startsWith("Arrow")) pan(event.key);
+  else if (/^[0-9]$/.test(event.key) && Number(event.key) < run.grades.length) giveGrade(Number(event.key));
+  else if (ACTIONS[event.key]) ACTIONS[event.key]();
+  else return;
+  event.preventDefault();
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  store.write(store.key("theme"), theme);
+}
+
+function openStart() {
+  $("reader-name").value = store.reader;
+  $("blind").checked = store.blind;
+  $("storage-note").hidden = store.works;
+  $("resume-note").textContent = "";
+  $("start").showModal();
+  $("reader-name").focus();
+}
+
+function begin() {
+  store.blind = $("blind").checked;
+  store.open($("reader-name").value.trim());
+  $("reader").textContent = `${store.reader}${store.blind ? " · blind" : ""}`;
+  arrange();
+  const first = worklist.shown.find((item) => !store.entry(item.case).verdict) || worklist.shown[0] || cases[0];
+  show(view.item || first);
+}
+
+function bindStart() {
+  const name = $("reader-name");
+  name.addEventListener("input", () => name.setCustomValidity(name.value.trim() ? "" : "Give your initials or number"));
+  $("start-form").addEventListener("submit", begin);
+  // Without a reader there is nobody to save for.
+  $("start").addEventListener("cancel", (event) => {
+    if (!store.reader) event.preventDefault();
+  });
+  $("resume").addEventListener("change", async () => {
+    const file = $("resume").files[0];
+    if (!file || !$("start-form").reportValidity()) return;
+    begin();
+    try {
+      $("resume-note").textContent = `${store.resume(await file.text())} cases taken up.`;
+      begin();
+    } catch (error) {
+      $("resume-note").textContent = error.message;
+    }
+    $("resume").value = "";
+  });
+}
+
+function start() {
+  store.check();
+  $("title").textContent = document.title = run.title;
+  $("subtitle").textContent = `${run.run} · model ${run.modelHash.slice(0, 8)} · ${cases.length} cases`;
+  $("veil-hint").textContent = ` 0–${run.grades.length - 1}, then the model’s grade and maps appear`;
+  if (run.sanityFigure) {
+    $("sanity").href = run.sanityFigure;
+    $("sanity").hidden = false;
+  }
+  $("key-list").replaceChildren(...KEYS.flatMap(([key, what]) => [element("dt", key), element("dd", what)]));
+  const saved = store.read(store.key("theme"));
+  setTheme(saved || (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark"));
+  const last = store.read(store.key("reader"));
+  if (last) Object.assign(store, last);
+  view.hidden = true;
+  view.item = null;
+  buildGrades();
+  fillFilters();
+  bindSliders();
+  bindButtons();
+  bindStart();
+  followPointers();
+  document.addEventListener("keydown", onKey);
+  addEventListener("beforeunload", (event) => {
+    if (!store.works && store.unsaved) event.preventDefault();
+  });
+  addEventListener("storage", () => {
+    if (!store.reader || !view.item) return;
+    store.open(store.reader);
+    arrange();
+    refresh();
+  });
+  arrange();
+  showProgress();
+  if (last && last.reader) {
+    $("reader-name").value = store.reader;
+    $("blind").checked = store.blind;
+    begin();
+  } else openStart();
+}
+
+start();

@@ -1,0 +1,118 @@
+// What the reader has said: one entry a case, saved in the browser at every change, and the file that leaves it.
+
+const run = JSON.parse(document.getElementById("run").textContent);
+const cases = JSON.parse(document.getElementById("data").textContent);
+const byName = new Map(cases.map((item) => [item.case, item]));
+const VERDICTS = { agree: "Agree", disagree: "Disagree", unsure: "Unsure", bad_image: "Bad image" };
+const SCHEMA = "knee-review-verdicts/1";
+
+const store = {
+  reader: "",
+  blind: true,
+  entries: new Map(),
+  works: true, // whether the browser keeps what is saved
+  unsaved: false, // whether something is neither kept by the browser nor downloaded
+
+  key: (...parts) => ["knee-review", run.run, run.modelHash, ...parts].join("\u0001"),
+
+  write(key, value) {
+    try {
+      localStorage.setItem(key, JSON.stringify(value));
+    } catch {
+      this.works = false;
+    }
+  },
+
+  read(key) {
+    try {
+      return JSON.parse(localStorage.getItem(key));
+    } catch {
+      return null;
+    }
+  },
+
+  check() {
+    this.write(this.key("check"), 1);
+    if (this.read(this.key("check")) !== 1) this.works = false;
+  },
+
+  // Each case under a key of its own: two open windows don't overwrite each other's work.
+  open(reader) {
+    this.reader = reader;
+    this.entries.clear();
+    for (const item of cases) {
+      const entry = this.read(this.key("entry", reader, item.case));
+      if (entry) this.entries.set(item.case, entry);
+    }
+    this.write(this.key("reader"), { reader, blind: this.blind });
+  },
+
+  entry(name) {
+    return this.entries.get(name) || { blind_grade: null, final_grade: null, verdict: null, comment: "", revealed: false, time: null };
+  },
+
+  change(name, change) {
+    const entry = { ...this.entry(name), ...change, time: new Date().toISOString() };
+    this.entries.set(name, entry);
+    this.write(this.key("entry", this.reader, name), entry);
+    this.unsaved = true;
+    return entry;
+  },
+
+  // Entries worth handing in: graded, judged or commented on.
+  said() {
+    return cases
+      .map((item) => [item.case, this.entry(item.case)])
+      .filter(([, entry]) => entry.final_grade !== null || entry.verdict || entry.comment);
+  },
+
+  document() {
+    return {
+      schema: SCHEMA,
+      run: run.run,
+      model_hash: run.modelHash,
+      grade_set: run.gradeSet,
+      grades: run.grades.length,
+      reviewer: this.reader,
+      written: new Date().toISOString(),
+      verdicts: this.said().map(([name, { blind_grade, final_grade, verdict, comment, time }]) => ({
+        case: name, blind_grade, final_grade, verdict, comment, time,
+      })),
+    };
+  },
+
+  download() {
+    const safe = (text) => text.replace(/[^A-Za-z0-9_-]+/g, "-");
+    const text = JSON.stringify(this.document(), null, 1);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = `${safe(run.verdictsName)}_${safe(this.reader)}_${new Date().toISOString().slice(0, 10)}.json`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    this.unsaved = false;
+  },
+
+  // Take up an earlier file of the same run and model; later entries win. Returns how many; throws a sentence.
+  resume(text) {
+    let earlier;
+    try {
+      earlier = JSON.parse(text);
+    } catch {
+      throw new Error("This file is damaged: it is not JSON. Choose a downloaded verdicts file.");
+    }
+    if (!earlier || earlier.schema !== SCHEMA || !Array.isArray(earlier.verdicts))
+      throw new Error("This is not a verdicts file of a review. Choose a downloaded verdicts file.");
+    if (earlier.run !== run.run || earlier.model_hash !== run.modelHash)
+      throw new Error(`This file is of run ${earlier.run} and another model. Choose one of run ${run.run}.`);
+    if (earlier.reviewer !== this.reader) throw new Error(`This file is by reader ${earlier.reviewer}, not ${this.reader}.`);
+    const known = earlier.verdicts.filter((entry) => byName.has(entry.case));
+    for (const { case: name, blind_grade, final_grade, verdict, comment, time } of known) {
+      const own = this.entry(name);
+      if (own.time && own.time >= time) continue;
+      const entry = { blind_grade, final_grade, verdict, comment: String(comment || ""), time, revealed: true };
+      this.entries.set(name, entry);
+      this.write(this.key("entry", this.reader, name), entry);
+    }
+    return known.length;
+  },
+};

@@ -1,0 +1,244 @@
+"""The review file in a real browser, opened from disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from knee.review.html import write_review_html
+
+pytestmark = pytest.mark.slow
+
+
+def _wait(condition: Callable[[], object], *, seconds: float = 10.0) -> object:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "the page did not get there in time"
+        time.sleep(0.02)
+    return value
+
+
+def _press(browser, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    for key in keys:
+        ActionChains(browser).send_keys(key).perform()
+
+
+def _drawn(browser) -> str:
+    return browser.execute_script("return document.getElementById('canvas').dataset.case || ''")
+
+
+@pytest.fixture
+def open_page(browser, tmp_path, run, make_case):
+    """Writes and opens a review file, gives the reader's name, and waits for the first picture."""
+
+    def open_(*, cases=None, reader: str = "R1", blind: bool = True, run=run) -> list:
+        path = tmp_path / "review.html"
+        cases = cases or [make_case(number) for number in range(12)]
+        write_review_html(path, run, cases, force=True)
+        browser.get_log("performance")
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+        browser.execute_script("localStorage.clear()")
+        browser.get(path.as_uri())
+        if not blind:
+            browser.find_element("id", "blind").click()
+        browser.find_element("id", "reader-name").send_keys(reader, "\ue007")
+        _wait(lambda: _drawn(browser) == cases[0].case)
+        return cases
+
+    return open_
+
+
+def _pixels(browser) -> np.ndarray:
+    script = """const canvas = document.getElementById('canvas'), { width, height } = canvas;
+        return [width, Array.from(canvas.getContext('2d').getImageData(0, 0, width, height).data)];"""
+    side, values = browser.execute_script(script)
+    return np.array(values, np.uint8).reshape(side, side, 4)[..., :3].astype(int)
+
+
+def _settle(browser) -> None:
+    browser.execute_async_script("const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 60)")
+
+
+def test_nothing_is_shown_of_the_model_before_the_reader_has_graded(browser, open_page):
+    open_page()
+    before = _pixels(browser)
+    assert np.ptp(before, axis=2).max() == 0, "colour on a picture that is read blind"
+    assert np.ptp(before) > 60, "no picture"
+    assert not browser.find_element("id", "model-open").is_displayed()
+    _press(browser, "a")
+    assert "Grade first" in browser.find_element("id", "grade-note").text
+    _press(browser, "3")
+    _settle(browser)
+    assert browser.find_element("id", "model-open").is_displayed()
+    assert np.ptp(_pixels(browser), axis=2).max() > 60
+    _press(browser, " ")
+    _settle(browser)
+    assert np.array_equal(_pixels(browser), before), "space hides the whole overlay"
+
+
+def test_the_map_is_where_the_evidence_is(browser, open_page, make_case):
+    evidence = np.zeros((16, 16), np.float32)
+    evidence[4, 11] = 1.0
+    case = make_case(1)
+    open_page(cases=[replace(case, teacher=replace(case.teacher, evidence=evidence))], blind=False)
+    _press(browser, "c", "o")
+    _settle(browser)
+    colour = np.ptp(_pixels(browser), axis=2).astype(float)
+    rows, columns = np.indices(colour.shape)
+    side = len(colour)
+    centre = np.array([(rows * colour).sum(), (columns * colour).sum()]) / colour.sum() / side
+    assert centre == pytest.approx([4.5 / 16, 11.5 / 16], abs=0.01)
+
+
+def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
+    cases = open_page(cases=[make_case(1)], blind=False)
+    _press(browser, "c", "o")
+    browser.execute_script(
+        "for (const [id, value] of [['opacity', 1], ['threshold', 0]]) {"
+        " const slider = document.getElementById(id); slider.value = value; slider.dispatchEvent(new Event('input')); }"
+    )
+    _settle(browser)
+    shown = _pixels(browser)
+    side = len(shown)
+    from knee.review.colors import heat_colors
+
+    x = cases[0].teacher.attention(128)
+    places = [(r, c) for r in range(4, 128, 8) for c in range(4, 128, 8) if x[r, c] > 0.35]
+    assert len(places) > 5
+    for r, c in places:
+        pixel = shown[int((r + 0.5) * side / 128), int((c + 0.5) * side / 128)]
+        nearest = np.abs(heat_colors().astype(int) - pixel).sum(1).argmin() / 255
+        assert nearest == pytest.approx(x[r, c], abs=0.03)
+
+
+def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page):
+    cases = open_page(reader="R 2/ä")
+    _press(browser, "2", "a", "\ue007")  # graded 2, agrees, Enter: the next to do
+    assert _drawn(browser) == cases[0].case or _wait(lambda: _drawn(browser) == cases[1].case)
+    _press(browser, "1", "4", "x", "m")
+    _press(browser, *"a space", "\ue00c", "j")
+    _press(browser, "g", "j", "u")
+    assert browser.find_element("id", "progress-text").text == "4 of 12 reviewed"
+    browser.execute_script("document.getElementById('download').focus()")
+    _press(browser, "\ue007")
+    path = _wait(lambda: next(browser.downloads.glob("verdicts_phantom_10pct_3f9ac2d1_R-2-*.json"), None))
+    document = json.loads(path.read_text())
+    assert document["schema"] == "knee-review-verdicts/1"
+    assert (document["run"], document["model_hash"]) == ("phantom_10pct", "3f9ac2d17be04410")
+    assert (document["grade_set"], document["grades"], document["reviewer"]) == ("kl", 5, "R 2/ä")
+    said = [{key: entry[key] for key in entry if key != "time"} for entry in document["verdicts"]]
+    names = ("case", "blind_grade", "final_grade", "verdict", "comment")
+    assert said == [
+        dict(zip(names, values, strict=True))
+        for values in [
+            (cases[0].case, 2, 2, "agree", ""),
+            (cases[1].case, 1, 4, "disagree", "a space"),
+            (cases[2].case, None, None, "bad_image", ""),
+            (cases[3].case, None, None, "unsure", ""),
+        ]
+    ]
+    assert all(entry["time"].endswith("Z") for entry in document["verdicts"])
+
+
+def test_work_is_kept_when_the_page_is_opened_again(browser, open_page):
+    cases = open_page()
+    _press(browser, "2", "a", "j", "3")
+    browser.refresh()
+    _wait(lambda: _drawn(browser) == cases[1].case)
+    assert browser.find_element("id", "progress-text").text == "1 of 12 reviewed"
+    pressed = browser.find_element("css selector", '#grades [aria-pressed="true"]')
+    assert pressed.get_attribute("data-grade") == "3"
+
+
+def test_cases_are_sorted_and_filtered(browser, open_page):
+    cases = open_page()
+    shown = "return [...document.querySelectorAll('#cases button')].map((button) => button.dataset.case)"
+    choose = (
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))"
+    )
+    for order in ("distance", "flip", "entropy", "overlap"):
+        browser.execute_script(choose, "order", order)
+        doubts = {case.case: round(case.doubts[order], 4) for case in cases}
+        got = [doubts[name] for name in browser.execute_script(shown)]
+        assert got == sorted(doubts.values(), reverse=True)
+    browser.execute_script(choose, "split", "train")
+    assert set(browser.execute_script(shown)) == {case.case for case in cases if case.split == "train"}
+
+
+def test_zoom_keeps_the_place_under_the_pointer(browser, open_page):
+    open_page(blind=False)
+    _press(browser, " ")
+    _settle(browser)
+    whole = _pixels(browser)
+    _press(browser, "+", "+")
+    _settle(browser)
+    near = _pixels(browser)
+    side = len(whole)
+    assert np.abs(near[side // 2, side // 2] - whole[side // 2, side // 2]).max() < 25
+    assert not np.array_equal(near, whole)
+    _press(browser, "f")
+    _settle(browser)
+    assert np.array_equal(_pixels(browser), whole)
+
+
+def test_the_page_asks_the_network_for_nothing_and_breaks_no_rule_of_its_own(browser, open_page, run):
+    open_page(run=replace(run, title="</title><img src=x onerror=alert(1)>"))
+    _press(browser, "2", "a", "\ue007")
+    _settle(browser)
+    assert browser.find_element("id", "title").text.startswith("</title><img")
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [entry["params"]["request"]["url"] for entry in asked if entry["method"] == "Network.requestWillBeSent"]
+    assert urls, "the log of requests is empty: it would show nothing"
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert browser.get_log("browser") == []
+
+
+def test_three_grades_are_shown_where_there_are_three(browser, open_page, run, make_case):
+    from knee.grades import load_grade_set
+    from knee.review.cases import NetworkView
+
+    case = make_case(1)
+    view = NetworkView(np.array([0.2, 0.5, 0.3]), case.student.evidence)
+    open_page(
+        cases=[replace(case, student=view, teacher=view)], run=replace(run, grade_set=load_grade_set("cartilage"))
+    )
+    assert len(browser.find_elements("css selector", "#grades button")) == 3
+    _press(browser, "4")
+    assert not browser.find_element("id", "model-open").is_displayed()
+    _press(browser, "1")
+    assert browser.find_element("id", "teacher-grade").text == "1 partial-thickness"
+
+
+def test_five_hundred_cases_open_and_redraw_at_once(browser, open_page, make_case, tmp_path):
+    cases = [
+        replace(make_case(number), image=np.tile(make_case(number).image, (2, 2)), cartilage=None)
+        for number in range(500)
+    ]
+    open_page(cases=cases)
+    assert (tmp_path / "review.html").stat().st_size < 10e6
+    loaded = browser.execute_script("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert loaded < 1000
+    _press(browser, "2")
+    times = browser.execute_async_script(
+        """const done = arguments[0], times = [];
+        const slider = document.getElementById('opacity'), canvas = document.getElementById('canvas');
+        (async () => {
+          for (let k = 0; k < 40; k++) {
+            slider.value = 0.2 + 0.01 * k;
+            slider.dispatchEvent(new Event('input'));
+            await new Promise((next) => setTimeout(next, 25));
+            times.push(Number(canvas.dataset.milliseconds));
+          }
+          done(times);
+        })();"""
+    )
+    assert np.median(times) < 16
+    print(f"opened in {loaded:.0f} ms; a redraw takes {np.median(times):.1f} ms, at most {max(times):.1f} ms")  # noqa: T201
