@@ -1,0 +1,240 @@
+"""open_clip's CLIP models by name, BiomedCLIP among them, and a small text tower of our own.
+
+``pretrained`` is true (the hub's weights), a tag of open_clip's, a local file or folder, or false (random weights).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import nn
+
+from clip_koa.head import FIRST_SCALE, LARGEST_SCALE
+from clip_koa.prompts import Tokenizer
+from clip_koa.towers import ClipVitTower, ImageTower, TimmTokenTower
+from clip_koa.weights import misfit, near_names, no_download, no_retries_offline
+from knee.errors import UserError
+
+BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
+_HUB, _FOLDER = "hf-hub:", "local-dir:"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text tower without its phrases: ``encoder`` takes (P, L) int64 to (P, D)."""
+
+    encoder: nn.Module
+    tokenizer: Tokenizer
+    embed_dim: int
+
+
+@dataclass(frozen=True)
+class ClipTowers:
+    """Both towers of a CLIP model, and the scale it was trained to."""
+
+    image: ImageTower
+    text: TextEncoder
+    scale: float
+
+
+def clip_towers(
+    name: str,
+    *,
+    image_size: int,
+    pretrained: bool | str = True,
+    trainable: bool = True,
+    option: str = "clip.pretrained",
+) -> ClipTowers:
+    """The towers of open_clip's model ``name``, for square images of ``image_size``.
+
+    ``name`` is one of open_clip's, ``biomedclip``, ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``. Position embeddings are
+    interpolated where the size is not the one of the weights. ``option`` is how messages call ``pretrained``.
+
+    Raises:
+        UserError: an unknown name (near ones offered), no patches to map, weights that cannot be had or do not fit.
+    """
+    name = BIOMEDCLIP if name.lower() == "biomedclip" else name
+    config, pixels = _clip_config(name, option)
+    _check_supported(name, config)
+    path, tag = _clip_weights(name, pretrained, option)
+    pixels = {**pixels, **tag}
+    config["vision_cfg"]["image_size"] = image_size
+    if tag:
+        # The activation is not stored in the weights; with the other one they load, and embed nonsense.
+        config["quick_gelu"] = bool(tag.get("quick_gelu", False))
+    model = _build_clip(config)
+    if path:
+        try:
+            open_clip.load_checkpoint(model, str(path))
+        except Exception as error:
+            raise misfit(path, name, error) from error
+    tower = _clip_image_tower(
+        model.visual,
+        embed_dim=config["embed_dim"],
+        image_size=image_size,
+        trainable=trainable,
+        pixel_mean=pixels.get("mean", open_clip.OPENAI_DATASET_MEAN),
+        pixel_std=pixels.get("std", open_clip.OPENAI_DATASET_STD),
+    )
+    scale = min(float(model.logit_scale.detach().exp()), LARGEST_SCALE) if path else FIRST_SCALE
+    return ClipTowers(tower, TextEncoder(model.text, _tokenizer(name, config), config["embed_dim"]), scale)
+
+
+def small_text_encoder(embed_dim: int, *, width: int = 64, layers: int = 2, heads: int = 2) -> TextEncoder:
+    """A tiny text transformer with random weights and CLIP's tokenizer, whose vocabulary is packaged: no download."""
+    tokenizer = SimpleTokenizer()
+    encoder = open_clip.transformer.TextTransformer(
+        context_length=tokenizer.context_length,
+        vocab_size=tokenizer.vocab_size,
+        width=width,
+        heads=heads,
+        layers=layers,
+        output_dim=embed_dim,
+    )
+    return TextEncoder(encoder, tokenizer, embed_dim)
+
+
+def supported_clip_models() -> list[str]:
+    """The names of open_clip's own models that have patches to map."""
+    return [name for name in open_clip.list_models() if _why_unsupported(open_clip.get_model_config(name)) is None]
+
+
+def _clip_config(name: str, option: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's configuration and what is known of its pixels (mean, std)."""
+    if name.startswith((_HUB, _FOLDER)):
+        path = Path(name.removeprefix(_FOLDER)) / "open_clip_config.json"
+        if name.startswith(_HUB):
+            try:
+                with no_retries_offline():
+                    path = Path(open_clip.factory.download_pretrained_from_hf(name.removeprefix(_HUB), path.name))
+            except Exception as error:
+                raise no_download(name, option, error) from error
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return content["model_cfg"], content.get("preprocess_cfg", {})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not there or describes no model; a folder saved by open_clip has one"
+            ) from error
+    config = open_clip.get_model_config(name)
+    if config is None:
+        hint = near_names(name, [*supported_clip_models(), "biomedclip"])
+        raise UserError(f"clip.image: open_clip has no model '{name}'{hint} A timm backbone is written timm:NAME")
+    return config, {}
+
+
+def _why_unsupported(config: dict[str, Any]) -> str | None:
+    vision = config["vision_cfg"]
+    if "multimodal_cfg" in config or vision.get("attentional_pool"):
+        return "its attention pooling leaves no patch embeddings"
+    if not vision.get("timm_model_name") and not isinstance(vision.get("layers", 12), int):
+        return "its ResNet pools by attention; take timm:resnet50 as image tower"
+    return None
+
+
+def _check_supported(name: str, config: dict[str, Any]) -> None:
+    if reason := _why_unsupported(config):
+        raise UserError(
+            f"clip.image: {name} cannot show where it looked: {reason}, or a ViT such as ViT-B-16-quickgelu"
+        )
+    text = config["text_cfg"]
+    if (text.get("hf_model_name") or text.get("hf_tokenizer_name")) and not importlib.util.find_spec("transformers"):
+        raise UserError(
+            f"{name} reads text by the package transformers; install it: pip install 'dcmt-knee[biomedclip]'"
+        )
+
+
+def _clip_weights(name: str, pretrained: bool | str, option: str) -> tuple[Path | None, dict[str, Any]]:
+    """The file of the weights, and what open_clip knows of the tag they came by."""
+    if not pretrained:
+        return None, {}
+    if isinstance(pretrained, str) and Path(pretrained).exists():
+        return _weights_in(Path(pretrained)), {}
+    if pretrained is True and name.startswith(_FOLDER):
+        return _weights_in(Path(name.removeprefix(_FOLDER))), {}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if isinstance(pretrained, str) and pretrained not in tags:
+        hint = near_names(pretrained, tags)
+        raise UserError(
+            f"{option}: '{pretrained}' is neither a file nor a tag of {name} ({', '.join(tags) or 'none'}){hint}"
+        )
+    if pretrained is True and not tags and not name.startswith(_HUB):
+        raise UserError(
+            f"{option}: open_clip has no weights of {name}; give a local file, or start from {option}: false"
+        )
+    tag = pretrained if isinstance(pretrained, str) else "openai" if "openai" in tags else next(iter(tags), "")
+    try:
+        with no_retries_offline():
+            if name.startswith(_HUB):
+                return Path(open_clip.factory.download_pretrained_from_hf(name.removeprefix(_HUB))), {}
+            known = open_clip.get_pretrained_cfg(name, tag)
+            return Path(open_clip.download_pretrained(known)), dict(known)
+    except Exception as error:
+        raise no_download(name, option, error) from error
+
+
+def _weights_in(path: Path) -> Path:
+    """The file itself, or the one of weights in a folder."""
+    if path.is_file():
+        return path
+    found = (
+        sorted(path.glob("open_clip_*.safetensors")) or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+    )
+    if not found:
+        raise UserError(f"folder {path} holds no weights (*.safetensors or *.bin)")
+    return found[0]
+
+
+def _build_clip(config: dict[str, Any]) -> Any:
+    keys = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
+    config["text_cfg"]["hf_model_pretrained"] = False
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    # The class whose text tower is a module of its own; weights saved from the other one are renamed when read.
+    return open_clip.CustomTextCLIP(**{key: config[key] for key in keys if key in config})
+
+
+def _clip_image_tower(
+    visual: Any,
+    *,
+    embed_dim: int,
+    image_size: int,
+    trainable: bool,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+) -> ImageTower:
+    if hasattr(visual, "trunk"):
+        visual.set_input_size(image_size)
+        return TimmTokenTower(
+            visual.trunk,
+            visual.head,
+            embed_dim=embed_dim,
+            new_projection=False,
+            trainable=trainable,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
+    return ClipVitTower(visual, pixel_mean=pixel_mean, pixel_std=pixel_std, trainable=trainable)
+
+
+def _tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
+    text = config["text_cfg"]
+    context = int(text.get("context_length", 77))
+    source = text.get("hf_tokenizer_name")
+    tokenizer: Tokenizer
+    if source:
+        folder = name.removeprefix(_FOLDER) if name.startswith(_FOLDER) else source
+        try:
+            with no_retries_offline():
+                tokenizer = HFTokenizer(folder, context_length=context, **text.get("tokenizer_kwargs", {}))
+        except Exception as error:
+            raise no_download(f"the tokenizer of {name}", "clip.text", error) from error
+    else:
+        tokenizer = SimpleTokenizer(context_length=context)
+    return tokenizer

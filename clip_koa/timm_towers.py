@@ -1,0 +1,106 @@
+"""timm's backbones as image towers.
+
+``pretrained`` is true (timm's weights), a local file, or false (random weights).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
+from clip_koa.weights import misfit, near_names, no_download, no_retries_offline, read_state
+from knee.errors import UserError
+
+
+def timm_tower(
+    name: str,
+    *,
+    embed_dim: int,
+    image_size: int,
+    stride: int = 16,
+    stage: int = -1,
+    pretrained: bool | str = False,
+    trainable: bool = True,
+    option: str = "clip.pretrained",
+) -> ImageTower:
+    """timm's backbone ``name`` with a projection into ``embed_dim`` dimensions.
+
+    ``stride`` is the input pixels per patch (0: the backbone's own; the patch size of a vision transformer).
+    ``stage`` is the feature map of a network that has several, later ones cut off.
+
+    Raises:
+        UserError: an unknown name (near ones offered), a stride or stage it cannot take, weights as in ``clip_towers``.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"clip.image: timm has no model '{name}'{near_names(name, timm.list_models())}")
+    tokens = timm.models.is_model_in_modules(name.partition(".")[0], ["vision_transformer", "deit"])
+    fixed = bool((timm.get_pretrained_cfg(name) or object).__dict__.get("fixed_input_size"))
+    sizes: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    if stride:
+        sizes |= {"patch_size": stride} if tokens else {} if fixed else {"output_stride": stride}
+    body = _create_timm(name, sizes, pretrained, option)
+    settings = body.pretrained_cfg
+    pixels: dict[str, Any] = {"pixel_mean": settings["mean"], "pixel_std": settings["std"], "trainable": trainable}
+    if tokens:
+        projection = nn.Linear(body.num_features, embed_dim, bias=False)
+        return TimmTokenTower(body, projection, embed_dim=embed_dim, **pixels)
+    features = _cut(body, name, image_size=image_size, stride=stride, stage=stage)
+    return TimmMapTower(body, features=features, embed_dim=embed_dim, stage=stage, **pixels)
+
+
+def _create_timm(name: str, sizes: dict[str, Any], pretrained: bool | str, option: str) -> Any:
+    state: dict[str, Tensor] | None = None
+    source: dict[str, Any] = {}
+    if isinstance(pretrained, str):
+        state = read_state(Path(pretrained), name)
+        source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    elif pretrained:
+        if not timm.get_pretrained_cfg(name).has_weights:
+            raise UserError(
+                f"{option}: timm has no weights of {name}; give a local file, or start from {option}: false"
+            )
+        source = {"pretrained": True}
+    try:
+        with no_retries_offline():
+            body = timm.create_model(name, num_classes=0, **sizes, **source)
+    except TypeError as error:
+        raise UserError(
+            f"clip.stride: {name} cannot change its stride in timm; set clip.stride to 0, its own"
+        ) from error
+    except Exception as error:
+        if state is not None:
+            raise misfit(str(pretrained), name, error) from error
+        raise no_download(name, option, error) from error
+    if state is not None:
+        own = body.state_dict()
+        # timm loads what fits and passes over the rest in silence.
+        loaded = sum(key in state and (torch.equal(own[key], state[key]) or "pos_embed" in key) for key in own)
+        if loaded < 0.9 * len(own):
+            raise misfit(str(pretrained), name, ValueError(f"{loaded} of {len(own)} tensors fit"))
+    return body
+
+
+def _cut(body: Any, name: str, *, image_size: int, stride: int, stage: int) -> int:
+    """Cut off what follows the stage, check its stride; the number of channels of its feature map."""
+    try:
+        body.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)
+        body.eval()
+        with torch.no_grad():
+            probe = torch.zeros(1, 3, image_size, image_size)
+            maps = body.forward_intermediates(probe, indices=[stage], norm=True, intermediates_only=True)[0]
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"clip.stage {stage} of {name} at {image_size} px gives no feature map ({error}); -1 is the last"
+        ) from error
+    body.train()
+    found = image_size / maps.shape[-1]
+    if stride and not 0.9 * stride <= found <= 1.1 * stride:
+        raise UserError(
+            f"clip.stride: {name} has {found:.3g} px per patch at stage {stage}, not {stride}; write {found:.0f}"
+        )
+    return int(maps.shape[1])

@@ -1,0 +1,242 @@
+"""Image towers and text towers: what turns images and phrases into embeddings of one space.
+
+An image tower takes normalised pixels (B, 3, H, W) to ``ImageFeatures``, a text tower nothing to (K, D) unit vectors,
+one a grade. Each can be frozen: a frozen one gets no gradient and stays in eval mode, so that batch statistics and
+dropout do not move under it, and a frozen text tower is run once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_koa.head import ImageFeatures
+
+
+class ImageTower(Protocol):
+    """What ``ClipGrader`` needs to know of an image tower, which is a module besides."""
+
+    embed_dim: int
+    """D."""
+    pooled_is_mean: bool
+    """Whether the image's embedding is the mean of its patches' (see ``clip_koa.head.similarity_maps``)."""
+    pixel_mean: tuple[float, ...]
+    """Mean of the pixels that its weights were trained on, in [0, 1]; one or three values."""
+    pixel_std: tuple[float, ...]
+    """Their standard deviation."""
+
+    def __call__(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) normalised."""
+        ...
+
+
+class TextTower(Protocol):
+    """What ``ClipGrader`` needs to know of a text tower, which is a module besides."""
+
+    count: int
+    """K."""
+    embed_dim: int
+    """D."""
+
+    def __call__(self) -> Tensor:
+        """(K, D) float32, rows of unit length."""
+        ...
+
+
+class ClipVitTower(nn.Module):
+    """CLIP's own vision transformer, as open_clip builds it: class token and patch tokens, both projected."""
+
+    def __init__(
+        self, visual: Any, *, pixel_mean: Sequence[float], pixel_std: Sequence[float], trainable: bool = True
+    ) -> None:
+        super().__init__()
+        visual.output_tokens = True
+        self.visual = visual
+        self.embed_dim = int(visual.output_dim)
+        self.pooled_is_mean = visual.pool_type == "avg" and not visual.final_ln_after_pool
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.trainable = trainable
+        self.requires_grad_(trainable)
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) → (B, D) and (B, D, h, w); H and W are those the position embeddings were made for."""
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            pooled, tokens = self.visual(pixels)
+            if self.visual.final_ln_after_pool:
+                tokens = self.visual.ln_post(tokens)
+            return ImageFeatures(pooled, _as_grid(tokens @ self.visual.proj, self.visual.grid_size))
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen tower stays in eval mode."""
+        return super().train(mode and self.trainable)
+
+
+class TimmTokenTower(nn.Module):
+    """A timm vision transformer and a projection: timm's pooling gives the image's embedding, its tokens the patches'.
+
+    ``trainable`` is about what came with weights: a projection that is new is always trained, since a random one that
+    stays random would only blur a frozen body's features.
+    """
+
+    pooled_is_mean = False
+
+    def __init__(
+        self,
+        body: Any,
+        projection: nn.Module,
+        *,
+        embed_dim: int,
+        new_projection: bool = True,
+        trainable: bool = True,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.body, self.projection = body, projection
+        self.embed_dim = embed_dim
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.trainable, self.new_projection = trainable, new_projection
+        self.body.requires_grad_(trainable)
+        self.projection.requires_grad_(trainable or new_projection)
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) → (B, D) and (B, D, h, w)."""
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            tokens = self.body.forward_features(pixels)
+            pooled = self.body.forward_head(tokens)
+            # Where timm pools first and normalises then, the patches are normalised alike.
+            patches = self.body.fc_norm(tokens[:, self.body.num_prefix_tokens :])
+        grid = self.body.patch_embed.grid_size
+        return ImageFeatures(self.projection(pooled), _as_grid(self.projection(patches), grid))
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen body stays in eval mode."""
+        super().train(mode)
+        self.body.train(mode and self.trainable)
+        self.projection.train(mode and (self.trainable or self.new_projection))
+        return self
+
+
+class TimmMapTower(nn.Module):
+    """A timm network with a feature map (ResNet, SE-ResNeXt, ConvNeXt, Swin): the map projected, and its mean.
+
+    The projection has no bias, so the image's embedding is the mean of the patches' and the class maps decompose the
+    logits exactly. ``stage`` is the feature map taken, as timm counts them. The body may be frozen; the projection is
+    new and always trained.
+    """
+
+    pooled_is_mean = True
+
+    def __init__(
+        self,
+        body: Any,
+        *,
+        features: int,
+        embed_dim: int,
+        stage: int = -1,
+        trainable: bool = True,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.projection = nn.Linear(features, embed_dim, bias=False)
+        self.embed_dim, self.stage = embed_dim, stage
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.trainable = trainable
+        self.body.requires_grad_(trainable)
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) → (B, D) and (B, D, h, w)."""
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            maps = self.body.forward_intermediates(pixels, indices=[self.stage], norm=True, intermediates_only=True)[0]
+        patches = F.conv2d(maps, self.projection.weight[:, :, None, None])
+        return ImageFeatures(patches.mean((2, 3)), patches)
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen body stays in eval mode."""
+        super().train(mode)
+        self.body.train(mode and self.trainable)
+        return self
+
+
+class GradeTexts(nn.Module):
+    """A text encoder and the tokens of every grade's phrases: the embedding of each grade.
+
+    ``encoder`` takes (P, L) int64 tokens to (P, D). The phrases of a grade are embedded, scaled to unit length,
+    averaged and scaled again, as CLIP's prompt ensembles are. The tokens are saved with the weights, so that a
+    trained grader keeps the phrases it was trained on, whatever becomes of the file.
+
+    A frozen tower is run at the first forward pass and never again, until weights are loaded into it.
+    """
+
+    tokens: Tensor
+    membership: Tensor
+    kept: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, tokens: Tensor, grades: Sequence[int], *, embed_dim: int, trainable: bool = True
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.count, self.embed_dim, self.trainable = max(grades) + 1, embed_dim, trainable
+        self.register_buffer("tokens", tokens)
+        self.register_buffer("membership", F.one_hot(torch.tensor(grades)).T.float())
+        # Of its final shape from the start: what walks the buffers (a teacher's update, DDP) then sees the same ones.
+        self.register_buffer("kept", torch.zeros(self.count, embed_dim), persistent=False)
+        self.is_current = False
+        self.encoder.requires_grad_(trainable)
+        for module in (self, self.encoder):
+            module.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
+
+    def forward(self) -> Tensor:
+        """(K, D) float32, rows of unit length."""
+        if self.trainable:
+            return self._embed()
+        if not self.is_current:
+            with torch.no_grad():
+                self.kept.copy_(self._embed())
+            self.is_current = True
+        return self.kept
+
+    def freeze(self) -> None:
+        """Embed once more and keep that: for prediction and export, where the text never changes."""
+        self.trainable, self.is_current = False, False
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen tower stays in eval mode."""
+        return super().train(mode and self.trainable)
+
+    def _embed(self) -> Tensor:
+        phrases = self.encoder(self.tokens)
+        with torch.autocast(phrases.device.type, enabled=False):
+            # Membership counts phrases, so this is a sum; the length is taken out again.
+            return F.normalize(self.membership.float() @ F.normalize(phrases.float(), dim=1), dim=1)
+
+    def _forget(self, module: nn.Module, keys: object) -> None:
+        self.is_current = False
+
+
+class FixedTexts(nn.Module):
+    """Embeddings of the grades computed elsewhere: (K, D), kept as they are, or trained from there."""
+
+    def __init__(self, embeddings: Tensor, *, trainable: bool = False) -> None:
+        super().__init__()
+        self.count, self.embed_dim = embeddings.shape
+        self.embeddings = nn.Parameter(embeddings.float().clone(), requires_grad=trainable)
+
+    def forward(self) -> Tensor:
+        """(K, D) float32, rows of unit length."""
+        return F.normalize(self.embeddings.float(), dim=1)
+
+
+def _as_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h · w, D) → (B, D, h, w)."""
+    rows, columns = grid
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
