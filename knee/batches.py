@@ -38,10 +38,10 @@ class TwoStreamBatchSampler:
     gives batches of the labeled images alone, ``labeled_per_batch=0`` of the unlabeled ones alone. Raises
     ``UserError`` where labeled images are asked for and there are none, or a batch would be empty.
 
-    Iterating gives the batches from the cursor to the end of its epoch and moves the cursor with each: loop once an
-    epoch, and every epoch is shuffled anew. A loader that fetches ahead must not move it: it takes ``batches_from``
-    the cursor and calls ``advance`` when a batch reaches the training step (``knee.datasets.TrainLoader`` does), so
-    that ``state_dict`` counts what was trained on.
+    Iterating gives one epoch, shuffled differently each time, and moves the cursor with each batch; it starts at a
+    state just loaded, and after one left half-way with the next epoch. A loader that fetches ahead must not move the
+    cursor: it takes ``batches_from`` it and calls ``advance`` when a batch reaches the training step, so that
+    ``state_dict`` counts what was trained on (``knee.datasets.TrainLoader`` does so).
 
     >>> sampler = TwoStreamBatchSampler([0, 1], range(2, 8), labeled_per_batch=1, unlabeled_per_batch=2, seed=0)
     >>> len(sampler), [len(batch) for batch in sampler]
@@ -61,7 +61,8 @@ class TwoStreamBatchSampler:
     ) -> None:
         self.labeled = np.asarray(labeled, dtype=np.int64)
         self.unlabeled = np.asarray(unlabeled, dtype=np.int64)
-        for name, count in (("labeled_per_batch", labeled_per_batch), ("unlabeled_per_batch", unlabeled_per_batch)):
+        counts = {"labeled_per_batch": labeled_per_batch, "unlabeled_per_batch": unlabeled_per_batch, "seed": seed}
+        for name, count in counts.items():
             if count < 0:
                 raise UserError(f"{name} is {count}; give 0 or more")
         if labeled_per_batch > 0 and len(self.labeled) == 0:
@@ -79,6 +80,7 @@ class TwoStreamBatchSampler:
         self.seed = seed
         self._epoch = 0
         self._batch = 0
+        self._loaded = False
 
     def __len__(self) -> int:
         """Batches of a whole epoch, at least 1."""
@@ -86,8 +88,11 @@ class TwoStreamBatchSampler:
         return max(1, *(len(indices) // count if count else 0 for indices, count in streams))
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch = self._epoch
-        for batch in self.batches_from(epoch, self._batch):
+        # A DataLoader left half-way has fetched some batches ahead: going on from there would depend on its workers.
+        if self._batch > 0 and not self._loaded:
+            self.set_epoch(self._epoch + 1)
+        self._loaded = False
+        for batch in self.batches_from(self._epoch, self._batch):
             self.advance()
             yield batch
 
@@ -121,7 +126,7 @@ class TwoStreamBatchSampler:
                 f"epoch {epoch}, batch {batch} do not fit epochs of {len(self)} batches; "
                 "go on with the data and batch sizes with which the run was started"
             )
-        self._epoch, self._batch = int(epoch), int(batch)
+        self._epoch, self._batch, self._loaded = int(epoch), int(batch), True
 
 
 class NumberedBatches:

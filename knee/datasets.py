@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
 from knee.errors import UserError
 from knee.mapped import reduced
+from knee.masks import dilate
 from knee.task import Batch
 from knee.views import ImageArray, Views, draw_seed
 
@@ -61,7 +62,8 @@ class LabeledImages:
     """Images with grades, some with masks.
 
     ``images`` uint8 (N, S, S); ``rows`` (L,) those served; ``grades`` (L,) one for each of ``rows``, from 0; ``masks``
-    uint8 (N, S, S) in {0, 1} and ``has_mask`` bool (N,), by row like the images, or both None.
+    uint8 (N, S, S) in {0, 1} and ``has_mask`` bool (N,), by row like the images, or both None. ``dilation`` enlarges
+    the masks as they are served (``knee.masks.dilate``: pixels at 256; 0 leaves them).
     """
 
     images: ImageArray
@@ -69,6 +71,7 @@ class LabeledImages:
     grades: npt.NDArray[np.int64]
     masks: ImageArray | None = None
     has_mask: npt.NDArray[np.bool_] | None = None
+    dilation: float = 0.0
 
     def __post_init__(self) -> None:
         _check_images(self.images)
@@ -89,11 +92,11 @@ class LabeledImages:
     def __getitem__(self, index: int) -> LabeledItem:
         row = self.rows[index]
         masked = self.masks is not None and self.has_mask is not None and self.has_mask[row]
-        mask = np.asarray(self.masks[row]) if masked and self.masks is not None else None
+        mask = dilate(self.masks[row], self.dilation) if masked and self.masks is not None else None
         return LabeledItem(np.asarray(self.images[row]), int(self.grades[index]), mask)
 
     def __reduce__(self) -> Any:
-        return reduced(LabeledImages, (self.images, self.rows, self.grades, self.masks, self.has_mask))
+        return reduced(LabeledImages, (self.images, self.rows, self.grades, self.masks, self.has_mask, self.dilation))
 
 
 class LabeledViews(NamedTuple):
