@@ -204,7 +204,7 @@ def draw_distractors(rng: np.random.Generator) -> Distractors:
     femur, tibia = (-22.0, -44.0, 20.0, -12.0), (-18.0, 10.0, 16.0, 26.0)
     return Distractors(
         cysts=draw_blobs(rng, 0.6, femur, (1.2, 3.0)) + draw_blobs(rng, 0.7, tibia, (1.2, 3.0)),
-        oedema=draw_blobs(rng, 0.7, (-18, -18, 18, -7), (4, 9)) + draw_blobs(rng, 0.5, (-16, 6, 14, 14), (4, 8)),
+        oedema=draw_blobs(rng, 0.5, (-18, -18, 18, -7), (4, 9)) + draw_blobs(rng, 0.4, (-16, 6, 14, 14), (4, 8)),
         vessels=draw_blobs(rng, 2.0, (31, -45, 46, 40), (1.0, 2.2))
         + draw_blobs(rng, 1.2, (-44, -8, -29, 20), (0.8, 1.6)),
         tears=(bool(rng.random() < 0.3), bool(rng.random() < 0.4)),

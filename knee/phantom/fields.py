@@ -5,12 +5,12 @@ NumPy element by element only, no matrix product and no library filter: a pictur
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]  # one number a pixel, (size, size)
+Field = npt.NDArray[np.floating[Any]]  # float32, one number a pixel, (size, size)
 Image = npt.NDArray[np.uint8]
 
 
@@ -104,4 +104,4 @@ def rician(signal: Field, deviation: float, rng: np.random.Generator) -> Field:
     """Magnitude of a complex signal with Gaussian noise of `deviation` in both channels."""
     real = signal + np.float32(deviation) * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = np.float32(deviation) * rng.standard_normal(signal.shape, dtype=np.float32)
-    return np.sqrt(real * real + imaginary * imaginary)
+    return np.asarray(np.sqrt(real * real + imaginary * imaginary))

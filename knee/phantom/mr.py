@@ -113,12 +113,14 @@ def paint_bones(canvas: Field, p: Plane, person: Patient, femur: Femur, tibia: T
     marrow = person.tissue.marrow
     paint_bone(canvas, p, tibia.bone, marrow, grain, cortex_mm=0.8)
     paint_bone(canvas, p, femur.bone, marrow, grain, cortex_mm=0.8)
-    scar = np.abs(p.y - np.float32(person.shape.scar) + np.float32(0.006) * p.x * p.x + grain.at(p.x, p.x, 6.0))
+    scar = np.abs(
+        p.y - np.float32(person.shape.scar) + np.float32(0.006) * p.x * p.x + np.float32(0.6) * grain.at(p.x, p.x, 9.0)
+    )
     line = np.maximum(scar - np.float32(0.4), femur.bone + 2)
-    paint(canvas, 0.4 * marrow, coverage(line, 1.5 * p.pixel_mm))
+    paint(canvas, 0.6 * marrow, coverage(line, 1.5 * p.pixel_mm))
     inside = np.maximum(coverage(femur.bone + 1, 1.0), coverage(tibia.bone + 1, 1.0))
     for blob in person.distractors.oedema:
-        paint_blob(canvas, p, blob, inside, signal=0.55, soft_mm=7.0)
+        paint_blob(canvas, p, blob, inside, signal=0.5, soft_mm=7.0)
     for blob in person.distractors.cysts:
         paint_blob(canvas, p, blob, inside, signal=1.0, soft_mm=1.2)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knee.phantom.anatomy import Blob, Patient
-from knee.phantom.fields import Field, Lattice, Plane, coverage, ellipse, paint, segment
+from knee.phantom.fields import Field, Lattice, Plane, coverage, ellipse, paint, segment, smooth_step
 from knee.phantom.surfaces import Femur, Tibia
 
 
@@ -57,15 +57,15 @@ def paint_patella(canvas: Field, p: Plane, patient: Patient, grain: Lattice) -> 
 
 
 def paint_fluid(canvas: Field, p: Plane, patient: Patient, femur: Femur, tibia: Tibia, grain: Lattice) -> None:
-    """Joint fluid: a film between the surfaces, recesses as wide as the effusion in front and behind, a dark capsule."""
+    """Joint fluid: a film between the surfaces, recesses in front and behind, a dark capsule."""
     surface = femur.condyle - femur.thickness
     effusion = patient.distractors.effusion_mm
     width = np.float32(effusion) * (np.float32(0.55) + np.float32(0.45) * grain.at(femur.angle * 20, p.y * 0, 9.0))
-    recess = np.abs(femur.angle) > 0.75
-    reach = np.where(recess, width, np.float32(0.0)) * (np.abs(femur.angle) < 2.2)
+    turned = np.abs(femur.angle)
+    reach = width * smooth_step((turned - np.float32(0.75)) / 0.3) * smooth_step((np.float32(2.1) - turned) / 0.4)
     edge = 1.3 * p.pixel_mm
     paint(canvas, 0.10, coverage(surface - reach - np.float32(1.1), edge) * (np.abs(femur.angle) < 2.3))
-    paint(canvas, patient.tissue.fluid * 0.95, coverage(surface - reach, edge) * (reach > 0))
+    paint(canvas, patient.tissue.fluid * 0.95, coverage(surface - reach, edge) * (reach > 0.05))
     tips = patient.shape.meniscus_tips
     tibial_surface = tibia.plateau - tibia.thickness
     between = np.maximum(-surface, -tibial_surface) - np.float32(0.2)

@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from knee.errors import UserError
+from knee.errors import Faults, UserError
 from knee.phantom.fields import Image
 from knee.phantom.mr import EXTENT_MM, draw_mr_slice
+from knee.phantom.radiograph import FILM_MM, draw_radiograph
 
 Kind = Literal["mr", "xray"]
+KINDS = ("mr", "xray")
 MANIFEST_COLUMNS = ("image", "patient", "side", "grade", "mask", "split", "spacing_mm")
 SPLIT_SHARES = (20 / 29, 3 / 29)  # train, val; the rest is test: 200, 30 and 60 of 290 patients
 
@@ -67,6 +69,17 @@ def draw_mr(patients: int, slices: int, size: int, seed: int) -> Iterator[Drawn]
             yield Drawn(f"P{patient:04d}_{index:02d}.png", picture.image, picture.mask, row, asdict(picture.truth))
 
 
+def draw_xray(patients: int, size: int, seed: int) -> Iterator[Drawn]:
+    """Both knees of all patients, in order; one film in a hundred is a negative."""
+    sides: tuple[Literal["L"], Literal["R"]] = ("L", "R")
+    for patient in range(patients):
+        for side in sides:
+            film = draw_radiograph(seed=seed, patient=patient, side=side, size=size, negatives=0.01)
+            row = {"patient": f"P{patient:04d}", "side": side, "grade": film.truth.grade}
+            row |= {"split": split_of(patient, patients), "spacing_mm": round(FILM_MM / size, 4)}
+            yield Drawn(f"P{patient:04d}{side}.png", film.image, film.mask, row, asdict(film.truth))
+
+
 def check_folder(folder: Path, *, force: bool) -> None:
     """Refuse a folder that holds anything, unless forced."""
     if folder.exists() and not folder.is_dir():
@@ -75,14 +88,21 @@ def check_folder(folder: Path, *, force: bool) -> None:
         raise UserError(f"{folder} is not empty; give the name of a new folder, or --force to write over what is there")
 
 
-def check_numbers(patients: int, slices: int, size: int) -> None:
-    """Refuse sizes that leave a split empty or a picture without a visible joint."""
+def check_numbers(kind: str, patients: int, slices: int, size: int, drawn_masks: int) -> None:
+    """Refuse sizes that leave a split empty or a picture without a visible joint; all faults in one go."""
+    faults = []
+    if kind not in KINDS:
+        faults.append(f"kind is {kind!r}; write {' or '.join(KINDS)}")
     if patients < 3:
-        raise UserError(f"patients is {patients}; at least 3 are needed, one each for training, validation and test")
+        faults.append(f"patients is {patients}; at least 3 are needed, one each for training, validation and test")
     if slices < 1:
-        raise UserError(f"slices is {slices}; give at least 1")
+        faults.append(f"slices is {slices}; give at least 1")
     if not 32 <= size <= 1024:
-        raise UserError(f"size is {size} pixels; give 32 to 1024")
+        faults.append(f"size is {size} pixels; give 32 to 1024")
+    if drawn_masks < 0:
+        faults.append(f"drawn_masks is {drawn_masks}; give 0 or more")
+    if faults:
+        raise Faults(faults, summary="this phantom cannot be drawn:")
 
 
 def write_image(path: Path, image: Image) -> None:
@@ -113,22 +133,23 @@ def write_phantom(
 ) -> Path:
     """Draw a data set into `folder` and return the path of its manifest.
 
-    `images/` and `masks/` are named by `manifest.csv` (split by patient; masks for `drawn_masks` training slices and
-    for all of validation and test). `truth.csv` has the drawn parameters of every image and `truth/` every mask: for
-    experiments, not for training. UserError if the folder holds anything and `force` is not set, or if a number makes
-    no sense.
+    `kind` is "mr" (`slices` sagittal slices a patient, cartilage grades 0–2) or "xray" (two knees a patient, KL 0–4;
+    `slices` plays no part). `images/` and `masks/` are named by `manifest.csv`: split by patient, masks for `drawn_masks`
+    training images and for all of validation and test. `truth.csv` has the drawn parameters of every image and `truth/`
+    every mask: for experiments, not for training. UserError if the folder holds anything and `force` is not set, or if
+    a number makes no sense.
     """
     folder = Path(folder)
-    check_numbers(patients, slices, size)
+    check_numbers(kind, patients, slices, size, drawn_masks)
     check_folder(folder, force=force)
+    per_patient = slices if kind == "mr" else 2
+    drawn = draw_mr(patients, slices, size, seed) if kind == "mr" else draw_xray(patients, size, seed)
     train = sum(split_of(patient, patients) == "train" for patient in range(patients))
-    masked = {f"P{p:04d}_{i:02d}.png" for p, i in masked_slices(train, slices, drawn_masks)}
+    masked = masked_slices(train, per_patient, drawn_masks)
     rows, truths = [], []
-    pictures = tqdm(
-        draw_mr(patients, slices, size, seed), total=patients * slices, desc="phantom", unit="image", disable=None
-    )
-    for picture in pictures:
-        has_mask = picture.row["split"] != "train" or picture.name in masked
+    progress = tqdm(drawn, total=patients * per_patient, desc="phantom", unit="image", disable=None)
+    for number, picture in enumerate(progress):
+        has_mask = picture.row["split"] != "train" or divmod(number, per_patient) in masked
         write_image(folder / "images" / picture.name, picture.image)
         write_image(folder / "truth" / picture.name, picture.mask * 255)
         if has_mask:
