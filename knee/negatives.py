@@ -40,6 +40,10 @@ def agreement(values: npt.NDArray[Any], template: Values) -> float:
     return float((thumbnail(values) * template).mean())
 
 
-def looks_inverted(values: npt.NDArray[Any], template: Values, *, threshold: float = 0.0) -> bool:
-    """Whether an image (H, W) looks like the negative of the template: their correlation is below ``threshold``."""
+def looks_inverted(values: npt.NDArray[Any], template: Values, *, threshold: float = -0.3) -> bool:
+    """Whether an image (H, W) looks like the negative of the template: their correlation is below ``threshold``.
+
+    On the 8,260 radiographs of doi:10.17632/56rmx5bjcr.1 at 112 px the 110 negatives lie below −0.73, the others
+    above 0.19.
+    """
     return agreement(values, template) < threshold

@@ -1,0 +1,82 @@
+"""Names for cases that can be shown to others: salted hashes, whose salt stays with the data."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from knee.errors import UserError
+
+_BYTES = 32
+
+
+def load_salt(manifest_path: str | Path, fallback_folder: str | Path | None = None) -> bytes:
+    """The salt of a data set, 32 random bytes, drawn when first asked for.
+
+    It lies beside the manifest, readable by its owner alone; in ``fallback_folder`` where it cannot be written there.
+
+    Raises:
+        UserError: the file is damaged, or no folder can be written.
+    """
+    manifest_path = Path(manifest_path)
+    name = f".{manifest_path.name}.salt"
+    folders = [manifest_path.parent, *([Path(fallback_folder)] if fallback_folder is not None else [])]
+    for folder in folders:
+        if (folder / name).exists():
+            return _read(folder / name)
+    failure: OSError | None = None
+    for folder in folders:
+        try:
+            _create(folder / name)
+        except OSError as error:
+            failure = error
+        else:
+            return _read(folder / name)
+    raise UserError(
+        f"{folders[-1] / name}: the salt of the case names cannot be written ({failure}); give a folder that can"
+    )
+
+
+def case_name(salt: bytes, image: str) -> str:
+    """The name of an image's case: 'c' and 10 hexadecimal digits of HMAC-SHA256.
+
+    >>> case_name(bytes(32), "train/2/007L.png")
+    'cee7dda61ed'
+    """
+    return "c" + hmac.new(salt, image.encode(), hashlib.sha256).hexdigest()[:10]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        salt = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a salt ({error}); restore it, or remove it to rename all cases"
+        ) from error
+    if len(salt) != _BYTES:
+        raise UserError(
+            f"{path}: has {len(salt)} bytes of salt, not {_BYTES}; restore it, or remove it to rename all cases"
+        )
+    return salt
+
+
+def _create(path: Path) -> None:
+    """Write a new salt whole or not at all; one that another process wrote meanwhile stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # readable by its owner alone
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(_BYTES) + "\n")
+        try:
+            path.hardlink_to(aside)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                Path(aside).replace(path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
