@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from knee.attention import attention_map, rectified_map
+from knee.attention import attention_map
 from knee.errors import UserError
 
 MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
@@ -24,7 +23,7 @@ MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
 class Restorable(Protocol):
     """The crop, flip and resize that made the case's image, undone: ``knee.images.Geometry`` is one."""
 
-    def restore(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def restore(self, square: NDArray[Any], /) -> NDArray[np.float32]:
         """(S, S) on the prepared image → (H, W) on the original pixels."""
         ...
 
@@ -45,22 +44,19 @@ class NetworkView:
 
     def attention(self, size: int) -> NDArray[np.float32]:
         """x (size, size) in [0, 1], scaled per image; all zero where the evidence is the same everywhere."""
-        maps, classes = self._as_class_map()
-        return np.asarray(attention_map(maps, classes, (size, size))[0].numpy(), np.float32)
+        evidence = torch.from_numpy(np.ascontiguousarray(self.evidence, np.float32))[None, None]
+        only = torch.zeros(1, dtype=torch.int64)
+        return np.asarray(attention_map(evidence, only, (size, size))[0].numpy(), np.float32)
 
-    def maximum(self, size: int) -> float:
+    @property
+    def maximum(self) -> float:
         """The largest evidence before scaling: a scaled map always has a hot spot, however weak the evidence."""
-        maps, classes = self._as_class_map()
-        return float(rectified_map(maps, classes, (size, size)).max())
-
-    def _as_class_map(self) -> tuple[torch.Tensor, torch.Tensor]:
-        evidence = torch.from_numpy(np.ascontiguousarray(self.evidence, np.float32))
-        return evidence[None, None], torch.zeros(1, dtype=torch.int64)
+        return float(np.max(self.evidence))
 
 
 @dataclass(frozen=True)
 class ReviewCase:
-    """A case to review. ``case`` is a salted hash; ``source`` never leaves this machine."""
+    """A case to review. ``case`` is its salted hash (``knee.cases``); ``source`` never leaves this machine."""
 
     case: str
     image: NDArray[np.uint8]
@@ -119,15 +115,6 @@ def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     1.0
     """
     return float(np.abs(np.asarray(p, np.float64) - np.asarray(q, np.float64)).sum() / 2)
-
-
-def case_name(image: str, salt: str) -> str:
-    """The name of an image in everything that may be shown to others: 12 hex digits of a salted SHA-256.
-
-    >>> case_name("a.png", "one") == case_name("a.png", "two")
-    False
-    """
-    return hashlib.sha256(f"{salt}\0{image}".encode()).hexdigest()[:12]
 
 
 def doubtfulness(case: ReviewCase, by: str = "all") -> float:

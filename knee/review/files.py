@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from knee.errors import UserError
+from knee.tables import refuse_existing
 
 
 @contextmanager
@@ -18,8 +19,7 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     at ``path`` before then stays as it was.
     """
     path = Path(path)
-    if path.exists() and not force:
-        raise UserError(f"{path} exists; choose another name, or --force to replace it")
+    refuse_existing(path, force=force)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,6 +29,6 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         scratch.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{path} cannot be written: {reason}; free some space or choose another folder") from error
+        raise UserError(f"{path}: cannot be written ({reason}); free some space or choose another folder") from error
     finally:
         scratch.unlink(missing_ok=True)

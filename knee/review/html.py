@@ -81,13 +81,13 @@ def case_record(case: ReviewCase) -> dict[str, Any]:
         "size": size,
         "image": _webp(case.image),
         "cartilage": None if case.cartilage is None else _outline(case.cartilage),
-        "student": _network_record(case.student, size),
-        "teacher": _network_record(case.teacher, size),
+        "student": _network_record(case.student),
+        "teacher": _network_record(case.teacher),
         "doubts": {name: round(value, 4) for name, value in case.doubts.items()},
     }
 
 
-def _network_record(view: NetworkView, size: int) -> dict[str, Any]:
+def _network_record(view: NetworkView) -> dict[str, Any]:
     evidence = np.asarray(view.evidence, np.float32)
     low, span = float(evidence.min()), float(np.ptp(evidence))
     # Up-sampling commutes with shift and scale, so the page's own scaling undoes these; all zero means: shows nothing.
@@ -96,7 +96,7 @@ def _network_record(view: NetworkView, size: int) -> dict[str, Any]:
         "p": [round(float(p), 4) for p in view.probabilities],
         "grid": list(evidence.shape),
         "map": base64.b64encode(np.round(scaled * 255).astype(np.uint8).tobytes()).decode(),
-        "max": float(f"{view.maximum(size):.4g}"),
+        "max": float(f"{view.maximum:.4g}"),
     }
 
 

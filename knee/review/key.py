@@ -1,0 +1,62 @@
+"""The key from a case's name to its image: it stays with the data, in the run's ``local`` folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from knee.errors import Faults
+from knee.tables import read_table, shortened
+from knee.tables import write_text as write_whole_text
+
+
+@dataclass(frozen=True)
+class KeyedCase:
+    """What must be known of a case to turn its verdict into a label. ``image`` is as in the manifest."""
+
+    case: str
+    image: str
+    patient: str
+    split: str
+    student_grade: int
+    teacher_grade: int
+
+
+COLUMNS = tuple(field.name for field in fields(KeyedCase))
+
+
+def write_key(path: Path, cases: Iterable[KeyedCase], *, force: bool = False) -> None:
+    """Write the key as CSV. Raises UserError where it exists (unless ``force``) or cannot be written."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(astuple(case) for case in cases)
+    write_whole_text(path, text.getvalue(), force=force)
+
+
+def read_key(path: Path) -> dict[str, KeyedCase]:
+    """The cases of a key by name. Raises UserError where it cannot be read, Faults for what is wrong with its rows."""
+    table, faults = read_table(path, COLUMNS)
+    return dict(_checked(path, table.to_dict("records"), faults))
+
+
+def _checked(path: Path, rows: Iterable[Mapping[Any, Any]], faults: list[str]) -> Iterator[tuple[str, KeyedCase]]:
+    found: dict[str, KeyedCase] = {}
+    for row in rows:
+        at = f"{path.name} line {row['line']}:"
+        texts = {name: str(row[name]) for name in COLUMNS}
+        grades = [texts.pop(name) for name in ("student_grade", "teacher_grade")]
+        if not all(grade.isdecimal() for grade in grades):
+            faults.append(f"{at} grades {grades} are not whole numbers; export the review again")
+        elif texts["case"] in found:
+            faults.append(f"{at} case {texts['case']} is there twice; export the review again")
+        else:
+            student_grade, teacher_grade = map(int, grades)
+            found[texts["case"]] = KeyedCase(**texts, student_grade=student_grade, teacher_grade=teacher_grade)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults")
+    yield from found.items()

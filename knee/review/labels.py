@@ -1,0 +1,156 @@
+"""Verdicts become labels: a new version of the manifest, reviewed grades beside the original ones."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from knee.errors import Faults, UserError
+from knee.manifest import Manifest, split_slice, write_manifest
+from knee.review.key import KeyedCase
+from knee.review.verdicts import Verdict, latest_verdicts
+from knee.tables import shortened
+
+RULE = (
+    "A case takes the median of its readers' final grades. Where an even number of readers has two different middle "
+    "grades, it keeps its recorded grade and is listed for a consensus reading. Grades with the verdict 'unsure' or "
+    "'bad_image' do not count; a case that at least half of its readers call a bad image keeps its recorded grade."
+)
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class ReviewedLabels:
+    """A manifest's table with reviewed grades, and what became of each case, by name."""
+
+    table: pd.DataFrame
+    graded: tuple[str, ...]
+    """Had no grade and have one now."""
+    corrected: tuple[str, ...]
+    confirmed: tuple[str, ...]
+    undecided: tuple[str, ...]
+    """Readers disagree, or none is sure: a consensus reading is due."""
+    bad_image: tuple[str, ...]
+    skipped: tuple[str, ...]
+    """Of the validation or test split."""
+
+    def __str__(self) -> str:
+        groups = ("graded", "corrected", "confirmed", "undecided", "bad_image", "skipped")
+        return ", ".join(f"{len(getattr(self, name))} {name.replace('_', ' ')}" for name in groups)
+
+
+def median_grade(grades: Iterable[int]) -> int | None:
+    """The median, or None where the two middle ones differ, or there is none.
+
+    >>> median_grade([1, 2, 4]), median_grade([2, 2, 3, 4]), median_grade([1, 3]), median_grade([])
+    (2, None, None, None)
+    """
+    ordered = sorted(grades)
+    if not ordered:
+        return None
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return low if low == high else None
+
+
+def reviewed_labels(
+    manifest: Manifest, verdicts: Iterable[Verdict], key: Mapping[str, KeyedCase], *, skip_held_out: bool = False
+) -> ReviewedLabels:
+    """The manifest's table with ``grade`` as reviewed, by ``RULE``.
+
+    Adds ``grade_original`` (an earlier one stays), ``review`` (what became of the case, empty where it was not read)
+    and ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in
+    the key, or its image not in the manifest.
+    """
+    readings: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in latest_verdicts(verdicts).values():
+        readings[verdict.case].append(verdict)
+    rows = {image: row for row, image in enumerate(manifest.table["image"])}
+    _check(manifest, rows, readings, key, skip_held_out)
+    table = manifest.table.copy()
+    if "grade_original" not in table:
+        table["grade_original"] = table["grade"]
+    for column in ("review", "reviewers"):
+        table[column] = table[column].astype(object) if column in table else ""
+    missing = table["grade"].isna().to_numpy()
+    groups: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(readings):
+        row = rows[key[case].image]
+        if _is_held_out(manifest, row, key[case]):
+            groups["skipped"].append(case)
+            continue
+        recorded = None if missing[row] else int(table["grade"].to_numpy()[row])
+        outcome, grade = _resolve(readings[case], recorded)
+        groups[outcome].append(case)
+        table.at[row, "grade"] = pd.NA if grade is None else grade
+        table.at[row, "review"] = outcome
+        table.at[row, "reviewers"] = ";".join(sorted(verdict.reviewer for verdict in readings[case]))
+    names = ("graded", "corrected", "confirmed", "undecided", "bad_image", "skipped")
+    return ReviewedLabels(table, *(tuple(groups[name]) for name in names))
+
+
+def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, force: bool = False) -> None:
+    """Write the new manifest; its images and masks are named relative to where it lies.
+
+    Raises UserError where ``path`` is the manifest itself, exists (unless ``force``), or cannot be written.
+    """
+    if Path(path).resolve() == manifest.path.resolve():
+        raise UserError(f"{path}: is the manifest that was reviewed; write the new version under another name")
+    table = labels.table.copy()
+    for column in ("image", "mask"):
+        table[column] = [_relative(manifest.folder, name, Path(path).parent) if name else "" for name in table[column]]
+    write_manifest(path, table, force=force)
+
+
+def _resolve(readings: list[Verdict], recorded: int | None) -> tuple[str, int | None]:
+    """What becomes of a case, and its grade from now on."""
+    if 2 * sum(verdict.verdict == "bad_image" for verdict in readings) >= len(readings):
+        return "bad_image", recorded
+    sure = [verdict for verdict in readings if verdict.verdict not in ("unsure", "bad_image")]
+    grade = median_grade(verdict.final_grade for verdict in sure if verdict.final_grade is not None)
+    if grade is None:
+        return "undecided", recorded
+    if recorded is None:
+        return "graded", grade
+    return ("confirmed" if grade == recorded else "corrected"), grade
+
+
+def _is_held_out(manifest: Manifest, row: int, case: KeyedCase) -> bool:
+    """The split that the run used counts, and that of the manifest as well."""
+    table = manifest.table
+    return case.split in HELD_OUT or ("split" in table and table["split"].iat[row] in HELD_OUT)
+
+
+def _check(
+    manifest: Manifest,
+    rows: Mapping[str, int],
+    readings: Mapping[str, list[Verdict]],
+    key: Mapping[str, KeyedCase],
+    skip_held_out: bool,
+) -> None:
+    faults = []
+    for case in sorted(readings):
+        if case not in key:
+            faults.append(f"case {case} is not in the run's key; was it imported from another run?")
+        elif key[case].image not in rows:
+            faults.append(f"case {case}: its image is not in {manifest.path.name}; give the run's own manifest")
+        elif not skip_held_out and _is_held_out(manifest, rows[key[case].image], key[case]):
+            faults.append(
+                f"case {case} is of the {key[case].split} split: grades given with the model in view would bend what "
+                "the model is measured by; leave such cases out with --skip-held-out"
+            )
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} reviewed cases cannot become labels")
+
+
+def _relative(folder: Path, name: str, start: Path) -> str:
+    """A path in the manifest, relative to another folder; an absolute one stays. ``volume.nii.gz#7`` keeps its #7."""
+    if Path(name).is_absolute():
+        return name
+    file, index = split_slice(folder / name)
+    moved = Path(os.path.relpath(file, start)).as_posix()
+    return moved if index is None else f"{moved}#{index}"

@@ -1,0 +1,241 @@
+"""Verdicts: what a reader's browser hands in, checked as a whole, and the append-only table they are kept in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from knee.errors import Faults, UserError
+from knee.tables import read_table, shortened
+from knee.tables import write_text as write_whole_text
+
+SCHEMA = "knee-review-verdicts/1"
+VERDICTS = ("agree", "disagree", "unsure", "bad_image")
+_LARGEST_FILE = 50_000_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One reader's word on one case."""
+
+    case: str
+    reviewer: str
+    time: str
+    """ISO 8601 with its zone: when it was last changed."""
+    run: str
+    model_hash: str
+    blind_grade: int | None
+    """Given before the model's part was shown; None where the case was not read blind."""
+    final_grade: int | None
+    verdict: str
+    """One of ``VERDICTS`` on the model's grade and map, or empty."""
+    comment: str
+
+
+COLUMNS = tuple(field.name for field in fields(Verdict))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a verdicts file must be about."""
+
+    run: str
+    model_hash: str
+    grades: int
+    """K."""
+    cases: Collection[str]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did."""
+
+    added: int
+    known: int
+    """Verdicts that the table held already, word for word."""
+    revised: int
+    """Verdicts added that take the place of an earlier one of the same reader."""
+
+
+def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expected, revise: bool = False) -> Imported:
+    """Check verdicts files and append them to ``verdicts.csv``: all of them or, with any fault, none.
+
+    What the table holds already is skipped, so a reader may hand in a file that has grown. A verdict that changed is
+    appended as a newer row if ``revise``, and refused otherwise; no row is ever removed. Raises Faults listing all that
+    is wrong in all files, UserError where a file cannot be read or the table not be written.
+    """
+    faults: list[str] = []
+    given = [verdict for path in paths for verdict in _read_file(Path(path), expected, faults)]
+    faults += _repeated(given)
+    before = read_verdicts(table_path) if Path(table_path).exists() else []
+    latest, held = latest_verdicts(before), set(before)
+    new, changed = [], 0
+    for verdict in dict.fromkeys(given):
+        earlier = latest.get((verdict.case, verdict.reviewer))
+        if verdict in held:
+            continue
+        if earlier is not None:
+            changed += 1
+            if not revise:
+                faults.append(
+                    f"case {verdict.case}: reader {verdict.reviewer} said something else at {earlier.time}; "
+                    "import with --revise to let the later verdict count"
+                )
+        new.append(verdict)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} faults; nothing was imported")
+    if new:
+        _append(Path(table_path), new)
+    return Imported(added=len(new), known=len(set(given)) - len(new), revised=changed)
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """All rows of ``verdicts.csv``, oldest first. Raises UserError or Faults where it is damaged."""
+    table, faults = read_table(Path(path), COLUMNS)
+    verdicts = []
+    for row in table.to_dict("records"):
+        texts = {name: str(row[name]) for name in COLUMNS}
+        grades = {name: texts.pop(name) for name in ("blind_grade", "final_grade")}
+        if any(grade and not grade.isdecimal() for grade in grades.values()) or not _is_time(texts["time"]):
+            got = [*grades.values(), texts["time"]]
+            faults.append(f"{Path(path).name} line {row['line']}: {got} are not two grades and a time")
+            continue
+        numbers = {name: int(grade) if grade else None for name, grade in grades.items()}
+        verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; restore the table from a backup")
+    return verdicts
+
+
+def latest_verdicts(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
+    """What counts for each (case, reviewer): the row with the latest time, the later row among equals."""
+    latest: dict[tuple[str, str], Verdict] = {}
+    for verdict in verdicts:
+        key = verdict.case, verdict.reviewer
+        if key not in latest or datetime.fromisoformat(verdict.time) >= datetime.fromisoformat(latest[key].time):
+            latest[key] = verdict
+    return latest
+
+
+def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdict]:
+    """The verdicts of one file; what is wrong with it is added to ``faults``."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise UserError(f"{path}: is larger than any verdicts file; choose the file that the review page saved")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a verdicts file") from error
+    except (ValueError, RecursionError) as error:
+        faults.append(f"{path.name}: is damaged, not JSON ({error}); download the verdicts again")
+        return []
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        faults.append(f"{path.name}: is not a verdicts file ({SCHEMA}); choose the file that the review page saved")
+        return []
+    entries, reviewer = document.get("verdicts"), document.get("reviewer")
+    wrong = _head_faults(document, expected)
+    if not isinstance(entries, list):
+        wrong.append("has no list of verdicts; download the verdicts again")
+    if not isinstance(reviewer, str) or not _one_line(reviewer) or len(reviewer) > 100:
+        wrong.append(f"names no reader (reviewer {reviewer!r}); write initials or a number")
+    if wrong or not isinstance(entries, list):
+        faults.extend(f"{path.name}: {fault}" for fault in wrong)
+        return []
+    verdicts = []
+    for number, entry in enumerate(entries, 1):
+        found = _entry_faults(entry, expected)
+        faults.extend(f"{path.name} verdict {number}: {fault}" for fault in found)
+        if not found:
+            verdicts.append(_verdict(entry, _one_line(str(reviewer)), expected))
+    return verdicts
+
+
+def _head_faults(document: dict[str, Any], expected: Expected) -> list[str]:
+    faults = []
+    if document.get("run") != expected.run:
+        faults.append(f"is of run {document.get('run')!r}, not {expected.run!r}; import it into that run")
+    elif document.get("model_hash") != expected.model_hash:
+        faults.append(
+            f"is of model {document.get('model_hash')!r}, but the run's is {expected.model_hash!r}: the reader saw "
+            "another model's maps; export the review again and have the cases read again"
+        )
+    if document.get("grades") != expected.grades:
+        faults.append(
+            f"has {document.get('grades')!r} grades, the run has {expected.grades}; choose the run's own file"
+        )
+    return faults
+
+
+def _entry_faults(entry: Any, expected: Expected) -> list[str]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("case"), str):
+        return ["names no case; download the verdicts again"]
+    case, faults = entry["case"], []
+    if case not in expected.cases:
+        faults.append(f"case {case!r} is not one of this run; was the file made from another export?")
+    for name in ("blind_grade", "final_grade"):
+        grade = entry.get(name)
+        # bool is an int to Python, and true is no grade.
+        if grade is not None and (type(grade) is not int or not 0 <= grade < expected.grades):
+            faults.append(f"case {case!r}: {name} {grade!r} is not 0–{expected.grades - 1} or null")
+    if entry.get("verdict") not in (None, *VERDICTS):
+        faults.append(f"case {case!r}: verdict {entry['verdict']!r} is not one of {', '.join(VERDICTS)} or null")
+    if not isinstance(entry.get("comment", ""), str):
+        faults.append(f"case {case!r}: comment {entry['comment']!r} is not text")
+    if not _is_time(entry.get("time")):
+        faults.append(f"case {case!r}: time {entry.get('time')!r} is not like 2025-03-01T12:00:00Z")
+    return faults
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _verdict(entry: dict[str, Any], reviewer: str, expected: Expected) -> Verdict:
+    return Verdict(
+        case=entry["case"],
+        reviewer=reviewer,
+        time=entry["time"],
+        run=expected.run,
+        model_hash=expected.model_hash,
+        blind_grade=entry.get("blind_grade"),
+        final_grade=entry.get("final_grade"),
+        verdict=entry.get("verdict") or "",
+        comment=_one_line(entry.get("comment", "")),
+    )
+
+
+def _one_line(text: str) -> str:
+    """Text that fits into a CSV field whatever was typed: no control characters, single spaces."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _repeated(verdicts: Sequence[Verdict]) -> list[str]:
+    """Cases that a reader judges twice, differently, in what is handed in now."""
+    seen: dict[tuple[str, str], Verdict] = {}
+    faults = []
+    for verdict in verdicts:
+        first = seen.setdefault((verdict.case, verdict.reviewer), verdict)
+        if first != verdict:
+            faults.append(f"case {verdict.case}: reader {verdict.reviewer} judges it twice; keep one of the two")
+    return faults
+
+
+def _append(path: Path, verdicts: Sequence[Verdict]) -> None:
+    """Put rows after those that are there, byte for byte; the table is replaced whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    before = path.read_bytes().decode() if path.exists() else ""
+    if not before:
+        writer.writerow(COLUMNS)
+    elif not before.endswith("\n"):
+        before += "\n"
+    writer.writerows(astuple(verdict) for verdict in verdicts)
+    write_whole_text(path, before + text.getvalue(), force=True)

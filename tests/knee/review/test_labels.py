@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.grades import load_grade_set
+from knee.manifest import Manifest, read_manifest
+from knee.review.agreement import agreements
+from knee.review.key import KeyedCase, read_key, write_key
+from knee.review.labels import median_grade, reviewed_labels, write_labels
+from knee.review.verdicts import Verdict
+
+GRADES = {"a": "1", "b": "", "c": "3", "d": "", "e": "0", "f": "2"}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    lines = ["image,patient,side,grade,mask,split"]
+    for name, grade in GRADES.items():
+        (tmp_path / f"{name}.png").touch()
+        lines.append(f"{name}.png,p{name},L,{grade},,{'test' if name == 'f' else 'train'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return read_manifest(tmp_path / "manifest.csv", load_grade_set("kl"))
+
+
+@pytest.fixture
+def key() -> dict[str, KeyedCase]:
+    return {
+        f"c{name}": KeyedCase(f"c{name}", f"{name}.png", f"p{name}", "test" if name == "f" else "unlabeled", 1, 2)
+        for name in GRADES
+    }
+
+
+def _verdict(case: str, grade: int | None, reviewer: str = "R1", verdict: str = "agree", day: int = 1) -> Verdict:
+    return Verdict(case, reviewer, f"2025-03-0{day}T12:00:00Z", "run", "hash", grade, grade, verdict, "")
+
+
+def test_the_median_of_an_even_number_may_be_no_grade():
+    assert median_grade([3]) == 3
+    assert median_grade([0, 4, 1]) == 1
+    assert median_grade([1, 1, 2, 4]) is None
+    assert median_grade([1, 2, 2, 4]) == 2
+    assert median_grade([1, 3]) is None  # never a 2 that nobody gave
+
+
+def test_reviewed_grades_stand_beside_the_original_ones(manifest, key):
+    labels = reviewed_labels(
+        manifest,
+        [
+            *(_verdict("ca", 3, reader) for reader in ("R1", "R2")),  # recorded 1: corrected
+            _verdict("cb", 4),  # ungraded: graded
+            _verdict("cc", 3),  # confirmed
+            _verdict("cd", 1, "R1"),  # undecided: 1 against 2
+            _verdict("cd", 2, "R2"),
+            _verdict("ce", 4, "R1", "bad_image"),  # half of the readers: bad image
+            _verdict("ce", 4, "R2"),
+        ],
+        key,
+    )
+    assert labels.corrected == ("ca",) and labels.graded == ("cb",) and labels.confirmed == ("cc",)
+    assert labels.undecided == ("cd",) and labels.bad_image == ("ce",) and labels.skipped == ()
+    assert labels.table["grade"].fillna(-1).tolist() == [3, 4, 3, -1, 0, 2]
+    assert labels.table["grade_original"].fillna(-1).tolist() == [1, -1, 3, -1, 0, 2]
+    assert labels.table["review"].tolist() == ["corrected", "graded", "confirmed", "undecided", "bad_image", ""]
+    assert labels.table["reviewers"].tolist()[:2] == ["R1;R2", "R1"]
+    assert str(labels) == "1 graded, 1 corrected, 1 confirmed, 1 undecided, 1 bad image, 0 skipped"
+
+
+def test_an_unsure_grade_is_no_label_and_the_latest_word_counts(manifest, key):
+    labels = reviewed_labels(manifest, [_verdict("cb", 4, verdict="unsure")], key)
+    assert labels.undecided == ("cb",)
+    labels = reviewed_labels(manifest, [_verdict("cb", 4, day=2), _verdict("cb", 1, day=1)], key)
+    assert labels.table["grade"].iat[1] == 4
+
+
+def test_held_out_cases_are_refused_by_name(manifest, key):
+    with pytest.raises(Faults, match=r"case cf is of the test split.*--skip-held-out"):
+        reviewed_labels(manifest, [_verdict("cf", 0), _verdict("cb", 1)], key)
+    labels = reviewed_labels(manifest, [_verdict("cf", 0), _verdict("cb", 1)], key, skip_held_out=True)
+    assert labels.skipped == ("cf",)
+    assert labels.table["grade"].iat[5] == 2
+
+
+def test_unknown_cases_are_refused(manifest, key):
+    moved = key | {"cx": KeyedCase("cx", "gone.png", "p", "train", 0, 0)}
+    with pytest.raises(Faults) as caught:
+        reviewed_labels(manifest, [_verdict("cx", 0), _verdict("cy", 0)], moved)
+    assert len(caught.value.faults) == 2
+
+
+def test_a_new_version_of_the_manifest_is_read_again(manifest, key, tmp_path):
+    labels = reviewed_labels(manifest, [_verdict("cb", 4)], key)
+    write_labels(tmp_path / "runs" / "reviewed.csv", manifest, labels)
+    again = read_manifest(tmp_path / "runs" / "reviewed.csv", load_grade_set("kl"))
+    assert again.image_path(1).resolve() == tmp_path / "b.png"
+    assert again.table["grade"].iat[1] == 4
+    later = reviewed_labels(
+        again, [_verdict("cb", 2)], {"cb": KeyedCase("cb", again.table["image"].iat[1], "pb", "train", 0, 0)}
+    )
+    assert later.table["grade_original"].tolist()[:2] == ["1", ""], "the first original stays"
+    with pytest.raises(UserError, match="exists already"):
+        write_labels(tmp_path / "runs" / "reviewed.csv", manifest, labels)
+    with pytest.raises(UserError, match="is the manifest that was reviewed"):
+        write_labels(manifest.path, manifest, labels, force=True)
+
+
+def test_the_key_is_read_as_written(tmp_path, key):
+    write_key(tmp_path / "key.csv", key.values())
+    assert read_key(tmp_path / "key.csv") == key
+    (tmp_path / "key.csv").write_text((tmp_path / "key.csv").read_text().replace("unlabeled,1,2", "unlabeled,x,2", 1))
+    with pytest.raises(Faults, match="line 2"):
+        read_key(tmp_path / "key.csv")
+
+
+def test_agreement_is_that_of_blind_grades():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 5, 60)
+    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", f"p{n // 2}", "train", 0, int(truth[n])) for n in range(60)}
+    verdicts = [_verdict(f"c{n}", int(truth[n])) for n in range(60)]
+    verdicts += [_verdict(f"c{n}", int((truth[n] + n % 2) % 5), "R2") for n in range(40)]
+    verdicts += [Verdict("c50", "R2", "2025-03-01T12:00:00Z", "run", "hash", None, 4, "agree", "")]
+    between, teacher_one, teacher_two, *student = agreements(verdicts, key, samples=200)
+    assert (between.first, between.second, between.cases) == ("R1", "R2", 40)
+    assert between.exact == pytest.approx(0.5)
+    assert between.low < between.kappa < between.high < 1
+    assert (teacher_one.kappa, teacher_one.exact, teacher_one.low) == (1, 1, 1)
+    assert teacher_two.kappa == between.kappa
+    assert [found.second for found in student] == ["student", "student"]
+    assert student[0].kappa == pytest.approx(0)
+    assert "40 cases" in str(between)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.review.verdicts import Expected, Imported, import_verdicts, latest_verdicts, read_verdicts
+
+EXPECTED = Expected("run", "hash", 5, {"c1", "c2", "c3"})
+
+
+def _entry(case: str = "c1", **changes: object) -> dict[str, object]:
+    entry = {"case": case, "blind_grade": 2, "final_grade": 2, "verdict": "agree", "comment": ""}
+    return entry | {"time": "2025-03-01T12:00:00.000Z"} | changes
+
+
+def _file(path: Path, *entries: object, **changes: object) -> Path:
+    head = {"schema": "knee-review-verdicts/1", "run": "run", "model_hash": "hash", "grades": 5, "reviewer": "R1"}
+    path.write_text(json.dumps(head | {"verdicts": list(entries)} | changes))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return tmp_path / "verdicts.csv"
+
+
+def test_what_is_imported_is_read_back(tmp_path, table):
+    comment = 'a "quoted", ; line\nand =1+1 \0 end'
+    file = _file(tmp_path / "a.json", _entry(comment=comment), _entry("c2", blind_grade=None, final_grade=None))
+    assert import_verdicts([file], table, expected=EXPECTED) == Imported(added=2, known=0, revised=0)
+    first, second = read_verdicts(table)
+    assert (first.case, first.reviewer, first.blind_grade, first.verdict) == ("c1", "R1", 2, "agree")
+    assert first.comment == 'a "quoted", ; line and =1+1 end'
+    assert second.blind_grade is None and second.final_grade is None
+
+
+def test_the_table_only_grows(tmp_path, table):
+    import_verdicts([_file(tmp_path / "a.json", _entry())], table, expected=EXPECTED)
+    before = table.read_bytes()
+    grown = _file(tmp_path / "b.json", _entry(), _entry("c2"))
+    assert import_verdicts([grown], table, expected=EXPECTED) == Imported(added=1, known=1, revised=0)
+    assert table.read_bytes().startswith(before)
+    assert import_verdicts([grown], table, expected=EXPECTED) == Imported(added=0, known=2, revised=0)
+
+
+def test_a_changed_verdict_needs_to_be_asked_for(tmp_path, table):
+    import_verdicts([_file(tmp_path / "a.json", _entry())], table, expected=EXPECTED)
+    later = _file(tmp_path / "b.json", _entry(final_grade=4, time="2025-03-02T12:00:00Z"))
+    with pytest.raises(Faults, match="--revise"):
+        import_verdicts([later], table, expected=EXPECTED)
+    assert import_verdicts([later], table, expected=EXPECTED, revise=True).revised == 1
+    assert [verdict.final_grade for verdict in read_verdicts(table)] == [2, 4]
+    assert latest_verdicts(read_verdicts(table))["c1", "R1"].final_grade == 4
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_imported(tmp_path, table):
+    wrong = _file(
+        tmp_path / "wrong.json",
+        _entry("c9"),
+        _entry(final_grade=5),
+        _entry("c2", blind_grade=True),
+        _entry("c2", verdict="maybe"),
+        _entry("c3", time="yesterday"),
+        _entry("c3", time="2025-03-01T12:00:00"),
+        _entry("c3", comment=7),
+        {"verdict": "agree"},
+        "nothing",
+        _entry("c3"),
+        _entry("c3", final_grade=1),
+    )
+    with pytest.raises(Faults) as caught:
+        import_verdicts([wrong, _file(tmp_path / "good.json", _entry(), reviewer="R2")], table, expected=EXPECTED)
+    told = str(caught.value)
+    assert len(caught.value.faults) == 10
+    for part in ("'c9' is not one of this run", "final_grade 5 is not 0–4", "True", "'maybe'", "yesterday", "7"):
+        assert part in told
+    assert "verdict 8: names no case" in told and "judges it twice" in told
+    assert not table.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"run": "other"}, "is of run 'other', not 'run'"),
+        ({"model_hash": "older"}, "another model's maps"),
+        ({"grades": 3}, "has 3 grades, the run has 5"),
+        ({"reviewer": "  "}, "names no reader"),
+        ({"reviewer": 7}, "names no reader"),
+        ({"verdicts": {}}, "no list of verdicts"),
+        ({"schema": "x"}, "is not a verdicts file"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, table, changes, told):
+    with pytest.raises(Faults, match=told):
+        import_verdicts([_file(tmp_path / "a.json", _entry(), **changes)], table, expected=EXPECTED)
+
+
+@pytest.mark.parametrize("content", [b'{"schema": "knee-rev', b"\xff\xfe", b"", b"[" * 100_000, b"[1]", b"null"])
+def test_a_damaged_file_is_named(tmp_path, table, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(Faults, match=r"a\.json: is"):
+        import_verdicts([tmp_path / "a.json"], table, expected=EXPECTED)
+
+
+def test_a_missing_file_is_named(tmp_path, table):
+    with pytest.raises(UserError, match=r"none\.json: cannot be read"):
+        import_verdicts([tmp_path / "none.json"], table, expected=EXPECTED)
+
+
+def test_a_damaged_table_is_not_added_to(tmp_path, table):
+    table.write_text("case,reviewer\nc1,R1\n")
+    with pytest.raises(UserError, match="column 'time' is missing"):
+        import_verdicts([_file(tmp_path / "a.json", _entry())], table, expected=EXPECTED)
+    assert table.read_text() == "case,reviewer\nc1,R1\n"
