@@ -61,7 +61,11 @@ class Checkpoints:
         self.folder = folder
 
     def save(
-        self, step: int, networks: Mapping[str, nn.Module], tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+        self,
+        step: int,
+        networks: Mapping[str, nn.Module],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
     ) -> Path:
         """Write the checkpoint of ``step``, then drop those no longer kept."""
         final = self.folder / f"step_{step:08d}"
@@ -128,7 +132,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         sums = dict(state["sha256"])
         int(state["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({type(error).__name__})") from error
+        raise UserError(
+            f"{folder} is no whole checkpoint: state.json cannot be read ({type(error).__name__})"
+        ) from error
     for name, wanted in sums.items():
         path = folder / Path(name).name
         if not path.is_file() or _checksum(path) != wanted:
@@ -152,7 +158,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     """An optimiser's state as named tensors, and its parameter groups as plain values."""
     state = optimizer.state_dict()
     tensors = {
-        f"{number}.{key}": torch.as_tensor(value) for number, entry in state["state"].items() for key, value in entry.items()
+        f"{number}.{key}": torch.as_tensor(value)
+        for number, entry in state["state"].items()
+        for key, value in entry.items()
     }
     return tensors, state["param_groups"]
 

@@ -56,7 +56,9 @@ class DataConfig:
     """Go on without unreadable images, listing them in local/rejected.csv of the run folder."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1")
+        _require(
+            0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1"
+        )
         _require(16 <= self.image_size <= 2048, "data.image_size", self.image_size, "from 16 to 2048 pixels")
         _require(self.labeled_per_batch >= 1, "data.labeled_per_batch", self.labeled_per_batch, "at least 1")
         _require(self.unlabeled_per_batch >= 0, "data.unlabeled_per_batch", self.unlabeled_per_batch, "0 or more")
@@ -87,7 +89,9 @@ class ModelConfig:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         _require(self.stride >= 0, "model.stride", self.stride, "0 or more")
         both = self.pretrained and self.weights
-        _require(not both, "model.weights", self.weights, "empty where model.pretrained is true (or the other way round)")
+        _require(
+            not both, "model.weights", self.weights, "empty where model.pretrained is true (or the other way round)"
+        )
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,9 @@ class UnetConfig:
     def __post_init__(self) -> None:
         _require(self.dice_weight >= 0, "unet.dice_weight", self.dice_weight, "0 or more")
         _require(self.cross_entropy_weight >= 0, "unet.cross_entropy_weight", self.cross_entropy_weight, "0 or more")
-        _require(self.dice_weight + self.cross_entropy_weight > 0, "unet.dice_weight", 0, "above 0 where the other is 0")
+        _require(
+            self.dice_weight + self.cross_entropy_weight > 0, "unet.dice_weight", 0, "above 0 where the other is 0"
+        )
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ class Fit:
                     self._validate()
                     last_saved = time.monotonic()
                     if self.config.patience and self.progress.validations_since_best >= self.config.patience:
-                        self.say(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
+                        self.say(
+                            f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early"
+                        )
                         break
                 elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
                     self.save()
@@ -183,7 +185,7 @@ class Fit:
         for network in self.task.networks.values():
             network.eval()
         with torch.no_grad():
-            values = dict(self.task.validate())
+            values = dict(self.task.validate(self.progress.step))
         for network in self.task.networks.values():
             network.train()
         self.tracker.scalars(values, self.progress.step)
@@ -330,4 +332,3 @@ class _stop_on_signal:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._ask()
         signal.signal(number, self._before[number])
-

@@ -12,9 +12,7 @@ _SMALLEST_SUM = 1e-6
 """Denominators are clamped here, so that empty masks and empty attention give finite values; nothing else is smoothed."""
 
 
-def attention_loss(
-    attention: Tensor, mask: Tensor, *, mse_weight: float = 0.5, inside_weight: float = 0.001
-) -> Tensor:
+def attention_loss(attention: Tensor, mask: Tensor, *, mse_weight: float = 0.5, inside_weight: float = 0.001) -> Tensor:
     """How far the attention is from the cartilage mask (Huo et al. 2020, Eq. 2), averaged over the images.
 
     λ_a · Σ(f − S)² / (Σf + ΣS) + λ_r · (1 − Σ f S / Σf), per image; λ_a is ``mse_weight``, λ_r ``inside_weight``.

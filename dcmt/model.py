@@ -85,7 +85,9 @@ def build_network(
     """
     body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
     if not hasattr(body, "forward_intermediates"):
-        raise UserError(f"model.backbone: {backbone} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT")
+        raise UserError(
+            f"model.backbone: {backbone} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT"
+        )
     if weights:
         _load_backbone(body, Path(weights), backbone)
     try:
@@ -116,9 +118,13 @@ def build_network(
 def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
-        raise UserError(f"model.backbone: timm has no {backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(
+            f"model.backbone: timm has no {backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
     transformer = "vit" in backbone or "deit" in backbone
-    options: dict[str, object] = {"img_size": image_size} if transformer else {"output_stride": stride} if stride else {}
+    options: dict[str, object] = (
+        {"img_size": image_size} if transformer else {"output_stride": stride} if stride else {}
+    )
     try:
         body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
     except TypeError as error:

@@ -14,8 +14,12 @@ from knee.errors import UserError
 Config = TypeVar("Config")
 
 
-def read_config(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+def read_config(
+    kind: type[Config], arguments: Sequence[str], *, program: str, defaults: dict[str, Any] | None = None
+) -> Config:
     """A config of class ``kind`` from ``--config FILE`` and overrides such as ``--data.labeled_fraction 0.1``.
+
+    ``defaults`` (nested plain values) take the place of the class's own.
 
     Raises:
         UserError: an unknown option (near names offered), a value of the wrong type or out of range, an unreadable file.
@@ -23,6 +27,8 @@ def read_config(kind: type[Config], arguments: Sequence[str], *, program: str) -
     from jsonargparse import ArgumentError, Namespace
 
     parser = make_parser(kind, program=program)
+    if defaults:
+        parser.set_defaults(_flat(defaults))
     try:
         found: Namespace = parser.parse_args(list(arguments))
         found.pop("config", None)
@@ -87,6 +93,18 @@ def config_path(arguments: Sequence[str]) -> Path | None:
         if argument.startswith("--config="):
             return Path(argument.removeprefix("--config="))
     return None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as dotted names.
+
+    >>> _flat({"fit": {"steps": 3}, "name": "a"})
+    {'fit.steps': 3, 'name': 'a'}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _sentence(message: str, kind: type[Any]) -> str:

@@ -68,7 +68,9 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
                 "--force (its contents are then removed)"
             )
         if not (path / "config.yaml").exists():
-            raise UserError(f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name")
+            raise UserError(
+                f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name"
+            )
         shutil.rmtree(path)
     run = RunFolder(path)
     run.local.mkdir(parents=True)
@@ -81,7 +83,9 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     """An existing run folder and its config as plain values, with its ``kind``. Raises UserError."""
     run = RunFolder(Path(path))
     if not run.config.is_file():
-        raise UserError(f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise")
+        raise UserError(
+            f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise"
+        )
     try:
         values = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

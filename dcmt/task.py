@@ -20,6 +20,9 @@ from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention
 from knee.task import Batch, Grading, StepLosses
 
 
+Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the terms of Eq. 5; 0 leaves a term out."""
@@ -50,7 +53,6 @@ class MeanTeacher:
         sharpness: float = SHARPNESS,
         threshold: float = THRESHOLD,
         best_metric: str = "val_teacher/macro_f1",
-        validate: Callable[[Mapping[str, nn.Module]], Mapping[str, float]] | None = None,
     ) -> None:
         self.student = student
         self.teacher = make_teacher(student)
@@ -64,7 +66,7 @@ class MeanTeacher:
         self.uses_teacher = weights.probability_consistency > 0 or weights.attention_consistency > 0
         self.uses_attention = weights.attention > 0 or weights.attention_consistency > 0
         self.buffers: BufferPolicy = buffers if self.uses_teacher or buffers == "copy" else "ema"
-        self._validate = validate
+        self.validation: Validation | None = None
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The student's parameters; the teacher follows by averaging."""
@@ -102,7 +104,10 @@ class MeanTeacher:
         if teacher is not None:
             classes = torch.cat([batch.grades, teacher.logits[labeled:count].argmax(1)])
         f_student = self._attention(student.class_maps[:count], classes, size)
-        monitors = {"empty_share": empty_attention(f_student).float().mean(), "gradient_share": gradient_share(f_student)}
+        monitors = {
+            "empty_share": empty_attention(f_student).float().mean(),
+            "gradient_share": gradient_share(f_student),
+        }
         terms: dict[str, Tensor] = {}
         if self.weights.attention:
             rows = batch.has_mask
@@ -127,9 +132,9 @@ class MeanTeacher:
         update_buffers(self.teacher, self.student, decay, policy=self.buffers)
         return {"teacher_decay": decay, "ramp": exponential_ramp(step, self.ramp_steps)}
 
-    def validate(self) -> Mapping[str, float]:
+    def validate(self, step: int) -> Mapping[str, float]:
         """Metrics of student and teacher on the validation data."""
-        return self._validate(self.networks) if self._validate else {}
+        return self.validation(self.networks, step) if self.validation else {}
 
 
 def _total(terms: Mapping[str, Tensor], weights: LossWeights, ramp: float) -> Tensor:

@@ -58,4 +58,6 @@ def _check(teacher: nn.Module, student: nn.Module, decay: float) -> None:
         raise ValueError(f"the teacher's decay must be in [0, 1], got {decay}")
     ours, theirs = len(list(teacher.parameters())), len(list(student.parameters()))
     if ours != theirs:
-        raise ValueError(f"teacher and student differ: {ours} and {theirs} parameters; make the teacher by make_teacher")
+        raise ValueError(
+            f"teacher and student differ: {ours} and {theirs} parameters; make the teacher by make_teacher"
+        )

@@ -32,6 +32,11 @@ class Tracker:
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None, flush_secs=30)
 
+    @property
+    def shows(self) -> bool:
+        """Whether pictures are shown anywhere."""
+        return self._board is not None
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record ``values`` at optimiser step ``step``; a value that is not finite is recorded as such in the table."""
         for name, value in values.items():

@@ -1,6 +1,7 @@
 """Images in memory-mapped arrays, served as two-stream batches for training and as plain ones for evaluation.
 
-What serves the unlabeled images holds pixels and row numbers, and has nowhere to put a grade or a mask.
+The arrays are held as they come and read a row at a time, so memory does not grow with the number of images. What
+serves the unlabeled images holds pixels and row numbers, and has nowhere to put a grade or a mask.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
 from knee.errors import UserError
-from knee.mapped import reduced
 from knee.masks import dilate
 from knee.task import Batch
 from knee.views import ImageArray, Views, draw_seed
@@ -44,9 +44,6 @@ class UnlabeledImages:
     def __getitem__(self, index: int) -> ImageArray:
         """uint8 (S, S)."""
         return np.asarray(self.images[self.rows[index]])
-
-    def __reduce__(self) -> Any:
-        return reduced(UnlabeledImages, (self.images, self.rows))
 
 
 class LabeledItem(NamedTuple):
@@ -94,9 +91,6 @@ class LabeledImages:
         masked = self.masks is not None and self.has_mask is not None and self.has_mask[row]
         mask = dilate(self.masks[row], self.dilation) if masked and self.masks is not None else None
         return LabeledItem(np.asarray(self.images[row]), int(self.grades[index]), mask)
-
-    def __reduce__(self) -> Any:
-        return reduced(LabeledImages, (self.images, self.rows, self.grades, self.masks, self.has_mask, self.dilation))
 
 
 class LabeledViews(NamedTuple):

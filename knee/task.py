@@ -75,6 +75,6 @@ class Task(Protocol):
         """Called after optimiser step ``step`` (the teacher's update); returns schedule values to log."""
         ...
 
-    def validate(self) -> Mapping[str, float]:
-        """Metrics on the validation data, by name; networks are in eval mode, no gradient."""
+    def validate(self, step: int) -> Mapping[str, float]:
+        """Metrics on the validation data after ``step`` steps, by name; networks are in eval mode, no gradient."""
         ...

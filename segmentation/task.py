@@ -45,6 +45,6 @@ class SegmentationTask:
         """Nothing follows an update."""
         return {}
 
-    def validate(self) -> Mapping[str, float]:
+    def validate(self, step: int) -> Mapping[str, float]:
         """Dice and IoU per image on the validation images that have a mask."""
         return self._validate(self.segmenter) if self._validate else {}

@@ -47,7 +47,9 @@ def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.
         raise UserError(f"unet.encoder: segmentation-models-pytorch has no {encoder!r}{hint}") from error
     except Exception as error:
         if not encoder_weights:
-            raise UserError(f"unet.encoder {encoder!r} cannot be built: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(
+                f"unet.encoder {encoder!r} cannot be built: {' '.join(str(error).split())[:200]}"
+            ) from error
         raise UserError(
             f"the weights {encoder_weights!r} of {encoder} could not be fetched ({type(error).__name__}); start from random "
             "weights by unet.encoder_weights: '' (40 drawn masks are enough for that on the phantom)"

@@ -1,0 +1,216 @@
+"""The command line: ``dcmt COMMAND`` and ``train.py``.
+
+Importing this module is quick; what a command needs is imported when it runs. A mistake of the user ends with one clear
+message and exit code 2; anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from knee.errors import UserError
+
+_RESEARCH = "Research use only: not a medical device, not for diagnosis."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except UserError as error:
+        print(f"dcmt: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        print(
+            f"dcmt: {error.strerror}: {error.filename or 'while writing'}; {_OF_THE_MACHINE[error.errno]}",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("dcmt: interrupted", file=sys.stderr)
+        return 130
+
+
+_OF_THE_MACHINE = {
+    errno.ENOSPC: "free some space and go on (a run: by --resume)",
+    errno.EDQUOT: "free some of your quota and go on (a run: by --resume)",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EROFS: "choose a place that you may write to",
+}
+
+
+def _run(given: list[str]) -> int:
+    # train and segment train take every option of their config, which argparse need not know.
+    if given[:1] == ["train"]:
+        from dcmt.train import train_command
+
+        return train_command(given[1:], say=print)
+    if given[:2] == ["segment", "train"]:
+        from dcmt.segment import train_command as segment_train_command
+
+        return segment_train_command(given[2:], say=print)
+    options = _parser().parse_args(given)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dcmt", description=f"Grade knee osteoarthritis from few labels. {_RESEARCH}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _data_commands(commands)
+    _train_commands(commands)
+    _run_commands(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+
+
+def _data_commands(commands: _Commands) -> None:
+    phantom = commands.add_parser("phantom", help="write the built-in phantom: images, masks, manifest")
+    phantom.add_argument("folder", type=Path)
+    phantom.add_argument("--kind", choices=("mr", "xray"), default="mr", help="sagittal MR slices or AP radiographs")
+    phantom.add_argument("--patients", type=int, help="number of patients (default: about 2,300 images)")
+    phantom.add_argument("--slices", type=int, help="images a patient")
+    phantom.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
+    phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    phantom.set_defaults(command=_phantom)
+
+    manifest = commands.add_parser("manifest", help="make a manifest from a folder of a known layout")
+    manifest.add_argument("folder", type=Path)
+    manifest.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
+    manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
+    manifest.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
+    manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
+    manifest.set_defaults(command=_manifest)
+
+    check = commands.add_parser("check", help="read a manifest and every file it names; list all faults")
+    check.add_argument("manifest", type=Path)
+    check.add_argument("--grade-set", default="kl")
+    check.add_argument("--split", type=Path, help="check this split file against the manifest too")
+    check.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
+    check.set_defaults(command=_check)
+
+    split = commands.add_parser("split", help="split a manifest by patient, with ranks for every labeled fraction")
+    split.add_argument("manifest", type=Path)
+    split.add_argument("--out", type=Path, required=True, help="the split file, data_splits/NAME.csv")
+    split.add_argument("--grade-set", default="kl")
+    split.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    split.add_argument(
+        "--folds", type=int, default=0, help="write so many cross-validation splits instead, OUT with _K"
+    )
+    split.add_argument("--anew", action="store_true", help="ignore the manifest's own split column")
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--force", action="store_true", help="overwrite an existing split")
+    split.set_defaults(command=_split)
+
+
+def _train_commands(commands: _Commands) -> None:
+    commands.add_parser("train", help="train a grader (train --help lists every option)", add_help=False)
+    segment = commands.add_parser("segment", help="train the cartilage segmenter, or write masks with it")
+    steps = segment.add_subparsers(required=True, metavar="train|predict")
+    steps.add_parser("train", help="train the U-Net on the rows that have masks", add_help=False)
+    predict = steps.add_parser("predict", help="write a mask for every row that has none, and a manifest with them")
+    predict.add_argument("run", type=Path)
+    predict.add_argument("--manifest", type=Path, help="the manifest (default: the run's)")
+    predict.add_argument("--out", type=Path, required=True, help="folder of the masks")
+    predict.add_argument(
+        "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv beside the old)"
+    )
+    predict.add_argument("--rows", choices=("train", "all"), default="train", help="rows of which splits get a mask")
+    predict.add_argument("--dilation", type=float, default=0.0, help="dilate what is written, in px at 256 (default 0)")
+    predict.add_argument("--device", default="auto")
+    predict.add_argument("--force", action="store_true", help="overwrite masks and manifest")
+    predict.set_defaults(command=_segment_predict)
+
+
+def _run_commands(commands: _Commands) -> None:
+    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}. {_RESEARCH}")
+        parser.add_argument("run", type=Path, help="run folder")
+        parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+        parser.add_argument("--device", default="auto")
+        parser.set_defaults(command=command)
+        return parser
+
+    evaluate = add(
+        "evaluate", "grade a split with student and teacher: metrics with intervals, figures, predictions", _evaluate
+    )
+    evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
+    evaluate.add_argument("--flip", action="store_true", help="grade mirrored images too: flip disagreement")
+
+    predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", _predict)
+    predict.add_argument("images", type=Path, help="one image or a folder of images")
+    predict.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
+    predict.add_argument("--student", action="store_true", help="grade with the student instead")
+    predict.add_argument("--no-overlays", action="store_true")
+    predict.add_argument("--force", action="store_true", help="write into a folder that holds something")
+
+    attention = add("attention", "overlays of where student and teacher looked, for the cases of a split", _attention)
+    attention.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
+    attention.add_argument(
+        "--cases", type=int, default=24, help="how many, spread over the grades; 0: all (default 24)"
+    )
+    attention.add_argument("--out", type=Path, help="folder (default: RUN/attention_SPLIT)")
+    attention.add_argument("--force", action="store_true", help="overwrite overlays")
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from dcmt.data_commands import phantom
+
+    return phantom(options, say=print)
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    from dcmt.data_commands import manifest
+
+    return manifest(options, say=print)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from dcmt.data_commands import check
+
+    return check(options, say=print)
+
+
+def _split(options: argparse.Namespace) -> int:
+    from dcmt.data_commands import split
+
+    return split(options, say=print)
+
+
+def _segment_predict(options: argparse.Namespace) -> int:
+    from dcmt.segment import predict_command
+
+    return predict_command(options, say=print)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from dcmt.apply import evaluate_command
+
+    return evaluate_command(options, say=print)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from dcmt.apply import predict_command
+
+    return predict_command(options, say=print)
+
+
+def _attention(options: argparse.Namespace) -> int:
+    from dcmt.apply import attention_command
+
+    return attention_command(options, say=print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

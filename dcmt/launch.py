@@ -1,0 +1,195 @@
+"""What every training command does alike: its options, the run folder, resuming, device and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from dcmt.checkpoint import Checkpoint
+from dcmt.config import DataConfig, FitConfig
+from dcmt.device import autocast, choose_device, choose_precision
+from dcmt.fit import Batches, BufferKeeper
+from dcmt.options import config_from_values, config_path, make_parser, option_names, read_config
+from dcmt.run import RunFolder, create_run, open_run
+from knee.errors import UserError
+from knee.task import Task
+
+Say = Callable[[str], None]
+SAFE_ON_RESUME = (
+    "fit.steps",
+    "fit.epochs",
+    "fit.log_every",
+    "fit.checkpoint_minutes",
+    "fit.patience",
+    "data.workers",
+    "report.cases",
+    "report.bootstrap",
+)
+
+
+class TrainConfig(Protocol):
+    """What the configs of all kinds of run have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def runs(self) -> str: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def fit(self) -> FitConfig: ...
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``train`` takes besides the options of its config."""
+
+    rest: list[str]
+    resume: Path | None
+    force: bool
+
+
+def new_or_resumed(
+    kind_of_config: type[Config], arguments: Sequence[str], *, kind: str, program: str
+) -> tuple[Config, RunFolder, bool]:
+    """The config and run folder of a training command, and whether it goes on with a run. Raises UserError."""
+    options = split_options(arguments)
+    if options.resume is not None:
+        return *_resumed(kind_of_config, options.resume, options.rest, kind=kind, program=program), True
+    config = read_config(kind_of_config, options.rest, program=program)
+    name = config.name or default_name(options.rest, fraction=config.data.labeled_fraction, seed=config.fit.seed)
+    return config, create_run(Path(config.runs) / name, config, kind=kind, force=options.force), False
+
+
+def split_options(arguments: Sequence[str]) -> TrainOptions:
+    """Take out what is not part of a config; ``--labeled-fraction`` is short for ``--data.labeled_fraction``."""
+    rest: list[str] = []
+    resume: Path | None = None
+    force = False
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--force":
+            force = True
+        elif argument == "--resume" or argument.startswith("--resume="):
+            value = argument.partition("=")[2] or next(given, "")
+            if not value:
+                raise UserError("--resume needs a run folder")
+            resume = Path(value)
+        elif argument.partition("=")[0] == "--labeled-fraction":
+            rest.append(argument.replace("--labeled-fraction", "--data.labeled_fraction", 1))
+        else:
+            rest.append(argument)
+    return TrainOptions(rest, resume, force)
+
+
+def _resumed(
+    kind_of_config: type[Config], path: Path, changes: Sequence[str], *, kind: str, program: str
+) -> tuple[Config, RunFolder]:
+    """The config of a run to go on with, with changes that are safe; any other change is refused by name."""
+    run, values = open_run(path)
+    found = values.pop("kind")
+    if found != kind:
+        raise UserError(f"{path} is a run of kind {found}, not {kind}; resume it by the command that started it")
+    before = config_from_values(kind_of_config, values, where=str(run.config))
+    after = read_config(kind_of_config, changes, program=program, defaults=values)
+    changed = [name for name in option_names(kind_of_config) if _value(before, name) != _value(after, name)]
+    unsafe = [name for name in changed if name not in SAFE_ON_RESUME]
+    if unsafe:
+        raise UserError(
+            f"a resumed run cannot change {', '.join(unsafe)}; it may change {', '.join(SAFE_ON_RESUME)}; start a new run for "
+            "anything else"
+        )
+    return after, run
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def default_name(arguments: Sequence[str], *, fraction: float, seed: int) -> str:
+    """The run's name where none is given: the config file's, the labeled fraction and the seed.
+
+    >>> default_name(["--config", "configs/phantom.yaml"], fraction=0.1, seed=2)
+    'phantom-f0.1-s2'
+    """
+    path = config_path(arguments)
+    return f"{path.stem if path else 'run'}-f{fraction:g}-s{seed}"
+
+
+def start(seed: int, threads: int, device: str, *, deterministic: bool) -> torch.device:
+    """Seeds and threads, set in this one place; returns the device."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    return choose_device(device)
+
+
+def place(task: Task, device: torch.device, *, channels_last: bool) -> None:
+    """Move a task's networks to the device and into the wanted memory layout, in place."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for network in task.networks.values():
+        network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def settle_precision(wanted: str, task: Task, batches: Batches, device: torch.device, *, say: Say) -> str:
+    """Resolve precision "auto" by timing a step of each kind; weights, statistics and random state stay as they were."""
+    if wanted != "auto" or device.type != "cpu":
+        return choose_precision(wanted, device, lambda _: None)
+    batch = next(batches.from_batch(0))
+    buffers, random = BufferKeeper(task.networks.values()), torch.get_rng_state()
+    buffers.keep()
+
+    def trial(precision: str) -> None:
+        with autocast(device, precision):
+            losses = task.losses(batch, 0)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+
+    chosen = choose_precision(wanted, device, trial)
+    buffers.restore()
+    torch.set_rng_state(random)
+    for parameter in task.parameters():
+        parameter.grad = None
+    say(f"precision auto: {chosen} is faster here")
+    return chosen
+
+
+def count_steps(steps: int, epochs: int, accumulation: int, batches_per_epoch: int) -> int:
+    """Optimiser steps of a run: ``epochs`` passes where given, else ``steps``.
+
+    >>> count_steps(100, 0, 1, 50), count_steps(100, 3, 2, 50)
+    (100, 75)
+    """
+    return max(1, epochs * batches_per_epoch // accumulation) if epochs else steps
+
+
+def latest_checkpoint(run: RunFolder, *, say: Say) -> Checkpoint | None:
+    """The newest whole checkpoint; says what was wrong with newer ones. None where there is none yet."""
+    checkpoint, damaged = run.checkpoints.latest()
+    for fault in damaged:
+        say(f"warning: {fault}; going back to the checkpoint before it")
+    if checkpoint is None:
+        say("no checkpoint yet: starting from step 0")
+    return checkpoint
+
+
+def train_help(kind_of_config: type[Any], *, program: str) -> str:
+    """Every option of a training command."""
+    return (
+        f"{make_parser(kind_of_config, program=program).format_help()}\n"
+        "besides these:\n"
+        "  --labeled-fraction F   short for --data.labeled_fraction F\n"
+        "  --resume RUN           go on with a run exactly where it was\n"
+        "  --force                start anew in an existing run folder\n"
+        "\nResearch use only: not a medical device, not for diagnosis."
+    )

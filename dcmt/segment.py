@@ -1,0 +1,181 @@
+"""Training the cartilage segmenter, and writing its masks: ``dcmt segment train|predict``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dcmt.config import DataConfig, SegmenterConfig
+from dcmt.device import choose_device
+from dcmt.fit import Fit, Progress
+from dcmt.launch import count_steps, latest_checkpoint, new_or_resumed, place, settle_precision, start, train_help
+from dcmt.options import config_from_values
+from dcmt.prepare import KneeData, TrainingBatches, load_knee_data, masked_rows
+from dcmt.run import RunFolder, RunLock, open_run
+from dcmt.tracking import Tracker
+from dcmt.train import record_data, run_state
+from knee.errors import UserError
+from knee.manifest import write_manifest
+from segmentation.predict import segment_rows, write_masks
+from segmentation.task import SegmentationTask
+from segmentation.unet import Segmenter, build_segmenter
+
+Say = Callable[[str], None]
+Rows = NDArray[np.int64]
+
+
+def train_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt segment train``."""
+    if "--help" in arguments or "-h" in arguments:
+        say(train_help(SegmenterConfig, program="dcmt segment train"))
+        return 0
+    config, run, resume = new_or_resumed(SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train")
+    train_segmenter(config, run, say=say, resume=resume)
+    return 0
+
+
+def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
+    """Train the U-Net on the training rows that have a mask, whatever their grade."""
+    with RunLock(run):
+        device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+        data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+        rows = masked_rows(data, data.split.rows("train"), least=2)
+        say(
+            f"{len(rows)} training images have a mask; {int(data.cache.has_mask[data.split.rows('val')].sum())} for validation"
+        )
+        record_data(run, data)
+        batches = TrainingBatches(
+            data,
+            config.data,
+            config.views,
+            rows=rows,
+            unlabeled=np.zeros(0, np.int64),
+            dilation=0.0,
+            seed=config.fit.seed,
+            device=device,
+            channels_last=config.fit.channels_last,
+        )
+        steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
+        checkpoint = latest_checkpoint(run, say=say) if resume else None
+        tracker = Tracker(
+            run.path, tensorboard=config.report.tensorboard, first_step=checkpoint.step if checkpoint else 0
+        )
+        task = build_task(config, data, device=device)
+        place(task, device, channels_last=config.fit.channels_last)
+        precision = (
+            str(checkpoint.state["precision"])
+            if checkpoint
+            else settle_precision(config.fit.precision, task, batches, device, say=say)
+        )
+        fit = Fit(
+            task=task,
+            batches=batches,
+            config=config.fit,
+            optimizer_config=config.optimizer,
+            device=device,
+            precision=precision,
+            tracker=tracker,
+            checkpoints=run.checkpoints,
+            steps=steps,
+            say=say,
+            state=run_state(data, task),
+            resume_command=f"dcmt segment train --resume {run.path}",
+        )
+        if checkpoint is not None:
+            fit.restore(checkpoint)
+        progress = fit.run()
+        tracker.close()
+    return progress
+
+
+def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device) -> SegmentationTask:
+    """The U-Net of a config, validated on the validation rows that have a drawn mask."""
+    mean, std = data.cache.mean_std(data.split.rows("train"))
+    segmenter = build_segmenter(config.unet.encoder, encoder_weights=config.unet.encoder_weights, mean=mean, std=std)
+    rows = data.split.rows("val")
+    rows = rows[data.cache.has_mask[rows]]
+
+    def validate(network: Segmenter) -> Mapping[str, float]:
+        return {f"val/{name}": value for name, value in overlap(network, data, rows, device=device).items()}
+
+    return SegmentationTask(
+        segmenter,
+        dice_weight=config.unet.dice_weight,
+        cross_entropy_weight=config.unet.cross_entropy_weight,
+        validate=validate if len(rows) else None,
+    )
+
+
+def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.device) -> dict[str, float]:
+    """Dice and IoU per image, averaged, of the segmenter's masks and the drawn ones, undilated."""
+    from knee.masks import mask_dice, mask_iou
+
+    dice: list[NDArray[np.float64]] = []
+    iou: list[NDArray[np.float64]] = []
+    for found in segment_rows(network, data.loader(rows), device=device):
+        drawn = np.asarray(data.cache.masks[found.rows])
+        dice.append(mask_dice(found.masks, drawn))
+        iou.append(mask_iou(found.masks, drawn))
+    return {"dice": float(np.nanmean(np.concatenate(dice))), "iou": float(np.nanmean(np.concatenate(iou)))}
+
+
+def load_segmenter(run: RunFolder, config: SegmenterConfig) -> Segmenter:
+    """The best segmenter of a run."""
+    checkpoint = run.checkpoints.best()
+    if checkpoint is None:
+        raise UserError(f"{run.path} has no checkpoint yet")
+    segmenter = build_segmenter(config.unet.encoder)
+    checkpoint.load_network("segmenter", segmenter)
+    return segmenter
+
+
+def predict_command(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt segment predict``: masks for the rows that have none, and a manifest that names them."""
+    run, values = open_run(options.run)
+    if values.pop("kind") != "segmenter":
+        raise UserError(f"{options.run} is not the run of a segmenter; train one by: dcmt segment train")
+    config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
+    data_config: DataConfig = config.data
+    if options.manifest:
+        import dataclasses
+
+        data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
+    target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
+    device = choose_device(options.device)
+    data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+    network = load_segmenter(run, config).to(device)
+    report_drawn(network, data, device=device, say=say)
+    rows = data.split.rows("train") if options.rows == "train" else np.arange(len(data.manifest.table))
+    rows = rows[~data.cache.has_mask[rows]]
+    table = write_masks(
+        segment_rows(network, data.loader(rows), device=device, progress=True, total=len(rows)),
+        data.manifest,
+        data.cache.geometry,
+        folder=options.out,
+        relative_to=target.parent,
+        dilation=options.dilation,
+        force=options.force,
+    )
+    write_manifest(target, table, force=options.force)
+    written = table["mask_source"].eq("segmenter")
+    confidence = table.loc[written, "mask_confidence"].astype(float)
+    say(
+        f"{int(written.sum())} masks in {options.out}; mean confidence {confidence.mean():.3f}, lowest {confidence.min():.3f}"
+    )
+    say(f"the manifest that names them: {target}")
+    return 0
+
+
+def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device, say: Say) -> None:
+    """Say how well the segmenter finds the drawn masks of validation and test."""
+    for split in ("val", "test"):
+        rows = data.split.rows(split)
+        rows = rows[data.cache.has_mask[rows]]
+        if len(rows):
+            found = overlap(network, data, rows, device=device)
+            say(f"{split}: Dice {found['dice']:.3f}, IoU {found['iou']:.3f} per image on {len(rows)} drawn masks")

@@ -1,0 +1,115 @@
+"""Validation of student and teacher during training: metrics, and pictures for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dcmt.config import AttentionConfig
+from dcmt.prepare import KneeData
+from dcmt.tracking import Tracker
+from knee.metrics import exceeded_share, grading_metrics
+from knee.predictions import Predictions, iterate_attention, predict
+
+Rows = NDArray[np.int64]
+_TRACKED = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "ece")
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """The autocast type of a precision by name; None for fp32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+class GraderValidation:
+    """Grades the validation rows with each network: ``val_student/macro_f1`` and so on.
+
+    Draws the attention of ``cases`` fixed validation images, and the teacher's confusion, reliability and ROC figures,
+    into TensorBoard. The attention is of each network's own predicted grade.
+    """
+
+    def __init__(
+        self,
+        data: KneeData,
+        *,
+        device: torch.device,
+        precision: str,
+        attention: AttentionConfig,
+        tracker: Tracker,
+        cases: int,
+        workers: int = 0,
+    ) -> None:
+        self.data = data
+        rows = data.split.rows("val")
+        self.rows = rows[data.grades[rows] >= 0]
+        self.device = device
+        self.precision = precision
+        self.attention = attention
+        self.tracker = tracker
+        self.workers = workers
+        self.shown = spread_over_grades(self.rows, data.grades, count=min(cases, len(self.rows)))
+
+    def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
+        """Metrics of every network on the validation rows; nothing where there are none."""
+        if not len(self.rows):
+            return {}
+        found = {name: self._predict(network) for name, network in networks.items()}
+        values: dict[str, float] = {}
+        for name, predictions in found.items():
+            values |= {f"val_{name}/{metric}": value for metric, value in self._metrics(predictions).items()}
+        if self.tracker.shows:
+            self._draw(networks, found, step)
+        return values
+
+    def _predict(self, network: nn.Module) -> Predictions:
+        return predict(
+            network,
+            self.data.loader(self.rows, workers=self.workers),
+            device=self.device,
+            precision=autocast_type(self.precision),
+            masks=self.data.masks,
+            has_mask=self.data.cache.has_mask,
+            sharpness=self.attention.sharpness,
+            threshold=self.attention.threshold,
+        )
+
+    def _metrics(self, predictions: Predictions) -> dict[str, float]:
+        everything = grading_metrics(predictions.probabilities, self.data.grades[self.rows], self.data.grade_set)
+        values = {name: everything[name] for name in _TRACKED}
+        values["empty_maps"] = float(predictions.empty.mean())
+        if not np.isnan(predictions.iou).all():
+            values["tiou"] = float(np.nanmean(exceeded_share(predictions.iou)))
+        return values
+
+    def _draw(self, networks: Mapping[str, nn.Module], found: Mapping[str, Predictions], step: int) -> None:
+        from knee.figures import confusion_figure, figure_array, reliability_figure, roc_figure
+
+        grades, names = self.data.grades[self.rows], self.data.grade_set.names
+        best = found.get("teacher", next(iter(found.values())))
+        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+        np.add.at(confusion, (grades, best.predicted), 1)
+        self.tracker.image("figure/confusion", figure_array(confusion_figure(confusion, names)), step)
+        self.tracker.image("figure/reliability", figure_array(reliability_figure(best.probabilities, grades)), step)
+        self.tracker.image("figure/roc", figure_array(roc_figure(best.probabilities, grades, names)), step)
+        for case, picture in attention_pictures(
+            networks, self.data, self.shown, device=self.device, precision=self.precision, attention=self.attention
+        ):
+            self.tracker.image(f"attention/{case}", picture, step)
+
+
+def spread_over_grades(rows: Rows, grades: NDArray[np.int64], *, count: int) -> Rows:
+    """``count`` of ``rows``, taken from the grades in turn, always the same ones; (count,) ascending.
+
+    >>> spread_over_grades(np.arange(6), np.array([0, 0, 0, 0, 1, 2]), count=3).tolist()
+    [0, 4, 5]
+    """
+    piles = [rows[grades[rows] == grade] for grade in np.unique(grades[rows])]
+    picked: list[int] = []
+    depth = 0
+    while len(picked) < min(count, len(rows)):
+        picked += [int(pile[depth]) for pile in piles if depth < len(pile)]
+        depth += 1
+    return np.sort(np.array(picked[:count], dtype=np.int64))

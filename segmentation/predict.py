@@ -1,0 +1,100 @@
+"""Masks from a trained segmenter, each with a confidence, written on the original pixels of their images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from knee.geometry import Geometry
+from knee.images import write_png
+from knee.manifest import Manifest
+from knee.masks import dilate
+from segmentation.unet import Segmenter
+
+
+class Segmented(NamedTuple):
+    """Masks of a batch."""
+
+    rows: NDArray[np.int64]
+    """(B,) row numbers."""
+    masks: NDArray[np.uint8]
+    """(B, S, S) in {0, 1}: probability above one half."""
+    probabilities: NDArray[np.float32]
+    """(B, S, S) in [0, 1]."""
+    confidence: NDArray[np.float64]
+    """(B,) in [0, 1]: the mean probability within the mask; 0 where nothing was found."""
+
+
+@torch.no_grad()
+def segment_rows(
+    network: Segmenter,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: torch.device,
+    progress: bool = False,
+    total: int | None = None,
+) -> Iterator[Segmented]:
+    """Segment batches (images uint8 (B, 1, S, S), row numbers (B,)) as they come; the network is put in eval mode."""
+    training = network.training
+    network.eval()
+    try:
+        with tqdm(desc="segment", total=total, unit="image", disable=None if progress else True) as bar:
+            for images, rows in loader:
+                logits = network(images.to(device).float() / 255)
+                probabilities = logits.float().sigmoid().cpu().numpy()
+                masks = (probabilities > 0.5).astype(np.uint8)
+                inside = masks.sum((1, 2))
+                confidence = (probabilities * masks).sum((1, 2)) / np.maximum(inside, 1)
+                bar.update(len(images))
+                yield Segmented(rows.numpy(), masks, probabilities, confidence.astype(np.float64))
+    finally:
+        network.train(training)
+
+
+def write_masks(
+    found: Iterable[Segmented],
+    manifest: Manifest,
+    geometry: Callable[[int], Geometry],
+    *,
+    folder: Path,
+    relative_to: Path,
+    dilation: float = 0.0,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Write a PNG for every mask, on the original pixels, and return the manifest's table naming them.
+
+    Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``.
+    Paths of images and masks are made relative to the folder ``relative_to``. ``dilation`` in pixels at 256, applied to
+    what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless ``force``.
+    """
+    table = manifest.table.drop(columns="line", errors="ignore").copy()
+    drawn = table["mask"].ne("").to_numpy()
+    table["image"] = [_relative(manifest.image_path(row), relative_to) for row in range(len(table))]
+    masks = [_relative(path, relative_to) if (path := manifest.mask_path(row)) else "" for row in range(len(table))]
+    source = np.where(drawn, "drawn", "").astype(object)
+    confidence = np.full(len(table), "", dtype=object)
+    for batch in found:
+        for row, probabilities, sure in zip(batch.rows, batch.probabilities, batch.confidence, strict=True):
+            mask = (geometry(int(row)).restore(probabilities) > 0.5).astype(np.uint8)
+            if dilation:
+                mask = dilate(mask, dilation)
+            name = f"{manifest.table['image'].iat[row]}".replace("/", "_").replace("#", "_").rpartition(".")[0]
+            path = folder / f"{name}.png"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_png(path, mask * np.uint8(255), force=force)
+            masks[row], source[row], confidence[row] = _relative(path, relative_to), "segmenter", f"{sure:.4f}"
+    table["mask"], table["mask_source"], table["mask_confidence"] = masks, source, confidence
+    return table
+
+
+def _relative(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
