@@ -1,0 +1,80 @@
+"""Grade sets: what is shipped, what is parsed, what is refused."""
+
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.grades import GradeSet, load_grade_set
+
+SHIPPED = [("kl", 5, "kappa"), ("cartilage", 3, "macro_f1")]
+
+
+@pytest.mark.parametrize(("name", "count", "metric"), SHIPPED)
+def test_shipped_sets(name, count, metric):
+    grades = load_grade_set(name)
+    assert (grades.name, grades.count, grades.best_metric) == (name, count, metric)
+    assert len(grades.descriptions) == count
+    assert all(grades.descriptions)
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"), [("2", 2), ("2.0", 2), (" 4 ", 4), ("0", 0), ("", None), ("  ", None), ("03", 3)]
+)
+def test_parsed(text, grade):
+    assert load_grade_set("kl").parse(text) == grade
+
+
+@pytest.mark.parametrize(
+    ("text", "way_out"),
+    [
+        ("KL2", "write 2"),
+        ("grade 3", "write 3"),
+        ("2: 2", "write a whole number from 0 to 4"),
+        ("moderate", "write 3"),
+        ("5", "write a whole number"),
+        ("-1", "write a whole number"),
+        ("1.5", "write a whole number"),
+        ("nan", "write a whole number"),
+        ("²", "write a whole number"),
+        ("9" * 500, "write a whole number"),
+    ],
+)
+def test_refused_with_a_way_out(text, way_out):
+    with pytest.raises(UserError, match="is not 0–4 or empty; " + way_out):
+        load_grade_set("kl").parse(text)
+
+
+def test_own_file(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "name: own\ntitle: t\nbest_metric: kappa\ngrades:\n- {name: a, description: d}\n- {name: b, description: e}\n"
+    )
+    assert load_grade_set(file) == GradeSet("own", "t", ("a", "b"), ("d", "e"), "kappa")
+
+
+def test_all_faults_of_a_file_at_once(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("name: 3\ncolour: red\nbest_metric: kappa\ngrades:\n- {name: no, description: d}\n- {name: b}\n")
+    with pytest.raises(Faults) as caught:
+        load_grade_set(file)
+    text = str(caught.value)
+    for part in (
+        "'title' is missing",
+        "'colour' is unknown",
+        "'name' is not a text",
+        "grade 0: name and",
+        "grade 1 does not",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "a: [", "grades: 3\nname: a\ntitle: b\nbest_metric: c"])
+def test_not_a_grade_set(tmp_path, content):
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        load_grade_set(file)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"'klx' is unknown; write one of cartilage, kl"):
+        load_grade_set("klx")

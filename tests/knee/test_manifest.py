@@ -1,0 +1,213 @@
+"""Manifest: every fault with its line in one report; folders of known layouts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.grades import load_grade_set
+from knee.images import write_png
+from knee.manifest import manifest_from_folder, read_manifest, split_slice, write_manifest
+
+KL = load_grade_set("kl")
+HEADER = "image,patient,side,grade,mask"
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(folder / name, np.arange(64, dtype=np.uint8).reshape(8, 8))
+
+
+def manifest(folder, text, *, encoding="utf-8"):
+    path = folder / "manifest.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_read(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "m.png")
+    path = manifest(tmp_path, f"{HEADER},age,spacing_mm\na.png,007,L,2.0,m.png,61,0.14\n\n./b.png,8,,,,,\n")
+    read = read_manifest(path, KL)
+    table = read.table
+    assert table["patient"].tolist() == ["007", "8"]
+    assert table["grade"].tolist() == [2, pd.NA]
+    assert str(table["grade"].dtype) == "Int64"
+    assert table["line"].tolist() == [2, 4]
+    assert table["age"].tolist() == ["61", ""]
+    assert table["spacing_mm"].iat[0] == 0.14
+    assert np.isnan(table["spacing_mm"].iat[1])
+    assert read.image_path(0) == tmp_path / "a.png"
+    assert read.mask_path(0) == tmp_path / "m.png"
+    assert read.mask_path(1) is None
+    assert read.folder == tmp_path
+
+
+def test_all_faults_in_one_report(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    path = manifest(
+        tmp_path,
+        f"{HEADER},split,spacing_mm\n"
+        "a.png,1,L,KL2,,train,0.1\n"
+        "./a.png,1,L,2,,train,0.1\n"
+        "gone.png,2,left,2,,train,0.1\n"
+        "b.png,,R,2,none.png,train,0.1\n"
+        "c.png,1,R,7,,test,0.1\n"
+        "d.png,3,R,1,,dev,-3\n"
+        ",4,R,1,,,\n"
+        "x,y\n",
+    )
+    with pytest.raises(Faults) as caught:
+        read_manifest(path, KL)
+    faults = caught.value.faults
+    expected = [
+        "manifest.csv line 2: grade 'KL2' is not 0–4 or empty; write 2",
+        "manifest.csv line 3: image './a.png' is already on line 2; remove one of the two",
+        "manifest.csv line 4: image 'gone.png' is not a file",
+        "manifest.csv line 4: side 'left' is not L, R or empty; write L",
+        "manifest.csv line 5: mask 'none.png' is not a file",
+        "manifest.csv line 5: patient is empty",
+        "manifest.csv line 6: grade '7' is not 0–4",
+        "manifest.csv line 6: patient '1' is in train (line 2) and test (line 6)",
+        "manifest.csv line 7: split 'dev' is not train, val, test or empty",
+        "manifest.csv line 7: spacing_mm '-3'",
+        "manifest.csv line 8: image is empty",
+        "manifest.csv line 9: 2 fields where the header has 7",
+    ]
+    assert len(faults) == len(expected)
+    for start in expected:
+        assert sum(fault.startswith(start) for fault in faults) == 1, start
+    assert [int(f.split("line ")[1].split(":")[0]) for f in faults] == [2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9]
+
+
+def test_many_faults_are_counted_not_printed(tmp_path):
+    path = manifest(tmp_path, HEADER + "".join(f"\n{i}.png,{i},L,0," for i in range(500)))
+    with pytest.raises(Faults, match="500 faults") as caught:
+        read_manifest(path, KL)
+    assert caught.value.faults[-1] == "… and 300 more"
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_and_byte_order_mark(tmp_path, separator):
+    touch(tmp_path, "a.png")
+    text = f"{HEADER},spacing_mm\r\na.png,01,L,3,,0.25\r\n".replace(",", separator).replace("0.25", "0,25")
+    read = read_manifest(manifest(tmp_path, text, encoding="utf-8-sig"), KL)
+    assert read.table["patient"].tolist() == ["01"]
+    assert read.table["spacing_mm"].tolist() == [0.25]
+
+
+def test_quoted_field_over_two_lines_keeps_line_numbers(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    path = manifest(tmp_path, f'{HEADER},report\na.png,1,L,0,,"one\ntwo"\nb.png,2,L,9,,\n')
+    with pytest.raises(Faults, match="line 4: grade '9'"):
+        read_manifest(path, KL)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"\x89PNG\0\0", "is not a CSV file but binary"),
+        (b"image,patient\n\xff\xfe,1\n", "line 2: is not UTF-8"),
+        (b"image,patient\n", "column 'side' is missing"),
+        (b"image,patient,side,grade,mask,mask\n", "column 'mask' is there 2 times"),
+        (b"image,patient,side,grade,mask\n", "has a header and no rows"),
+        (b'image,patient,side,grade,mask\n"a,1,L,0,\n', "check its quotation marks"),
+    ],
+)
+def test_not_a_manifest(tmp_path, content, reason):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        read_manifest(path, KL)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_manifest(path, KL)
+
+
+def test_written_is_read_again_and_never_overwritten(tmp_path):
+    touch(tmp_path, "a.png", "ä b,c.png")
+    read = read_manifest(manifest(tmp_path, f'{HEADER},note\na.png,007,L,2,,\n"ä b,c.png",8,,,,"x ""y"""\n'), KL)
+    copy = tmp_path / "copy.csv"
+    write_manifest(copy, read.table)
+    pd.testing.assert_frame_equal(read_manifest(copy, KL).table, read.table)
+    with pytest.raises(UserError, match="exists already"):
+        write_manifest(copy, read.table)
+    write_manifest(copy, read.table.iloc[:1], force=True)
+    assert len(read_manifest(copy, KL).table) == 1
+    assert sorted(p.name for p in tmp_path.glob("*.csv*")) == ["copy.csv", "manifest.csv"]
+
+
+def test_chen_layout(tmp_path):
+    touch(tmp_path, "train/2/9001L.png", "train/0/9001R.png", "test/4/9002R.png")
+    (tmp_path / "README.md").write_text("x")
+    table = manifest_from_folder(tmp_path)
+    assert table.columns.tolist() == ["image", "patient", "side", "grade", "mask", "split"]
+    assert table.values.tolist() == [
+        ["test/4/9002R.png", "9002", "R", 4, "", "test"],
+        ["train/0/9001R.png", "9001", "R", 0, "", "train"],
+        ["train/2/9001L.png", "9001", "L", 2, "", "train"],
+    ]
+    assert "chen" in table.attrs["notes"][0]
+    out = tmp_path / "elsewhere"
+    out.mkdir()
+    write_manifest(out / "m.csv", manifest_from_folder(tmp_path, "chen", relative_to=out))
+    assert read_manifest(out / "m.csv", KL).image_path(0).samefile(tmp_path / "test/4/9002R.png")
+
+
+def test_tree_layouts(tmp_path):
+    touch(
+        tmp_path, "valid/3/p1_left.png", "training/unlabeled/p2_01.png", "masks/valid/3/p1_left.png", ".hidden/3/x.png"
+    )
+    table = manifest_from_folder(tmp_path)
+    assert table[["patient", "side", "split", "mask"]].values.tolist() == [
+        ["p2_01", "", "train", ""],
+        ["p1", "L", "val", "masks/valid/3/p1_left.png"],
+    ]
+    assert table["grade"].tolist() == [pd.NA, 3]
+
+
+def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
+    touch(tmp_path, "a_1.png", "a_2.png")
+    table = manifest_from_folder(tmp_path)
+    assert table["grade"].isna().all()
+    assert "split" not in table
+    assert any("every image is a patient of its own" in note for note in table.attrs["notes"])
+    named = manifest_from_folder(tmp_path, pattern=r"(?P<patient>[a-z]+)_")
+    assert named["patient"].tolist() == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "reason"),
+    [
+        ([], {}, "holds no images"),
+        (["a.png"], {"layout": "chen"}, "not named SPLIT/GRADE"),
+        (["a.png"], {"layout": "tre"}, "write auto, chen or tree"),
+        (["a.png"], {"pattern": "("}, "not a regular expression"),
+        (["a.png"], {"pattern": "(?P<patient>[0-9]+)"}, "finds no group 'patient'"),
+        (["7/a.png"], {"grade_count": 5}, "folder '7' is not a grade"),
+        (["masks/a.png"], {}, "masks alone"),
+    ],
+)
+def test_folder_refused(tmp_path, names, options, reason):
+    touch(tmp_path, *names)
+    with pytest.raises(UserError, match=reason):
+        manifest_from_folder(tmp_path, **options)
+
+
+def test_grade_names_as_folders(tmp_path):
+    touch(tmp_path, "Normal/1.png", "full-thickness/2.png")
+    table = manifest_from_folder(tmp_path, grade_names=load_grade_set("cartilage").names)
+    assert table["grade"].tolist() == [0, 2]
+
+
+def test_split_slice(tmp_path):
+    assert split_slice("a/v.nii#12")[1] == 12
+    assert split_slice("a/v.nii") == (split_slice("a/v.nii#3")[0], None)
+    assert split_slice("a/v#x.nii")[1] is None
+    touch(tmp_path, "odd#3")
+    assert split_slice(tmp_path / "odd#3") == (tmp_path / "odd#3", None)
