@@ -31,6 +31,7 @@ from knee.datasets import (
     worker_death,
 )
 from knee.errors import UserError
+from knee.shared_array import open_shared
 from knee.task import Batch
 from knee.views import Views, no_views, strong_views
 
@@ -96,6 +97,20 @@ def test_each_draw_serves_its_row() -> None:
         assert item.mask is None if row % 2 else np.array_equal(np.asarray(item.mask), masks[row])
     for index, row in enumerate(UNLABELED):
         assert np.array_equal(served[Draw("unlabeled", 0, index)].teacher, images[row])
+
+
+def test_masks_are_dilated_before_the_views_when_asked() -> None:
+    images, _, has_mask = arrays()
+    masks = np.zeros_like(images)
+    masks[:, SIZE // 2, SIZE // 2] = 1
+    labeled = LabeledImages(images, LABELED, LABELED % 3, masks, has_mask, dilation=5 * 256 / SIZE)
+    mask = labeled[1].mask
+    assert mask is not None
+    # A disc 5 pixels across.
+    assert mask.sum(axis=0)[SIZE // 2 - 3 : SIZE // 2 + 4].tolist() == [0, 1, 3, 5, 3, 1, 0]
+    undilated = LabeledImages(images, LABELED, LABELED % 3, masks, has_mask)[1].mask
+    assert undilated is not None
+    assert undilated.sum() == 1
 
 
 def test_views_depend_on_seed_stream_and_position() -> None:
@@ -183,11 +198,11 @@ def test_loaders_leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_memory_mapped_files_are_pickled_by_name(tmp_path: Path) -> None:
+def test_spawned_workers_are_sent_the_files_name_not_the_images(tmp_path: Path) -> None:
     images, masks, has_mask = arrays()
     for name, array in (("images", images), ("masks", masks)):
         np.save(tmp_path / f"{name}.npy", array)
-    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")]
+    mapped = [open_shared(tmp_path / f"{name}.npy") for name in ("images", "masks")]
     served = TwoStreams(
         LabeledImages(mapped[0], LABELED, LABELED % 3, mapped[1], has_mask),
         UnlabeledImages(mapped[0], UNLABELED),
@@ -197,13 +212,10 @@ def test_memory_mapped_files_are_pickled_by_name(tmp_path: Path) -> None:
     pickled = pickle.dumps(served)
     assert len(pickled) < 4000 < images.nbytes
     copied = pickle.loads(pickled)
-    assert isinstance(copied.labeled.images, np.memmap)
     for draw in (Draw("labeled", 3, 3), Draw("unlabeled", 3, 3)):
         for a, b, c in zip(served[draw], copied[draw], streams()[draw], strict=True):
             assert np.array_equal(np.asarray(a), np.asarray(b))
             assert np.array_equal(np.asarray(a), np.asarray(c))
-    part = UnlabeledImages(mapped[0][4:], np.arange(3))
-    assert np.array_equal(pickle.loads(pickle.dumps(part)).images, images[4:])
 
 
 def test_evaluation_serves_every_row_once_and_in_order() -> None:
