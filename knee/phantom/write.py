@@ -36,8 +36,8 @@ class Drawn:
 
 def split_of(patient: int, patients: int) -> str:
     """Patients are drawn independently, so their number can decide: the first ones train, the last ones test."""
-    train = max(1, round(SPLIT_SHARES[0] * patients))
     val = max(1, round(SPLIT_SHARES[1] * patients))
+    train = max(1, min(round(SPLIT_SHARES[0] * patients), patients - val - 1))
     return "train" if patient < train else "val" if patient < train + val else "test"
 
 
