@@ -61,7 +61,9 @@ def clip_towers(
         UserError: an unknown name (near ones offered), no patches to map, weights that cannot be had or do not fit.
     """
     name = BIOMEDCLIP if name.lower() == "biomedclip" else name
-    config, pixels = _clip_config(name, option)
+    if name == BIOMEDCLIP:
+        _require_transformers(name)
+    config, pixels = _clip_config(name)
     _check_supported(name, config)
     path, tag = _clip_weights(name, pretrained, option)
     pixels = {**pixels, **tag}
@@ -106,7 +108,7 @@ def supported_clip_models() -> list[str]:
     return [name for name in open_clip.list_models() if _why_unsupported(open_clip.get_model_config(name)) is None]
 
 
-def _clip_config(name: str, option: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _clip_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model's configuration and what is known of its pixels (mean, std)."""
     if name.startswith((_HUB, _FOLDER)):
         path = Path(name.removeprefix(_FOLDER)) / "open_clip_config.json"
@@ -115,7 +117,10 @@ def _clip_config(name: str, option: str) -> tuple[dict[str, Any], dict[str, Any]
                 with no_retries_offline():
                     path = Path(open_clip.factory.download_pretrained_from_hf(name.removeprefix(_HUB), path.name))
             except Exception as error:
-                raise no_download(name, option, error) from error
+                raise UserError(
+                    f"the description of {name} could not be downloaded; give its folder as local-dir:FOLDER, or take a "
+                    "model that open_clip describes, such as ViT-B-16-quickgelu"
+                ) from error
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return content["model_cfg"], content.get("preprocess_cfg", {})
@@ -133,9 +138,9 @@ def _clip_config(name: str, option: str) -> tuple[dict[str, Any], dict[str, Any]
 def _why_unsupported(config: dict[str, Any]) -> str | None:
     vision = config["vision_cfg"]
     if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return "its attention pooling leaves no patch embeddings"
+        return "its attention pooling leaves no patch embeddings; take a ViT such as ViT-B-16-quickgelu"
     if not vision.get("timm_model_name") and not isinstance(vision.get("layers", 12), int):
-        return "its ResNet pools by attention; take timm:resnet50 as image tower"
+        return "its ResNet pools by attention; take timm:resnet50, or a ViT such as ViT-B-16-quickgelu"
     return None
 
 
@@ -145,7 +150,12 @@ def _check_supported(name: str, config: dict[str, Any]) -> None:
             f"clip.image: {name} cannot show where it looked: {reason}, or a ViT such as ViT-B-16-quickgelu"
         )
     text = config["text_cfg"]
-    if (text.get("hf_model_name") or text.get("hf_tokenizer_name")) and not importlib.util.find_spec("transformers"):
+    if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+        _require_transformers(name)
+
+
+def _require_transformers(name: str) -> None:
+    if not importlib.util.find_spec("transformers"):
         raise UserError(
             f"{name} reads text by the package transformers; install it: pip install 'dcmt-knee[biomedclip]'"
         )
@@ -177,7 +187,7 @@ def _clip_weights(name: str, pretrained: bool | str, option: str) -> tuple[Path 
             known = open_clip.get_pretrained_cfg(name, tag)
             return Path(open_clip.download_pretrained(known)), dict(known)
     except Exception as error:
-        raise no_download(name, option, error) from error
+        raise no_download(f"the weights of {name}", option, error) from error
 
 
 def _weights_in(path: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
 from clip_koa.weights import misfit, near_names, no_download, no_retries_offline, read_state
@@ -38,14 +38,24 @@ def timm_tower(
     """
     if not timm.is_model(name):
         raise UserError(f"clip.image: timm has no model '{name}'{near_names(name, timm.list_models())}")
+    try:
+        settings = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
+        raise UserError(f"clip.image: timm has no '{name}'; known are {tags}") from error
     tokens = timm.models.is_model_in_modules(name.partition(".")[0], ["vision_transformer", "deit"])
-    fixed = bool((timm.get_pretrained_cfg(name) or object).__dict__.get("fixed_input_size"))
+    fixed = bool(settings and settings.fixed_input_size)
+    if pretrained is True and not (settings and settings.has_weights):
+        raise UserError(f"{option}: timm has no weights of {name}; give a local file, or start from {option}: false")
     sizes: dict[str, Any] = {"img_size": image_size} if fixed else {}
     if stride:
         sizes |= {"patch_size": stride} if tokens else {} if fixed else {"output_stride": stride}
     body = _create_timm(name, sizes, pretrained, option)
-    settings = body.pretrained_cfg
-    pixels: dict[str, Any] = {"pixel_mean": settings["mean"], "pixel_std": settings["std"], "trainable": trainable}
+    pixels: dict[str, Any] = {
+        "pixel_mean": body.pretrained_cfg["mean"],
+        "pixel_std": body.pretrained_cfg["std"],
+        "trainable": trainable,
+    }
     if tokens:
         projection = nn.Linear(body.num_features, embed_dim, bias=False)
         return TimmTokenTower(body, projection, embed_dim=embed_dim, **pixels)
@@ -54,34 +64,38 @@ def timm_tower(
 
 
 def _create_timm(name: str, sizes: dict[str, Any], pretrained: bool | str, option: str) -> Any:
-    state: dict[str, Tensor] | None = None
-    source: dict[str, Any] = {}
-    if isinstance(pretrained, str):
-        state = read_state(Path(pretrained), name)
-        source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
-    elif pretrained:
-        if not timm.get_pretrained_cfg(name).has_weights:
-            raise UserError(
-                f"{option}: timm has no weights of {name}; give a local file, or start from {option}: false"
-            )
-        source = {"pretrained": True}
     try:
+        if isinstance(pretrained, str):
+            return _create_from_file(name, sizes, Path(pretrained))
+        if not pretrained:
+            return timm.create_model(name, num_classes=0, **sizes)
         with no_retries_offline():
-            body = timm.create_model(name, num_classes=0, **sizes, **source)
-    except TypeError as error:
+            return timm.create_model(name, num_classes=0, pretrained=True, **sizes)
+    except UserError:
+        raise
+    except (AssertionError, NotImplementedError, TypeError) as error:
         raise UserError(
             f"clip.stride: {name} cannot change its stride in timm; set clip.stride to 0, its own"
         ) from error
     except Exception as error:
-        if state is not None:
-            raise misfit(str(pretrained), name, error) from error
-        raise no_download(name, option, error) from error
-    if state is not None:
-        own = body.state_dict()
-        # timm loads what fits and passes over the rest in silence.
-        loaded = sum(key in state and (torch.equal(own[key], state[key]) or "pos_embed" in key) for key in own)
-        if loaded < 0.9 * len(own):
-            raise misfit(str(pretrained), name, ValueError(f"{loaded} of {len(own)} tensors fit"))
+        if pretrained is not True:
+            raise
+        raise no_download(f"the weights of {name}", option, error) from error
+
+
+def _create_from_file(name: str, sizes: dict[str, Any], path: Path) -> Any:
+    state = read_state(path, name)
+    try:
+        body = timm.create_model(
+            name, num_classes=0, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}, **sizes
+        )
+    except RuntimeError as error:
+        raise misfit(path, name, error) from error
+    own = body.state_dict()
+    # timm loads what fits and passes over the rest in silence. Position embeddings may have been interpolated.
+    loaded = sum(key in state and (torch.equal(own[key], state[key]) or "pos_embed" in key) for key in own)
+    if loaded < 0.9 * len(own):
+        raise misfit(path, name, ValueError(f"{loaded} of {len(own)} tensors fit"))
     return body
 
 

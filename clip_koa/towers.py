@@ -61,6 +61,7 @@ class ClipVitTower(nn.Module):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.trainable = trainable
         self.requires_grad_(trainable)
+        self.train()
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """(B, 3, H, W) → (B, D) and (B, D, h, w); H and W are those the position embeddings were made for."""
@@ -102,6 +103,7 @@ class TimmTokenTower(nn.Module):
         self.trainable, self.new_projection = trainable, new_projection
         self.body.requires_grad_(trainable)
         self.projection.requires_grad_(trainable or new_projection)
+        self.train()
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """(B, 3, H, W) → (B, D) and (B, D, h, w)."""
@@ -149,6 +151,7 @@ class TimmMapTower(nn.Module):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.trainable = trainable
         self.body.requires_grad_(trainable)
+        self.train()
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """(B, 3, H, W) → (B, D) and (B, D, h, w)."""
@@ -192,6 +195,7 @@ class GradeTexts(nn.Module):
         self.encoder.requires_grad_(trainable)
         for module in (self, self.encoder):
             module.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
+        self.train()
 
     def forward(self) -> Tensor:
         """(K, D) float32, rows of unit length."""

@@ -29,10 +29,10 @@ def near_names(name: str, known: Collection[str]) -> str:
 
 
 def no_download(name: str, option: str, error: Exception) -> UserError:
-    """The error of a machine that cannot reach the weights hub, naming the two other ways."""
+    """The error of a machine that cannot have weights from the hub, naming the two other ways."""
     return UserError(
-        f"the weights of {name} could not be downloaded ({_reason(error)}); give a local file or folder by {option}, "
-        f"or start from random weights by {option}: false"
+        f"{name} could not be downloaded ({_reason(error)}); give a local file or folder by {option}, or start from "
+        f"random weights by {option}: false"
     )
 
 
@@ -97,4 +97,6 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch's first line only says that something did not load; what did not is on the second.
     text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
-    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
+    if "locate the file on the Hub" in text:
+        return "the hub was not reached, and the file is not in the local cache"
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

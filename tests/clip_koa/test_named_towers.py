@@ -1,0 +1,176 @@
+"""Names and weights: every refusal is one UserError with a way out; nothing here reaches for the network."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import clip_koa.weights
+from clip_koa.build import ClipConfig, build_clip_grader, read_text_embeddings
+from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, supported_clip_models
+from clip_koa.timm_towers import timm_tower
+from knee.errors import UserError
+from knee.grades import load_grade_set
+
+KL = load_grade_set("kl")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub, and nothing in its cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(clip_koa.weights, "can_reach", lambda address: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def no_transformers(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "transformers" else real(name))
+
+
+def refusal(build, *args, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        build(*args, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_names_offer_near_ones():
+    assert "did you mean ViT-B-16" in refusal(clip_towers, "vit-b16", image_size=224)
+    assert "did you mean resnet18" in refusal(timm_tower, "resnt18", embed_dim=4, image_size=64)
+    assert "known are resnet18.a1_in1k" in refusal(timm_tower, "resnet18.foo", embed_dim=4, image_size=64)
+    assert "did you mean openai?" in refusal(clip_towers, "ViT-B-16-quickgelu", image_size=224, pretrained="opnai")
+
+
+def test_models_without_patches_are_refused_with_another():
+    assert "take timm:resnet50" in refusal(clip_towers, "RN50", image_size=224)
+    assert "take a ViT" in refusal(clip_towers, "coca_ViT-B-32", image_size=224)
+    assert {"ViT-B-16-quickgelu", "ViT-B-16"} <= set(supported_clip_models())
+    assert not {"RN50", "coca_ViT-B-32"} & set(supported_clip_models())
+
+
+def test_offline_is_one_sentence_with_the_two_other_ways(offline):
+    for message in (
+        refusal(clip_towers, "ViT-B-16-quickgelu", image_size=224),
+        refusal(timm_tower, "resnet18", embed_dim=4, image_size=64, pretrained=True),
+    ):
+        assert "could not be downloaded (the hub was not reached" in message
+        assert "give a local file or folder by clip.pretrained" in message
+        assert "clip.pretrained: false" in message
+    assert "local-dir:FOLDER" in refusal(clip_towers, "hf-hub:some/model", image_size=224)
+
+
+def test_the_hub_is_left_as_it_was(offline):
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    refusal(timm_tower, "resnet18", embed_dim=4, image_size=64, pretrained=True)
+    assert before == constants.HF_HUB_OFFLINE
+
+
+def test_random_weights_never_ask_the_hub(monkeypatch):
+    def asked(address: str) -> bool:
+        raise AssertionError(address)
+
+    monkeypatch.setattr(clip_koa.weights, "can_reach", asked)
+    timm_tower("test_resnet", embed_dim=4, image_size=64, stride=0)
+
+
+@pytest.mark.parametrize("name", ["biomedclip", BIOMEDCLIP])
+def test_biomedclip_says_which_extra_it_needs(no_transformers, offline, name):
+    assert "pip install 'dcmt-knee[biomedclip]'" in refusal(clip_towers, name, image_size=224)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path, clip_folder):
+    linear = tmp_path / "linear.safetensors"
+    save_file(torch.nn.Linear(3, 3).state_dict(), linear)
+    name = f"local-dir:{clip_folder}"
+    message = refusal(clip_towers, name, image_size=64, pretrained=str(linear))
+    assert "of another architecture" in message
+    assert str(linear) in message
+    message = refusal(timm_tower, "test_resnet", embed_dim=4, image_size=64, stride=0, pretrained=str(linear))
+    assert "ValueError: 0 of" in message
+    other = open_clip.CLIP(
+        embed_dim=8,
+        vision_cfg={"image_size": 64, "layers": 1, "width": 16, "head_width": 16, "patch_size": 16},
+        text_cfg={"width": 16, "heads": 2, "layers": 1},
+    )
+    wrong = tmp_path / "other.safetensors"
+    save_file(other.state_dict(), wrong)
+    assert "of another architecture" in refusal(clip_towers, name, image_size=64, pretrained=str(wrong))
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path, clip_folder):
+    text = tmp_path / "notes.pt"
+    text.write_text("not weights", encoding="utf-8")
+    pickled = tmp_path / "model.pt"
+    torch.save(torch.nn.Linear(2, 2), pickled)  # a whole module: loading it would run code
+    for path in (text, pickled):
+        assert "does not hold weights" in refusal(
+            timm_tower, "test_resnet", embed_dim=4, image_size=64, stride=0, pretrained=str(path)
+        )
+        assert "does not hold weights" in refusal(
+            clip_towers, f"local-dir:{clip_folder}", image_size=64, pretrained=str(path)
+        )
+    assert "is not there" in refusal(
+        timm_tower, "test_resnet", embed_dim=4, image_size=64, stride=0, pretrained="no.pt"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "holds no weights" in refusal(
+        clip_towers, f"local-dir:{clip_folder}", image_size=64, pretrained=str(tmp_path / "empty")
+    )
+    assert "describes no model" in refusal(clip_towers, f"local-dir:{tmp_path}", image_size=64)
+
+
+def test_strides_and_stages_a_backbone_cannot_take():
+    message = refusal(timm_tower, "vgg11", embed_dim=4, image_size=64, stride=16)
+    assert "cannot change its stride in timm; set clip.stride to 0" in message
+    message = refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=16, stage=-4)
+    assert "4 px per patch at stage -4, not 16; write 4" in message
+    assert "-1 is the last" in refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=0, stage=9)
+
+
+def test_towers_of_different_spaces_are_refused(clip_folder, tmp_path):
+    import numpy as np
+
+    path = tmp_path / "texts.npy"
+    np.save(path, np.ones((5, 7), np.float32))
+    config = ClipConfig(image=f"local-dir:{clip_folder}", text=str(path))
+    assert "24 dimensions" in refusal(build_clip_grader, config, KL, image_size=64)
+
+
+def test_embeddings_of_the_grades_from_a_file(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "texts.npy"
+    np.save(path, np.eye(5, 6))
+    config = ClipConfig(image="timm:test_resnet", text=str(path), pretrained=False, stride=0, train_text=False)
+    grader = build_clip_grader(config, KL, image_size=64)
+    assert grader.image_tower.embed_dim == 6
+    assert torch.equal(grader.text_tower(), torch.eye(5, 6))
+    assert "must hold 3 rows" in refusal(read_text_embeddings, path, 3)
+    np.save(path, np.full((5, 6), np.nan))
+    assert "finite" in refusal(read_text_embeddings, path, 5)
+    path.write_text("x", encoding="utf-8")
+    assert "not a .npy file of numbers" in refusal(read_text_embeddings, path, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"embed_dim": 1}, "clip.embed_dim is 1"),
+        ({"stride": -1}, "clip.stride is -1"),
+        ({"scale_start": 200.0}, "clip.scale_start is 200.0"),
+        ({"image": "timm:resnet18"}, "a timm backbone has no text tower"),
+    ],
+)
+def test_configurations_are_checked_when_built(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        ClipConfig(**options)
