@@ -13,6 +13,8 @@ from knee.attention import attention_mask
 from knee.errors import UserError
 from knee.evaluate import best_grid_iou, difference, iterate_attention, predict, predictions_table, report
 from knee.grades import load_grade_set
+from knee.masks import dilate
+from knee.phantom.mr import draw_mr_slice
 from knee.predictions import Predictions, jensen_shannon
 from knee.task import Grading
 
@@ -278,6 +280,12 @@ class TestBestGrid:
         fine, coarse = best_grid_iou(masks, (12, 12)), best_grid_iou(masks, (6, 6))
         assert 0.9 < fine[0] <= 1 and coarse[0] < 0.8
         assert np.isnan(fine[1])
+
+    def test_the_phantoms_bands_are_within_reach_of_a_grid_of_12(self) -> None:
+        slices = (draw_mr_slice(seed=0, patient=patient, index=3) for patient in range(12))
+        best = best_grid_iou(np.stack([dilate(drawn.mask) for drawn in slices]), (12, 12))
+        print(f"best IoU of a 12 × 12 grid on dilated phantom masks: mean {best.mean():.3f}, worst {best.min():.3f}")  # noqa: T201
+        assert best.mean() >= 0.9 and metrics.exceeded_share(best).mean() == 1
 
     def test_climbing_beats_averaging(self) -> None:
         masks = self.band(64)[None]

@@ -1,0 +1,258 @@
+"""Attention drawn on the image for a reader: one fixed scale everywhere, so that two pictures can be compared.
+
+Colour and opacity both grow with x, so what was not looked at stays visible as it is. The solid contour is where
+f = σ(ω(x − σ₀)) crosses 0.5; the dashed one is the edge of the cartilage mask. All results are uint8 RGB arrays.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Rgb = NDArray[np.uint8]
+Points = NDArray[np.int32]
+
+LEAST_PX = 384
+"""Smaller images are enlarged by a whole factor until their longer side has at least this many pixels."""
+OPACITY = 0.65
+"""Opacity of the overlay at x = 1."""
+_CONTOUR = (255, 255, 255)
+_CARTILAGE = (70, 220, 255)
+_GROUND = (16, 16, 18)
+_INK = (240, 240, 240)
+_FAINT = (175, 175, 180)
+_GAP = 8
+
+
+class Look(NamedTuple):
+    """One network's attention on one image, with the words above it."""
+
+    attention: NDArray[Any]
+    """x: (H, W) in [0, 1]."""
+    mask: NDArray[Any]
+    """f: (H, W) in [0, 1]."""
+    text: str
+    """What the network says, as `verdict` words it."""
+
+
+def overlay(
+    image: NDArray[Any],
+    attention: NDArray[Any],
+    *,
+    contour: NDArray[Any] | None = None,
+    cartilage: NDArray[Any] | None = None,
+    opacity: float = OPACITY,
+) -> Rgb:
+    """The image with x in colour, the contour of f at 0.5, and the cartilage's edge dashed.
+
+    image uint8 (H, W); attention x, contour f and cartilage (H, W) in [0, 1]. Returns RGB (H', W', 3), enlarged by the
+    whole factor that takes the longer side to at least ``LEAST_PX``. ValueError for other shapes or ranges.
+    """
+    _check(image, {"attention": attention, "contour": contour, "cartilage": cartilage})
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity {opacity} must lie in [0, 1]")
+    grey = enlarge(image)
+    size = (grey.shape[1], grey.shape[0])
+    x = cv2.resize(np.asarray(attention, dtype=np.float32), size, interpolation=cv2.INTER_LINEAR)
+    picture = _tint(grey, cv2.convertScaleAbs(x, alpha=255), opacity)
+    if cartilage is not None:
+        _trace(picture, cartilage, _CARTILAGE, dashed=True)
+    if contour is not None:
+        _trace(picture, contour, _CONTOUR, dashed=False)
+    return picture
+
+
+def enlarge(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """The grey image smoothly enlarged by the whole factor that `overlay` uses: uint8 (H, W) → uint8 (H', W')."""
+    factor = -(-LEAST_PX // max(image.shape))
+    if factor <= 1:
+        return np.asarray(image, dtype=np.uint8)
+    larger: NDArray[np.uint8] = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return larger
+
+
+def verdict(network: str, probabilities: NDArray[Any], names: Sequence[str]) -> str:
+    """What a network says of one image, from its probabilities (K,).
+
+    >>> verdict("teacher", np.array([0.1, 0.2, 0.7]), ("none", "doubtful", "mild"))
+    'teacher: 2 mild (p 0.70)'
+    """
+    grade = int(np.argmax(probabilities))
+    return f"{network}: {grade} {names[grade]} (p {probabilities[grade]:.2f})"
+
+
+def case_panel(
+    image: NDArray[Any],
+    looks: Sequence[Look],
+    *,
+    caption: str,
+    cartilage: NDArray[Any] | None = None,
+    legend: bool = True,
+) -> Rgb:
+    """The plain image and each network's overlay side by side, the words above, the caption and the legend below.
+
+    image uint8 (H, W); cartilage (H, W) in {0, 1}. The caption is shown to others: a case's hash, never a patient.
+    """
+    plain = cv2.cvtColor(enlarge(image), cv2.COLOR_GRAY2RGB)
+    pictures = [("image", plain)]
+    for look in looks:
+        drawn = overlay(image, look.attention, contour=look.mask, cartilage=cartilage)
+        pictures.append((look.text, drawn))
+    titled = [np.vstack([_strip(text, picture.shape[1]), picture]) for text, picture in pictures]
+    panel = _beside(titled)
+    rows = [_strip(caption, panel.shape[1], faint=True), panel]
+    if legend:
+        rows.append(legend_strip(panel.shape[1], cartilage=cartilage is not None))
+    return np.vstack(rows)
+
+
+def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = False) -> Rgb:
+    """Panels or overlays in a grid, row by row, over one legend. Smaller ones are padded to the largest.
+
+    ``cartilage`` says whether dashed edges were drawn. ValueError for no panel at all.
+    """
+    if not panels or columns < 1:
+        raise ValueError(f"{len(panels)} panels in {columns} columns; a sheet needs at least one of each")
+    columns = min(columns, len(panels))
+    height, width = (max(panel.shape[axis] for panel in panels) for axis in (0, 1))
+    padded = [_pad(panel, height, width) for panel in panels]
+    padded += [_ground(height, width)] * (-len(panels) % columns)
+    rows = [_beside(padded[start : start + columns], gap=3 * _GAP) for start in range(0, len(padded), columns)]
+    between = _ground(2 * _GAP, rows[0].shape[1])
+    sheet = np.vstack([part for row in rows for part in (row, between)][:-1])
+    return np.vstack([sheet, legend_strip(sheet.shape[1], cartilage=cartilage)])
+
+
+@cache
+def legend_strip(width: int, *, cartilage: bool) -> Rgb:
+    """The legend: the colour scale as it looks on mid grey, the lines, and what this is not for. (h, width, 3).
+
+    One row of 30 px, or two where ``width`` is small.
+    """
+    narrow = width < 740
+    canvas = Image.fromarray(_ground(56 if narrow else 30, width))
+    draw, font = ImageDraw.Draw(canvas), _font(13)
+    bar = np.tile(np.linspace(0, 255, 110).astype(np.uint8), (12, 1))
+    middle, at = 15, _write(draw, 10, 15, "attention 0", font) + 6
+    canvas.paste(Image.fromarray(_tint(np.full_like(bar, 96), bar, OPACITY)), (at, middle - 6))
+    at = _write(draw, at + 116, middle, "1", font) + 22
+    if narrow:
+        _write(draw, at, middle, "research use only", font, fill=_FAINT)
+        middle, at = 41, 10
+    draw.line([(at, middle), (at + 26, middle)], fill=_CONTOUR, width=2)
+    at = _write(draw, at + 32, middle, "where it looked (f = 0.5)", font) + 22
+    if cartilage:
+        for dash in range(3):
+            draw.line([(at + 10 * dash, middle), (at + 10 * dash + 6, middle)], fill=_CARTILAGE, width=2)
+        at = _write(draw, at + 32, middle, "cartilage mask", font) + 22
+    if not narrow:
+        _write(draw, at, middle, "research use only", font, fill=_FAINT)
+    return np.asarray(canvas)
+
+
+def _tint(grey: NDArray[np.uint8], index: NDArray[np.uint8], opacity: float) -> Rgb:
+    """Grey (H, W) under the colour and opacity of x = index / 255."""
+    colours, keep = _tables(opacity)
+    shaded = ((grey * cv2.LUT(index, keep)) >> 8).astype(np.uint8)
+    tinted: Rgb = cv2.add(cv2.cvtColor(shaded, cv2.COLOR_GRAY2RGB), cv2.applyColorMap(index, colours))
+    return tinted
+
+
+@cache
+def _tables(opacity: float) -> tuple[Rgb, NDArray[np.uint16]]:
+    """By x · 255: the colour times its opacity (256, 1, 3), and the share of 256 that the grey keeps (256,)."""
+    x = np.linspace(0, 1, 256)
+    # Without the dark end, which dark tissue would hide, and the pale one, which looks like bright tissue.
+    colours = mpl.colormaps["inferno"](0.35 + 0.5 * x)[:, :3] * 255
+    share = opacity * x**1.3  # a little steeper than x, so that faint attention is no haze over the whole image
+    return (colours * share[:, None]).astype(np.uint8)[:, None], np.round(256 * (1 - share)).astype(np.uint16)
+
+
+def _trace(picture: Rgb, area: NDArray[Any], colour: tuple[int, int, int], *, dashed: bool) -> None:
+    """Draws the edge of {area > 0.5} into the picture, over a dark line so that it shows on bright tissue too."""
+    height, width = picture.shape[:2]
+    larger = cv2.resize(cv2.convertScaleAbs(np.asarray(area, dtype=np.float32), alpha=255), (width, height))
+    factor = width / area.shape[1]
+    if factor > 1:
+        # Rounds off the steps that enlarging leaves.
+        larger = cv2.GaussianBlur(larger, (0, 0), sigmaX=factor / 2)
+    edges, _ = cv2.findContours(cv2.compare(larger, 127, cv2.CMP_GT), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    thick = max(1, round(max(height, width) / 256))
+    # Fewer points than pixels: antialiased lines cost by the point, and the halo is drawn under every one.
+    lines = [part for edge in edges for part in (_dashes(edge, 5 * thick) if dashed else [_fewer(edge)])]
+    cv2.polylines(picture, lines, not dashed, (0, 0, 0), thick + 2, cv2.LINE_AA)
+    cv2.polylines(picture, lines, not dashed, colour, thick, cv2.LINE_AA)
+
+
+def _fewer(edge: Points) -> Points:
+    fewer: Points = cv2.approxPolyDP(edge, 0.6, True)
+    return fewer
+
+
+def _dashes(edge: Points, length: int) -> list[Points]:
+    return [edge[start : start + length : 3].copy() for start in range(0, len(edge), 2 * length)]
+
+
+def _strip(text: str, width: int, *, faint: bool = False) -> Rgb:
+    canvas = Image.fromarray(_ground(26, width))
+    font = _font(15)
+    if font.getlength(text) > width - 12:
+        fits = bisect_right(range(len(text)), width - 28, key=lambda length: int(font.getlength(text[:length])))
+        text = text[: max(fits - 1, 0)].rstrip() + "…"
+    _write(ImageDraw.Draw(canvas), 6, 13, text, font, fill=_FAINT if faint else _INK)
+    return np.asarray(canvas)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    left: int,
+    middle: int,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    fill: tuple[int, int, int] = _INK,
+) -> int:
+    """Writes the text and returns where it ends."""
+    draw.text((left, middle), text, fill=fill, font=font, anchor="lm")
+    return left + round(font.getlength(text))
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib brings this font along, so it is there on every machine.
+    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def _ground(height: int, width: int) -> Rgb:
+    return np.full((height, width, 3), _GROUND, dtype=np.uint8)
+
+
+def _pad(picture: Rgb, height: int, width: int) -> Rgb:
+    padded = _ground(height, width)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    return padded
+
+
+def _beside(pictures: Sequence[Rgb], *, gap: int = _GAP) -> Rgb:
+    between = _ground(pictures[0].shape[0], gap)
+    return np.hstack([part for picture in pictures for part in (picture, between)][:-1])
+
+
+def _check(image: NDArray[Any], maps: Mapping[str, NDArray[Any] | None]) -> None:
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise ValueError(f"image {image.shape} of {image.dtype} must be (H, W) of uint8")
+    for name, values in maps.items():
+        if values is None:
+            continue
+        if values.shape != image.shape:
+            raise ValueError(f"{name} {values.shape} must have the image's shape {image.shape}")
+        if not (values.min() >= 0 and values.max() <= 1 + 1e-6):  # NaN fails the comparison
+            raise ValueError(f"{name} must lie in [0, 1]; found {values.min()} to {values.max()}")
