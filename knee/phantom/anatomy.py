@@ -13,7 +13,8 @@ import numpy as np
 
 NORMAL, PARTIAL, FULL = 0, 1, 2
 PARTIAL_DEPTH = (0.38, 0.62)  # share of the thickness that a partial-thickness defect has lost
-LESION_WIDTH_MM = (6.5, 13.5)
+SEEN_WIDTH = 0.2  # a spot cut so near to its end is not drawn
+LESION_WIDTH_MM = (7.5, 13.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def draw_lesion(
         widths_mm=tuple(min(width, LESION_WIDTH_MM[1]) for width in widths),
         place=float(rng.uniform(*places)),
         drift=float(rng.uniform(-drift, drift)),
-        fill=float(rng.uniform(0.55, 1.0)),
+        fill=float(rng.uniform(0.85, 1.0)),
     )
 
 
@@ -115,7 +116,7 @@ def draw_shape(rng: np.random.Generator) -> Shape:
         posterior=float(rng.uniform(25, 31)),
         distal=float(rng.uniform(22, 27)),
         waves=tuple(float(v) for v in rng.normal(0, 0.012, 4)),
-        femoral_cartilage=float(rng.uniform(3.3, 4.5)),
+        femoral_cartilage=float(rng.uniform(3.6, 4.8)),
         tibial_cartilage=float(rng.uniform(3.0, 4.3)),
         thickness_waves=tuple(float(v) for v in rng.uniform(-0.12, 0.12, 4)),
         plate_ends=(float(-rng.uniform(1.35, 1.75)), float(rng.uniform(1.65, 2.05))),
@@ -157,19 +158,29 @@ def draw_tissue(rng: np.random.Generator) -> Tissue:
         fluid=float(rng.uniform(0.93, 1.05)),
         meniscus=float(rng.uniform(0.05, 0.11)),
         bias=(float(rng.normal(0, 0.12)), float(rng.normal(0, 0.10)), float(rng.uniform(0.0, 0.25))),
-        noise=float(rng.uniform(0.025, 0.05)),
+        noise=float(rng.uniform(0.02, 0.04)),
         gain=float(rng.uniform(205, 245)),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """A bright spot: bone cyst, vessel or patch of marrow oedema."""
+    """A bright spot: bone cyst, vessel or patch of marrow oedema.
+
+    It is widest in the slice at `depth` (−1 to 1 across the compartment) and gone `reach` away from there.
+    """
 
     centre: tuple[float, float]
     radii: tuple[float, float]
     turn: float
     signal: float
+    depth: float
+    reach: float
+
+    def width_at(self, position: float) -> float:
+        """Share of its full width in the slice at this position, 0–1."""
+        away = (position - self.depth) / self.reach
+        return float(np.sqrt(max(0.0, 1 - away * away)))
 
 
 def draw_blobs(
@@ -182,6 +193,8 @@ def draw_blobs(
             radii=(float(rng.uniform(*radii)), float(rng.uniform(*radii))),
             turn=float(rng.uniform(0, np.pi)),
             signal=float(rng.uniform(0.7, 1.0)),
+            depth=float(rng.uniform(-1, 1)),
+            reach=float(rng.uniform(0.35, 1.0)),
         )
         for _ in range(int(rng.poisson(expected)))
     )
@@ -203,10 +216,10 @@ def draw_distractors(rng: np.random.Generator) -> Distractors:
     """One patient's distractors; never told the femoral lesion."""
     femur, tibia = (-22.0, -44.0, 20.0, -12.0), (-18.0, 10.0, 16.0, 26.0)
     return Distractors(
-        cysts=draw_blobs(rng, 0.6, femur, (1.2, 3.0)) + draw_blobs(rng, 0.7, tibia, (1.2, 3.0)),
-        oedema=draw_blobs(rng, 0.5, (-18, -18, 18, -7), (4, 9)) + draw_blobs(rng, 0.4, (-16, 6, 14, 14), (4, 8)),
-        vessels=draw_blobs(rng, 2.0, (31, -45, 46, 40), (1.0, 2.2))
-        + draw_blobs(rng, 1.2, (-44, -8, -29, 20), (0.8, 1.6)),
+        cysts=draw_blobs(rng, 0.9, femur, (1.2, 3.2)) + draw_blobs(rng, 1.0, tibia, (1.2, 3.2)),
+        oedema=draw_blobs(rng, 0.8, (-18, -18, 18, -7), (4, 9)) + draw_blobs(rng, 0.6, (-16, 6, 14, 14), (4, 8)),
+        vessels=draw_blobs(rng, 3.0, (31, -45, 46, 40), (1.0, 2.2))
+        + draw_blobs(rng, 1.8, (-44, -8, -29, 20), (0.8, 1.6)),
         tears=(bool(rng.random() < 0.3), bool(rng.random() < 0.4)),
         tear_slope=float(rng.uniform(-0.6, 0.6)),
         effusion_mm=float(rng.uniform(0.3, 3.2)),
@@ -231,6 +244,6 @@ def draw_patient(rng: np.random.Generator, slices: int) -> Patient:
         shape=draw_shape(streams[0]),
         tissue=draw_tissue(streams[1]),
         lesion=draw_lesion(streams[2], slices, chances=(0.30, 0.52), places=(-0.85, 0.95), drift=0.03),
-        tibial_lesion=draw_lesion(streams[3], slices, chances=(0.30, 0.35), places=(-12.0, 12.0), drift=0.6),
+        tibial_lesion=draw_lesion(streams[3], slices, chances=(0.25, 0.30), places=(-12.0, 12.0), drift=0.6),
         distractors=draw_distractors(streams[4]),
     )

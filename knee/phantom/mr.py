@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knee.phantom.anatomy import Defect, Patient, draw_patient
+from knee.phantom.anatomy import SEEN_WIDTH, Blob, Defect, Patient, draw_patient
 from knee.phantom.fields import Field, Image, Lattice, Plane, coverage, paint, plane, rician
 from knee.phantom.surfaces import Femur, Tibia, condyle_radius, lost, place_femur, place_tibia, plate_thickness
 from knee.phantom.tissues import (
@@ -89,11 +89,11 @@ def draw_on(p: Plane, person: Patient, index: int, position: float, rng: np.rand
     canvas = np.zeros_like(p.x)
     paint_soft_tissue(canvas, p, person, grain)
     for vessel in person.distractors.vessels:
-        paint_blob(canvas, p, vessel, np.ones_like(canvas), signal=0.95, soft_mm=1.2)
+        paint_blob(canvas, p, vessel, np.ones_like(canvas), position=position, signal=0.95, soft_mm=1.2)
     paint_patella(canvas, p, person, grain)
     paint_fluid(canvas, p, person, femur, tibia, grain)
     paint_menisci(canvas, p, person, femur, tibia, position)
-    paint_bones(canvas, p, person, femur, tibia, grain)
+    paint_bones(canvas, p, person, femur, tibia, grain, position)
     defect, tibial = person.lesion.in_slice(index), person.tibial_lesion.in_slice(index)
     ragged = grain.at(p.x, p.x, 1.7)
     along = p.x - np.float32(tibial.place)
@@ -104,11 +104,13 @@ def draw_on(p: Plane, person: Patient, index: int, position: float, rng: np.rand
     plate = Cartilage(femur.condyle, femur.thickness, lost(defect, along, ragged), defect.fill)
     paint_cartilage(canvas, p, person, plate, grain)
     mask = (femur.condyle > 0) & (femur.condyle < femur.thickness)
-    truth = describe(p, person, femur, defect, tibial)
+    truth = describe(p, person, femur, defect, tibial, position)
     return MrSlice(finish(canvas, p, person, rng), mask.astype(np.uint8), truth)
 
 
-def paint_bones(canvas: Field, p: Plane, person: Patient, femur: Femur, tibia: Tibia, grain: Lattice) -> None:
+def paint_bones(
+    canvas: Field, p: Plane, person: Patient, femur: Femur, tibia: Tibia, grain: Lattice, position: float
+) -> None:
     """Both bones with the scar of the growth plate, marrow oedema and cysts."""
     marrow = person.tissue.marrow
     paint_bone(canvas, p, tibia.bone, marrow, grain, cortex_mm=0.8)
@@ -120,9 +122,9 @@ def paint_bones(canvas: Field, p: Plane, person: Patient, femur: Femur, tibia: T
     paint(canvas, 0.6 * marrow, coverage(line, 1.5 * p.pixel_mm))
     inside = np.maximum(coverage(femur.bone + 1, 1.0), coverage(tibia.bone + 1, 1.0))
     for blob in person.distractors.oedema:
-        paint_blob(canvas, p, blob, inside, signal=0.5, soft_mm=7.0)
+        paint_blob(canvas, p, blob, inside, position=position, signal=0.5, soft_mm=7.0)
     for blob in person.distractors.cysts:
-        paint_blob(canvas, p, blob, inside, signal=1.0, soft_mm=1.2)
+        paint_blob(canvas, p, blob, inside, position=position, signal=1.0, soft_mm=1.2)
 
 
 def place_on_condyle(person: Patient, defect: Defect) -> tuple[float, float]:
@@ -132,13 +134,17 @@ def place_on_condyle(person: Patient, defect: Defect) -> tuple[float, float]:
     return float(condyle_radius(person.shape, angle, 1.0)[0]) + thickness / 2, thickness
 
 
-def describe(p: Plane, person: Patient, femur: Femur, defect: Defect, tibial: Defect) -> MrTruth:
+def describe(p: Plane, person: Patient, femur: Femur, defect: Defect, tibial: Defect, position: float) -> MrTruth:
     """The drawn parameters of a slice; the defect's pixel is the one whose anatomy lies nearest to its middle."""
     radius, thickness = place_on_condyle(person, defect)
     x = femur.centre[0] + radius * np.sin(defect.place)
     y = femur.centre[1] + radius * np.cos(defect.place)
     row, column = np.unravel_index(np.argmin((p.x - x) ** 2 + (p.y - y) ** 2), p.x.shape)
     distractors = person.distractors
+
+    def seen(blobs: tuple[Blob, ...]) -> int:
+        return sum(blob.width_at(position) >= SEEN_WIDTH for blob in blobs)
+
     return MrTruth(
         grade=defect.grade,
         lesion_depth=defect.depth,
@@ -149,9 +155,9 @@ def describe(p: Plane, person: Patient, femur: Femur, defect: Defect, tibial: De
         thickness_mm=thickness,
         tibial_depth=tibial.depth,
         tibial_width_mm=tibial.width_mm if tibial.depth else 0.0,
-        cysts=len(distractors.cysts),
-        vessels=len(distractors.vessels),
-        oedema=len(distractors.oedema),
+        cysts=seen(distractors.cysts),
+        vessels=seen(distractors.vessels),
+        oedema=seen(distractors.oedema),
         torn_horns=sum(distractors.tears),
         effusion_mm=distractors.effusion_mm,
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from knee.phantom.anatomy import Blob, Patient
+from knee.phantom.anatomy import SEEN_WIDTH, Blob, Patient
 from knee.phantom.fields import Field, Lattice, Plane, coverage, ellipse, paint, segment, smooth_step
 from knee.phantom.surfaces import Femur, Tibia
 
@@ -20,9 +20,15 @@ def paint_bone(canvas: Field, p: Plane, distance: Field, marrow: float, grain: L
     canvas += coverage(distance + np.float32(cortex_mm), edge) * (fill - canvas)
 
 
-def paint_blob(canvas: Field, p: Plane, blob: Blob, inside: Field, *, signal: float, soft_mm: float) -> None:
+def paint_blob(
+    canvas: Field, p: Plane, blob: Blob, inside: Field, *, position: float, signal: float, soft_mm: float
+) -> None:
     """A spot that stays within `inside` (0–1)."""
-    share = coverage(ellipse(p, blob.centre, blob.radii, blob.turn), soft_mm) * inside
+    width = blob.width_at(position)
+    if width < SEEN_WIDTH:
+        return
+    radii = (blob.radii[0] * width, blob.radii[1] * width)
+    share = coverage(ellipse(p, blob.centre, radii, blob.turn), soft_mm) * inside
     paint(canvas, signal * blob.signal, share)
 
 
