@@ -18,21 +18,10 @@ from torch import Tensor
 from knee import metrics
 from knee.attention import attention_mask
 from knee.intervals import intervals
-from knee.predictions import Attended, Predictions, iterate_attention, jensen_shannon, predict
+from knee.predictions import Predictions, jensen_shannon
 
 if TYPE_CHECKING:
     from knee.grades import GradeSet
-
-__all__ = [
-    "Attended",
-    "Predictions",
-    "best_grid_iou",
-    "difference",
-    "iterate_attention",
-    "predict",
-    "predictions_table",
-    "report",
-]
 
 Floats = NDArray[np.float64]
 

@@ -229,11 +229,12 @@ def _auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats
     """Area under the ROC curve as the chance that a positive outranks a negative, ties one half: (S,)."""
     order = np.argsort(scores, kind="stable")
     scores, positive, weights = scores[order], positive[order], weights[:, order]
+    positives, negatives = weights * positive, weights * ~positive
     starts = np.flatnonzero(np.r_[True, np.diff(scores) > 0])
-    positives = np.add.reduceat(weights * positive, starts, axis=1)
-    negatives = np.add.reduceat(weights * ~positive, starts, axis=1)
+    if len(starts) < len(scores):
+        positives, negatives = (np.add.reduceat(side, starts, axis=1) for side in (positives, negatives))
     outranked = np.cumsum(negatives, axis=1) - negatives / 2
-    return _ratio((positives * outranked).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1))
+    return _ratio(np.einsum("sn,sn->s", positives, outranked), positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
