@@ -162,7 +162,7 @@ def trabeculae(p: Plane, grain: Lattice) -> Field:
     struts = grain.at(p.x + grain.at(p.x, p.y, 9.0), p.y, (0.9, 6.0))
     spots = grain.at(p.x, p.y + 31, (1.8, 2.2))
     slow = grain.at(p.x + 5, p.y + 11, 16.0)
-    return np.asarray(1 + np.float32(0.045) * struts + np.float32(0.025) * spots + np.float32(0.06) * slow)
+    return np.asarray(1 + np.float32(0.06) * struts + np.float32(0.025) * spots + np.float32(0.06) * slow)
 
 
 def small_bones(p: Plane, build: Build) -> Field:
@@ -180,13 +180,13 @@ def expose(p: Plane, bones: Bones, build: Build, knee: Arthritis, rng: np.random
     """Attenuation along the beam: soft tissue, both bones, fibula, patella, and what arthritis adds."""
     grain = Lattice(rng, 64)
     across = p.x / np.float32(build.leg_half) + np.float32(0.04) * grain.at(p.x * 0, p.y, 30.0)
-    flesh = np.float32(0.40) * np.sqrt(np.clip(1 - across * across, 0, 1))
+    flesh = np.float32(0.43) * np.sqrt(np.clip(1 - across * across, 0, 1))
     flesh = flesh * (1 + np.float32(0.08) * grain.at(p.x, p.y, 18.0))
     femur = attenuate(p, bones.femur, 9.0, 0.10) * (1 + np.float32(0.08) * np.clip(-p.y / 40, 0, 1))
     tibia = attenuate(p, bones.tibia, 8.0, 0.12)
     # Spurs that overlap lie side by side in depth: they add less than two whole bones.
     solid = femur + tibia - np.float32(0.75) * femur * tibia + small_bones(p, build)
-    film = flesh + np.float32(0.32 * build.density) * solid * trabeculae(p, grain)
+    film = flesh + np.float32(0.28 * build.density) * solid * trabeculae(p, grain)
     film = film + subchondral(p, bones, knee, grain) + scars(p, bones, grain)
     return np.asarray(film - lucencies(p, bones, knee, rng))
 
@@ -207,14 +207,16 @@ def subchondral(p: Plane, bones: Bones, knee: Arthritis, grain: Lattice) -> Fiel
 
 
 def scars(p: Plane, bones: Bones, grain: Lattice) -> Field:
-    """Faint horizontal lines where the growth plates closed, and the notch's walls seen on edge."""
+    """Faint horizontal lines where the growth plates closed, the far rim of the plateau, the notch's walls on edge."""
     ripple = grain.at(p.x, p.x * 0, 9.0)
     tibial = np.abs(p.y - 17 + np.float32(0.006) * p.x * p.x - ripple) - np.float32(0.5)
     femoral = np.abs(p.y + 33 - np.float32(0.006) * p.x * p.x - ripple) - np.float32(0.5)
+    rim = np.abs(bones.tibial_line + 4.5 - np.float32(0.0022) * p.x * p.x) - np.float32(0.4)
     walls = np.abs(np.abs(p.x) - 12 - np.float32(0.08) * (p.y + 20)) - np.float32(0.5)
     walls = np.maximum(walls, np.abs(p.y + 17) - 9)
     film = np.float32(0.025) * coverage(tibial, 2.0) * coverage(bones.tibia + 3, 4.0)
     film = film + np.float32(0.025) * coverage(femoral, 2.0) * coverage(bones.femur + 3, 4.0)
+    film = film + np.float32(0.035) * coverage(rim, 1.5) * coverage(bones.tibia + 1, 2.0) * (np.abs(p.x) > 12)
     return film + np.float32(0.02) * coverage(walls, 2.0) * coverage(bones.femur, 2.0)
 
 
