@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
 from knee.review.cases import NetworkView, ReviewCase
@@ -60,6 +63,85 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0:16, 0:16]
     row, column = rng.uniform(4, 12, 2)
     return (2 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 6) + 0.1 * rng.random((16, 16))).astype(np.float32)
+
+
+@pytest.fixture
+def write_source(tmp_path: Path) -> Callable[..., Path]:
+    """``write_source("MR"|"DX"|"CR", values (H, W) uint16, **attributes)``: a DICOM file that names a patient."""
+
+    def write(kind: str, values: np.ndarray, **attributes: object) -> Path:
+        dataset = _KINDS[kind](values)
+        for keyword, value in attributes.items():
+            if value is None:
+                del dataset[keyword]
+            else:
+                setattr(dataset, keyword, value)
+        path = tmp_path / f"{kind}_{len(list(tmp_path.iterdir()))}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
+
+
+def _common(values: np.ndarray, sop_class: str, modality: str) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, generate_uid()
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Doe^Jane", "SECRET17", "19500101"
+    dataset.PatientSex, dataset.StudyDate, dataset.StudyTime = "F", "20200102", "101112"
+    dataset.AccessionNumber, dataset.StudyID, dataset.ReferringPhysicianName = "ACC9", "S1", "House^G"
+    dataset.InstitutionName, dataset.Manufacturer = "Hospital", "ACME"
+    dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = modality, 3, 7
+    dataset.BodyPartExamined, dataset.SeriesDescription = "KNEE", "Doe knee"
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.PixelData = np.ascontiguousarray(values, np.uint16).tobytes()
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    return dataset
+
+
+def _mr(values: np.ndarray) -> Dataset:
+    dataset = _common(values, "1.2.840.10008.5.1.4.1.1.4", "MR")
+    dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "SE", "SK", ""
+    dataset.MRAcquisitionType, dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = "2D", 2000, 30, 8
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator = generate_uid(), ""
+    dataset.PixelSpacing, dataset.SliceThickness = [0.4, 0.4], 3
+    dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [0, 1, 0, 0, 0, -1], [-40, -60, 60]
+    dataset.Laterality, dataset.PatientPosition = "L", "FFS"
+    return dataset
+
+
+def _dx(values: np.ndarray) -> Dataset:
+    dataset = _common(values, "1.2.840.10008.5.1.4.1.1.1.1", "DX")
+    dataset.PresentationIntentType, dataset.ImageLaterality = "FOR PRESENTATION", "R"
+    dataset.ImagerPixelSpacing, dataset.PatientOrientation = [0.2, 0.2], ["L", "F"]
+    dataset.PixelIntensityRelationship, dataset.PixelIntensityRelationshipSign = "LOG", -1
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, 0, "US"
+    dataset.PresentationLUTShape, dataset.LossyImageCompression = "IDENTITY", "00"
+    dataset.BurnedInAnnotation, dataset.DetectorType, dataset.PositionerType = "NO", "DIRECT", ""
+    dataset.AcquisitionContextSequence = []
+    dataset.AnatomicRegionSequence, dataset.WindowCenter, dataset.WindowWidth = [_knee()], 2048, 4096
+    return dataset
+
+
+def _cr(values: np.ndarray) -> Dataset:
+    dataset = _common(values, "1.2.840.10008.5.1.4.1.1.1", "CR")
+    dataset.ImagerPixelSpacing, dataset.ViewPosition, dataset.Laterality = [0.2, 0.2], "AP", "R"
+    dataset.PatientOrientation = None
+    return dataset
+
+
+def _knee() -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "72696002", "SCT", "Knee"
+    return item
+
+
+_KINDS = {"MR": _mr, "DX": _dx, "CR": _cr}
 
 
 @pytest.fixture(scope="session")
