@@ -71,7 +71,7 @@ def clip_towers(
     if tag:
         # The activation is not stored in the weights; with the other one they load, and embed nonsense.
         config["quick_gelu"] = bool(tag.get("quick_gelu", False))
-    model = _build_clip(config)
+    model = _build_clip(name, config)
     if path:
         try:
             open_clip.load_checkpoint(model, str(path))
@@ -202,12 +202,26 @@ def _weights_in(path: Path) -> Path:
     return found[0]
 
 
-def _build_clip(config: dict[str, Any]) -> Any:
+def _build_clip(name: str, config: dict[str, Any]) -> Any:
     keys = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias")
-    config["text_cfg"]["hf_model_pretrained"] = False
+    text = config["text_cfg"]
+    text["hf_model_pretrained"] = False
     config["vision_cfg"]["timm_model_pretrained"] = False
-    # The class whose text tower is a module of its own; weights saved from the other one are renamed when read.
-    return open_clip.CustomTextCLIP(**{key: config[key] for key in keys if key in config})
+    values = {key: config[key] for key in keys if key in config}
+    if not text.get("hf_model_name"):
+        # The class whose text tower is a module of its own; weights saved from the other one are renamed when read.
+        return open_clip.CustomTextCLIP(**values)
+    folder = Path(name.removeprefix(_FOLDER))
+    if name.startswith(_FOLDER) and (folder / "config.json").is_file():
+        text["hf_model_name"] = str(folder)
+    try:
+        with no_retries_offline():
+            return open_clip.CustomTextCLIP(**values)
+    except OSError as error:
+        raise UserError(
+            f"the description of the text tower {text['hf_model_name']} could not be downloaded; put its config.json and "
+            "tokenizer files into a folder with open_clip_config.json, and give that as local-dir:FOLDER"
+        ) from error
 
 
 def _clip_image_tower(
@@ -244,7 +258,9 @@ def _tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
             with no_retries_offline():
                 tokenizer = HFTokenizer(folder, context_length=context, **text.get("tokenizer_kwargs", {}))
         except Exception as error:
-            raise no_download(f"the tokenizer of {name}", "clip.text", error) from error
+            raise UserError(
+                f"the tokenizer {folder} could not be read or downloaded; put its files into the folder of a local-dir: model"
+            ) from error
     else:
         tokenizer = SimpleTokenizer(context_length=context)
     return tokenizer

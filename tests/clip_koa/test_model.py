@@ -174,27 +174,26 @@ def test_training_on_one_batch_learns_it_from_text(clip_folder):
 
 
 @pytest.mark.slow
-def test_a_step_with_flips_costs_at_most_twice_and_a_tenth():
+def test_a_step_with_flips_costs_at_most_2_1_times_one_without():
     torch.manual_seed(0)
     config = ClipConfig(image="timm:resnet18", text="small", pretrained=False, stride=8, stage=-2, train_text=False)
     grader = build_clip_grader(config, load_grade_set("kl"), image_size=96)
+    optimizer = torch.optim.AdamW([p for p in grader.parameters() if p.requires_grad])
     images, y = torch.rand(16, 1, 96, 96), torch.arange(16) % 5
 
-    def plain() -> None:
-        torch.nn.functional.cross_entropy(grader(images).logits, y).backward()
+    def seconds(*, flips: bool) -> float:
+        # Time of this process, since others may share the machine.
+        start = time.process_time()
+        optimizer.zero_grad()
+        if flips:
+            one, other = with_flipped(grader, images)
+            loss = symmetry_loss(one.logits, other.logits, y) + 10 * flip_consistency(one.logits, other.logits)
+        else:
+            loss = torch.nn.functional.cross_entropy(grader(images).logits, y)
+        loss.backward()
+        optimizer.step()
+        return time.process_time() - start
 
-    def flipped() -> None:
-        one, other = with_flipped(grader, images)
-        (symmetry_loss(one.logits, other.logits, y) + 10 * flip_consistency(one.logits, other.logits)).backward()
-
-    ratio = fastest(flipped) / fastest(plain)
-    assert ratio <= 2.1 * 1.1  # a shared machine's timing is uncertain by a tenth
-
-
-def fastest(step) -> float:
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    pairs = [(seconds(flips=True), seconds(flips=False)) for _ in range(7)]
+    with_flips, without = map(min, zip(*pairs, strict=True))
+    assert with_flips / without <= 2.1

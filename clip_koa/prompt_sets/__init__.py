@@ -1,0 +1,1 @@
+"""Prompt sets as data: one YAML file each, read by ``clip_koa.prompts.read_prompts``."""
