@@ -19,7 +19,7 @@ from torch import nn
 from clip_koa.head import FIRST_SCALE, LARGEST_SCALE
 from clip_koa.prompts import Tokenizer
 from clip_koa.towers import ClipVitTower, ImageTower, TimmTokenTower
-from clip_koa.weights import misfit, near_names, no_download, no_retries_offline
+from knee.weights import misfit, near_names, no_download, no_retries_offline
 from knee.errors import UserError
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"

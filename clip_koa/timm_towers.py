@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
-from clip_koa.weights import misfit, near_names, no_download, no_retries_offline, read_state
+from knee.weights import misfit, near_names, no_download, no_retries_offline, read_state
 from knee.errors import UserError
 
 

@@ -11,6 +11,7 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from knee.errors import UserError
 
@@ -70,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _data_commands(commands: _Commands) -> None:
@@ -201,7 +203,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from dcmt.apply import predict_command
+    from dcmt.predict import predict_command
 
     return predict_command(options, say=print)
 

@@ -80,7 +80,7 @@ class Fit:
     def __post_init__(self) -> None:
         self.progress = Progress()
         self.optimizer = make_optimizer(self.task, self.optimizer_config, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._buffers = BufferKeeper(self.task.networks.values())
         self._window = _Window()
         self._bad_in_a_row = 0

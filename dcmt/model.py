@@ -6,7 +6,7 @@ features (logits), so the logits are the pooled class maps plus the bias: there 
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from knee.errors import UserError
 from knee.task import Grading
+from knee.weights import no_retries_offline, read_state
 
 
 class GradingNetwork(nn.Module):
@@ -117,16 +118,14 @@ def build_network(
 
 def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
     if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
-        raise UserError(
-            f"model.backbone: timm has no {backbone!r}" + (f"; did you mean {', '.join(near)}?" if near else "")
-        )
+        raise UserError(f"model.backbone: timm has no {backbone!r}{near_names(backbone, timm.list_models())}")
     transformer = "vit" in backbone or "deit" in backbone
     options: dict[str, object] = (
         {"img_size": image_size} if transformer else {"output_stride": stride} if stride else {}
     )
     try:
-        body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
+        with no_retries_offline() if pretrained else contextlib.nullcontext():
+            body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
     except TypeError as error:
         raise UserError(
             f"model.stride: {backbone} cannot change its stride in timm; set model.stride to 0 (its own), or take a ResNet, "
@@ -152,7 +151,7 @@ def _check_stride(probe: Tensor, *, image_size: int, stride: int, backbone: str)
 
 
 def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
-    state = read_weights(path)
+    state = read_state(path, backbone)
     own = body.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < 0.9 * len(own):
@@ -161,24 +160,3 @@ def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
             "another architecture, or was saved with three input channels (average conv1 over them)"
         )
     body.load_state_dict(fitting, strict=False)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors or a torch file, read without running code. Raises UserError."""
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UserError(f"weights file {path} is not there")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a file of weights that loads without running code ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:120]}); save a plain state dict, best as safetensors"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no plain state dict (names to tensors); save model.state_dict()")
-    return state

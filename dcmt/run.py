@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from dcmt.checkpoint import Checkpoints
 from knee.errors import UserError
@@ -49,6 +51,15 @@ class RunFolder:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints."""
         return Checkpoints(self.path / "checkpoints")
+
+    @property
+    def template_path(self) -> Path:
+        """The mean knee of the training data, by which negatives are told; a thumbnail of an average, nobody's image."""
+        return self.path / "template.npy"
+
+    def template(self) -> NDArray[np.float32] | None:
+        """The mean knee; None where negatives are not looked for."""
+        return np.load(self.template_path, allow_pickle=False) if self.template_path.exists() else None
 
     def metrics(self, split: str) -> Path:
         """``metrics_SPLIT.json``."""

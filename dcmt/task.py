@@ -19,7 +19,6 @@ from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teac
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
 from knee.task import Batch, Grading, StepLosses
 
-
 Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from dcmt.config import GraderConfig
@@ -147,6 +148,8 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say) ->
 
 def record_data(run: RunFolder, data: KneeData) -> None:
     """Keep the split used and the key from case names to files in ``local/``, for the owner alone."""
+    if data.cache.template is not None:
+        np.save(run.template_path, data.cache.template)
     shutil.copyfile(data.split.path, run.local / "split.csv")
     key = data.manifest.table[["image", "patient"]].copy()
     key.insert(0, "case", data.cases(data.manifest.table.index.to_numpy()))

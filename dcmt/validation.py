@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dcmt.config import AttentionConfig
+from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData
 from dcmt.tracking import Tracker
 from knee.metrics import exceeded_share, grading_metrics
-from knee.predictions import Predictions, iterate_attention, predict
+from knee.predictions import Predictions, predict
 
 Rows = NDArray[np.int64]
 _TRACKED = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "ece")
@@ -88,16 +89,41 @@ class GraderValidation:
         from knee.figures import confusion_figure, figure_array, reliability_figure, roc_figure
 
         grades, names = self.data.grades[self.rows], self.data.grade_set.names
-        best = found.get("teacher", next(iter(found.values())))
-        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-        np.add.at(confusion, (grades, best.predicted), 1)
-        self.tracker.image("figure/confusion", figure_array(confusion_figure(confusion, names)), step)
-        self.tracker.image("figure/reliability", figure_array(reliability_figure(best.probabilities, grades)), step)
-        self.tracker.image("figure/roc", figure_array(roc_figure(best.probabilities, grades, names)), step)
-        for case, picture in attention_pictures(
-            networks, self.data, self.shown, device=self.device, precision=self.precision, attention=self.attention
+        last = list(found)[-1]
+        figures = {
+            "confusion": confusion_figure(
+                {name: confusion(grades, one.predicted, len(names)) for name, one in found.items()}, names
+            ),
+            "reliability": reliability_figure({name: one.probabilities for name, one in found.items()}, grades),
+            "roc": roc_figure(found[last].probabilities, grades, names),
+        }
+        for name, figure in figures.items():
+            self.tracker.image(f"figure/{name}", figure_array(figure), step)
+        cases = dict(zip(self.shown.tolist(), self.data.cases(self.shown), strict=True))
+        captions = {row: f"{cases[row]}  reader: {names[self.data.grades[row]]}" for row in cases}
+        for shown in case_pictures(
+            networks,
+            self.data.loader(self.shown),
+            names=names,
+            captions=captions,
+            device=self.device,
+            precision=autocast_type(self.precision),
+            attention=self.attention,
+            masks=self.data.masks,
+            has_mask=self.data.cache.has_mask,
         ):
-            self.tracker.image(f"attention/{case}", picture, step)
+            self.tracker.image(f"attention/{cases[shown.row]}", shown.picture, step)
+
+
+def confusion(grades: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Counts (K, K), the reader's grades in rows.
+
+    >>> confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    counts = np.zeros((count, count), dtype=np.int64)
+    np.add.at(counts, (grades, predicted), 1)
+    return counts
 
 
 def spread_over_grades(rows: Rows, grades: NDArray[np.int64], *, count: int) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -27,17 +28,21 @@ def dilate(mask: NDArray[Any], size_px_at_256: float = PAPER_DILATION) -> Mask:
     [[0, 1, 1, 1, 0]]
     """
     mask = np.asarray(mask)
-    if mask.ndim != 2 or not np.isin(np.unique(mask), (0, 1)).all():
+    if mask.ndim != 2 or not ((mask == 0) | (mask == 1)).all():
         raise ValueError(f"mask {mask.shape} of {mask.dtype} must be (H, W) with values 0 and 1 alone")
     if not size_px_at_256 >= 0:
         raise ValueError(f"a dilation of {size_px_at_256} px must be 0 or more")
-    true = mask.astype(np.uint8)
+    true = (mask > 0).astype(np.uint8)
     radius = (size_px_at_256 * max(mask.shape) / 256 - 1) / 2
     if radius <= 0 or not true.any():
         return true
-    distance = cv2.distanceTransform(1 - true, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    near: Mask = (distance <= radius + 1e-3).astype(np.uint8)
-    return near
+    return np.asarray(cv2.dilate(true, _disc(radius)), dtype=np.uint8)
+
+
+@cache
+def _disc(radius: float) -> Mask:
+    reach = np.arange(-int(radius), int(radius) + 1)
+    return (np.hypot(*np.meshgrid(reach, reach)) <= radius + 1e-3).astype(np.uint8)
 
 
 @dataclass(frozen=True)

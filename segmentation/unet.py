@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
+from knee.weights import near_names, no_retries_offline
 
 
 class Segmenter(nn.Module):
@@ -40,10 +41,10 @@ def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.
     encoder and weights that cannot be had.
     """
     try:
-        unet = smp.Unet(encoder, encoder_weights=encoder_weights or None, in_channels=1, classes=1)
+        with no_retries_offline() if encoder_weights else contextlib.nullcontext():
+            unet = smp.Unet(encoder, encoder_weights=encoder_weights or None, in_channels=1, classes=1)
     except KeyError as error:
-        near = difflib.get_close_matches(encoder, smp.encoders.get_encoder_names(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; timm's encoders are written tu-NAME"
+        hint = near_names(encoder, smp.encoders.get_encoder_names()) or "; timm's encoders are written tu-NAME"
         raise UserError(f"unet.encoder: segmentation-models-pytorch has no {encoder!r}{hint}") from error
     except Exception as error:
         if not encoder_weights:

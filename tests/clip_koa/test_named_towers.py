@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import clip_koa.weights
+import knee.weights
 from clip_koa.build import ClipConfig, build_clip_grader, read_text_embeddings
 from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, supported_clip_models
 from clip_koa.timm_towers import timm_tower
@@ -24,7 +24,7 @@ def offline(monkeypatch, tmp_path):
     """No hub, and nothing in its cache."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(clip_koa.weights, "can_reach", lambda address: False)
+    monkeypatch.setattr(knee.weights, "can_reach", lambda address: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
 
@@ -79,7 +79,7 @@ def test_random_weights_never_ask_the_hub(monkeypatch):
     def asked(address: str) -> bool:
         raise AssertionError(address)
 
-    monkeypatch.setattr(clip_koa.weights, "can_reach", asked)
+    monkeypatch.setattr(knee.weights, "can_reach", asked)
     timm_tower("test_resnet", embed_dim=4, image_size=64, stride=0)
 
 

@@ -1,0 +1,233 @@
+"""What is done with a trained run: ``dcmt evaluate``, ``predict`` and ``attention``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dcmt.checkpoint import Checkpoint, write_json
+from dcmt.config import GraderConfig
+from dcmt.device import choose_device
+from dcmt.options import config_from_values
+from dcmt.pictures import case_pictures
+from dcmt.prepare import KneeData, load_knee_data
+from dcmt.run import RunFolder, open_run
+from dcmt.train import build_grader
+from dcmt.validation import autocast_type, spread_over_grades
+from knee.errors import UserError
+from knee.evaluate import difference, predictions_table, report
+from knee.grades import GradeSet, load_grade_set
+from knee.predictions import Predictions, predict
+
+Say = Callable[[str], None]
+Rows = NDArray[np.int64]
+_TABLE = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "mae", "ece", "tiou", "flip_changed")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained run: its config and its networks in eval mode on the device."""
+
+    run: RunFolder
+    config: GraderConfig
+    checkpoint: Checkpoint
+    grade_set: GradeSet
+    networks: Mapping[str, nn.Module]
+    device: torch.device
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """The autocast type the run was trained with; fp32 elsewhere than on its kind of device."""
+        return autocast_type(str(self.checkpoint.state.get("precision", "fp32")))
+
+
+def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
+    """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint."""
+    run, values = open_run(path)
+    kind = values.pop("kind")
+    if kind != "grader":
+        raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
+    config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
+    found = run.checkpoints.best() if checkpoint == "best" else run.checkpoints.latest()[0]
+    if found is None:
+        raise UserError(f"{path} has no whole checkpoint yet; train it first: python train.py --resume {path}")
+    grade_set = load_grade_set(config.data.grade_set)
+    chosen = choose_device(device)
+    networks: dict[str, nn.Module] = {}
+    for name in ("student", "teacher"):
+        network = build_grader(config, grades=grade_set.count, fresh=False)
+        found.load_network(name, network)
+        networks[name] = network.to(chosen).eval()
+    return LoadedRun(run, config, found, grade_set, networks, chosen)
+
+
+def load_data(loaded: LoadedRun) -> KneeData:
+    """The data a run was trained on, by the paths in its config."""
+    return load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
+
+
+def grade_rows(loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = False) -> dict[str, Predictions]:
+    """What each network says of the rows, with the overlap of its attention and the masks."""
+    return {
+        name: predict(
+            network,
+            data.loader(rows),
+            device=loaded.device,
+            precision=loaded.precision,
+            masks=data.masks,
+            has_mask=data.cache.has_mask,
+            sharpness=loaded.config.attention.sharpness,
+            threshold=loaded.config.attention.threshold,
+            flip=flip,
+        )
+        for name, network in loaded.networks.items()
+    }
+
+
+def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
+    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    data = load_data(loaded)
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"the split has no {options.split} images; evaluate another by --split")
+    found = grade_rows(loaded, data, rows, flip=options.flip)
+    grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
+    samples = loaded.config.report.bootstrap
+    reports: dict[str, Any] = {
+        name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
+    }
+    reports["teacher_minus_student"] = difference(
+        found["student"], found["teacher"], grades, patients, data.grade_set, samples=samples
+    )
+    grid = best_reachable(loaded, data, rows)
+    write_json(
+        loaded.run.metrics(options.split),
+        {
+            "split": options.split,
+            "checkpoint_step": loaded.checkpoint.step,
+            "trained_on": options.split == "train",
+            "best_iou_of_grid": grid,
+            **reports,
+        },
+    )
+    table = predictions_table(
+        found["teacher"],
+        cases=data.cases(rows),
+        images=data.manifest.table["image"].iloc[rows].tolist(),
+        grades=grades,
+        others={"student": found["student"]},
+    )
+    target = loaded.run.predictions(options.split)
+    table.to_csv(target, index=False)
+    target.chmod(0o600)
+    draw_figures(loaded, found, data, rows, split=options.split)
+    for line in summary(reports, grid):
+        say(line)
+    say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
+    return 0
+
+
+def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows, *, most: int = 128) -> float | None:
+    """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks."""
+    from knee.evaluate import best_grid_iou
+
+    rows = rows[data.cache.has_mask[rows]][:most]
+    if not len(rows):
+        return None
+    size = loaded.config.data.image_size
+    with torch.no_grad():
+        maps = loaded.networks["teacher"](torch.zeros(1, 1, size, size, device=loaded.device)).class_maps
+    return round(float(np.nanmean(best_grid_iou(data.masks[rows], (maps.shape[2], maps.shape[3])))), 4)
+
+
+def draw_figures(
+    loaded: LoadedRun, found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, split: str
+) -> None:
+    """Confusion matrices, reliability and ROC as PNG in the run's ``figures``; nothing where no case is graded."""
+    from dcmt.validation import confusion
+    from knee.figures import confusion_figure, reliability_figure, roc_figure, save_figure
+
+    graded = data.grades[rows] >= 0
+    if not graded.any():
+        return
+    grades, names = data.grades[rows][graded], data.grade_set.names
+    counts = {name: confusion(grades, one.predicted[graded], len(names)) for name, one in found.items()}
+    probabilities = {name: one.probabilities[graded] for name, one in found.items()}
+    folder = loaded.run.figures
+    save_figure(confusion_figure(counts, names), folder / f"confusion_{split}.png")
+    save_figure(reliability_figure(probabilities, grades), folder / f"reliability_{split}.png")
+    save_figure(roc_figure(probabilities["teacher"], grades, names), folder / f"roc_{split}.png")
+
+
+def summary(reports: Mapping[str, Any], grid: float | None) -> list[str]:
+    """The short table of an evaluation: student and teacher with their intervals."""
+    student, teacher = reports["student"], reports["teacher"]
+    level = teacher["interval"]["level"]
+    lines = [
+        f"{teacher['graded']} graded images of {teacher['patients']} patients; {level:.0%} intervals, bootstrap over patients",
+        f"{'':14}{'student':>24}{'teacher':>24}",
+    ]
+    for name in _TABLE:
+        if name in teacher["metrics"] and teacher["metrics"][name]["value"] is not None:
+            lines.append(f"{name:14}{_cell(student['metrics'][name]):>24}{_cell(teacher['metrics'][name]):>24}")
+    if grid is not None:
+        lines.append(f"{'':14}the best IoU the attention grid can reach on these masks is {grid:.3f}")
+    return lines
+
+
+def _cell(entry: Mapping[str, float | None]) -> str:
+    if entry["value"] is None:
+        return "–"
+    if entry["low"] is None or entry["high"] is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def attention_command(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt attention``: a PNG a case and a contact sheet, named by case, for a split or the unlabeled images."""
+    from knee.images import write_png
+    from knee.overlays import contact_sheet
+
+    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    data = load_data(loaded)
+    rows = data.rows(options.split)
+    # An unlabeled image may have a grade in the manifest; it plays no part here.
+    grades = np.full(len(data.grades), -1) if options.split == "unlabeled" else data.grades
+    if options.cases and options.cases < len(rows):
+        rows = spread_over_grades(rows, grades, count=options.cases)
+    if not len(rows):
+        raise UserError(f"there are no {options.split} images")
+    folder: Path = options.out or loaded.run.path / f"attention_{options.split}"
+    cases = dict(zip(rows.tolist(), data.cases(rows), strict=True))
+    names = data.grade_set.names
+    captions = {
+        row: f"{case}  " + (f"reader: {grades[row]} {names[grades[row]]}" if grades[row] >= 0 else "ungraded")
+        for row, case in cases.items()
+    }
+    shown: list[NDArray[np.uint8]] = []
+    for one in case_pictures(
+        loaded.networks,
+        data.loader(rows),
+        names=names,
+        captions=captions,
+        device=loaded.device,
+        precision=loaded.precision,
+        attention=loaded.config.attention,
+        masks=data.masks,
+        has_mask=data.cache.has_mask,
+    ):
+        write_png(folder / f"{cases[one.row]}.png", one.picture, force=options.force)
+        if len(shown) < 12:
+            shown.append(one.picture)
+    write_png(folder / "sheet.png", contact_sheet(shown, columns=2), force=options.force)
+    say(f"{len(rows)} overlays in {folder}; the first {len(shown)} together: {folder / 'sheet.png'}")
+    return 0

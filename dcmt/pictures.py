@@ -1,0 +1,79 @@
+"""Pictures of where student and teacher looked, case by case: for TensorBoard, overlays and prediction folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcmt.config import AttentionConfig
+from knee.masks import DilatedMasks
+from knee.overlays import Look, Rgb, case_panel, verdict
+from knee.predictions import Attended, iterate_attention
+from knee.task import Grader
+
+
+@dataclass(frozen=True)
+class CasePicture:
+    """One case: the image, and each network's overlay beside it."""
+
+    row: int
+    picture: Rgb
+
+
+def case_pictures(
+    graders: Mapping[str, Grader],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    names: tuple[str, ...],
+    captions: Mapping[int, str],
+    device: torch.device,
+    precision: torch.dtype | None,
+    attention: AttentionConfig,
+    masks: DilatedMasks | None = None,
+    has_mask: NDArray[np.bool_] | None = None,
+) -> Iterator[CasePicture]:
+    """A picture for every image of the loader, as they come; memory stays flat.
+
+    ``names`` of the grades; ``captions`` by row number, shown below, so without anything that identifies a patient. Each
+    network's attention is of the grade that it predicts itself.
+    """
+    batches = list(loader) if len(graders) > 1 else loader
+    streams = [
+        iterate_attention(
+            grader,
+            batches,
+            device=device,
+            precision=precision,
+            sharpness=attention.sharpness,
+            threshold=attention.threshold,
+        )
+        for grader in graders.values()
+    ]
+    for attended in zip(*streams, strict=True):
+        for number, row in enumerate(attended[0].rows):
+            looks = [_look(name, batch, number, names) for name, batch in zip(graders, attended, strict=True)]
+            masked = masks is not None and has_mask is not None and bool(has_mask[row])
+            picture = case_panel(
+                _grey(attended[0].images[number]),
+                looks,
+                caption=captions[int(row)],
+                cartilage=masks[int(row)] if masks is not None and masked else None,
+            )
+            yield CasePicture(int(row), picture)
+
+
+def _look(name: str, batch: Attended, number: int, names: tuple[str, ...]) -> Look:
+    return Look(
+        attention=batch.attention[number].cpu().numpy(),
+        mask=batch.mask[number].cpu().numpy(),
+        text=verdict(name, batch.probabilities[number].cpu().numpy(), names),
+    )
+
+
+def _grey(image: Tensor) -> NDArray[np.uint8]:
+    return (image[0] * 255).round().to(torch.uint8).cpu().numpy()
