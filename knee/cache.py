@@ -52,8 +52,7 @@ class ImageCache:
 
     def geometry(self, row: int) -> Geometry:
         """The way from prepared to original pixels of image ``row``."""
-        height, width, top, left, side, size, mirror = (int(value) for value in self.geometries[row])
-        return Geometry(height, width, top, left, side, size, bool(mirror))
+        return _geometry(self.geometries[row])
 
     def mean_std(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> tuple[float, float]:
         """Mean and standard deviation of all pixels of the given rows, grey values in [0, 1]."""
@@ -254,7 +253,8 @@ def _write_negatives(
     template = np.zeros(0, np.float32)
     if search and len(items) >= _FEWEST_TEMPLATE_IMAGES:
         images = open_shared(folder / "images.npy")
-        template, inverted = _find_negatives(images)
+        geometries = np.load(folder / "geometries.npy", allow_pickle=False)
+        template, inverted = _find_negatives(images, [_geometry(numbers) for numbers in geometries])
         with (folder / "images.npy").open("r+b") as stream:
             for row in np.flatnonzero(inverted).tolist():
                 stream.seek(images.offset + row * size * size)
@@ -281,8 +281,16 @@ def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepa
     return _Prepared(image, geometry.prepare_mask(mask), geometry)
 
 
-def _find_negatives(images: Bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The template made of evenly spaced images, and which of all images are negatives of it."""
+def _find_negatives(
+    images: Bytes, geometries: Sequence[Geometry]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The template made of evenly spaced images, and which of all images are negatives of it; padding does not count."""
     step = -(-len(images) // _MOST_TEMPLATE_IMAGES)
-    template = mean_thumbnail(thumbnail(image) for image in images[::step])
-    return template, np.array([looks_inverted(image, template) for image in images])
+    shown = [geometry.content(image) for geometry, image in zip(geometries, images, strict=True)]
+    template = mean_thumbnail(thumbnail(image) for image in shown[::step])
+    return template, np.array([looks_inverted(image, template) for image in shown])
+
+
+def _geometry(numbers: npt.NDArray[np.int32]) -> Geometry:
+    height, width, top, left, side, size, mirror = (int(number) for number in numbers)
+    return Geometry(height, width, top, left, side, size, bool(mirror))

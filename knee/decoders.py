@@ -27,6 +27,7 @@ MOST_BYTES = 1 << 30
 
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
+_JPEG_FILLING = 128
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,20 @@ def decode_png(data: bytes) -> Pixels:
 
 
 def decode_jpeg(data: bytes) -> Pixels:
-    """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed."""
+    """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
+
+    Where the data of an image end early its decoder fills the rest with mid-grey and tells nobody; so an image whose last
+    block is exactly that is refused.
+    """
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError("is a truncated JPEG (it has no end marker)")
-    return _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), data)
+    pixels = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), data)
+    height, width = pixels.values.shape
+    if (pixels.values[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :] == _JPEG_FILLING).all():
+        raise ValueError(
+            "is a JPEG that ends in flat mid-grey, as one with missing data does; save the original as PNG"
+        )
+    return pixels
 
 
 def decode_webp(data: bytes) -> Pixels:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -20,7 +21,7 @@ from knee.decoders import Pixels, check_size, finite
 _QUIET = threading.Lock()
 
 
-def decode_dicom(data: bytes) -> Pixels:
+def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
     An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. The spacing is
@@ -28,21 +29,21 @@ def decode_dicom(data: bytes) -> Pixels:
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        meta = pydicom.filereader.read_file_meta_info(io.BytesIO(data))  # type: ignore[arg-type]
+        meta = read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
-        dataset = pydicom.dcmread(io.BytesIO(data))
+        dataset = pydicom.dcmread(path)
         _check_dicom(dataset)
         try:
             array = dataset.pixel_array
         except (NotImplementedError, RuntimeError) as error:
             name = dataset.file_meta.TransferSyntaxUID.name
             raise ValueError(f"has pixels that no installed decoder reads ({name}); save it uncompressed") from error
-        values = _displayed(array, dataset)
+        values = finite(_displayed(array, dataset))
     photometric = str(dataset.PhotometricInterpretation)
     if photometric == "MONOCHROME1":
         values = values.max() + values.min() - values
-    return Pixels(finite(values), _dicom_spacing(dataset), _dicom_side(dataset), photometric == "MONOCHROME1")
+    return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), photometric == "MONOCHROME1")
 
 
 def _check_dicom(dataset: pydicom.Dataset) -> None:

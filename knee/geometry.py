@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,15 @@ class Geometry:
         there, here = self._overlap()
         window[here] = values[there]
         return np.ascontiguousarray(window[:, ::-1]) if self.mirror else window
+
+    def content(self, square: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The part of a prepared square (S, S) that shows the image, without the padding."""
+        _, (rows, columns) = self._overlap()
+        if self.mirror:
+            columns = slice(self.side - columns.stop, self.side - columns.start)
+        top, left = (math.ceil(part.start * self.scale) for part in (rows, columns))
+        bottom, right = (math.floor(part.stop * self.scale) for part in (rows, columns))
+        return square[min(top, self.size - 1) : max(bottom, top + 1), min(left, self.size - 1) : max(right, left + 1)]
 
     def prepare_mask(self, mask: npt.NDArray[Any]) -> Bytes:
         """A mask (H, W) of the original image as (S, S) uint8, 1 where it covers at least half of a pixel."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knee.decoders import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
-from knee.dicom import decode_dicom
+from knee.dicom import read_dicom
 from knee.errors import UserError
 from knee.geometry import Geometry, prepare
 from knee.manifest import split_slice
@@ -50,13 +50,16 @@ def read_pixels(path: str | Path) -> Pixels:
             return read_nifti(file, index)
         if index is not None:
             raise ValueError(f"slice #{index} is asked for, but it is not a NIfTI volume")
+        if head[128:132] == b"DICM":
+            return read_dicom(file)
         return _decoder(head)(file.read_bytes())
     except UserError:
         raise
     except MemoryError as error:
         raise UserError(f"{path}: needs more memory than there is") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
+        reason = f"cannot be read ({error.strerror})" if error.strerror else _one_line(error)
+        raise UserError(f"{path}: {reason}") from error
     # Decoders raise almost anything on damaged files; whatever it was, this file cannot be used.
     except Exception as error:
         raise UserError(f"{path}: {_one_line(error)}") from error
@@ -116,8 +119,6 @@ def _decoder(head: bytes) -> Callable[[bytes], Pixels]:
         return decode_tiff
     if head.startswith(b"\x93NUMPY"):
         return decode_npy
-    if head[128:132] == b"DICM":
-        return decode_dicom
     raise ValueError("is not a PNG, JPEG, WebP, TIFF, NPY, DICOM or NIfTI file")
 
 

@@ -16,7 +16,7 @@ SIDE = 32
 def thumbnail(values: npt.NDArray[Any]) -> Values:
     """An image (H, W) as (32, 32) float32 with mean 0 and deviation 1; all zero for a constant image.
 
-    Left and right knees should be mirrored alike before.
+    Left and right knees should be mirrored alike before, and padding cut off (``Geometry.content``).
     """
     small = cv2.resize(np.asarray(values, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     small = small - small.mean()
