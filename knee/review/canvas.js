@@ -8,7 +8,7 @@ const view = {
   hidden: false, // whether the model's part is veiled (blind reading)
   layer: "teacher",
   overlay: true, mask: true, cartilage: true, invert: false,
-  opacity: 0.55, threshold: 0.15, brightness: 0, contrast: 0,
+  opacity: 0.65, threshold: 0, brightness: 0, contrast: 0,
   zoom: 1, x: 0, y: 0, // image pixels at the top left
 };
 
@@ -91,7 +91,7 @@ function draw(ready) {
       context.stroke(path);
     }
   };
-  if (view.cartilage) stroke(ready.cartilage, "#7ee0a1", [5, 4]);
+  if (view.cartilage) stroke(ready.cartilage, "#46dcff", [5, 4]);
   if (view.mask && view.layer !== "difference") stroke(ready.masks[view.layer], "#ffffff", []);
 }
 

@@ -7,6 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+OPACITY = 0.65
+"""At x = 1."""
 STUDENT = (232, 163, 61)
 """RGB: amber; with the teacher's blue it stays apart for every common colour vision."""
 TEACHER = (76, 155, 232)
@@ -14,11 +16,10 @@ TEACHER = (76, 155, 232)
 
 @cache
 def heat_colors() -> NDArray[np.uint8]:
-    """(256, 3) RGB for x from 0 to 1: dark violet over red to pale yellow, its lightness rising evenly (inferno)."""
+    """(256, 3) RGB for x from 0 to 1, as in ``knee.overlays``: the middle of inferno, lightness rising evenly."""
     from matplotlib import colormaps
 
-    # The darkest fifth would vanish on a radiograph.
-    return np.round(colormaps["inferno"](np.linspace(0.2, 1.0, 256))[:, :3] * 255).astype(np.uint8)
+    return np.round(colormaps["inferno"](np.linspace(0.35, 0.85, 256))[:, :3] * 255).astype(np.uint8)
 
 
 @cache
@@ -30,15 +31,16 @@ def difference_colors() -> NDArray[np.uint8]:
 
 
 def heat_alpha(x: NDArray[np.float32], *, opacity: float, threshold: float = 0.0) -> NDArray[np.float32]:
-    """How much colour covers the image at each x: none up to the threshold, rising to ``opacity`` at x = 0.25.
+    """How much colour covers the image at each x: none up to the threshold, then opacity · x^1.3.
 
-    x in [0, 1], any shape → the same shape in [0, opacity]. The review file's script holds the same formula.
+    x in [0, 1], any shape → the same shape in [0, opacity]. ``knee.overlays`` and the review file's script hold the
+    same formula; the threshold has a soft edge of 0.04, so that it draws no steps.
     """
-    covered = opacity * np.clip(x / 0.25, 0, 1) * np.clip((x - threshold) / 0.04, 0, 1)
+    covered = opacity * np.clip(x, 0, 1) ** 1.3 * np.clip((x - threshold) / 0.04, 0, 1)
     return np.asarray(covered, np.float32)
 
 
-def paint(image: NDArray[np.uint8], x: NDArray[np.float32], *, opacity: float = 0.55) -> NDArray[np.uint8]:
+def paint(image: NDArray[np.uint8], x: NDArray[np.float32], *, opacity: float = OPACITY) -> NDArray[np.uint8]:
     """Image (H, W) and x (H, W) in [0, 1] → RGB (H, W, 3) uint8, the attention blended over the image."""
     alpha = heat_alpha(x, opacity=opacity)[..., None]
     color = heat_colors()[np.round(np.clip(x, 0, 1) * 255).astype(np.uint8)]

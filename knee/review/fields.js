@@ -44,18 +44,18 @@ function difference(student, teacher) {
 }
 
 // How much colour covers the image; knee/review/colors.py holds the same formula.
-const share = (value) => Math.min(1, Math.max(0, value));
-const cover = (x, threshold) => share(x / 0.25) * share((x - threshold) / 0.04);
+const cover = (x, threshold) => x ** 1.3 * Math.min(1, Math.max(0, (x - threshold) / 0.04));
 
 // A field in colour, straight into RGBA bytes. Signed fields run from −1 to 1, the others from 0 to 1.
 function paint(field, colors, signed, opacity, threshold, rgba) {
+  const alpha = Uint8ClampedArray.from({ length: 256 }, (_, level) => 255 * opacity * cover(level / 255, threshold));
   for (let k = 0, at = 0; k < field.length; k++, at += 4) {
     const value = field[k];
     const color = 3 * Math.round(signed ? (value + 1) * 127.5 : value * 255);
     rgba[at] = colors[color];
     rgba[at + 1] = colors[color + 1];
     rgba[at + 2] = colors[color + 2];
-    rgba[at + 3] = 255 * opacity * cover(Math.abs(value), threshold);
+    rgba[at + 3] = alpha[Math.round(Math.abs(value) * 255)];
   }
 }
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from knee.attention import THRESHOLD
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.colors import heat_alpha, heat_colors, paint
+from knee.review.colors import OPACITY, heat_alpha, heat_colors, paint
 from knee.review.html import ReviewRun
 
 CLAIM = "Where the model looked; not a segmentation of disease. RESEARCH USE ONLY, not for diagnostic use."
@@ -87,7 +87,7 @@ def _lines(case: ReviewCase, run: ReviewRun, network: str) -> list[str]:
 
 def _bar(ramp: NDArray[np.float32], height: int) -> NDArray[np.uint8]:
     """The colour scale as the overlay shows it over mid grey."""
-    alpha = heat_alpha(ramp, opacity=0.55)[:, None]
+    alpha = heat_alpha(ramp, opacity=OPACITY)[:, None]
     row = 96 * (1 - alpha) + heat_colors()[np.round(ramp * 255).astype(np.uint8)] * alpha
     return np.tile(np.round(row).astype(np.uint8), (height, 1, 1))
 

@@ -53,7 +53,7 @@ function bindSliders() {
     slider.value = view[name];
     slider.addEventListener("input", apply);
     slider.addEventListener("dblclick", () => {
-      slider.value = { opacity: 0.55, threshold: 0.15 }[name] ?? 0;
+      slider.value = { opacity: 0.65 }[name] ?? 0;
       apply();
     });
     apply();

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
-from knee.review.html import write_review_html
+from knee.review.colors import paint
+from knee.review.html import case_record, write_review_html
 
 pytestmark = pytest.mark.slow
 
@@ -101,22 +104,16 @@ def test_the_map_is_where_the_evidence_is(browser, open_page, make_case):
 def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
     cases = open_page(cases=[make_case(1)], blind=False)
     _press(browser, "c", "o")
-    browser.execute_script(
-        "for (const [id, value] of [['opacity', 1], ['threshold', 0]]) {"
-        " const slider = document.getElementById(id); slider.value = value; slider.dispatchEvent(new Event('input')); }"
-    )
     _settle(browser)
     shown = _pixels(browser)
     side = len(shown)
-    from knee.review.colors import heat_colors
-
-    x = cases[0].teacher.attention(128)
-    places = [(r, c) for r in range(4, 128, 8) for c in range(4, 128, 8) if x[r, c] > 0.35]
-    assert len(places) > 5
-    for r, c in places:
-        pixel = shown[int((r + 0.5) * side / 128), int((c + 0.5) * side / 128)]
-        nearest = np.abs(heat_colors().astype(int) - pixel).sum(1).argmin() / 255
-        assert nearest == pytest.approx(x[r, c], abs=0.03)
+    data = np.frombuffer(base64.b64decode(case_record(cases[0])["image"]), np.uint8)
+    expected = paint(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), cases[0].teacher.attention(128)).astype(int)
+    places = [(r, c) for r in range(4, 128, 8) for c in range(4, 128, 8)]
+    apart = [shown[int((r + 0.5) * side / 128), int((c + 0.5) * side / 128)] - expected[r, c] for r, c in places]
+    # The canvas smooths the enlarged image, so single pixels of noise differ; colour does not.
+    assert np.abs(np.mean(apart, axis=0)).max() < 3
+    assert np.percentile(np.abs([pixel[0] - pixel[2] for pixel in apart]), 95) < 5
 
 
 def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page):

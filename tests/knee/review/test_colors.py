@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from knee.overlays import overlay
+from knee.review.colors import difference_colors, heat_alpha, heat_colors, paint
+
+
+def test_attention_looks_the_same_in_every_picture():
+    x = np.tile(np.linspace(0, 1, 400, dtype=np.float32), (400, 1))
+    image = np.tile(np.arange(400)[:, None] % 256, (1, 400)).astype(np.uint8)
+    assert np.abs(paint(image, x).astype(int) - overlay(image, x)).max() <= 4
+
+
+def test_the_scale_grows_lighter_and_opaque_and_is_clear_at_zero():
+    x = np.linspace(0, 1, 256, dtype=np.float32)
+    lightness = heat_colors().astype(int) @ [299, 587, 114]
+    assert (np.diff(lightness) >= -600).all() and lightness[-1] > lightness[0] + 80_000
+    alpha = heat_alpha(x, opacity=0.5)
+    assert alpha[0] == 0 and alpha[-1] == 0.5 and (np.diff(alpha) >= 0).all()
+    hidden = heat_alpha(x, opacity=0.5, threshold=0.4)
+    assert (hidden[x <= 0.4] == 0).all()
+    assert hidden[-1] == pytest.approx(0.5)
+
+
+def test_the_difference_is_white_where_there_is_none():
+    colors = difference_colors().astype(int)
+    assert colors[127:129].min() > 235
+    assert colors[0, 2] > colors[0, 0] and colors[-1, 0] > colors[-1, 2]
