@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL, PARTIAL, FULL = 0, 1, 2
-PARTIAL_DEPTH = (0.38, 0.62)  # share of the thickness that a partial-thickness defect has lost
+PARTIAL_DEPTH = (0.38, 0.56)  # share of the thickness that a partial-thickness defect has lost
 SEEN_WIDTH = 0.2  # a spot cut so near to its end is not drawn
-LESION_WIDTH_MM = (7.5, 13.5)
+LESION_WIDTH_MM = (8.0, 13.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Tissue:
 def draw_tissue(rng: np.random.Generator) -> Tissue:
     """Intermediate-weighted, fat-suppressed contrast: fluid white, cartilage grey, marrow dark, menisci black."""
     return Tissue(
-        cartilage=float(rng.uniform(0.54, 0.66)),
+        cartilage=float(rng.uniform(0.48, 0.60)),
         marrow=float(rng.uniform(0.19, 0.32)),
         fat=float(rng.uniform(0.22, 0.38)),
         muscle=float(rng.uniform(0.34, 0.48)),
@@ -243,7 +243,7 @@ def draw_patient(rng: np.random.Generator, slices: int) -> Patient:
     return Patient(
         shape=draw_shape(streams[0]),
         tissue=draw_tissue(streams[1]),
-        lesion=draw_lesion(streams[2], slices, chances=(0.30, 0.52), places=(-0.85, 0.95), drift=0.03),
+        lesion=draw_lesion(streams[2], slices, chances=(0.30, 0.52), places=(-0.80, 0.85), drift=0.03),
         tibial_lesion=draw_lesion(streams[3], slices, chances=(0.25, 0.30), places=(-12.0, 12.0), drift=0.6),
         distractors=draw_distractors(streams[4]),
     )

@@ -1,7 +1,7 @@
 """Sagittal MR slices through one femorotibial compartment, with focal femoral cartilage defects.
 
 Contrast as in an intermediate-weighted, fat-suppressed sequence. The grade of a slice is that of its femoral defect:
-0 none, 1 partial-thickness (38–62 % of the thickness lost), 2 full-thickness (to the bone). The mask is the anatomical
+0 none, 1 partial-thickness (38–56 % of the thickness lost), 2 full-thickness (to the bone). The mask is the anatomical
 cartilage plate of the femur, the defect included: a grader should look at where cartilage is or ought to be. Tibial
 defects look the same and do not count.
 """

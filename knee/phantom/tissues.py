@@ -78,7 +78,7 @@ def paint_fluid(canvas: Field, p: Plane, patient: Patient, femur: Femur, tibia: 
     ends = np.maximum(np.float32(-tips[0] - 1) - p.x, p.x - np.float32(tips[1] + 1))
     between = np.maximum(between, np.float32(-14) - p.y)
     inner = np.maximum(ends, between)
-    paint(canvas, patient.tissue.fluid * 0.85, coverage(inner, edge))
+    paint(canvas, patient.tissue.fluid * 0.65, coverage(inner, edge))
 
 
 def paint_menisci(canvas: Field, p: Plane, patient: Patient, femur: Femur, tibia: Tibia, position: float) -> None:
