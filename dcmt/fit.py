@@ -23,6 +23,7 @@ from dcmt.config import FitConfig, OptimizerConfig
 from dcmt.device import autocast, memory_gib
 from dcmt.schedules import learning_rate_factor
 from dcmt.tracking import Tracker
+from knee.datasets import worker_death
 from knee.errors import UserError
 from knee.task import StepLosses, Task
 
@@ -96,7 +97,7 @@ class Fit:
         with _stop_on_signal(self._ask_to_stop), bar:
             while self.progress.step < self.steps and not self._stop:
                 started = time.monotonic()
-                self._step(batches)
+                self._guarded_step(batches)
                 self.progress.seconds += time.monotonic() - started
                 bar.update()
                 done = self.progress.step == self.steps
@@ -117,6 +118,13 @@ class Fit:
         if self._stop:
             self.say(f"stopped at step {self.progress.step} of {self.steps}, saved; go on with: {self.resume_command}")
         return self.progress
+
+    def _guarded_step(self, batches: Iterator[Any]) -> None:
+        try:
+            self._step(batches)
+        except RuntimeError as error:
+            # torch notices a dead worker wherever the main process happens to be.
+            raise worker_death(error) or error from error
 
     def _step(self, batches: Iterator[Any]) -> None:
         """One optimiser step: ``accumulation`` batches, or nothing at all where a loss or gradient is not finite."""

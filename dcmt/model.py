@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from knee.errors import UserError
 from knee.task import Grading
-from knee.weights import no_retries_offline, read_state
+from knee.weights import near_names, no_retries_offline, read_state
 
 
 class GradingNetwork(nn.Module):
