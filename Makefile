@@ -1,0 +1,46 @@
+# Everything a newcomer needs: `make demo`, `make test`. PYTHON chooses the interpreter of the virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: install demo test check bench faults clean-demo
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install, then the whole method on the built-in phantom (about 8 minutes of work on 2 cores)"
+	@echo "make test    install, then the tests (no network, no data from outside)"
+	@echo "make check   format, lint, types, import rules"
+	@echo "make bench   speed and memory, side by side with their floors"
+	@echo "make faults  kills, full disks, damaged files (long)"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; make PYTHON=python3.12, say")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@BIN=$(BIN) DEMO=$(DEMO) bash experiments/demo.sh
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/loader.py
+
+faults: install
+	$(BIN)/python -m pytest tests/faults -m faults -s
+
+clean-demo:
+	rm -rf $(DEMO)
