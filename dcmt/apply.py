@@ -227,7 +227,11 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
     ):
         write_png(folder / f"{cases[one.row]}.png", one.picture, force=options.force)
         if len(shown) < 12:
-            shown.append(one.picture)
-    write_png(folder / "sheet.png", contact_sheet(shown, columns=2), force=options.force)
+            shown.append(one.panel)
+    write_png(
+        folder / "sheet.png",
+        contact_sheet(shown, columns=2, cartilage=bool(data.cache.has_mask[rows].any())),
+        force=options.force,
+    )
     say(f"{len(rows)} overlays in {folder}; the first {len(shown)} together: {folder / 'sheet.png'}")
     return 0

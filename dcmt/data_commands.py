@@ -41,6 +41,7 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
         options.folder,
         options.layout,
         relative_to=target.parent,
+        pattern=options.pattern,
         grade_count=grade_set.count,
         grade_names=grade_set.names,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcmt.config import AttentionConfig
 from knee.masks import DilatedMasks
-from knee.overlays import Look, Rgb, case_panel, verdict
+from knee.overlays import Look, Rgb, case_panel, legend_strip, verdict
 from knee.predictions import Attended, iterate_attention
 from knee.task import Grader
 
@@ -22,7 +22,15 @@ class CasePicture:
     """One case: the image, and each network's overlay beside it."""
 
     row: int
-    picture: Rgb
+    panel: Rgb
+    """Without a legend, for sheets that have their own."""
+    cartilage: bool
+    """A mask's edge is drawn."""
+
+    @property
+    def picture(self) -> Rgb:
+        """With its legend."""
+        return np.vstack([self.panel, legend_strip(self.panel.shape[1], cartilage=self.cartilage)])
 
 
 def case_pictures(
@@ -58,13 +66,14 @@ def case_pictures(
         for number, row in enumerate(attended[0].rows):
             looks = [_look(name, batch, number, names) for name, batch in zip(graders, attended, strict=True)]
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
-            picture = case_panel(
+            panel = case_panel(
                 _grey(attended[0].images[number]),
                 looks,
                 caption=captions[int(row)],
                 cartilage=masks[int(row)] if masks is not None and masked else None,
+                legend=False,
             )
-            yield CasePicture(int(row), picture)
+            yield CasePicture(int(row), panel, masked)
 
 
 def _look(name: str, batch: Attended, number: int, names: tuple[str, ...]) -> Look:

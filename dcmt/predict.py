@@ -19,7 +19,7 @@ from knee.datasets import EvalImages, eval_loader
 from knee.errors import UserError
 from knee.evaluate import predictions_table
 from knee.folders import IMAGE_SUFFIXES
-from knee.images import looks_inverted, prepare, read_pixels, write_png
+from knee.images import Pixels, looks_inverted, prepare, read_pixels, write_png
 from knee.predictions import predict
 
 Say = Callable[[str], None]
@@ -79,15 +79,19 @@ class ImageReader:
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
-            invert = self._template is not None and looks_inverted(pixels.values, self._template)
-            mirror = self._data.mirror_side != "none" and pixels.laterality == self._data.mirror_side
-            image, _ = prepare(
-                pixels.values, self._data.image_size, percentiles=self._data.percentiles, invert=invert, mirror=mirror
-            )
+            image = self._prepare(pixels)
             images.append(image)
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def _prepare(self, pixels: Pixels) -> NDArray[np.uint8]:
+        mirror = self._data.mirror_side != "none" and pixels.laterality == self._data.mirror_side
+        size, percentiles = self._data.image_size, self._data.percentiles
+        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
+        if self._template is not None and looks_inverted(geometry.content(image), self._template):
+            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
+        return image
 
 
 def _loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:

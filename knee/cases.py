@@ -18,12 +18,13 @@ def load_salt(manifest_path: str | Path, fallback_folder: str | Path | None = No
     """The salt of a data set, 32 random bytes, drawn when first asked for.
 
     It lies beside the manifest, readable by its owner alone; in ``fallback_folder`` where it cannot be written there.
+    All manifests of a folder share it, so a case keeps its name when reviewed grades make a new version.
 
     Raises:
         UserError: the file is damaged, or no folder can be written.
     """
     manifest_path = Path(manifest_path)
-    name = f".{manifest_path.name}.salt"
+    name = ".case_salt"
     folders = [manifest_path.parent, *([Path(fallback_folder)] if fallback_folder is not None else [])]
     for folder in folders:
         if (folder / name).exists():
