@@ -107,6 +107,8 @@ async function redraw() {
 }
 
 function keepInside() {
+  // The whole image leaves dragging to the page, which a finger must be able to scroll.
+  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";
   const room = view.item.size * (1 - 1 / view.zoom);
   view.x = Math.min(Math.max(view.x, 0), room);
   view.y = Math.min(Math.max(view.y, 0), room);
@@ -125,7 +127,7 @@ function zoomBy(factor, atX = 0.5, atY = 0.5) {
 
 function showWhole() {
   view.zoom = 1;
-  view.x = view.y = 0;
+  keepInside();
   redraw();
 }
 

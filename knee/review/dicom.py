@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from knee.errors import UserError
-from knee.geometry import prepare
-from knee.images import read_pixels
+from knee.manifest import split_slice
 from knee.review.cases import ReviewCase
 from knee.review.files import whole_file
 from knee.review.html import ReviewRun
 from knee.review.identity import deidentified, fill_required, salted_uid
 from knee.review.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
+from knee.review.original import Original, read_original
 from knee.review.picture import case_picture
 
 NETWORKS = ("teacher", "student")
@@ -57,20 +57,15 @@ class DicomExport:
 
     def write(self, case: ReviewCase) -> Exported:
         """Write the objects of one case. Raises UserError where its source cannot be read or a file not be written."""
-        if case.source is None or case.geometry is None:
-            raise UserError(f"case {case.case}: its image file is not known, so its map cannot be put on its pixels")
-        pixels = read_pixels(case.source)
-        grey, _ = prepare(pixels.values, max(pixels.values.shape))
-        grey = _unpadded(grey, pixels.values.shape)
-        source = read_dicom(case.source)
-        reference = self._reference(case, source, pixels.spacing_mm)
+        original = read_original(case)
+        source = read_dicom(original.path)
+        reference = self._reference(case, source, original.spacing_mm)
         made: list[tuple[str, Dataset]] = []
         left_out: list[str] = []
         if source is not None and not self.keep_identity:
             made.append(("source", reference))
         for network in self.networks:
-            x = np.clip(case.geometry.restore(getattr(case, network).attention(case.image.shape[0])), 0, 1)
-            made += self._objects(case, network, x, grey, reference, left_out)
+            made += self._objects(case, network, original, reference, left_out)
         paths = [self.folder / f"{case.case}_{name}.dcm" for name, _ in made]
         for path, (_, dataset) in zip(paths, made, strict=True):
             with whole_file(path, force=self.force) as scratch:
@@ -81,12 +76,12 @@ class DicomExport:
         self,
         case: ReviewCase,
         network: str,
-        x: NDArray[np.float32],
-        grey: NDArray[np.uint8],
+        original: Original,
         reference: Dataset,
         left_out: list[str],
     ) -> list[tuple[str, Dataset]]:
-        picture = case_picture(grey, x, case, self.run, network)
+        x: NDArray[np.float32] = getattr(original, network)
+        picture = case_picture(original.grey, x, case, self.run, network)
         title = f"Attention {network}"
         place = self._place(reference, "capture")
         made = [(f"{network}_capture", secondary_capture(picture, reference, self.run, place, title=title))]
@@ -129,6 +124,7 @@ class DicomExport:
 
 def read_dicom(path: Path) -> Dataset | None:
     """The file as DICOM, whole; None where it is of another format. It was read as an image before."""
+    path, _ = split_slice(path)
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
             return None
@@ -162,9 +158,3 @@ def _made_up(case: ReviewCase, salt: bytes, spacing_mm: tuple[float, float] | No
     if spacing_mm:
         made.PixelSpacing = [float(mm) for mm in spacing_mm]
     return made
-
-
-def _unpadded(square: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The image's own part of the square that ``prepare`` made of it at its own scale."""
-    top, left = (square.shape[0] - shape[0]) // 2, (square.shape[1] - shape[1]) // 2
-    return square[top : top + shape[0], left : left + shape[1]]

@@ -18,7 +18,7 @@ const KEYS = [
 function show(item) {
   view.item = item;
   view.zoom = 1;
-  view.x = view.y = 0;
+  keepInside();
   // A comment being written belongs to the case that is left.
   if (document.activeElement === $("comment")) $("comment").blur();
   refresh();

@@ -90,7 +90,8 @@ function mark(item) {
 function showPlace() {
   for (const [name, button] of worklist.buttons) {
     const here = name === view.item.case;
-    button.toggleAttribute("aria-current", here);
+    if (here) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
     if (here) button.scrollIntoView({ block: "nearest" });
   }
   const at = worklist.shown.indexOf(view.item);

@@ -186,6 +186,35 @@ def test_zoom_keeps_the_place_under_the_pointer(browser, open_page):
     assert np.array_equal(_pixels(browser), whole)
 
 
+def test_two_fingers_zoom_and_one_moves(browser, open_page):
+    open_page(blind=False)
+    _press(browser, " ")
+    box = browser.execute_script("return document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        touches = [{"x": px, "y": py, "id": number} for number, (px, py) in enumerate(points)]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    _settle(browser)
+    whole = _pixels(browser)
+    touch("touchStart", (x - 30, y), (x + 30, y))
+    for apart in (40, 60, 90):
+        touch("touchMove", (x - apart, y), (x + apart, y))
+    touch("touchEnd")
+    _settle(browser)
+    near = _pixels(browser)
+    assert not np.array_equal(near, whole)
+    touch("touchStart", (x, y))
+    for moved in (20, 60, 100):
+        touch("touchMove", (x + moved, y))
+    touch("touchEnd")
+    _settle(browser)
+    moved = _pixels(browser)
+    error = [np.abs(moved[:, 150:] - np.roll(near, shift, axis=1)[:, 150:]).mean() for shift in range(0, 140, 4)]
+    assert 60 <= 4 * int(np.argmin(error)) <= 120
+
+
 def test_the_page_asks_the_network_for_nothing_and_breaks_no_rule_of_its_own(browser, open_page, run):
     open_page(run=replace(run, title="</title><img src=x onerror=alert(1)>"))
     _press(browser, "2", "a", "\ue007")

@@ -1,0 +1,114 @@
+"""Cases for a reader, from student, teacher and images, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from knee.attention import SHARPNESS, THRESHOLD
+from knee.metrics import per_image_iou
+from knee.predictions import Attended, Masks, iterate_attention
+from knee.review.cases import NetworkView, Restorable, ReviewCase, total_variation
+from knee.task import Grader, Grading
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What is known of an image beside its pixels; see ``ReviewCase``."""
+
+    case: str
+    split: str
+    grade: int | None = None
+    side: str = ""
+    mirrored: bool = False
+    source: Path | None = None
+    geometry: Restorable | None = None
+
+
+def review_cases(
+    student: Grader,
+    teacher: Grader,
+    loader: Iterable[tuple[Tensor, Any]],
+    facts: Callable[[int], CaseFacts],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
+    masks: Masks | None = None,
+    has_mask: NDArray[np.bool_] | None = None,
+    sharpness: float = SHARPNESS,
+    threshold: float = THRESHOLD,
+) -> Iterator[ReviewCase]:
+    """A case for each image of the loader, in its order; nothing is kept beyond a batch.
+
+    The loader yields images (B, 1, S, S) uint8 with their row numbers (B,); ``facts`` tells of a row. Masks (dilated,
+    as for the metrics) by row number. Each network's map is that of the grade it gives itself.
+    """
+    for_student, for_teacher = tee(loader)
+    recorders = _Recorder(student), _Recorder(teacher)
+    options: dict[str, Any] = {"device": device, "precision": precision, "sharpness": sharpness, "threshold": threshold}
+    attended = zip(
+        iterate_attention(recorders[0], for_student, **options),
+        iterate_attention(recorders[1], for_teacher, flip=True, **options),
+        strict=True,
+    )
+    for by_student, by_teacher in attended:
+        views = [recorder.views(batch) for recorder, batch in zip(recorders, (by_student, by_teacher), strict=True)]
+        images = (by_teacher.images[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
+        mirrored = _array(by_teacher.mirrored)
+        looked = (by_teacher.mask > 0.5).cpu().numpy()
+        for number, row in enumerate(by_teacher.rows.tolist()):
+            fact, cartilage = facts(row), None
+            if masks is not None and (has_mask is None or has_mask[row]):
+                cartilage = np.asarray(masks[np.array([row])])[0] > 0.5
+            yield ReviewCase(
+                image=images[number],
+                student=views[0][number],
+                teacher=views[1][number],
+                flip_disagreement=total_variation(views[1][number].probabilities, mirrored[number]),
+                cartilage=cartilage,
+                overlap=_overlap(looked[number], cartilage),
+                **vars(fact),
+            )
+
+
+class _Recorder(nn.Module):
+    """A grader that remembers what it said of the last batch: readers get maps on their own grid."""
+
+    def __init__(self, grader: Grader) -> None:
+        super().__init__()
+        self.grader = grader
+        self.said: list[Grading] = []
+
+    def forward(self, images: Tensor) -> Grading:
+        """As the grader's own."""
+        self.said.append(self.grader(images))
+        return self.said[-1]
+
+    def views(self, batch: Attended) -> list[NetworkView]:
+        """What the network said of each image of the batch, mirrored images left out."""
+        maps = self.said[0].class_maps
+        self.said.clear()
+        chosen = maps[torch.arange(len(maps), device=maps.device), batch.predicted].float().relu().cpu().numpy()
+        return [
+            NetworkView(probabilities, evidence)
+            for probabilities, evidence in zip(_array(batch.probabilities), chosen, strict=True)
+        ]
+
+
+def _array(probabilities: Tensor | None) -> NDArray[np.float64]:
+    assert probabilities is not None
+    return np.asarray(probabilities.double().cpu().numpy(), np.float64)
+
+
+def _overlap(looked: NDArray[np.bool_], cartilage: NDArray[np.bool_] | None) -> float | None:
+    if cartilage is None or not cartilage.any():
+        return None
+    return float(per_image_iou(looked[None], cartilage[None])[0])

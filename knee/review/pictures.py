@@ -1,0 +1,105 @@
+"""Cases as PNG pictures and NIfTI maps, on the original pixels."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from knee.images import write_png
+from knee.manifest import split_slice
+from knee.nifti import _affine, _header, _shape, _view, is_nifti
+from knee.review.cases import ReviewCase
+from knee.review.dicom import NETWORKS, read_dicom
+from knee.review.files import whole_file
+from knee.review.html import ReviewRun
+from knee.review.original import Original, read_original
+from knee.review.picture import case_picture
+
+Affine = NDArray[np.float64]
+
+
+def write_case_png(folder: Path, case: ReviewCase, run: ReviewRun, *, force: bool = False) -> tuple[Path, ...]:
+    """One picture a network, ``CASE_NETWORK.png``, with its legend. Raises UserError as ``read_original``."""
+    original = read_original(case)
+    paths = []
+    for network in NETWORKS:
+        picture = case_picture(original.grey, getattr(original, network), case, run, network)
+        paths.append(folder / f"{case.case}_{network}.png")
+        write_png(paths[-1], picture.pixels, force=force)
+    return tuple(paths)
+
+
+def write_case_nifti(folder: Path, case: ReviewCase, *, force: bool = False) -> tuple[Path, ...]:
+    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice that lies where the source's slice lies.
+
+    The affine is that of the source's volume, moved to the slice, or that of an MR slice in DICOM; any other image has
+    none, and its map is a plain array, rows first, in steps of its spacing. Raises UserError as ``read_original``.
+    """
+    original = read_original(case)
+    paths = []
+    for network in NETWORKS:
+        image = _slice_image(getattr(original, network), original)
+        image.header["descrip"] = b"attention; research use only"
+        path = folder / f"{case.case}_{network}.nii.gz"
+        with whole_file(path, force=force) as scratch:
+            scratch.write_bytes(gzip.compress(image.to_bytes(), 6, mtime=0))
+        paths.append(path)
+    return tuple(paths)
+
+
+def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
+    file, index = split_slice(original.path)
+    with file.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(file) if packed else file.open("rb") as stream:
+        head = stream.read(540)
+    if is_nifti(head):
+        return _in_volume(x, head, index or 0)
+    dataset = read_dicom(file)
+    if dataset is not None and dataset.get("ImageOrientationPatient") and dataset.get("PixelSpacing"):
+        affine = dicom_affine(
+            dataset.ImageOrientationPatient,
+            dataset.ImagePositionPatient,
+            dataset.PixelSpacing,
+            float(dataset.get("SliceThickness") or 1),
+        )
+        return nibabel.Nifti1Image(x[:, :, None], affine)
+    down, across = original.spacing_mm or (1.0, 1.0)
+    image = nibabel.Nifti1Image(x[:, :, None], np.diag([down, across, 1.0, 1.0]))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    return image
+
+
+def _in_volume(x: NDArray[np.float32], head: bytes, index: int) -> nibabel.Nifti1Image:
+    """The picture turned back into its slice of the volume, with the volume's own place in the world."""
+    header = _header(head)
+    view = _view(_shape(header), _affine(header))
+    plane = x[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
+    plane = plane.T if view.down > view.across else plane
+    shift = np.eye(4)
+    shift[view.axis, 3] = index
+    image = nibabel.Nifti1Image(np.expand_dims(plane, view.axis), header.get_best_affine() @ shift)
+    image.header.set_xyzt_units(header.get_xyzt_units()[0])
+    for name in ("sform", "qform"):
+        getattr(image, f"set_{name}")(image.affine, int(header[f"{name}_code"]))
+    return image
+
+
+def dicom_affine(orientation: list[float], position: list[float], spacing: list[float], thickness_mm: float) -> Affine:
+    """The affine of an array [row, column, slice], in NIfTI's axes (right, anterior, superior), of a DICOM slice.
+
+    DICOM's axes run to the left, posterior and superior; orientation holds the direction along a row, then down a
+    column; spacing is between rows, then between columns.
+    """
+    along_row, down_column = np.array(orientation[:3], float), np.array(orientation[3:], float)
+    affine = np.eye(4)
+    affine[:3, 0] = down_column * float(spacing[0])
+    affine[:3, 1] = along_row * float(spacing[1])
+    affine[:3, 2] = np.cross(along_row, down_column) * thickness_mm
+    affine[:3, 3] = np.array(position, float)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+
+from knee.errors import UserError
+from knee.images import prepare, read_pixels
+from knee.review.pictures import dicom_affine, write_case_nifti, write_case_png
+
+SIZE = 128
+
+
+@pytest.fixture
+def case_of(make_case):
+    def make(source, side="R"):
+        image, geometry = prepare(read_pixels(source).values, SIZE, mirror=side == "L")
+        evidence = np.zeros((16, 16), np.float32)
+        evidence[4, 11] = 2.0
+        view = replace(make_case(1).teacher, evidence=evidence)
+        changes = {"image": image, "geometry": geometry, "source": source, "cartilage": None}
+        return make_case(1, student=view, teacher=view, side=side, **changes)
+
+    return make
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1), (-1, -1, 1)])
+def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
+    rng = np.random.default_rng(0)
+    shape, spacing = [40, 36, 30], np.array([0.5, 0.5, 0.5])
+    shape[axis], spacing[axis] = 7, 3.0
+    volume = rng.random(shape).astype(np.float32)
+    affine = np.diag([*(spacing * signs), 1.0])
+    affine[:3, 3] = [10, -20, 30]
+    affine = affine[:, [1, 0, 2, 3]] if axis == 0 else affine  # axes need not be in the world's order
+    nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "knee.nii.gz")
+    slices_along = int(np.argmax(np.abs(affine[:3, :3]).sum(0)))
+    if (np.diag(affine)[:3] > 0).all() and (affine[:3, :3] == np.diag(np.diag(affine[:3, :3]))).all():
+        slices_along = 2  # an array that knows of no patient
+    case = case_of(tmp_path / "knee.nii.gz#2")
+    # A map that is the picture itself must be found again in the volume at the same place in the world.
+    shown = read_pixels(case.source).values
+
+    class Same:
+        def restore(self, square):
+            return (shown - shown.min()) / np.ptp(shown)
+
+    paths = write_case_nifti(tmp_path / "out", replace(case, geometry=Same()))
+    written = nibabel.load(paths[0])
+    x = written.get_fdata() * np.ptp(shown) + shown.min()
+    expected = volume.take([2], slices_along)
+    assert x == pytest.approx(expected, abs=1e-5)
+    corner, index = np.zeros(4), np.zeros(4)
+    corner[3] = index[3] = 1
+    index[slices_along] = 2
+    assert written.affine @ corner == pytest.approx(affine @ index)
+
+
+def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_source):
+    source = write_source("MR", np.arange(200 * 160, dtype=np.uint16).reshape(200, 160))
+    written = nibabel.load(write_case_nifti(tmp_path / "out", case_of(source, "L"))[1])
+    assert written.shape == (200, 160, 1)
+    # Row 0, column 0 is at (-40, -60, 60) in DICOM's axes, which run left and posterior; NIfTI's run right and anterior.
+    assert written.affine @ [0, 0, 0, 1] == pytest.approx([40, 60, 60, 1])
+    assert written.affine @ [10, 0, 0, 1] == pytest.approx([40, 60, 56, 1])
+    assert written.affine @ [0, 10, 0, 1] == pytest.approx([40, 56, 60, 1])
+    x = written.get_fdata().squeeze()
+    place = np.unravel_index(x.argmax(), x.shape)
+    assert place == pytest.approx((4.5 / 16 * 200, 200 - 11.5 / 16 * 200 - 20), abs=1.5)
+
+
+def test_the_slice_normal_is_that_of_a_right_handed_scanner():
+    affine = dicom_affine([1, 0, 0, 0, 1, 0], [0, 0, 0], [2, 3], 4)
+    assert affine @ [1, 0, 0, 1] == pytest.approx([0, -2, 0, 1])
+    assert affine @ [0, 1, 0, 1] == pytest.approx([-3, 0, 0, 1])
+    assert affine @ [0, 0, 1, 1] == pytest.approx([0, 0, 4, 1])
+
+
+def test_pictures_have_the_originals_pixels_and_are_not_replaced(tmp_path, case_of, run):
+    cv2.imwrite(str(tmp_path / "knee.png"), np.tile(np.arange(200, dtype=np.uint8), (150, 1)))
+    case = case_of(tmp_path / "knee.png")
+    paths = write_case_png(tmp_path / "out", case, run)
+    assert [path.name for path in paths] == ["000000000001_teacher.png", "000000000001_student.png"]
+    picture = cv2.imread(str(paths[0]))
+    assert picture.shape[1] == 600 and picture.shape[0] > 450
+    assert np.ptp(picture[:450], axis=2).max() > 60
+    plain = nibabel.load(write_case_nifti(tmp_path / "out", case)[0])
+    assert plain.shape == (150, 200, 1)
+    with pytest.raises(UserError, match="exists already"):
+        write_case_png(tmp_path / "out", case, run)
+    cv2.imwrite(str(tmp_path / "knee.png"), np.zeros((10, 20), np.uint8))
+    with pytest.raises(UserError, match="20 × 10 pixels now"):
+        write_case_png(tmp_path / "other", case, run)

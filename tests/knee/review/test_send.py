@@ -1,0 +1,133 @@
+"""Objects sent to a real DICOM server, on loopback, that the test starts and stops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.images import prepare, read_pixels
+from knee.review.dicom import DicomExport
+from knee.review.send import Node, send
+
+pytest.importorskip("pynetdicom", reason="sending needs pynetdicom: pip install pynetdicom")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, str]]:
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
+    if not program:
+        pytest.skip("sending is tested against Orthanc: apt-get install orthanc")
+    folder = tmp_path_factory.mktemp("orthanc")
+    dicom, http = _free_port(), _free_port()
+    settings = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "DicomAet": "ORTHANC",
+        "DicomCheckCalledAet": True,
+        "DicomPort": dicom,
+        "HttpPort": http,
+        "HttpServerEnabled": True,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([program, folder / "orthanc.json"], stdout=log, stderr=log)
+    try:
+        _wait_for(dicom, server, folder / "log")
+        yield Node("127.0.0.1", dicom, "ORTHANC"), f"http://127.0.0.1:{http}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"Orthanc did not start: {log.read_text()[-500:]}")
+
+
+@pytest.fixture
+def objects(tmp_path, run, make_case, write_source) -> list[Path]:
+    files: list[Path] = []
+    export = DicomExport(tmp_path / "dicom", run, "1.0", b"salt")
+    for kind in ("MR", "CR"):
+        path = write_source(kind, np.arange(120 * 90, dtype=np.uint16).reshape(120, 90))
+        image, geometry = prepare(read_pixels(path).values, 128)
+        case = make_case(1, case=kind.lower(), image=image, geometry=geometry, source=path, cartilage=None)
+        files += export.write(case).files
+    return files
+
+
+@pytest.mark.slow
+def test_every_kind_of_object_is_taken_by_a_real_server(orthanc, objects):
+    node, http = orthanc
+    sent = send(objects, node)
+    assert sent.accepted == tuple(objects) and sent.refused == ()
+    assert str(sent) == "12 of 12 objects were accepted"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{http}/statistics") as answer:
+        statistics = json.load(answer)
+    assert statistics["CountInstances"] == 12
+    assert statistics["CountStudies"] == 2
+
+
+@pytest.mark.slow
+def test_a_node_that_refuses_is_named(orthanc, objects):
+    node, _ = orthanc
+    with pytest.raises(UserError, match=r"WRONG at 127\.0\.0\.1:.*refuses the association"):
+        send(objects[:1], Node(node.host, node.port, "WRONG"))
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_node_that_is_not_there_is_named(objects):
+    with pytest.raises(UserError, match=r"cannot be reached; check host, port and firewall"):
+        send(objects[:1], Node("127.0.0.1", _free_port()), timeout_s=2)
+
+
+def test_only_dicom_objects_are_sent(tmp_path, objects):
+    (tmp_path / "a.txt").write_text("no")
+    with pytest.raises(Faults, match=r"a\.txt: is no DICOM object"):
+        send([*objects[:1], tmp_path / "a.txt", tmp_path / "none.dcm"], Node("127.0.0.1", 1))
+    with pytest.raises(UserError, match="no file to send"):
+        send([], Node("127.0.0.1", 1))
+    with pytest.raises(UserError, match="port 70000"):
+        send(objects[:1], Node("127.0.0.1", 70000))
+
+
+@pytest.mark.slow
+def test_a_full_node_refuses_each_object_with_its_reason(objects):
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    server = AE(ae_title="FULL")
+    server.supported_contexts = AllStoragePresentationContexts
+    port = _free_port()
+    running = server.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda _: 0xA700)])
+    try:
+        sent = send(objects[:2], Node("127.0.0.1", port, "FULL"))
+    finally:
+        running.shutdown()
+    assert sent.accepted == ()
+    assert [reason for _, reason in sent.refused] == ["status 0xA700"] * 2
