@@ -14,7 +14,7 @@ def test_salt_is_drawn_once_and_private(tmp_path):
     assert len(salt) == 32
     assert load_salt(tmp_path / "manifest.csv") == salt
     assert load_salt(tmp_path / "other.csv") != salt
-    (file,) = tmp_path.glob(".manifest.csv.salt*")
+    (file,) = tmp_path.glob(".case_salt*")
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -33,13 +33,13 @@ def test_fallback_where_the_manifest_cannot_be_written(tmp_path, monkeypatch):
         load_salt(home / "manifest.csv")
     salt = load_salt(home / "manifest.csv", away)
     assert load_salt(home / "manifest.csv", away) == salt
-    assert [p.name for p in away.iterdir()] == [".manifest.csv.salt"]
+    assert [p.name for p in away.iterdir()] == [".case_salt"]
     assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "zz" * 32, "00" * 8])
 def test_damaged_salt_is_refused_not_replaced(tmp_path, content):
-    file = tmp_path / ".manifest.csv.salt"
+    file = tmp_path / ".case_salt"
     file.write_text(content)
     with pytest.raises(UserError, match="restore it"):
         load_salt(tmp_path / "manifest.csv")
