@@ -13,7 +13,9 @@ def test_salt_is_drawn_once_and_private(tmp_path):
     salt = load_salt(tmp_path / "manifest.csv")
     assert len(salt) == 32
     assert load_salt(tmp_path / "manifest.csv") == salt
-    assert load_salt(tmp_path / "other.csv") != salt
+    assert load_salt(tmp_path / "other_version.csv") == salt
+    (tmp_path / "other").mkdir()
+    assert load_salt(tmp_path / "other" / "manifest.csv") != salt
     (file,) = tmp_path.glob(".case_salt*")
     assert file.stat().st_mode & 0o777 == 0o600
 
