@@ -126,7 +126,7 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
     try:
         with no_retries_offline() if pretrained else contextlib.nullcontext():
             body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
-    except TypeError as error:
+    except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"model.stride: {backbone} cannot change its stride in timm; set model.stride to 0 (its own), or take a ResNet, "
             "SE-ResNeXt or ConvNeXt"
@@ -153,10 +153,17 @@ def _check_stride(probe: Tensor, *, image_size: int, stride: int, backbone: str)
 def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
     state = read_state(path, backbone)
     own = body.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if len(fitting) < 0.9 * len(own):
+    given = {name: _one_channel(state[name], like=own[name]) for name in own if name in state}
+    fitting = {name: value for name, value in given.items() if value.shape == own[name].shape}
+    if len(fitting) < len(given) or len(fitting) < 0.9 * len(own):
         raise UserError(
-            f"model.weights: {path} fits {len(fitting)} of {len(own)} tensors of {backbone} with one input channel; it is of "
-            "another architecture, or was saved with three input channels (average conv1 over them)"
+            f"model.weights: {path} fits {len(fitting)} of {len(own)} tensors of {backbone}; it is of another architecture"
         )
     body.load_state_dict(fitting, strict=False)
+
+
+def _one_channel(weight: Tensor, *, like: Tensor) -> Tensor:
+    """A first convolution saved for RGB, summed over its input channels: a grey image is three equal ones."""
+    if like.ndim == 4 and like.shape[1] == 1 and weight.shape == (like.shape[0], 3, *like.shape[2:]):
+        return weight.sum(1, keepdim=True)
+    return weight
