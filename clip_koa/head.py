@@ -10,17 +10,16 @@ overflow it.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_koa.config import LARGEST_SCALE, ScaleKind
 from knee.errors import UserError
 
-ScaleKind = Literal["learned", "fixed", "cosine"]
 FIRST_SCALE = 1 / 0.07
-LARGEST_SCALE = 100.0
 _LARGEST_LOG_SCALE = math.log(LARGEST_SCALE)
 
 

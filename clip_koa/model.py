@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clip_koa.head import ImageFeatures, SimilarityScale, similarities, similarity_maps
 from clip_koa.towers import GradeTexts, ImageTower, TextTower
-from knee.task import Grader, Grading
+from knee.task import Grading
 
 
 class ClipGrader(nn.Module):
@@ -69,17 +69,6 @@ class ClipGrader(nn.Module):
         """Embed the texts once more and keep that, for prediction and export."""
         if isinstance(self.text_tower, GradeTexts):
             self.text_tower.freeze()
-
-
-def with_flipped(grader: Grader, images: Tensor) -> tuple[Grading, Grading]:
-    """The gradings of the images and of their mirror images, by one forward pass over both.
-
-    images (B, 1, H, W) in [0, 1]. The class maps of the second are mirrored back, so that the two can be compared
-    position by position. In train mode batch statistics are those of images and mirror images together.
-    """
-    count = len(images)
-    logits, maps = grader(torch.cat([images, images.flip(3)]))
-    return Grading(logits[:count], maps[:count]), Grading(logits[count:], maps[count:].flip(3))
 
 
 def _channels(values: Sequence[float]) -> Tensor:

@@ -16,11 +16,12 @@ import open_clip
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
-from clip_koa.head import FIRST_SCALE, LARGEST_SCALE
+from clip_koa.config import LARGEST_SCALE
+from clip_koa.head import FIRST_SCALE
 from clip_koa.prompts import Tokenizer
 from clip_koa.towers import ClipVitTower, ImageTower, TimmTokenTower
-from knee.weights import misfit, near_names, no_download, no_retries_offline
 from knee.errors import UserError
+from knee.weights import misfit, near_names, no_download, no_retries_offline
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
@@ -51,11 +52,13 @@ def clip_towers(
     pretrained: bool | str = True,
     trainable: bool = True,
     option: str = "clip.pretrained",
+    fresh: bool = True,
 ) -> ClipTowers:
     """The towers of open_clip's model ``name``, for square images of ``image_size``.
 
     ``name`` is one of open_clip's, ``biomedclip``, ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``. Position embeddings are
     interpolated where the size is not the one of the weights. ``option`` is how messages call ``pretrained``.
+    ``fresh`` false reads no weights, but builds the network that those of ``pretrained`` fit.
 
     Raises:
         UserError: an unknown name (near ones offered), no patches to map, weights that cannot be had or do not fit.
@@ -65,7 +68,7 @@ def clip_towers(
         _require_transformers(name)
     config, pixels = _clip_config(name)
     _check_supported(name, config)
-    path, tag = _clip_weights(name, pretrained, option)
+    path, tag = _clip_weights(name, pretrained, option, fresh=fresh)
     pixels = {**pixels, **tag}
     config["vision_cfg"]["image_size"] = image_size
     if tag:
@@ -161,15 +164,18 @@ def _require_transformers(name: str) -> None:
         )
 
 
-def _clip_weights(name: str, pretrained: bool | str, option: str) -> tuple[Path | None, dict[str, Any]]:
-    """The file of the weights, and what open_clip knows of the tag they came by."""
+def _clip_weights(name: str, pretrained: bool | str, option: str, *, fresh: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The file of the weights (None unless ``fresh``), and what open_clip knows of the tag they came by."""
     if not pretrained:
         return None, {}
     if isinstance(pretrained, str) and Path(pretrained).exists():
-        return _weights_in(Path(pretrained)), {}
+        return _weights_in(Path(pretrained)) if fresh else None, {}
     if pretrained is True and name.startswith(_FOLDER):
-        return _weights_in(Path(name.removeprefix(_FOLDER))), {}
+        return _weights_in(Path(name.removeprefix(_FOLDER))) if fresh else None, {}
     tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = pretrained if isinstance(pretrained, str) else "openai" if "openai" in tags else next(iter(tags), "")
+    if not fresh:
+        return None, dict(open_clip.get_pretrained_cfg(name, tag)) if tag in tags else {}
     if isinstance(pretrained, str) and pretrained not in tags:
         hint = near_names(pretrained, tags)
         raise UserError(
@@ -179,7 +185,6 @@ def _clip_weights(name: str, pretrained: bool | str, option: str) -> tuple[Path 
         raise UserError(
             f"{option}: open_clip has no weights of {name}; give a local file, or start from {option}: false"
         )
-    tag = pretrained if isinstance(pretrained, str) else "openai" if "openai" in tags else next(iter(tags), "")
     try:
         with no_retries_offline():
             if name.startswith(_HUB):

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
-from knee.weights import misfit, near_names, no_download, no_retries_offline, read_state
 from knee.errors import UserError
+from knee.weights import misfit, near_names, no_download, no_retries_offline, read_state
 
 
 def timm_tower(

@@ -171,15 +171,15 @@ class GradeTexts(nn.Module):
     """A text encoder and the tokens of every grade's phrases: the embedding of each grade.
 
     ``encoder`` takes (P, L) int64 tokens to (P, D). The phrases of a grade are embedded, scaled to unit length,
-    averaged and scaled again, as CLIP's prompt ensembles are. The tokens are saved with the weights, so that a
-    trained grader keeps the phrases it was trained on, whatever becomes of the file.
+    averaged and scaled again, as CLIP's prompt ensembles are. The tokens are saved with the weights, and loaded with
+    them whatever their number, so that a trained grader keeps the phrases it was trained on, whatever becomes of the
+    file.
 
-    A frozen tower is run at the first forward pass and never again, until weights are loaded into it.
+    A frozen tower is run at the first forward pass, in full precision, and never again until weights are loaded.
     """
 
     tokens: Tensor
     membership: Tensor
-    kept: Tensor
 
     def __init__(
         self, encoder: nn.Module, tokens: Tensor, grades: Sequence[int], *, embed_dim: int, trainable: bool = True
@@ -189,27 +189,32 @@ class GradeTexts(nn.Module):
         self.count, self.embed_dim, self.trainable = max(grades) + 1, embed_dim, trainable
         self.register_buffer("tokens", tokens)
         self.register_buffer("membership", F.one_hot(torch.tensor(grades)).T.float())
-        # Of its final shape from the start: what walks the buffers (a teacher's update, DDP) then sees the same ones.
-        self.register_buffer("kept", torch.zeros(self.count, embed_dim), persistent=False)
-        self.is_current = False
+        # Not a buffer: what keeps, averages or restores buffers would bring back the state before the first pass.
+        self._kept: Tensor | None = None
         self.encoder.requires_grad_(trainable)
+        self.register_load_state_dict_pre_hook(self._make_room)  # type: ignore[no-untyped-call]
         for module in (self, self.encoder):
             module.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
         self.train()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the embeddings of a frozen tower are known."""
+        return self._kept is not None
 
     def forward(self) -> Tensor:
         """(K, D) float32, rows of unit length."""
         if self.trainable:
             return self._embed()
-        if not self.is_current:
-            with torch.no_grad():
-                self.kept.copy_(self._embed())
-            self.is_current = True
-        return self.kept
+        if self._kept is None or self._kept.device != self.tokens.device:
+            # Neither the precision nor the mode of the first pass is to be that of all later ones.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.tokens.device.type, enabled=False):
+                self._kept = self._embed()
+        return self._kept
 
     def freeze(self) -> None:
         """Embed once more and keep that: for prediction and export, where the text never changes."""
-        self.trainable, self.is_current = False, False
+        self.trainable, self._kept = False, None
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 
@@ -223,8 +228,17 @@ class GradeTexts(nn.Module):
             # Membership counts phrases, so this is a sum; the length is taken out again.
             return F.normalize(self.membership.float() @ F.normalize(phrases.float(), dim=1), dim=1)
 
+    def _make_room(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+        tokens, membership = state.get(f"{prefix}tokens"), state.get(f"{prefix}membership")
+        if tokens is None or membership is None:
+            return
+        # Other phrases are another number of rows; another context or number of grades is another network, and refused.
+        if tokens.shape[1:] == self.tokens.shape[1:] and membership.shape == (self.count, len(tokens)):
+            self.tokens = torch.empty_like(tokens, device=self.tokens.device)
+            self.membership = torch.empty_like(membership, device=self.tokens.device)
+
     def _forget(self, module: nn.Module, keys: object) -> None:
-        self.is_current = False
+        self._kept = None
 
 
 class FixedTexts(nn.Module):

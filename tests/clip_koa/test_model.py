@@ -9,12 +9,14 @@ import time
 import pytest
 import torch
 
-from clip_koa.build import ClipConfig, build_clip_grader
+from clip_koa.build import build_clip_grader
+from clip_koa.config import ClipConfig
 from clip_koa.head import ImageFeatures, SimilarityScale
 from clip_koa.losses import flip_consistency, symmetry_loss
-from clip_koa.model import ClipGrader, with_flipped
+from clip_koa.model import ClipGrader
 from clip_koa.towers import FixedTexts
 from knee.attention import attention_map
+from knee.flips import with_flipped
 from knee.grades import load_grade_set
 from knee.task import Grader
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 
 import open_clip
 import pytest
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import knee.weights
-from clip_koa.build import ClipConfig, build_clip_grader, read_text_embeddings
+from clip_koa.build import build_clip_grader, read_text_embeddings
+from clip_koa.config import ClipConfig
 from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, supported_clip_models
 from clip_koa.timm_towers import timm_tower
 from knee.errors import UserError
@@ -174,3 +176,26 @@ def test_embeddings_of_the_grades_from_a_file(tmp_path):
 def test_configurations_are_checked_when_built(options, expected):
     with pytest.raises(ValueError, match=expected):
         ClipConfig(**options)
+
+
+def test_a_network_for_a_checkpoint_needs_neither_weights_nor_prompts(clip_folder, tmp_path):
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(
+        "grade_set: kl\ngrades: {0: [none], 1: [doubtful, perhaps], 2: [minimal], 3: [moderate], 4: [severe]}\n"
+    )
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    config = ClipConfig(image=f"local-dir:{folder}", prompts=str(prompts))
+    trained = build_clip_grader(config, KL, image_size=32, mean=[0.5], std=[0.25]).eval()
+    (folder / "open_clip_model.safetensors").unlink()
+    prompts.unlink()
+    loaded = build_clip_grader(config, KL, image_size=32, mean=[0.5], std=[0.25], fresh=False).eval()
+    loaded.load_state_dict(trained.state_dict())
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(loaded(images).logits, trained(images).logits)
+
+
+def test_the_activation_is_that_of_the_named_weights_without_fetching_them(offline):
+    """OpenAI's weights want the fast GELU, whatever the model's name says; the weights do not hold it."""
+    towers = clip_towers("ViT-B-32", image_size=64, pretrained="openai", fresh=False)
+    assert "QuickGELU" in {type(module).__name__ for module in towers.image.modules()}

@@ -182,3 +182,40 @@ def test_the_paper_tower_has_a_14_by_14_grid():
     assert features.pooled.shape == (1, 512)
     assert features.patches.shape == (1, 512, 14, 14)
     assert sum(parameter.numel() for parameter in towers.image.parameters()) == 86_192_640
+
+
+def test_weights_bring_their_phrases_with_them(counting_texts):
+    trained = counting_texts(trainable=True).eval()
+    blank = GradeTexts(copy.deepcopy(trained.encoder), torch.zeros(5, 77).long(), range(5), embed_dim=8).eval()
+    assert not torch.allclose(blank(), trained())
+    twin = copy.deepcopy(blank)
+    for texts in (blank, twin):
+        texts.load_state_dict(trained.state_dict())
+        assert torch.equal(texts(), trained())
+    assert torch.equal(blank.tokens, trained.tokens)
+
+
+@pytest.mark.parametrize("shape", [(5, 70), (4, 77)])
+def test_phrases_of_another_context_or_other_grades_are_refused(counting_texts, shape):
+    texts = counting_texts(trainable=True)
+    other = GradeTexts(texts.encoder, torch.zeros(shape).long(), range(shape[0]), embed_dim=8)
+    with pytest.raises(RuntimeError, match=r"tokens|membership"):
+        other.load_state_dict(texts.state_dict())
+
+
+def test_embeddings_survive_what_restores_buffers(counting_texts):
+    """A trial step or a skipped one puts all buffers back; the texts must not become those from before."""
+    texts = counting_texts(trainable=False)
+    before = [buffer.clone() for buffer in texts.buffers()]
+    expected = texts().clone()
+    for buffer, value in zip(texts.buffers(), before, strict=True):
+        buffer.copy_(value)
+    assert torch.equal(texts(), expected)
+    assert texts.encoder.passes == 1
+
+
+def test_frozen_text_is_embedded_in_full_precision(counting_texts):
+    texts, other = counting_texts(trainable=False), counting_texts(trainable=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = texts()
+    assert torch.equal(first, other())
