@@ -20,7 +20,7 @@ from knee.review.files import whole_file
 from knee.review.html import ReviewRun
 from knee.review.identity import deidentified, fill_required, salted_uid
 from knee.review.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
-from knee.review.original import Original, read_original
+from knee.review.original import Original
 from knee.review.picture import case_picture
 
 NETWORKS = ("teacher", "student")
@@ -52,13 +52,15 @@ class DicomExport:
     keep_identity: bool = False
     networks: tuple[str, ...] = NETWORKS
     force: bool = False
-    _session: str = field(default_factory=lambda: secrets.token_hex(8))
-    _counts: dict[str, int] = field(default_factory=dict)
+    _session: str = field(init=False, default_factory=lambda: secrets.token_hex(8))
+    _counts: dict[str, int] = field(init=False, default_factory=dict)
 
-    def write(self, case: ReviewCase) -> Exported:
-        """Write the objects of one case. Raises UserError where its source cannot be read or a file not be written."""
-        original = read_original(case)
-        source = read_dicom(original.path)
+    def write(self, case: ReviewCase, original: Original) -> Exported:
+        """Write the objects of one case. Raises UserError where a file cannot be written."""
+        try:
+            source = read_dicom(original.path)
+        except UserError as error:
+            return Exported((), (f"case {case.case}: {error}",))
         reference = self._reference(case, source, original.spacing_mm)
         made: list[tuple[str, Dataset]] = []
         left_out: list[str] = []

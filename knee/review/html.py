@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from knee.attention import THRESHOLD
 from knee.errors import UserError
@@ -102,12 +104,13 @@ def _network_record(view: NetworkView) -> dict[str, Any]:
 
 def _webp(image: NDArray[np.uint8]) -> str:
     """WebP at quality 80, lower for the rare image whose noise would make 500 cases larger than 10 MB."""
-    for quality in (80, 60, 40, 20):
-        done, data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])
-        assert done, "OpenCV was built without WebP"
-        if len(data) <= _IMAGE_BYTES:
+    for quality in (80, 70, 50, 30):
+        data = io.BytesIO()
+        # Method 2 takes half the time of the usual 4 for files 2 % larger.
+        Image.fromarray(image).save(data, "WEBP", quality=quality, method=2)
+        if data.tell() <= _IMAGE_BYTES:
             break
-    return base64.b64encode(data.tobytes()).decode()
+    return base64.b64encode(data.getvalue()).decode()
 
 
 def _outline(mask: NDArray[np.bool_]) -> list[list[int]]:

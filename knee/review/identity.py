@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import uuid
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -62,8 +63,11 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
             setattr(copy, keyword, salted_uid(salt, str(source[keyword].value)))
     fill_required(copy)
     copy.file_meta = source.file_meta
-    if copy.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = copy.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
         copy.decompress(generate_instance_uid=False)
+    elif not syntax.is_little_endian and copy.BitsAllocated == 16:
+        copy.PixelData = np.frombuffer(copy.PixelData, ">u2").astype("<u2").tobytes()
     copy.file_meta = type(source.file_meta)()
     copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID

@@ -16,15 +16,16 @@ from knee.review.cases import ReviewCase
 from knee.review.dicom import NETWORKS, read_dicom
 from knee.review.files import whole_file
 from knee.review.html import ReviewRun
-from knee.review.original import Original, read_original
+from knee.review.original import Original
 from knee.review.picture import case_picture
 
 Affine = NDArray[np.float64]
 
 
-def write_case_png(folder: Path, case: ReviewCase, run: ReviewRun, *, force: bool = False) -> tuple[Path, ...]:
-    """One picture a network, ``CASE_NETWORK.png``, with its legend. Raises UserError as ``read_original``."""
-    original = read_original(case)
+def write_case_png(
+    folder: Path, case: ReviewCase, original: Original, run: ReviewRun, *, force: bool = False
+) -> tuple[Path, ...]:
+    """One picture a network, ``CASE_NETWORK.png``, with its legend. Raises UserError where it cannot be written."""
     paths = []
     for network in NETWORKS:
         picture = case_picture(original.grey, getattr(original, network), case, run, network)
@@ -33,13 +34,12 @@ def write_case_png(folder: Path, case: ReviewCase, run: ReviewRun, *, force: boo
     return tuple(paths)
 
 
-def write_case_nifti(folder: Path, case: ReviewCase, *, force: bool = False) -> tuple[Path, ...]:
+def write_case_nifti(folder: Path, case: ReviewCase, original: Original, *, force: bool = False) -> tuple[Path, ...]:
     """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice that lies where the source's slice lies.
 
     The affine is that of the source's volume, moved to the slice, or that of an MR slice in DICOM; any other image has
-    none, and its map is a plain array, rows first, in steps of its spacing. Raises UserError as ``read_original``.
+    none, and its map is a plain array, rows first, in steps of its spacing. Raises UserError where it cannot be written.
     """
-    original = read_original(case)
     paths = []
     for network in NETWORKS:
         image = _slice_image(getattr(original, network), original)

@@ -14,6 +14,7 @@ import pytest
 
 from knee.review.colors import paint
 from knee.review.html import case_record, write_review_html
+from knee.review.verdicts import Expected, import_verdicts
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +117,7 @@ def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
     assert np.percentile(np.abs([pixel[0] - pixel[2] for pixel in apart]), 95) < 5
 
 
-def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page):
+def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page, run, tmp_path):
     cases = open_page(reader="R 2/ä")
     _press(browser, "2", "a", "\ue007")  # graded 2, agrees, Enter: the next to do
     assert _drawn(browser) == cases[0].case or _wait(lambda: _drawn(browser) == cases[1].case)
@@ -143,6 +144,8 @@ def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page):
         ]
     ]
     assert all(entry["time"].endswith("Z") for entry in document["verdicts"])
+    expected = Expected(run.run, run.model_hash, 5, {case.case for case in cases})
+    assert import_verdicts([path], tmp_path / "verdicts.csv", expected=expected).added == 4
 
 
 def test_work_is_kept_when_the_page_is_opened_again(browser, open_page):

@@ -9,6 +9,7 @@ import pytest
 
 from knee.errors import UserError
 from knee.images import prepare, read_pixels
+from knee.review.original import read_original
 from knee.review.pictures import dicom_affine, write_case_nifti, write_case_png
 
 SIZE = 128
@@ -49,7 +50,7 @@ def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
         def restore(self, square):
             return (shown - shown.min()) / np.ptp(shown)
 
-    paths = write_case_nifti(tmp_path / "out", replace(case, geometry=Same()))
+    paths = write_case_nifti(tmp_path / "out", case, read_original(replace(case, geometry=Same())))
     written = nibabel.load(paths[0])
     x = written.get_fdata() * np.ptp(shown) + shown.min()
     expected = volume.take([2], slices_along)
@@ -62,7 +63,8 @@ def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
 
 def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_source):
     source = write_source("MR", np.arange(200 * 160, dtype=np.uint16).reshape(200, 160))
-    written = nibabel.load(write_case_nifti(tmp_path / "out", case_of(source, "L"))[1])
+    case = case_of(source, "L")
+    written = nibabel.load(write_case_nifti(tmp_path / "out", case, read_original(case))[1])
     assert written.shape == (200, 160, 1)
     # Row 0, column 0 is at (-40, -60, 60) in DICOM's axes, which run left and posterior; NIfTI's run right and anterior.
     assert written.affine @ [0, 0, 0, 1] == pytest.approx([40, 60, 60, 1])
@@ -83,15 +85,16 @@ def test_the_slice_normal_is_that_of_a_right_handed_scanner():
 def test_pictures_have_the_originals_pixels_and_are_not_replaced(tmp_path, case_of, run):
     cv2.imwrite(str(tmp_path / "knee.png"), np.tile(np.arange(200, dtype=np.uint8), (150, 1)))
     case = case_of(tmp_path / "knee.png")
-    paths = write_case_png(tmp_path / "out", case, run)
+    original = read_original(case)
+    paths = write_case_png(tmp_path / "out", case, original, run)
     assert [path.name for path in paths] == ["000000000001_teacher.png", "000000000001_student.png"]
     picture = cv2.imread(str(paths[0]))
     assert picture.shape[1] == 600 and picture.shape[0] > 450
     assert np.ptp(picture[:450], axis=2).max() > 60
-    plain = nibabel.load(write_case_nifti(tmp_path / "out", case)[0])
+    plain = nibabel.load(write_case_nifti(tmp_path / "out", case, original)[0])
     assert plain.shape == (150, 200, 1)
     with pytest.raises(UserError, match="exists already"):
-        write_case_png(tmp_path / "out", case, run)
+        write_case_png(tmp_path / "out", case, original, run)
     cv2.imwrite(str(tmp_path / "knee.png"), np.zeros((10, 20), np.uint8))
     with pytest.raises(UserError, match="20 × 10 pixels now"):
-        write_case_png(tmp_path / "other", case, run)
+        read_original(case)

@@ -17,6 +17,7 @@ import pytest
 from knee.errors import Faults, UserError
 from knee.images import prepare, read_pixels
 from knee.review.dicom import DicomExport
+from knee.review.original import read_original
 from knee.review.send import Node, send
 
 pytest.importorskip("pynetdicom", reason="sending needs pynetdicom: pip install pynetdicom")
@@ -76,7 +77,7 @@ def objects(tmp_path, run, make_case, write_source) -> list[Path]:
         path = write_source(kind, np.arange(120 * 90, dtype=np.uint16).reshape(120, 90))
         image, geometry = prepare(read_pixels(path).values, 128)
         case = make_case(1, case=kind.lower(), image=image, geometry=geometry, source=path, cartilage=None)
-        files += export.write(case).files
+        files += export.write(case, read_original(case)).files
     return files
 
 

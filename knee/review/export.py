@@ -1,0 +1,115 @@
+"""All formats of a review in one pass over the cases, and the key that stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from knee.errors import UserError
+from knee.review.cases import ReviewCase
+from knee.review.dicom import DicomExport
+from knee.review.html import ReviewRun, write_review_html
+from knee.review.key import KeyedCase, read_key, write_key
+from knee.review.original import read_original
+from knee.review.pictures import write_case_nifti, write_case_png
+
+FORMATS = ("html", "png", "nifti", "dicom")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which image a case is: ``image`` as in the manifest."""
+
+    image: str
+    patient: str
+
+
+@dataclass
+class ReviewExport:
+    """What is written, where, and what came of it so far."""
+
+    folder: Path
+    """``review.html`` and one folder for each other format; all of it names cases by their hashes alone."""
+    run: ReviewRun
+    formats: tuple[str, ...]
+    key_path: Path
+    """Stays with the data: cases of earlier exports are kept in it."""
+    version: str
+    """Of this software, for DICOM."""
+    salt: bytes
+    keep_identity: bool = False
+    force: bool = False
+    cases: int = field(init=False, default=0)
+    files: list[Path] = field(init=False, default_factory=list)
+    left_out: list[str] = field(init=False, default_factory=list)
+    """With reasons: images that cannot be read again, maps that show nothing, sources without a place in space."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats:
+            raise UserError(f"format {', '.join(unknown) or 'none'}; choose from {', '.join(FORMATS)}")
+
+    def write(self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity]) -> None:
+        """Write the cases, each once in all formats; memory does not grow with their number.
+
+        A case whose source cannot be read is still in the HTML, and listed in ``left_out``. Raises UserError where
+        there is no case, something is there already (unless ``force``), or cannot be written.
+        """
+        self._refuse_filled()
+        keyed = read_key(self.key_path) if self.key_path.exists() else {}
+        through = self._each(cases, identities, keyed)
+        if "html" in self.formats:
+            page = self.folder / "review.html"
+            write_review_html(page, self.run, through, force=self.force)
+            self.files.insert(0, page)
+        else:
+            for _ in through:
+                pass
+        if not self.cases:
+            raise UserError("there is no case to review; choose another split or fewer conditions")
+        write_key(self.key_path, keyed.values(), force=True)
+
+    def _each(
+        self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity], keyed: dict[str, KeyedCase]
+    ) -> Iterator[ReviewCase]:
+        """The cases as they come, each written in every other format on its way."""
+        dicom = DicomExport(
+            self.folder / "dicom",
+            self.run,
+            self.version,
+            self.salt,
+            keep_identity=self.keep_identity,
+            force=self.force,
+        )
+        for case in cases:
+            identity = identities[case.case]
+            keyed[case.case] = KeyedCase(
+                case.case, identity.image, identity.patient, case.split, case.student.grade, case.teacher.grade
+            )
+            if set(self.formats) != {"html"}:
+                self._write_files(case, dicom)
+            self.cases += 1
+            yield case
+
+    def _write_files(self, case: ReviewCase, dicom: DicomExport) -> None:
+        try:
+            original = read_original(case)
+        except UserError as error:
+            self.left_out.append(f"case {case.case}: {error}")
+            return
+        if "png" in self.formats:
+            self.files += write_case_png(self.folder / "png", case, original, self.run, force=self.force)
+        if "nifti" in self.formats:
+            self.files += write_case_nifti(self.folder / "nifti", case, original, force=self.force)
+        if "dicom" in self.formats:
+            exported = dicom.write(case, original)
+            self.files += exported.files
+            self.left_out += exported.left_out
+
+    def _refuse_filled(self) -> None:
+        """Say before the work begins that an earlier export is in the way."""
+        for name in self.formats:
+            folder = self.folder / name
+            if name != "html" and not self.force and folder.is_dir() and any(folder.iterdir()):
+                raise UserError(f"{folder}: holds an earlier export; choose another folder, or use --force")

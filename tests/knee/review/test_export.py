@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from knee.errors import UserError
+from knee.images import prepare, read_pixels
+from knee.review.export import FORMATS, Identity, ReviewExport
+from knee.review.key import read_key
+
+
+@pytest.fixture
+def cases(tmp_path, make_case, write_source):
+    cv2.imwrite(str(tmp_path / "knee.png"), np.tile(np.arange(100, dtype=np.uint8), (80, 1)))
+    sources = [tmp_path / "knee.png", write_source("MR", np.arange(8000, dtype=np.uint16).reshape(100, 80))]
+    made = []
+    for number, source in enumerate(sources):
+        image, geometry = prepare(read_pixels(source).values, 128)
+        made.append(make_case(number, image=image, geometry=geometry, source=source))
+    return made
+
+
+@pytest.fixture
+def export(tmp_path, run):
+    return ReviewExport(tmp_path / "review", run, FORMATS, tmp_path / "local" / "review_key.csv", "1.0", b"salt")
+
+
+def _identities(cases):
+    return {case.case: Identity(f"images/{case.source.name}", "p1") for case in cases}
+
+
+def test_one_pass_writes_every_format(export, cases):
+    export.write(iter(cases), _identities(cases))
+    names = sorted(path.relative_to(export.folder).as_posix() for path in export.files)
+    assert len(names) == 1 + 4 + 4 + 2 + 7 and "review.html" in names
+    assert all(path.is_file() for path in export.files) and export.left_out == [] and export.cases == 2
+    key = read_key(export.key_path)
+    assert key[cases[1].case].image == f"images/{cases[1].source.name}"
+    assert key[cases[1].case].teacher_grade == cases[1].teacher.grade
+    assert "images/" not in (export.folder / "review.html").read_text()
+
+
+def test_the_key_keeps_the_cases_of_earlier_exports(export, cases, make_case):
+    export.write(cases, _identities(cases))
+    later = replace(export, formats=("html",), force=True)
+    later.write([make_case(9)], {make_case(9).case: Identity("images/9.png", "p9")})
+    assert set(read_key(export.key_path)) == {*(case.case for case in cases), make_case(9).case}
+
+
+def test_a_source_that_cannot_be_read_is_listed_and_the_others_are_written(export, cases):
+    cases[0].source.write_bytes(b"damaged")
+    export.write(cases, _identities(cases))
+    assert len(export.left_out) == 1 and cases[0].case in export.left_out[0] and "knee.png" in export.left_out[0]
+    assert export.cases == 2 and (export.folder / "dicom" / f"{cases[1].case}_source.dcm").exists()
+
+
+def test_an_earlier_export_is_in_the_way_before_work_begins(export, cases):
+    export.write(cases, _identities(cases))
+
+    def never():
+        raise AssertionError("a case was computed")
+        yield
+
+    with pytest.raises(UserError, match="png: holds an earlier export"):
+        replace(export).write(never(), {})
+    with pytest.raises(UserError, match="exists already"):
+        replace(export, formats=("html",)).write(never(), {})
+    replace(export, force=True).write(cases, _identities(cases))
+
+
+def test_no_case_and_unknown_formats_are_refused(export):
+    with pytest.raises(UserError, match="no case to review"):
+        export.write([], {})
+    with pytest.raises(UserError, match="no case to review"):
+        replace(export, formats=("png",)).write([], {})
+    assert not export.key_path.exists()
+    with pytest.raises(UserError, match="format pdf; choose from html, png, nifti, dicom"):
+        replace(export, formats=("html", "pdf"))
