@@ -20,8 +20,8 @@ class ClipGrader(nn.Module):
     texts and the scale are detached unless ``detach_texts`` is false, as classifier weights are in attention losses:
     the map is to be moved by moving where the image tower looks, not by redefining the grade.
 
-    ``mean`` and ``std`` (one value, or three) normalise the images; without them the image tower's own are taken, those
-    its weights were trained with. They are buffers and travel with the weights.
+    ``mean`` and ``std`` (one value for all channels, or three) normalise the images; without them the image tower's own
+    are taken, those its weights were trained with. They are buffers of three values and travel with the weights.
     """
 
     mean: Tensor
@@ -75,4 +75,4 @@ def _channels(values: Sequence[float]) -> Tensor:
     tensor = torch.tensor([float(value) for value in values])
     if len(tensor) not in (1, 3):
         raise ValueError(f"mean and std have one value or three, got {len(tensor)}")
-    return tensor[:, None, None]
+    return tensor.expand(3)[:, None, None].clone()

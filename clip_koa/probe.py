@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from clip_koa.head import ImageFeatures
 from clip_koa.model import ClipGrader
+from knee.errors import UserError
+from knee.grades import GradeSet
 from knee.task import Grading
 
 
@@ -45,6 +47,14 @@ class ProbeGrader(nn.Module):
             patches = F.normalize(features.patches.float(), dim=1)
             maps = torch.einsum("bdhw,kd->bkhw", patches, self.weight)
             return Grading(F.linear(pooled, self.weight, self.bias), maps)
+
+
+def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:
+    """A probe on ``grader``, for a checkpoint to fill. Raises UserError where that has no image tower."""
+    if not isinstance(grader, ClipGrader):
+        raise UserError("a linear probe stands on the image tower of a text head; write model.head: text")
+    dimensions = grader.image_tower.embed_dim
+    return ProbeGrader(grader, torch.zeros(grade_set.count, dimensions), torch.zeros(grade_set.count))
 
 
 def embeddings_of(grader: ClipGrader, batches: Iterable[Tensor]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from clip_koa.model import ClipGrader
+from clip_koa.probe import blank_probe
 from dcmt.checkpoint import Checkpoint, write_json
 from dcmt.config import GraderConfig
 from dcmt.device import choose_device
@@ -20,6 +22,7 @@ from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
 from dcmt.run import RunFolder, open_run
+from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import autocast_type, spread_over_grades
 from knee.errors import UserError
@@ -29,7 +32,8 @@ from knee.predictions import Predictions, predict
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]
-_TABLE = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "mae", "ece", "tiou", "flip_changed")
+KINDS = ("grader", "zeroshot", "probe")
+"""The kinds of run that grade: trained by ``dcmt train``, or of weights that were not trained for it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class LoadedRun:
     checkpoint: Checkpoint
     grade_set: GradeSet
     networks: Mapping[str, nn.Module]
+    """Student and teacher; a run that trained no pair has its one network as the teacher."""
     device: torch.device
 
     @property
@@ -53,7 +58,7 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint."""
     run, values = open_run(path)
     kind = values.pop("kind")
-    if kind != "grader":
+    if kind not in KINDS:
         raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     found = run.checkpoints.best() if checkpoint == "best" else run.checkpoints.latest()[0]
@@ -63,8 +68,14 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
     chosen = choose_device(device)
     networks: dict[str, nn.Module] = {}
     for name in ("student", "teacher"):
-        network = build_grader(config, grades=grade_set.count, fresh=False)
+        if f"{name}.safetensors" not in found.state["sha256"]:
+            continue
+        network = build_grader(config, grade_set, fresh=False)
+        if kind == "probe":
+            network = blank_probe(network, grade_set)
         found.load_network(name, network)
+        if isinstance(network, ClipGrader):
+            network.freeze_text()
         networks[name] = network.to(chosen).eval()
     return LoadedRun(run, config, found, grade_set, networks, chosen)
 
@@ -74,8 +85,10 @@ def load_data(loaded: LoadedRun) -> KneeData:
     return load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
 
 
-def grade_rows(loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = False) -> dict[str, Predictions]:
-    """What each network says of the rows, with the overlap of its attention and the masks."""
+def grade_rows(
+    loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = False, names: Sequence[str] = ("student", "teacher")
+) -> dict[str, Predictions]:
+    """What each network of those named says of the rows, with the overlap of its attention and the masks."""
     return {
         name: predict(
             network,
@@ -89,6 +102,7 @@ def grade_rows(loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = Fa
             flip=flip,
         )
         for name, network in loaded.networks.items()
+        if name in names
     }
 
 
@@ -105,9 +119,11 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     reports: dict[str, Any] = {
         name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
     }
-    reports["teacher_minus_student"] = difference(
-        found["student"], found["teacher"], grades, patients, data.grade_set, samples=samples
-    )
+    others = {name: one for name, one in found.items() if name != "teacher"}
+    for name, one in others.items():
+        reports[f"teacher_minus_{name}"] = difference(
+            one, found["teacher"], grades, patients, data.grade_set, samples=samples
+        )
     grid = best_reachable(loaded, data, rows)
     write_json(
         loaded.run.metrics(options.split),
@@ -124,13 +140,13 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         cases=data.cases(rows),
         images=data.manifest.table["image"].iloc[rows].tolist(),
         grades=grades,
-        others={"student": found["student"]},
+        others=others,
     )
     target = loaded.run.predictions(options.split)
     table.to_csv(target, index=False)
     target.chmod(0o600)
     draw_figures(loaded, found, data, rows, split=options.split)
-    for line in summary(reports, grid):
+    for line in summary(reports, list(found), grid):
         say(line)
     say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
     return 0
@@ -168,28 +184,17 @@ def draw_figures(
     save_figure(roc_figure(probabilities["teacher"], grades, names), folder / f"roc_{split}.png")
 
 
-def summary(reports: Mapping[str, Any], grid: float | None) -> list[str]:
-    """The short table of an evaluation: student and teacher with their intervals."""
-    student, teacher = reports["student"], reports["teacher"]
-    level = teacher["interval"]["level"]
+def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None) -> list[str]:
+    """The tables of an evaluation: the networks called ``names`` with their intervals, and the last one grade by grade."""
+    last = reports[names[-1]]
     lines = [
-        f"{teacher['graded']} graded images of {teacher['patients']} patients; {level:.0%} intervals, bootstrap over patients",
-        f"{'':14}{'student':>24}{'teacher':>24}",
+        f"{last['graded']} graded images of {last['patients']} patients; {last['interval']['level']:.0%} intervals, "
+        "bootstrap over patients",
+        *metric_table({name: reports[name]["metrics"] for name in names}),
     ]
-    for name in _TABLE:
-        if name in teacher["metrics"] and teacher["metrics"][name]["value"] is not None:
-            lines.append(f"{name:14}{_cell(student['metrics'][name]):>24}{_cell(teacher['metrics'][name]):>24}")
     if grid is not None:
-        lines.append(f"{'':14}the best IoU the attention grid can reach on these masks is {grid:.3f}")
-    return lines
-
-
-def _cell(entry: Mapping[str, float | None]) -> str:
-    if entry["value"] is None:
-        return "–"
-    if entry["low"] is None or entry["high"] is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+        lines.append(f"{'':18}the best IoU the attention grid can reach on these masks is {grid:.3f}")
+    return [*lines, *grade_table(last)] if last["graded"] else lines
 
 
 def attention_command(options: argparse.Namespace, *, say: Say) -> int:

@@ -48,11 +48,15 @@ _OF_THE_MACHINE = {
 
 
 def _run(given: list[str]) -> int:
-    # train and segment train take every option of their config, which argparse need not know.
+    # These take every option of their config, which argparse need not know.
     if given[:1] == ["train"]:
         from dcmt.train import train_command
 
         return train_command(given[1:], say=print)
+    if given[:1] in (["zeroshot"], ["probe"]):
+        from dcmt.untrained import probe_command, zeroshot_command
+
+        return (zeroshot_command if given[0] == "zeroshot" else probe_command)(given[1:], say=print)
     if given[:2] == ["segment", "train"]:
         from dcmt.segment import train_command as segment_train_command
 
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _data_commands(commands)
     _train_commands(commands)
+    _clip_commands(commands)
     _run_commands(commands)
     return parser
 
@@ -138,6 +143,23 @@ def _train_commands(commands: _Commands) -> None:
     predict.set_defaults(command=_segment_predict)
 
 
+def _flip_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="grade mirrored images too, for flip disagreement; --no-flip takes half the time",
+    )
+
+
+def _clip_commands(commands: _Commands) -> None:
+    for name, text in (
+        ("zeroshot", "grade with an untrained CLIP model and prompts"),
+        ("probe", "fit a linear classifier on frozen embeddings"),
+    ):
+        commands.add_parser(name, help=f"{text} ({name} --help lists every option)", add_help=False)
+
+
 def _run_commands(commands: _Commands) -> None:
     def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}. {_RESEARCH}")
@@ -151,7 +173,7 @@ def _run_commands(commands: _Commands) -> None:
         "evaluate", "grade a split with student and teacher: metrics with intervals, figures, predictions", _evaluate
     )
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
-    evaluate.add_argument("--flip", action="store_true", help="grade mirrored images too: flip disagreement")
+    _flip_option(evaluate)
 
     predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", _predict)
     predict.add_argument("images", type=Path, help="one image or a folder of images")
@@ -159,6 +181,20 @@ def _run_commands(commands: _Commands) -> None:
     predict.add_argument("--student", action="store_true", help="grade with the student instead")
     predict.add_argument("--no-overlays", action="store_true")
     predict.add_argument("--force", action="store_true", help="write into a folder that holds something")
+
+    compare = commands.add_parser(
+        "compare",
+        help="two runs on the same cases: metrics side by side, paired differences",
+        description=f"The metrics of two runs and the second minus the first, with paired intervals. {_RESEARCH}",
+    )
+    compare.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="run folder")
+    compare.add_argument("--split", choices=("train", "val", "test"), default="test")
+    compare.add_argument("--network", choices=("teacher", "student"), default="teacher")
+    compare.add_argument("--out", type=Path, help="folder for comparison.json and the confusion matrices side by side")
+    compare.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    compare.add_argument("--device", default="auto")
+    _flip_option(compare)
+    compare.set_defaults(command=_compare)
 
     attention = add("attention", "overlays of where student and teacher looked, for the cases of a split", _attention)
     attention.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
@@ -203,6 +239,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     from dcmt.apply import evaluate_command
 
     return evaluate_command(options, say=print)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from dcmt.compare import compare_command
+
+    return compare_command(options, say=print)
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clip_koa.config import ClipConfig
 from knee.views import ViewConfig, strong_views
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -72,6 +73,8 @@ class DataConfig:
 class ModelConfig:
     """The network of student and teacher."""
 
+    head: Literal["linear", "text"] = "linear"
+    """linear: a timm backbone and a classifier, set here; text: images matched to the grades' texts, set under clip."""
     backbone: str = "resnet18"
     """Any timm model by name."""
     pretrained: bool = False
@@ -123,6 +126,10 @@ class LossConfig:
     """Eq. 3, all images; times the ramp."""
     attention_consistency: float = 1.0
     """Eq. 4, all images; times the ramp."""
+    symmetry: bool = False
+    """Cross-entropy of images and mirror images, ½ (CE + CE^H), as CLIP-KOA's Eq. 4."""
+    flip_consistency: float = 0.0
+    """λ of CLIP-KOA's Eq. 4: divergence of the answers to an image and its mirror image; times the ramp where unlabeled."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
 
@@ -233,7 +240,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class GraderConfig:
-    """A run that trains graders: supervised, mean teacher, DC-MT."""
+    """A run that trains graders: supervised, mean teacher, DC-MT, CLIP-KOA."""
 
     name: str = ""
     """Name of the run; empty: the config's name, fraction and seed."""
@@ -242,6 +249,7 @@ class GraderConfig:
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewConfig = field(default_factory=strong_views)
     model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
@@ -250,11 +258,18 @@ class GraderConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        consistency = self.loss.probability_consistency + self.loss.attention_consistency
+        loss = self.loss
+        consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
         if self.data.unlabeled_per_batch and not consistency:
             raise ValueError(
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
                 "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
+            )
+        if self.model.head == "text" and self.model != ModelConfig(head="text"):
+            raise ValueError("model.head is text, so the network is set under clip; leave the rest of model out")
+        if self.model.head == "linear" and self.clip != ClipConfig():
+            raise ValueError(
+                "options of clip are given but model.head is linear; write model.head: text, or leave them out"
             )
 
 

@@ -83,7 +83,7 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume
             checkpoints=run.checkpoints,
             steps=steps,
             say=say,
-            state=run_state(data, task),
+            state=run_state(data, best_metric=task.best_metric),
             resume_command=f"dcmt segment train --resume {run.path}",
         )
         if checkpoint is not None:

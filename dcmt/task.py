@@ -1,7 +1,8 @@
 """DC-MT as a task: student and teacher, and the total of Eq. 5, in one place (Huo et al. 2020).
 
 Every row of the paper's ablations is a choice of weights: supervised training has no consistency, the plain mean teacher no
-attention terms, DC-MT (NAC) no attention consistency.
+attention terms, DC-MT (NAC) no attention consistency. The flip terms of CLIP-KOA (Jeong and Lee 2025, Eq. 4) hold for any
+grader: with them alone this is that paper's supervised training, with a teacher they are one more consistency.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip_koa.losses import flip_consistency, symmetry_loss
 from dcmt.losses import attention_consistency, attention_loss, probability_consistency
 from dcmt.schedules import exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
+from knee.flips import with_flipped
 from knee.task import Batch, Grading, StepLosses
 
 Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
@@ -24,7 +27,7 @@ Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms of Eq. 5; 0 leaves a term out."""
+    """Weights of the terms of Eq. 5 and of the flip terms; 0 leaves a term out."""
 
     grade: float = 1.0
     attention: float = 1.0
@@ -32,6 +35,10 @@ class LossWeights:
     attention_consistency: float = 1.0
     mse_weight: float = 0.5
     inside_weight: float = 0.001
+    symmetry: bool = False
+    """The grade term is that of images and mirror images, ½ (CE + CE^H)."""
+    flip_consistency: float = 0.0
+    """λ: of the labeled images; λ · w(τ) of the unlabeled ones."""
 
 
 class MeanTeacher:
@@ -74,13 +81,15 @@ class MeanTeacher:
     def losses(self, batch: Batch, step: int) -> StepLosses:
         """Forward passes of both networks and the total of Eq. 5 at optimiser step τ = ``step``."""
         labeled = len(batch.grades)
-        student: Grading = self.student(batch.student)
+        student, mirrored = self._grade(batch)
         teacher: Grading | None = None
         if self.uses_teacher:
             with torch.no_grad():
                 teacher = self.teacher(batch.teacher)
-        terms = {"grade": F.cross_entropy(student.logits[:labeled].float(), batch.grades)}
+        terms = self._grade_terms(student.logits, mirrored, batch.grades)
         monitors: dict[str, Tensor] = {}
+        if mirrored is not None:
+            monitors["flip/changed"] = _changed(student.logits[: len(mirrored)], mirrored)
         if teacher is not None:
             monitors |= _unlabeled_monitors(student.logits[labeled:], teacher.logits[labeled:])
             if self.weights.probability_consistency:
@@ -91,6 +100,28 @@ class MeanTeacher:
             monitors |= seen
         ramp = exponential_ramp(step, self.ramp_steps)
         return StepLosses(_total(terms, self.weights, ramp), terms, monitors)
+
+    def _grade(self, batch: Batch) -> tuple[Grading, Tensor | None]:
+        """The student's gradings, and its logits of the mirror images that the flip terms need: labeled ones first."""
+        if not (self.weights.symmetry or self.weights.flip_consistency):
+            return self.student(batch.student), None
+        count = len(batch.student if self.weights.flip_consistency else batch.grades)
+        student, mirrored = with_flipped(self.student, batch.student, count=count)
+        return student, mirrored.logits
+
+    def _grade_terms(self, logits: Tensor, mirrored: Tensor | None, grades: Tensor) -> dict[str, Tensor]:
+        labeled = len(grades)
+        if mirrored is None:
+            return {"grade": F.cross_entropy(logits[:labeled].float(), grades)}
+        pair = logits[:labeled], mirrored[:labeled]
+        terms = {
+            "grade": symmetry_loss(*pair, grades) if self.weights.symmetry else F.cross_entropy(pair[0].float(), grades)
+        }
+        if self.weights.flip_consistency:
+            terms["flip_consistency"] = flip_consistency(*pair)
+            if len(logits) > labeled:
+                terms["flip_consistency_unlabeled"] = flip_consistency(logits[labeled:], mirrored[labeled:])
+        return terms
 
     def _attention_terms(
         self, batch: Batch, student: Grading, teacher: Grading | None
@@ -137,14 +168,21 @@ class MeanTeacher:
 
 
 def _total(terms: Mapping[str, Tensor], weights: LossWeights, ramp: float) -> Tensor:
-    """Eq. 5: L_c + L_a + w(τ)(L_cc + L_ac), each with its weight."""
-    total = weights.grade * terms["grade"]
-    if "attention" in terms:
-        total = total + weights.attention * terms["attention"]
-    for name in ("probability_consistency", "attention_consistency"):
-        if name in terms:
-            total = total + getattr(weights, name) * ramp * terms[name]
-    return total
+    """Eq. 5 and the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of the unlabeled), each with its weight."""
+    factors = {
+        "grade": weights.grade,
+        "attention": weights.attention,
+        "flip_consistency": weights.flip_consistency,
+        "probability_consistency": weights.probability_consistency * ramp,
+        "attention_consistency": weights.attention_consistency * ramp,
+        "flip_consistency_unlabeled": weights.flip_consistency * ramp,
+    }
+    return torch.stack([factors[name] * value for name, value in terms.items()]).sum()
+
+
+def _changed(logits: Tensor, mirrored: Tensor) -> Tensor:
+    """The share of images whose mirror image gets another grade."""
+    return (logits.detach().argmax(1) != mirrored.detach().argmax(1)).float().mean()
 
 
 def _unlabeled_monitors(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from clip_koa.build import build_clip_grader
+from clip_koa.prompts import read_prompts
+from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
 from dcmt.fit import Fit, Progress
 from dcmt.launch import count_steps, latest_checkpoint, new_or_resumed, place, settle_precision, start, train_help
@@ -19,7 +22,7 @@ from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.tracking import Tracker
 from dcmt.validation import GraderValidation
-from knee.task import Task
+from knee.grades import GradeSet
 
 Say = Callable[[str], None]
 
@@ -58,7 +61,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
         tracker = Tracker(
             run.path, tensorboard=config.report.tensorboard, first_step=checkpoint.step if checkpoint else 0
         )
-        task = build_task(config, data, steps=steps, say=say)
+        task = build_task(config, data, steps=steps, say=say, fresh=checkpoint is None)
         place(task, device, channels_last=config.fit.channels_last)
         precision = (
             str(checkpoint.state["precision"])
@@ -87,7 +90,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
             checkpoints=run.checkpoints,
             steps=steps,
             say=say,
-            state=run_state(data, task),
+            state=run_state(data, best_metric=task.best_metric) | prompts_used(config, data.grade_set, checkpoint),
             resume_command=f"python train.py --resume {run.path}",
         )
         if checkpoint is not None:
@@ -99,12 +102,31 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
 
 
 def build_grader(
-    config: GraderConfig, *, grades: int, mean: float = 0.5, std: float = 0.25, fresh: bool = True
+    config: GraderConfig,
+    grade_set: GradeSet,
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+    fresh: bool = True,
 ) -> nn.Module:
-    """The network of a config; ``fresh`` false leaves pretrained weights out, for a checkpoint to fill."""
+    """The network of a config; ``fresh`` false leaves pretrained weights out, for a checkpoint to fill.
+
+    ``mean`` and ``std`` of the training images normalise, whatever the weights were trained with; without them a text
+    head's image tower takes its own.
+    """
+    if config.model.head == "text":
+        return build_clip_grader(
+            config.clip,
+            grade_set,
+            image_size=config.data.image_size,
+            mean=None if mean is None else [mean],
+            std=None if std is None else [std],
+            detach_texts=config.attention.detach_classifier,
+            fresh=fresh,
+        )
     return build_network(
         config.model.backbone,
-        grades=grades,
+        grades=grade_set.count,
         image_size=config.data.image_size,
         stride=config.model.stride,
         stage=config.model.stage,
@@ -112,15 +134,18 @@ def build_grader(
         detach_classifier=config.attention.detach_classifier,
         pretrained=config.model.pretrained and fresh,
         weights=config.model.weights if fresh else "",
-        mean=mean,
-        std=std,
+        mean=0.5 if mean is None else mean,
+        std=0.25 if std is None else std,
     )
 
 
-def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say) -> MeanTeacher:
-    """Student, teacher and loss weights of a config. Says once where no labeled image has a mask."""
+def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fresh: bool = True) -> MeanTeacher:
+    """Student, teacher and loss weights of a config; ``fresh`` as in ``build_grader``.
+
+    Says once where no labeled image has a mask.
+    """
     mean, std = data.cache.mean_std(data.split.rows("train"))
-    student = build_grader(config, grades=data.grade_set.count, mean=mean, std=std)
+    student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh)
     loss = config.loss
     attention = loss.attention
     if attention and not data.cache.has_mask[data.labeled].any():
@@ -136,6 +161,8 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say) ->
             attention_consistency=loss.attention_consistency,
             mse_weight=loss.mse_weight,
             inside_weight=loss.inside_weight,
+            symmetry=loss.symmetry,
+            flip_consistency=loss.flip_consistency,
         ),
         decay=default_teacher_decay(steps) if decay is None else decay,
         ramp_steps=round(loss.ramp * steps),
@@ -158,7 +185,17 @@ def record_data(run: RunFolder, data: KneeData) -> None:
         path.chmod(0o600)
 
 
-def run_state(data: KneeData, task: Task) -> dict[str, Any]:
+def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """The phrases that a text head is trained on, for people to read; the network keeps them as tokens."""
+    if checkpoint is not None:
+        return {name: checkpoint.state[name] for name in ("prompts",) if name in checkpoint.state}
+    if config.model.head != "text" or config.clip.text.endswith(".npy"):
+        return {}
+    phrases = read_prompts(config.clip.prompts or grade_set.name, grade_set).phrases
+    return {"prompts": dict(zip(grade_set.names, phrases, strict=True))}
+
+
+def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
     """What every checkpoint says of its origin."""
     return {
         "versions": versions(),
@@ -167,5 +204,5 @@ def run_state(data: KneeData, task: Task) -> dict[str, Any]:
         "labeled_images": len(data.labeled),
         "unlabeled_images": len(data.unlabeled),
         "grade_set": data.grade_set.name,
-        "best_metric": task.best_metric,
+        "best_metric": best_metric,
     }

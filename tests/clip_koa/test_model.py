@@ -83,10 +83,10 @@ def test_normalisation_is_the_given_one_and_travels_with_the_weights(patch_grade
     images = torch.rand(1, 1, 32, 32)
     seen = grader.image_tower(((images - 0.3) / 0.2).expand(-1, 3, -1, -1)).pooled
     assert torch.allclose(grader.embed(images).pooled, seen, atol=1e-6)
-    assert patch_grader().mean.item() == 0.5  # the tower's own
+    assert patch_grader().mean.flatten().tolist() == [0.5] * 3  # the tower's own
     other = patch_grader()
     other.load_state_dict(grader.state_dict())
-    assert other.mean.item() == pytest.approx(0.3)
+    assert other.mean.flatten().tolist() == pytest.approx([0.3] * 3)
     with pytest.raises(ValueError, match="one value or three"):
         patch_grader(mean=[0.1, 0.2])
 

@@ -1,0 +1,141 @@
+"""Graders that were not trained end to end: ``dcmt zeroshot`` and ``dcmt probe``.
+
+Both leave a run folder of one network, the teacher, at step 0, so that evaluate, predict, attention and compare treat it
+as any other. Zero-shot: a CLIP model matches images to the grades' texts as it is. Probe: logistic regression on the
+embeddings of a frozen image tower (the third row of Chavoshi et al.).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clip_koa.model import ClipGrader
+from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
+from dcmt.apply import evaluate_command
+from dcmt.config import GraderConfig
+from dcmt.launch import start
+from dcmt.options import config_path, make_parser, read_config
+from dcmt.prepare import KneeData, load_knee_data
+from dcmt.run import RunFolder, create_run
+from dcmt.train import build_grader, prompts_used, record_data, run_state
+from knee.errors import UserError
+from knee.grades import load_grade_set
+from knee.metrics import grading_metrics
+
+Say = Callable[[str], None]
+Rows = NDArray[np.int64]
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+def zeroshot_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt zeroshot``: grade with an untrained CLIP model and prompts."""
+    options, config = _read(arguments, "zeroshot", say)
+    if config is None:
+        return 0
+    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    grader, run, data = _prepare(config, options, "zeroshot")
+    say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
+    _keep(run, grader, config, data)
+    return _evaluate(run, options, say)
+
+
+def probe_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt probe``: a linear classifier on the embeddings of a frozen image tower."""
+    options, config = _read(arguments, "probe", say)
+    if config is None:
+        return 0
+    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    grader, run, data = _prepare(config, options, "probe")
+    grader.to(device)
+    probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
+    _keep(run, probe, config, data)
+    return _evaluate(run, options, say)
+
+
+def fit_probe(
+    grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None, say: Say
+) -> ProbeGrader:
+    """The probe on the labeled training images; without a penalty given, the one best on the validation images."""
+
+    def embedded(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return embeddings_of(grader, _images(data, rows, device)), data.grades[rows]
+
+    embeddings, grades = embedded(data.labeled)
+    say(f"embedded {len(grades)} labeled images in {embeddings.shape[1]} dimensions")
+    validation = data.rows("val")[data.grades[data.rows("val")] >= 0]
+    if inverse_penalty is not None or not len(validation):
+        penalty = 1.0 if inverse_penalty is None else inverse_penalty
+        return fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+    unseen, known = embedded(validation)
+    metric, best = data.grade_set.best_metric, (-np.inf, 0.0)
+    probes: dict[float, ProbeGrader] = {}
+    for penalty in PENALTIES:
+        probe = fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+        probabilities = _logits(probe, unseen).softmax(1).numpy()
+        value = grading_metrics(probabilities, known, data.grade_set)[metric]
+        say(f"inverse penalty {penalty:g}: {metric} {value:.3f} on {len(known)} validation images")
+        probes[penalty], best = probe, max(best, (value, -penalty))
+    return probes[-best[1]]
+
+
+def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:
+    return F.linear(torch.from_numpy(embeddings), probe.weight, probe.bias)
+
+
+def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor]:
+    for images, _ in data.loader(rows):
+        yield images.to(device).float() / 255
+
+
+def _read(
+    arguments: Sequence[str], name: str, say: Say
+) -> tuple[argparse.Namespace, GraderConfig] | tuple[argparse.Namespace, None]:
+    """The command's own options and the config from all others; no config where help was asked for."""
+    parser = argparse.ArgumentParser(prog=f"dcmt {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
+    parser.add_argument("--force", action="store_true", help="start anew in an existing run folder")
+    if name == "probe":
+        parser.add_argument("--inverse-penalty", type=float, help="C of the regression (default: by validation)")
+    options, rest = parser.parse_known_args(list(arguments))
+    if "--help" in rest or "-h" in rest:
+        say(
+            f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nbesides these:\n{parser.format_help()}"
+        )
+        return options, None
+    config = read_config(GraderConfig, rest, program=f"dcmt {name}")
+    if config.model.head != "text":
+        raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
+    if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
+        raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
+    path = config_path(rest)
+    options.out = options.out or Path(config.runs) / f"{config.name or (path.stem if path else 'clip')}-{name}"
+    return options, config
+
+
+def _prepare(config: GraderConfig, options: argparse.Namespace, kind: str) -> tuple[ClipGrader, RunFolder, KneeData]:
+    # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
+    grader = build_grader(config, load_grade_set(config.data.grade_set))
+    assert isinstance(grader, ClipGrader)
+    run = create_run(options.out, config, kind=kind, force=options.force)
+    data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
+    record_data(run, data)
+    return grader.eval(), run, data
+
+
+def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeData) -> None:
+    state = run_state(data, best_metric=f"val_teacher/{data.grade_set.best_metric}")
+    run.checkpoints.save(0, {"teacher": network}, {}, state | prompts_used(config, data.grade_set, None))
+
+
+def _evaluate(run: RunFolder, options: argparse.Namespace, say: Say) -> int:
+    chosen = {"run": run.path, "checkpoint": "last", "device": "auto", "split": options.split, "flip": True}
+    return evaluate_command(argparse.Namespace(**chosen), say=say)
