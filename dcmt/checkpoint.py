@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from knee.errors import UserError
 
 _KEPT = 2
+_MOST_JSON_BYTES = 1 << 26
+_NAME = re.compile(r"step_\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,24 @@ class Checkpoint:
         return int(self.state["step"])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file, by name, on the CPU."""
-        return dict(load_file(self.folder / f"{name}.safetensors"))
+        """The tensors of one file, by name, on the CPU. Raises UserError where there is no such file or no tensors in it."""
+        path = self.folder / f"{name}.safetensors"
+        if path.name not in self.state["sha256"]:
+            raise UserError(f"{self.folder} holds no {path.name}: its state.json does not name one")
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a safetensors file ({_short(error)}); nothing else is loaded") from error
 
     def load_network(self, name: str, network: nn.Module) -> None:
         """Load the weights and buffers of the network saved as ``name``. Raises UserError where they do not fit."""
-        path = self.folder / f"{name}.safetensors"
+        tensors = self.tensors(name)
         try:
-            network.load_state_dict(load_file(path), strict=True)
-        except (RuntimeError, SafetensorError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
+            network.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
             raise UserError(
-                f"{path} does not fit the network of this run's config: {reason}; was the config changed since?"
+                f"{self.folder / name}.safetensors does not fit the network of this run's config: {_short(error)}; was the "
+                "config changed since?"
             ) from error
 
 
@@ -68,18 +77,20 @@ class Checkpoints:
         state: Mapping[str, Any],
     ) -> Path:
         """Write the checkpoint of ``step``, then drop those no longer kept."""
-        final = self.folder / f"step_{step:08d}"
+        final = self.folder / _name(step)
         aside = self.folder / f".writing_{step:08d}_{os.getpid()}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         files = {name: _plain(network.state_dict()) for name, network in networks.items()}
         files |= {name: _plain(values) for name, values in tensors.items()}
-        for name, values in files.items():
-            save_file(values, aside / f"{name}.safetensors")
-        sums = {f"{name}.safetensors": _checksum(aside / f"{name}.safetensors") for name in files}
-        write_json(aside / "state.json", {**state, "step": step, "sha256": sums})
-        for path in aside.iterdir():
-            _sync(path)
+        try:
+            _write(aside, files, {**state, "step": step})
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)  # What was written may be what fills the disk.
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); "
+                "those before it are whole: mend this and go on by --resume"
+            ) from error
         if final.exists():
             final.rename(self.folder / f".writing_old_{os.getpid()}")
         aside.rename(final)
@@ -88,9 +99,19 @@ class Checkpoints:
         return final
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
-        """Name the checkpoint of ``step``, already saved, as the best."""
-        write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
-        self._prune()
+        """Name the checkpoint of ``step`` as the best; nothing where there is none of that step."""
+        if (self.folder / _name(step)).is_dir():
+            write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
+            self._prune()
+
+    def forget_after(self, step: int) -> None:
+        """Drop checkpoints of later steps than the one gone back to: damaged ones, to be written again."""
+        for folder in self._folders():
+            if folder.name > _name(step):
+                shutil.rmtree(folder)
+        best = self._best_step()
+        if best is not None and best > step:
+            (self.folder / "best.json").unlink()
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, and what was wrong with newer ones."""
@@ -107,19 +128,26 @@ class Checkpoints:
         step = self._best_step()
         if step is None:
             return self.latest()[0]
-        return open_checkpoint(self.folder / f"step_{step:08d}")
+        return open_checkpoint(self.folder / _name(step))
 
     def _best_step(self) -> int | None:
         path = self.folder / "best.json"
-        return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return int(_read_json(path)["step"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} cannot be read ({_short(error)}); remove it, and the last checkpoint is taken"
+            ) from error
 
     def _folders(self) -> list[Path]:
-        return [path for path in self.folder.glob("step_*") if path.is_dir()]
+        return [path for path in self.folder.glob("step_*") if path.is_dir() and _NAME.fullmatch(path.name)]
 
     def _prune(self) -> None:
         best = self._best_step()
         for folder in sorted(self._folders(), reverse=True)[_KEPT:]:
-            if best is None or folder.name != f"step_{best:08d}":
+            if best is None or folder.name != _name(best):
                 shutil.rmtree(folder)
         for left in self.folder.glob(".writing_*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -128,18 +156,20 @@ class Checkpoints:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open one checkpoint folder and verify its checksums. Raises UserError where it is not whole."""
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        sums = dict(state["sha256"])
-        int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is no whole checkpoint: state.json cannot be read ({type(error).__name__})"
-        ) from error
+        state = _read_json(folder / "state.json")
+        sums = {str(name): str(value) for name, value in state["sha256"].items()}
+        step = int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({_short(error)})") from error
+    if folder.name != _name(step):
+        raise UserError(f"{folder} says that it is of step {step}; name it {_name(step)} if so")
     for name, wanted in sums.items():
-        path = folder / Path(name).name
+        path = folder / name
+        if path.parent != folder or path.suffix != ".safetensors" or path.is_symlink():
+            raise UserError(f"{folder / 'state.json'} names {name!r}, which is not a safetensors file in that folder")
         if not path.is_file() or _checksum(path) != wanted:
             raise UserError(f"{path} is missing or damaged (its checksum differs from state.json)")
-    return Checkpoint(folder, state)
+    return Checkpoint(folder, {**state, "sha256": sums, "step": step})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -168,16 +198,47 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of ``flatten_optimizer``, in place."""
+    """The inverse of ``flatten_optimizer``, in place. Raises ValueError, KeyError or TypeError where it does not fit."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, entry in optimizer.state.items():
+        for key, value in entry.items():
+            if value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{key} of shape {tuple(value.shape)} for a weight of shape {tuple(parameter.shape)}")
 
 
 def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in values.items()}
+
+
+def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Safetensors and ``state.json`` with their checksums, all of it on disk at the end."""
+    for name, values in files.items():
+        save_file(dict(values), folder / f"{name}.safetensors")
+    sums = {f"{name}.safetensors": _checksum(folder / f"{name}.safetensors") for name in files}
+    write_json(folder / "state.json", {**state, "sha256": sums})
+    for path in folder.iterdir():
+        _sync(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise ValueError(f"{path.stat().st_size} bytes of JSON, more than {_MOST_JSON_BYTES}")
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise TypeError("no JSON object")
+    return value
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _checksum(path: Path) -> str:

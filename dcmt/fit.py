@@ -7,11 +7,9 @@ loader whose order is a function of (seed, epoch, batch), so a run resumes exact
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +20,9 @@ from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, restore_
 from dcmt.config import FitConfig, OptimizerConfig
 from dcmt.device import autocast, memory_gib
 from dcmt.schedules import learning_rate_factor
+from dcmt.stop import stop_on_signal
 from dcmt.tracking import Tracker
+from dcmt.window import Window
 from knee.datasets import worker_death
 from knee.errors import UserError
 from knee.task import StepLosses, Task
@@ -49,6 +49,7 @@ class Progress:
     best_step: int = -1
     validations_since_best: int = 0
     bad_steps: int = 0
+    bad_in_a_row: int = 0
     seconds: float = 0.0
 
     def note(self, value: float) -> bool:
@@ -83,8 +84,7 @@ class Fit:
         self.optimizer = make_optimizer(self.task, self.optimizer_config, self.device)
         self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._buffers = BufferKeeper(self.task.networks.values())
-        self._window = _Window()
-        self._bad_in_a_row = 0
+        self._window = Window()
         self._warned: set[str] = set()
         self._stop = False
 
@@ -92,10 +92,11 @@ class Fit:
         """Train to the last step, to early stopping, or until SIGTERM or SIGINT asks to stop after the step under way."""
         every = self.config.validate_every or max(1, self.steps // 10)
         last_saved = time.monotonic()
+        self._window.started = last_saved
         batches = self.batches.from_batch(self.progress.step * self.config.accumulation)
         bar = tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None)
-        with _stop_on_signal(self._ask_to_stop), bar:
-            while self.progress.step < self.steps and not self._stop:
+        with stop_on_signal(self._ask_to_stop), bar:
+            while self.progress.step < self.steps and not self._stop and not self._out_of_patience:
                 started = time.monotonic()
                 self._guarded_step(batches)
                 self.progress.seconds += time.monotonic() - started
@@ -106,18 +107,19 @@ class Fit:
                 if self.progress.step % every == 0 or done:
                     self._validate()
                     last_saved = time.monotonic()
-                    if self.config.patience and self.progress.validations_since_best >= self.config.patience:
-                        self.say(
-                            f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early"
-                        )
-                        break
                 elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
                     self.save()
                     last_saved = time.monotonic()
         self.tracker.flush()
-        if self._stop:
+        if self._out_of_patience:
+            self.say(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
+        elif self._stop and self.progress.step < self.steps:
             self.say(f"stopped at step {self.progress.step} of {self.steps}, saved; go on with: {self.resume_command}")
         return self.progress
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.validations_since_best
 
     def _guarded_step(self, batches: Iterator[Any]) -> None:
         try:
@@ -148,7 +150,8 @@ class Fit:
         norm = _clip(self.task, self.optimizer_config.clip_norm)
         # A step is good or bad as a whole: weights, teacher and statistics move together or not at all.
         if torch.isfinite(norm + losses.total.detach()).item():
-            self._bad_in_a_row = 0
+            self.progress.bad_in_a_row = 0
+            self._window.keep()
             self.scaler.step(self.optimizer)
             self._window.schedules = {"lr": self.optimizer.param_groups[0]["lr"], **self.task.after_update(step)}
         else:
@@ -159,20 +162,20 @@ class Fit:
 
     def _skip(self, losses: StepLosses) -> None:
         self._buffers.restore()
-        self._window.drop_last()
+        self._window.drop()
         self.progress.bad_steps += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self.config.most_bad_steps and not self.scaler.is_enabled():
-            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.terms.items())
+        self.progress.bad_in_a_row += 1
+        if self.progress.bad_in_a_row >= self.config.most_bad_steps:
+            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.terms.items())
             raise UserError(
-                f"{self._bad_in_a_row} steps in a row had a loss or gradient that is not finite (the last at step "
+                f"{self.progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite (the last at step "
                 f"{self.progress.step}: {terms}); lower optimizer.learning_rate, set optimizer.clip_norm (1.0, say), or set "
                 "fit.precision to fp32"
             )
 
     def _log(self, bar: Any) -> None:
         self._warn_of_idle_terms()
-        window, self._window = self._window, _Window()
+        window, self._window = self._window, Window()
         values = window.means()
         values |= {f"schedule/{name}": value for name, value in window.schedules.items()}
         values["system/images_per_s"] = window.images / max(time.monotonic() - window.started, 1e-9)
@@ -221,19 +224,48 @@ class Fit:
             "scaler": self.scaler.state_dict(),
         }
         self.tracker.flush()
-        self.checkpoints.save(self.progress.step, self.task.networks, {"optimizer": tensors, "random": random}, state)
+        rest = {"optimizer": tensors, "random": random, "window": self._window.tensors()}
+        self.checkpoints.save(self.progress.step, self.task.networks, rest, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint: networks, optimiser, scaler, random state and progress."""
+        """Go back to a checkpoint: networks, optimiser, scaler, random state, progress and losses not yet logged.
+
+        Raises:
+            UserError: the data changed since (a run that goes on with other data is neither the old nor a new one), or
+                the checkpoint is not of this run.
+        """
+        self._refuse_changed_data(checkpoint)
         for name, network in self.task.networks.items():
             checkpoint.load_network(name, network)
-        restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
-        self.scaler.load_state_dict(checkpoint.state["scaler"])
-        random = checkpoint.tensors("random")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random and self.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.device)
-        self.progress = Progress(**checkpoint.state["progress"])
+        try:
+            restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
+            random = checkpoint.tensors("random")
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], self.device)
+            self._window.load(checkpoint.tensors("window"))
+            self.progress = Progress(**checkpoint.state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{checkpoint.folder} does not fit this run ({type(error).__name__}: {error}); "
+                "was it written by another version?"
+            ) from error
+        self.checkpoints.forget_after(checkpoint.step)
+        # A kill may have come between a checkpoint and the note that it is the best.
+        self.checkpoints.mark_best(self.progress.best_step, self.task.best_metric, self.progress.best_value)
+
+    def _refuse_changed_data(self, checkpoint: Checkpoint) -> None:
+        changed = [
+            name.removesuffix("_sha256")
+            for name, value in self.state.items()
+            if name.endswith("_sha256") and checkpoint.state.get(name, value) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{checkpoint.folder} was trained on other data: {' and '.join(changed)} changed since; put them back, or "
+                "start a new run under another --name"
+            )
 
     def _ask_to_stop(self) -> None:
         self._stop = True
@@ -251,11 +283,13 @@ class BufferKeeper:
 
     def keep(self) -> None:
         """Copy the buffers as they are now."""
-        torch._foreach_copy_(self._kept, self._buffers)
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
 
     def restore(self) -> None:
         """Bring the buffers back to what they were at ``keep``, in place."""
-        torch._foreach_copy_(self._buffers, self._kept)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._kept)
 
 
 def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
@@ -274,69 +308,3 @@ def _clip(task: Task, clip_norm: float) -> Tensor:
     if clip_norm:
         return nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
     return nn.utils.get_total_norm([parameter.grad for parameter in task.parameters() if parameter.grad is not None])
-
-
-class _Window:
-    """Losses and monitors since the last log row; means are taken once, so that no step waits for the device."""
-
-    def __init__(self) -> None:
-        self.values: list[dict[str, Tensor]] = []
-        self.schedules: dict[str, float] = {}
-        self.images = 0
-        self.started = time.monotonic()
-        self._without_gradient: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        return len(self.values)
-
-    def add(self, losses: StepLosses) -> None:
-        named = {"loss/total": losses.total, **{f"loss/{name}": value for name, value in losses.terms.items()}}
-        named |= {name if "/" in name else f"attention_map/{name}": value for name, value in losses.monitors.items()}
-        self.values.append({name: value.detach() for name, value in named.items()})
-        self._without_gradient |= {name for name, value in losses.terms.items() if not value.requires_grad}
-
-    def drop_last(self) -> None:
-        if self.values:
-            self.values.pop()
-
-    def means(self) -> dict[str, float]:
-        names = {name: None for values in self.values for name in values}
-        found = {}
-        for name in names:
-            stacked = torch.stack([values[name].float() for values in self.values if name in values])
-            found[name] = float(stacked.mean())
-        return found
-
-    def idle_terms(self) -> set[str]:
-        """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
-        names = {name for values in self.values for name in values if name.startswith("loss/")} - {"loss/total"}
-        zero = {
-            name.removeprefix("loss/")
-            for name in names
-            if self.count >= 2 and all(float(values[name]) == 0.0 for values in self.values if name in values)
-        }
-        return zero | self._without_gradient
-
-
-class _stop_on_signal:
-    """SIGTERM and SIGINT ask to stop; a second SIGINT ends at once."""
-
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: signals are the caller's
-                return
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._ask()
-        signal.signal(number, self._before[number])

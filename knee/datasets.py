@@ -6,6 +6,7 @@ serves the unlabeled images holds pixels and row numbers, and has nowhere to put
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,6 +277,9 @@ def _collate_rows(items: Sequence[tuple[ImageArray, int]]) -> tuple[Tensor, Tens
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
+    # Ctrl-C in a terminal goes to the whole group; the main process still needs its workers to finish the step and save.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _check_images(images: ImageArray) -> None:

@@ -82,7 +82,7 @@ def test_refusals() -> None:
 
 def test_ramp_limits_and_monotony() -> None:
     values = [exponential_ramp(step, 40) for step in range(60)]
-    assert values[0] == pytest.approx(2.718281828 ** -5)
+    assert values[0] == pytest.approx(2.718281828**-5)
     assert values == sorted(values)
     assert values[40:] == [1.0] * 20
     assert exponential_ramp(0, 0) == 1.0

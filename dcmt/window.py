@@ -1,0 +1,62 @@
+"""Losses between two log rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from knee.task import StepLosses
+
+
+class Window:
+    """Losses and monitors since the last log row; means are taken once, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+        self.schedules: dict[str, float] = {}
+        self.images = 0
+        self.started = time.monotonic()
+        self._step: list[dict[str, Tensor]] = []
+        self._without_gradient: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self.values.get("loss/total", ()))
+
+    def add(self, losses: StepLosses) -> None:
+        """Note a batch of the step under way."""
+        named = {"loss/total": losses.total, **{f"loss/{name}": value for name, value in losses.terms.items()}}
+        named |= {name if "/" in name else f"attention_map/{name}": value for name, value in losses.monitors.items()}
+        self._step.append({name: value.detach() for name, value in named.items()})
+        self._without_gradient |= {name for name, value in losses.terms.items() if not value.requires_grad}
+
+    def keep(self) -> None:
+        """The step under way was taken."""
+        for named in self._step:
+            for name, value in named.items():
+                self.values.setdefault(name, []).append(value)
+        self._step = []
+
+    def drop(self) -> None:
+        """The step under way was skipped: none of its batches counts."""
+        self._step = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is noted, by name, so that a resumed run logs the same means."""
+        return {name: torch.stack(values).float() for name, values in self.values.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self.values = {name: list(values.unbind()) for name, values in tensors.items()}
+
+    def means(self) -> dict[str, float]:
+        """The mean of each, in order of their names."""
+        return {name: torch.stack([v.float() for v in self.values[name]]).mean().item() for name in sorted(self.values)}
+
+    def idle_terms(self) -> set[str]:
+        """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
+        terms = {name.removeprefix("loss/"): values for name, values in self.values.items() if name.startswith("loss/")}
+        zero = {name for name, values in terms.items() if self.count >= 2 and not any(v.item() for v in values)}
+        return (zero - {"total"}) | self._without_gradient
