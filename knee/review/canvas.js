@@ -164,7 +164,7 @@ function followPointers() {
   canvas.addEventListener("dblclick", (event) => (view.zoom > 1 ? showWhole() : zoomBy(2.5, ...placeOf(event))));
   new ResizeObserver(() => {
     const side = Math.round(canvas.clientWidth * devicePixelRatio);
-    if (!side || canvas.width === side) return;
+    if (!side || (canvas.width === side && canvas.height === side)) return;
     canvas.width = canvas.height = side;
     if (view.item) redraw();
   }).observe(canvas);

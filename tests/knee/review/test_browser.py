@@ -189,6 +189,23 @@ def test_zoom_keeps_the_place_under_the_pointer(browser, open_page):
     assert np.array_equal(_pixels(browser), whole)
 
 
+@pytest.mark.parametrize("size", [(390, 844), (324, 700), (820, 1180), (1180, 820), (1440, 900)])
+def test_the_page_fits_any_screen_and_the_picture_is_square(browser, open_page, size):
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        open_page(blind=False)
+        _settle(browser)
+        script = (
+            "const c = document.getElementById('canvas'); return [c.width, c.height, c.clientWidth, c.clientHeight]"
+        )
+        sides = browser.execute_script(script)
+        assert max(sides) - min(sides) <= 1 and min(sides) >= 260
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_two_fingers_zoom_and_one_moves(browser, open_page):
     open_page(blind=False)
     _press(browser, " ")
