@@ -21,7 +21,7 @@ from knee.review.html import ReviewRun
 from knee.review.identity import deidentified, fill_required, salted_uid
 from knee.review.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
 from knee.review.original import Original
-from knee.review.picture import case_picture
+from knee.review.picture import case_picture, contour_lines
 
 NETWORKS = ("teacher", "student")
 _SERIES_NUMBERS = {"capture": 9001, "map": 9002, "mask": 9003, "report": 9004}
@@ -30,7 +30,7 @@ _MR_GEOMETRY = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient
 
 @dataclass(frozen=True)
 class Exported:
-    """The files written for a case, and what was left out, with the reason."""
+    """The files written for a case, and what to know of it: what was left out and why, text within the pixels."""
 
     files: tuple[Path, ...]
     left_out: tuple[str, ...]
@@ -64,6 +64,8 @@ class DicomExport:
         reference = self._reference(case, source, original.spacing_mm)
         made: list[tuple[str, Dataset]] = []
         left_out: list[str] = []
+        if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
+            left_out.append(f"case {case.case}: its file says that text is burned into the pixels; look before sharing")
         if source is not None and not self.keep_identity:
             made.append(("source", reference))
         for network in self.networks:
@@ -101,10 +103,10 @@ class DicomExport:
             if shows:
                 place = self._place(reference, "mask")
                 made.append((f"{network}_mask", segmentation(x, reference, self.run, place, **named)))
-        elif shows and "PixelData" in reference:
+        elif "PixelData" in reference and (lines := contour_lines(x, threshold=self.run.threshold)):
             place = self._place(reference, "report")
             view = getattr(case, network)
-            report = attention_report(x, view, reference, self.run, place, title=title, network=network)
+            report = attention_report(lines, view, reference, self.run, place, title=title, network=network)
             made.append((f"{network}_report", report))
         return made
 

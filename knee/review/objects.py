@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from knee.review.cases import NetworkView
 from knee.review.html import ReviewRun
-from knee.review.picture import CLAIM, Picture, contour_lines
+from knee.review.picture import CLAIM, Picture
 
 MAKER = "dcmt-knee"
 NOTICE = "RESEARCH - not for diagnostic use"
@@ -124,7 +125,7 @@ def segmentation(
     algorithm = hd.AlgorithmIdentificationSequence(
         name=f"{MAKER} {network}",
         family=codes.cid7162.ArtificialIntelligence,
-        version=f"{run.run} {run.model_hash}"[:64],
+        version=_version(run),
     )
     description = hd.seg.SegmentDescription(
         segment_number=1,
@@ -156,7 +157,7 @@ def segmentation(
 
 
 def attention_report(
-    x: NDArray[np.float32],
+    lines: Sequence[NDArray[np.float64]],
     view: NetworkView,
     reference: Dataset,
     run: ReviewRun,
@@ -165,32 +166,10 @@ def attention_report(
     title: str,
     network: str,
 ) -> Dataset:
-    """A TID 1500 report on a radiograph: outlines of {x > σ₀} as regions, the grade as a qualitative evaluation.
+    """A TID 1500 report on a radiograph: ``lines`` as regions, the network's grade as a qualitative evaluation.
 
-    ``x`` (H, W) must exceed σ₀ somewhere: a report without a region crashes a common viewer.
+    The lines are those of ``contour_lines``, at least one: a report without a region crashes a common viewer.
     """
-    name = run.grade_set.names[view.grade]
-    grade = hd.sr.QualitativeEvaluation(
-        name=hd.sr.CodedConcept(run.grade_set.name[:16], _LOCAL, run.grade_set.title[:64]),
-        value=hd.sr.CodedConcept(f"{run.grade_set.name[:12]}-{view.grade}", _LOCAL, f"{view.grade} {name}"[:64]),
-    )
-    algorithm = hd.sr.AlgorithmIdentification(name=f"{MAKER} {network}", version=f"{run.run} {run.model_hash}"[:64])
-    site = hd.sr.FindingSite(anatomic_location=KNEE, laterality=_LATERALITY.get(_side(reference) or ""))
-    groups = [
-        hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=f"attention {number}"),
-            referenced_region=hd.sr.ImageRegion(
-                graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
-                graphic_data=line,
-                source_image=hd.sr.SourceImageForRegion(reference.SOPClassUID, reference.SOPInstanceUID),
-            ),
-            finding_type=hd.sr.CodedConcept("attention", _LOCAL, "Where a model looked (not a lesion)"),
-            algorithm_id=algorithm,
-            finding_sites=[site],
-            qualitative_evaluations=[grade],
-        )
-        for number, line in enumerate(contour_lines(x, threshold=run.threshold), 1)
-    ]
     observer = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -200,7 +179,7 @@ def attention_report(
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=_PROCEDURE,
-        imaging_measurements=groups,
+        imaging_measurements=[_region(line, view, reference, run, network) for line in lines],
         title=codes.cid7021.ImagingMeasurementReport,
         # The image library asks for both of these; a radiograph may have neither.
         referenced_images=[reference] if _orientation(reference) and reference.get("ImagerPixelSpacing") else None,
@@ -210,12 +189,36 @@ def attention_report(
     return made
 
 
+def _region(line: NDArray[np.float64], view: NetworkView, reference: Dataset, run: ReviewRun, network: str) -> Any:
+    """One outline, with the grade that the network gave to the whole image."""
+    scale, name = run.grade_set, run.grade_set.names[view.grade]
+    grade = hd.sr.QualitativeEvaluation(
+        name=hd.sr.CodedConcept(scale.name[:16], _LOCAL, scale.title[:64]),
+        value=hd.sr.CodedConcept(f"{scale.name[:12]}-{view.grade}", _LOCAL, f"{view.grade} {name}"[:64]),
+    )
+    region = hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_data=line,
+        source_image=hd.sr.SourceImageForRegion(reference.SOPClassUID, reference.SOPInstanceUID),
+    )
+    site = hd.sr.FindingSite(anatomic_location=KNEE, laterality=_LATERALITY.get(_side(reference) or ""))
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=f"attention {network}"),
+        referenced_region=region,
+        finding_type=hd.sr.CodedConcept("attention", _LOCAL, "Where a model looked (not a lesion)"),
+        algorithm_id=hd.sr.AlgorithmIdentification(name=f"{MAKER} {network}", version=_version(run)),
+        finding_sites=[site],
+        qualitative_evaluations=[grade],
+    )
+
+
 _PROCEDURE = Code("363680008", "SCT", "Radiographic imaging procedure")
 _LATERALITY = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
 
 
 def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, title: str) -> None:
     """What highdicom does not carry over, and the marks that every object bears."""
+    made.SpecificCharacterSet = "ISO_IR 192"
     made.SeriesDescription = f"{title} {NOTICE}"[:64]
     carried = ("PatientIdentityRemoved", "DeidentificationMethod")
     for keyword in carried if made.Modality == "SR" else (*carried, "BodyPartExamined"):
@@ -224,11 +227,17 @@ def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, tit
     equipment = hd.ContributingEquipment(
         manufacturer=MAKER,
         purpose_of_reference=Code("109102", "DCM", "Processing Equipment"),
-        manufacturer_model_name=f"run {run.run}, model {run.model_hash}"[:64],
+        manufacturer_model_name=_version(run),
         software_versions=place.version,
         contribution_description=NOTICE,
     )
     made.ContributingEquipmentSequence = [equipment, *made.get("ContributingEquipmentSequence", [])]
+
+
+def _version(run: ReviewRun) -> str:
+    """Which weights: their hash first, since a long name of a run is cut."""
+    # A backslash would part the text into two values; 64 characters are allowed, padding included.
+    return f"model {run.model_hash}, run {run.run}".replace("\\", "/")[:60]
 
 
 def _referenced(reference: Dataset) -> Dataset:

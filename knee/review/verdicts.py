@@ -95,6 +95,31 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
     return Imported(added=len(new), known=len(set(given)) - len(new), revised=changed)
 
 
+def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: int) -> dict[str, Any]:
+    """What the review page saves, from one reader's verdicts: for readings made with another tool, or simulated.
+
+    ``grade_set`` is its name, ``grades`` K. Write it as JSON and import it. Raises UserError unless the verdicts are of
+    one reader, run and model.
+    """
+    heads = {(verdict.reviewer, verdict.run, verdict.model_hash) for verdict in verdicts}
+    if len(heads) != 1:
+        raise UserError(f"a verdicts file is of one reader, run and model; these are of {len(heads)}")
+    ((reviewer, run, model_hash),) = heads
+    said = ("case", "blind_grade", "final_grade", "comment", "time")
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "model_hash": model_hash,
+        "grade_set": grade_set,
+        "grades": grades,
+        "reviewer": reviewer,
+        "verdicts": [
+            {name: getattr(verdict, name) for name in said} | {"verdict": verdict.verdict or None}
+            for verdict in verdicts
+        ],
+    }
+
+
 def read_verdicts(path: Path) -> list[Verdict]:
     """All rows of ``verdicts.csv``, oldest first. Raises UserError or Faults where it is damaged."""
     table, faults = read_table(Path(path), COLUMNS)

@@ -239,6 +239,27 @@ def test_a_map_that_shows_nothing_has_no_region(write_source, case_of, export, m
     assert exported.left_out == ("case 000000000001: the teacher's map shows nothing, so there is no region to export",)
 
 
+def test_a_speck_too_small_for_an_outline_makes_no_report(write_source, case_of, export):
+    case = case_of(write_source("CR", _source_values("CR")), "R")
+    speck = np.zeros(SHAPES["CR"], np.float32)
+    speck[100, 100] = 1
+
+    class Speck:
+        def restore(self, square):
+            return speck
+
+    assert not any("report" in name for name in _named(export.write(replace(case, geometry=Speck()))))
+
+
+def test_text_within_the_pixels_is_warned_of_and_names_may_be_in_any_script(write_source, case_of, export, run):
+    path = write_source("DX", _source_values("DX"), BurnedInAnnotation="YES")
+    named = replace(export, run=replace(run, run="膝 durchläuft " + "x" * 80))
+    exported = named.write(case_of(path, "R"))
+    assert "text is burned into the pixels" in exported.left_out[0]
+    capture = pydicom.dcmread(_named(exported)["teacher_capture"])
+    assert "3f9ac2d17be04410, run 膝" in capture.ContributingEquipmentSequence[0].ManufacturerModelName
+
+
 def test_existing_objects_stay_and_bad_sources_are_named(tmp_path, write_source, case_of, export):
     path = write_source("CR", _source_values("CR"))
     case = case_of(path, "R")

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from knee.errors import Faults, UserError
-from knee.review.verdicts import Expected, Imported, import_verdicts, latest_verdicts, read_verdicts
+from knee.review.verdicts import (
+    Expected,
+    Imported,
+    Verdict,
+    import_verdicts,
+    latest_verdicts,
+    read_verdicts,
+    verdicts_document,
+)
 
 EXPECTED = Expected("run", "hash", 5, {"c1", "c2", "c3"})
 
@@ -115,3 +124,16 @@ def test_a_damaged_table_is_not_added_to(tmp_path, table):
     with pytest.raises(UserError, match="column 'time' is missing"):
         import_verdicts([_file(tmp_path / "a.json", _entry())], table, expected=EXPECTED)
     assert table.read_text() == "case,reviewer\nc1,R1\n"
+
+
+def test_a_reading_made_elsewhere_is_imported_as_it_was(tmp_path, table):
+    said = [
+        Verdict("c1", "R7", "2025-03-01T12:00:00+00:00", "run", "hash", 1, 3, "disagree", "subtle"),
+        Verdict("c2", "R7", "2025-03-01T12:01:00+00:00", "run", "hash", None, None, "", "blurred"),
+    ]
+    path = tmp_path / "made.json"
+    path.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
+    import_verdicts([path], table, expected=EXPECTED)
+    assert read_verdicts(table) == said
+    with pytest.raises(UserError, match="these are of 2"):
+        verdicts_document([said[0], replace(said[1], reviewer="R8")], grade_set="kl", grades=5)
