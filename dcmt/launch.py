@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcmt.device import autocast, choose_device, choose_precision
 from dcmt.fit import Batches, BufferKeeper
 from dcmt.options import config_from_values, config_path, make_parser, option_names, read_config
 from dcmt.run import RunFolder, create_run, open_run
+from dcmt.tracking import Tracker
 from knee.errors import UserError
 from knee.task import Task
 
@@ -181,6 +183,13 @@ def latest_checkpoint(run: RunFolder, *, say: Say) -> Checkpoint | None:
     if checkpoint is None:
         say("no checkpoint yet: starting from step 0")
     return checkpoint
+
+
+def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: bool) -> contextlib.closing[Tracker]:
+    """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, an error notwithstanding."""
+    return contextlib.closing(
+        Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
+    )
 
 
 def train_help(kind_of_config: type[Any], *, program: str) -> str:

@@ -32,7 +32,7 @@ def read_config(
     try:
         found: Namespace = parser.parse_args(list(arguments))
         found.pop("config", None)
-        config: Config = kind(**vars(parser.instantiate_classes(found)))
+        config: Config = kind(**vars(_instantiate(parser, found)))
     except ArgumentError as error:
         raise UserError(_sentence(str(error), kind)) from error
     except (ValueError, TypeError) as error:
@@ -48,7 +48,7 @@ def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str
     try:
         found = parser.parse_object(values)
         found.pop("config", None)
-        config: Config = kind(**vars(parser.instantiate_classes(found)))
+        config: Config = kind(**vars(_instantiate(parser, found)))
     except ArgumentError as error:
         raise UserError(f"{where}: {_sentence(str(error), kind)}") from error
     except (ValueError, TypeError) as error:
@@ -65,6 +65,12 @@ def make_parser(kind: type[Any], *, program: str) -> Any:
     parser.add_argument("--config", action="config", help="YAML file with options; later options override it")
     parser.add_class_arguments(kind)
     return parser
+
+
+def _instantiate(parser: Any, found: Any) -> Any:
+    # Renamed in jsonargparse 4.49; the old name goes with version 5.
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return build(found)
 
 
 def option_names(kind: type[Any], prefix: str = "") -> list[str]:

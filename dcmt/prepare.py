@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,14 @@ class KneeData:
     def cases(self, rows: Rows) -> list[str]:
         """Names of cases that may be shown to others."""
         return [case_name(self.salt, image) for image in self.manifest.table["image"].iloc[rows]]
+
+    def pixels_sha256(self) -> str:
+        """SHA-256 of all prepared images and masks, shortened to 16 hex digits: other pixels are other data."""
+        digest = hashlib.sha256()
+        for array in (self.cache.images, self.cache.masks):
+            for start in range(0, len(array), 256):
+                digest.update(array[start : start + 256].tobytes())
+        return digest.hexdigest()[:16]
 
     def rows(self, split: str) -> Rows:
         """Rows of train, val or test; "unlabeled" are the training rows whose grade is not used."""

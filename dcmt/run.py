@@ -23,6 +23,8 @@ from dcmt.checkpoint import Checkpoints
 from knee.errors import UserError
 
 Config = TypeVar("Config")
+PRIVATE = "(in local/paths.yaml)"
+_PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights")
 _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
 
 
@@ -34,8 +36,13 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """The resolved configuration, its paths left out."""
         return self.path / "config.yaml"
+
+    @property
+    def private(self) -> Path:
+        """The paths of the configuration."""
+        return self.local / "paths.yaml"
 
     @property
     def local(self) -> Path:
@@ -71,23 +78,34 @@ class RunFolder:
 
 
 def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> RunFolder:
-    """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced."""
+    """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced.
+
+    A run that ended before its first step (a fault in the data, say) is started anew without being asked.
+    """
+    run = RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not force:
+        if not force and not _never_started(run):
             raise UserError(
                 f"run folder {path} exists already; give another --name, go on with it by --resume {path}, or start it anew by "
                 "--force (its contents are then removed)"
             )
-        if not (path / "config.yaml").exists():
+        if not run.config.exists():
             raise UserError(
                 f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name"
             )
-        shutil.rmtree(path)
-    run = RunFolder(path)
-    run.local.mkdir(parents=True)
+        with RunLock(run):  # refuses to remove what another process is writing
+            shutil.rmtree(path)
+    run.local.mkdir(parents=True, exist_ok=True)
     run.local.chmod(0o700)
-    run.config.write_text(dump_config(config, kind=kind), encoding="utf-8")
+    public, private = split_private(_plain(dataclasses.asdict(config)))
+    _write_yaml(run.private, private)
+    run.private.chmod(0o600)
+    _write_yaml(run.config, {"kind": kind, **public})
     return run
+
+
+def _never_started(run: RunFolder) -> bool:
+    return run.config.exists() and not (run.path / "metrics.csv").exists() and not run.checkpoints.folder.exists()
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
@@ -97,19 +115,56 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
         raise UserError(
             f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise"
         )
-    try:
-        values = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{run.config} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict) or "kind" not in values:
+    values = _read_yaml(run.config)
+    if "kind" not in values:
         raise UserError(f"{run.config} is not the config of a run (no kind)")
+    private = _read_yaml(run.private) if run.private.is_file() else {}
+    for name, value in private.items():
+        section, _, option = str(name).rpartition(".")
+        part = values.get(section) if section else values
+        if isinstance(part, dict) and part.get(option) == PRIVATE:
+            part[option] = value
     return run, values
 
 
-def dump_config(config: Any, *, kind: str) -> str:
-    """A config dataclass as YAML, with the kind of run it is for."""
-    values = {"kind": kind, **_plain(dataclasses.asdict(config))}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    """A config's plain values with its paths left out, and those paths by dotted name.
+
+    Folders are named after people and projects, so paths stay in ``local/``; names of a model hub are no paths.
+
+    >>> split_private({"data": {"manifest": "/home/jo/knees.csv", "image_size": 96}})
+    ({'data': {'manifest': '(in local/paths.yaml)', 'image_size': 96}}, {'data.manifest': '/home/jo/knees.csv'})
+    """
+    public: dict[str, Any] = {}
+    private: dict[str, str] = {}
+    for name, value in values.items():
+        dotted = prefix + name
+        if isinstance(value, dict):
+            public[name], inner = split_private(value, f"{dotted}.")
+            private |= inner
+        elif isinstance(value, str) and value and (dotted in _PATHS or _looks_like_a_path(value)):
+            public[name], private[dotted] = PRIVATE, value
+        else:
+            public[name] = value
+    return public, private
+
+
+def _looks_like_a_path(value: str) -> bool:
+    return ("/" in value or "\\" in value) and not value.startswith(("hf-hub:", "hf_hub:"))
+
+
+def _write_yaml(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} does not hold named values")
+    return values
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,19 @@ from numpy.typing import NDArray
 from dcmt.config import DataConfig, SegmenterConfig
 from dcmt.device import choose_device
 from dcmt.fit import Fit, Progress
-from dcmt.launch import count_steps, latest_checkpoint, new_or_resumed, place, settle_precision, start, train_help
+from dcmt.launch import (
+    count_steps,
+    latest_checkpoint,
+    new_or_resumed,
+    open_tracker,
+    place,
+    settle_precision,
+    start,
+    train_help,
+)
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, TrainingBatches, load_knee_data, masked_rows
 from dcmt.run import RunFolder, RunLock, open_run
-from dcmt.tracking import Tracker
 from dcmt.train import record_data, run_state
 from knee.errors import UserError
 from knee.manifest import write_manifest
@@ -41,14 +50,13 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train the U-Net on the training rows that have a mask, whatever their grade."""
-    with RunLock(run):
+    with RunLock(run), contextlib.ExitStack() as stack:
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         rows = masked_rows(data, data.split.rows("train"), least=2)
         say(
             f"{len(rows)} training images have a mask; {int(data.cache.has_mask[data.split.rows('val')].sum())} for validation"
         )
-        record_data(run, data)
         batches = TrainingBatches(
             data,
             config.data,
@@ -62,9 +70,9 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume
         )
         steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
         checkpoint = latest_checkpoint(run, say=say) if resume else None
-        tracker = Tracker(
-            run.path, tensorboard=config.report.tensorboard, first_step=checkpoint.step if checkpoint else 0
-        )
+        if checkpoint is None:
+            record_data(run, data)
+        tracker = stack.enter_context(open_tracker(run, checkpoint, tensorboard=config.report.tensorboard))
         task = build_task(config, data, device=device)
         place(task, device, channels_last=config.fit.channels_last)
         precision = (
@@ -88,9 +96,7 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume
         )
         if checkpoint is not None:
             fit.restore(checkpoint)
-        progress = fit.run()
-        tracker.close()
-    return progress
+        return fit.run()
 
 
 def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device) -> SegmentationTask:

@@ -30,7 +30,11 @@ class Tracker:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None, flush_secs=30)
+            board = folder / "tensorboard"
+            # TensorBoard then hides what a killed run showed of the steps to come.
+            self._board = SummaryWriter(
+                str(board), purge_step=first_step + 1 if board.exists() else None, flush_secs=30
+            )
 
     @property
     def shows(self) -> bool:

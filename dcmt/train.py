@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +15,21 @@ from clip_koa.prompts import read_prompts
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
 from dcmt.fit import Fit, Progress
-from dcmt.launch import count_steps, latest_checkpoint, new_or_resumed, place, settle_precision, start, train_help
+from dcmt.launch import (
+    count_steps,
+    latest_checkpoint,
+    new_or_resumed,
+    open_tracker,
+    place,
+    settle_precision,
+    start,
+    train_help,
+)
 from dcmt.model import build_network
 from dcmt.prepare import KneeData, TrainingBatches, describe, load_knee_data
 from dcmt.run import RunFolder, RunLock, file_hash, versions
 from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
-from dcmt.tracking import Tracker
 from dcmt.validation import GraderValidation
 from knee.grades import GradeSet
 
@@ -39,12 +48,11 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint."""
-    with RunLock(run):
+    with RunLock(run), contextlib.ExitStack() as stack:
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
         for line in describe(data, config.data):
             say(line)
-        record_data(run, data)
         batches = TrainingBatches(
             data,
             config.data,
@@ -58,9 +66,9 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
         )
         steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
         checkpoint = latest_checkpoint(run, say=say) if resume else None
-        tracker = Tracker(
-            run.path, tensorboard=config.report.tensorboard, first_step=checkpoint.step if checkpoint else 0
-        )
+        if checkpoint is None:
+            record_data(run, data)
+        tracker = stack.enter_context(open_tracker(run, checkpoint, tensorboard=config.report.tensorboard))
         task = build_task(config, data, steps=steps, say=say, fresh=checkpoint is None)
         place(task, device, channels_last=config.fit.channels_last)
         precision = (
@@ -96,9 +104,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
         if checkpoint is not None:
             fit.restore(checkpoint)
             say(f"resuming {run.path} at step {checkpoint.step} of {steps}")
-        progress = fit.run()
-        tracker.close()
-    return progress
+        return fit.run()
 
 
 def build_grader(
@@ -201,6 +207,7 @@ def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
         "versions": versions(),
         "manifest_sha256": file_hash(data.manifest.path),
         "split_sha256": file_hash(data.split.path),
+        "pixels_sha256": data.pixels_sha256(),
         "labeled_images": len(data.labeled),
         "unlabeled_images": len(data.unlabeled),
         "grade_set": data.grade_set.name,

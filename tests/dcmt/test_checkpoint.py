@@ -1,0 +1,306 @@
+"""Checkpoints: whole or not there, checked when read, and refused with a reason where they are damaged or foreign."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dcmt.checkpoint import Checkpoints, flatten_optimizer, open_checkpoint, restore_optimizer, write_json
+from knee.errors import UserError
+
+Nets = Callable[..., nn.Module]
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def save(checkpoints: Checkpoints, small_grader: Nets) -> Save:
+    """Saves a checkpoint of one small network at a step: ``save(3, seed=1)``."""
+
+    def write(step: int, *, seed: int = 0, grades: int = 3) -> Path:
+        network = small_grader(seed=seed, grades=grades)
+        return checkpoints.save(
+            step, {"student": network}, {"random": {"cpu": torch.get_rng_state()}}, {"precision": "fp32"}
+        )
+
+    return write
+
+
+def steps(checkpoints: Checkpoints) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in checkpoints.folder.glob("step_*"))
+
+
+def rewrite(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file, checksum included, as someone who means harm would."""
+    (folder / name).write_bytes(content)
+    state = json.loads((folder / "state.json").read_text())
+    state["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def test_what_is_saved_is_loaded(checkpoints: Checkpoints, save: Save, small_grader: Nets) -> None:
+    save(5, seed=4)
+    found, damaged = checkpoints.latest()
+    assert found is not None
+    assert (found.step, damaged, found.state["precision"]) == (5, [], "fp32")
+    network = small_grader(seed=9)
+    found.load_network("student", network)
+    wanted = small_grader(seed=4).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in network.state_dict().items())
+
+
+def test_state_is_json_that_a_person_can_read(save: Save) -> None:
+    folder = save(5)
+    state = json.loads((folder / "state.json").read_text())
+    assert state["step"] == 5
+    assert set(state["sha256"]) == {path.name for path in folder.glob("*.safetensors")}
+    assert not [path for path in folder.iterdir() if path.suffix not in (".json", ".safetensors")]
+
+
+def test_last_two_and_the_best_are_kept(checkpoints: Checkpoints, save: Save) -> None:
+    for step in range(1, 4):
+        save(step)
+    checkpoints.mark_best(2, "kappa", 0.5)
+    for step in range(4, 8):
+        save(step)
+    assert steps(checkpoints) == [2, 6, 7]
+    assert checkpoints.best().step == 2
+    checkpoints.mark_best(7, "kappa", 0.6)
+    assert steps(checkpoints) == [6, 7]
+
+
+def test_best_is_not_named_where_it_was_never_saved(checkpoints: Checkpoints, save: Save) -> None:
+    save(1)
+    checkpoints.mark_best(3, "kappa", 0.5)
+    assert checkpoints.best().step == 1
+
+
+def test_nothing_saved_yet(checkpoints: Checkpoints) -> None:
+    assert checkpoints.latest() == (None, [])
+    assert checkpoints.best() is None
+
+
+@pytest.mark.parametrize("moment", ["save_file", "write_json", "os.fsync", "rename"])
+def test_stopped_at_any_moment_of_writing_leaves_the_one_before(
+    moment: str, checkpoints: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(1)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        if moment == "rename":
+            patched.setattr(Path, "rename", killed)
+        else:
+            patched.setattr(moment if "." in moment else f"dcmt.checkpoint.{moment}", killed)
+        with pytest.raises(Killed):
+            save(2)
+    assert checkpoints.latest()[0].step == 1
+    save(3)
+    assert steps(checkpoints) == [1, 3]
+    assert not list(checkpoints.folder.glob(".writing*"))
+
+
+def test_full_disk_is_told_and_frees_what_was_written(
+    checkpoints: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dcmt.checkpoint._sync", full)
+        with pytest.raises(UserError, match=r"checkpoint of step 2 cannot be written .*No space left.*--resume"):
+            save(2)
+    assert checkpoints.latest()[0].step == 1
+    assert not list(checkpoints.folder.glob(".writing*"))
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "random.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "empty"])
+def test_damaged_newest_falls_back_and_says_so(name: str, damage: str, checkpoints: Checkpoints, save: Save) -> None:
+    save(1)
+    path = save(2) / name
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        content[len(content) // 2] ^= 255
+        path.write_bytes({"cut": bytes(content[:-20]), "bit": bytes(content), "empty": b""}[damage])
+    found, damaged = checkpoints.latest()
+    assert found is not None
+    assert found.step == 1
+    assert len(damaged) == 1
+    assert "step_00000002" in damaged[0]
+
+
+def test_all_damaged_is_none_with_all_reasons(checkpoints: Checkpoints, save: Save) -> None:
+    for step in (1, 2):
+        (save(step) / "student.safetensors").write_bytes(b"x")
+    found, damaged = checkpoints.latest()
+    assert found is None
+    assert len(damaged) == 2
+
+
+def test_forgetting_drops_later_ones_and_the_note_of_a_later_best(checkpoints: Checkpoints, save: Save) -> None:
+    for step in (1, 2):
+        save(step)
+    checkpoints.mark_best(2, "kappa", 1.0)
+    checkpoints.forget_after(1)
+    assert steps(checkpoints) == [1]
+    assert checkpoints.best().step == 1
+
+
+def test_pickle_in_place_of_weights_is_refused_and_does_not_run(save: Save, tmp_path: Path, small_grader: Nets) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(marker),))
+
+    folder = save(1)
+    rewrite(folder, "student.safetensors", pickle.dumps(Payload()))
+    with pytest.raises(UserError, match=r"student\.safetensors is not a safetensors file .*nothing else is loaded"):
+        open_checkpoint(folder).load_network("student", small_grader())
+    torch.save(Payload(), folder / "student.pt")
+    open_checkpoint(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}},
+        {"a": {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+    ],
+)
+def test_huge_declared_shapes_are_refused_without_taking_memory(header: Any, save: Save) -> None:
+    folder = save(1)
+    text = json.dumps(header).encode()
+    rewrite(folder, "student.safetensors", struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(UserError, match="not a safetensors file"):
+        open_checkpoint(folder).tensors("student")
+
+
+def test_huge_declared_header_is_refused(save: Save) -> None:
+    folder = save(1)
+    rewrite(folder, "student.safetensors", struct.pack("<Q", 1 << 60) + b"{}")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        open_checkpoint(folder).tensors("student")
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "sub/a.safetensors", "weights.pkl", ".."])
+def test_files_outside_the_folder_or_of_another_kind_are_refused(name: str, save: Save, tmp_path: Path) -> None:
+    folder = save(1)
+    save_file({"a": torch.zeros(1)}, folder.parent / "outside.safetensors")
+    state = json.loads((folder / "state.json").read_text())
+    state["sha256"][name] = "0"
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match="not a safetensors file in that folder"):
+        open_checkpoint(folder)
+
+
+def test_link_out_of_the_folder_is_refused(save: Save, tmp_path: Path) -> None:
+    folder = save(1)
+    (folder / "student.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (folder / "student.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(UserError, match="not a safetensors file in that folder"):
+        open_checkpoint(folder)
+
+
+def test_file_that_is_not_listed_is_not_loaded(save: Save) -> None:
+    folder = save(1)
+    save_file({"a": torch.zeros(1)}, folder / "extra.safetensors")
+    with pytest.raises(UserError, match=r"holds no extra\.safetensors"):
+        open_checkpoint(folder).tensors("extra")
+
+
+def test_wrong_class_count_is_refused_with_both_numbers(save: Save, small_grader: Nets) -> None:
+    with pytest.raises(UserError, match=r"does not fit .*classifier.weight.*\[5, 8\].*\[3, 8\]"):
+        open_checkpoint(save(1, grades=5)).load_network("student", small_grader(grades=3))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", '{"step": "x", "sha256": {}}', '{"step": 1, "sha256": []}', "[" * 99_999]
+)
+def test_state_that_is_not_one_is_refused(content: str, save: Save) -> None:
+    folder = save(1)
+    (folder / "state.json").write_text(content)
+    with pytest.raises(UserError, match=r"state\.json cannot be read"):
+        open_checkpoint(folder)
+
+
+def test_folder_that_claims_another_step_is_refused(save: Save) -> None:
+    folder = save(1)
+    moved = folder.rename(folder.with_name("step_00000009"))
+    with pytest.raises(UserError, match="says that it is of step 1"):
+        open_checkpoint(moved)
+
+
+def test_damaged_note_of_the_best_is_told(checkpoints: Checkpoints, save: Save) -> None:
+    save(1)
+    (checkpoints.folder / "best.json").write_text("{")
+    with pytest.raises(UserError, match=r"best\.json cannot be read .*remove it"):
+        checkpoints.best()
+
+
+def test_optimizer_survives_the_way_to_disk(checkpoints: Checkpoints, small_grader: Nets) -> None:
+    network = small_grader()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1, fused=True)
+    network(torch.rand(2, 1, 16, 16)).logits.sum().backward()
+    optimizer.step()
+    tensors, groups = flatten_optimizer(optimizer)
+    checkpoints.save(1, {}, {"optimizer": tensors}, {"groups": groups})
+    found = checkpoints.latest()[0]
+    other = torch.optim.Adam(network.parameters(), lr=0.5, fused=True)
+    restore_optimizer(other, found.tensors("optimizer"), found.state["groups"])
+    ours, theirs = optimizer.state_dict(), other.state_dict()
+    assert ours["param_groups"] == [{**group, "betas": tuple(group["betas"])} for group in theirs["param_groups"]]
+    for number, entry in ours["state"].items():
+        assert all(torch.equal(value, theirs["state"][number][key]) for key, value in entry.items())
+
+
+def test_optimizer_of_other_shapes_is_refused(small_grader: Nets) -> None:
+    network = small_grader()
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.rand(2, 1, 16, 16)).logits.sum().backward()
+    optimizer.step()
+    tensors, groups = flatten_optimizer(optimizer)
+    tensors["0.exp_avg"] = torch.zeros(7)
+    with pytest.raises(ValueError, match=r"exp_avg of shape \(7,\)"):
+        restore_optimizer(torch.optim.Adam(network.parameters()), tensors, groups)
+
+
+def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
