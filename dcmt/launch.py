@@ -14,7 +14,7 @@ from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, FitConfig
 from dcmt.device import autocast, choose_device, choose_precision
 from dcmt.fit import Batches, BufferKeeper
-from dcmt.options import config_from_values, config_path, make_parser, option_names, read_config
+from dcmt.options import config_from_values, config_paths, make_parser, option_names, read_config
 from dcmt.run import RunFolder, create_run, open_run
 from dcmt.tracking import Tracker
 from knee.errors import UserError
@@ -118,13 +118,13 @@ def _value(config: Any, name: str) -> Any:
 
 
 def default_name(arguments: Sequence[str], *, fraction: float, seed: int) -> str:
-    """The run's name where none is given: the config file's, the labeled fraction and the seed.
+    """The run's name where none is given: those of the config files, the labeled fraction and the seed.
 
-    >>> default_name(["--config", "configs/phantom.yaml"], fraction=0.1, seed=2)
-    'phantom-f0.1-s2'
+    >>> default_name(["--config", "configs/phantom.yaml", "--config", "rows/dcmt.yaml"], fraction=0.1, seed=2)
+    'phantom-dcmt-f0.1-s2'
     """
-    path = config_path(arguments)
-    return f"{path.stem if path else 'run'}-f{fraction:g}-s{seed}"
+    stems = [path.stem for path in config_paths(arguments)] or ["run"]
+    return f"{'-'.join(stems)}-f{fraction:g}-s{seed}"
 
 
 def start(seed: int, threads: int, device: str, *, deterministic: bool) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def read_config(
     """
     from jsonargparse import ArgumentError, Namespace
 
+    for path in config_paths(arguments):
+        _check_file(path, kind)
     parser = make_parser(kind, program=program)
     if defaults:
         parser.set_defaults(_flat(defaults))
@@ -62,9 +65,32 @@ def make_parser(kind: type[Any], *, program: str) -> Any:
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=program, exit_on_error=False, description=kind.__doc__)
-    parser.add_argument("--config", action="config", help="YAML file with options; later options override it")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with options, more than once for a base and its changes; what comes later overrides",
+    )
     parser.add_class_arguments(kind)
     return parser
+
+
+def _check_file(path: Path, kind: type[Any]) -> None:
+    """What a YAML file must be before its options are looked at: mappings of names."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        json.dumps(values, default=str)
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"--config: {path} is not a YAML file of options: {' '.join(str(error).split())}") from error
+    hints = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} holds {values!r:.80}, not options such as 'fit:' with 'steps: 100' below it")
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints.get(name)) and not isinstance(value, dict):
+            raise UserError(f"--config: {path}: {name} is {value!r:.80}; write its options below it, indented")
 
 
 def _instantiate(parser: Any, found: Any) -> Any:
@@ -91,14 +117,15 @@ def option_names(kind: type[Any], prefix: str = "") -> list[str]:
     return names
 
 
-def config_path(arguments: Sequence[str]) -> Path | None:
-    """The file after ``--config``, where there is one."""
+def config_paths(arguments: Sequence[str]) -> list[Path]:
+    """The files after each ``--config``, in order; later ones override earlier ones."""
+    paths = []
     for number, argument in enumerate(arguments):
         if argument == "--config" and number + 1 < len(arguments):
-            return Path(arguments[number + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-    return None
+            paths.append(Path(arguments[number + 1]))
+        elif argument.startswith("--config="):
+            paths.append(Path(argument.removeprefix("--config=")))
+    return paths
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

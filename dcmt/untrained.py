@@ -22,7 +22,7 @@ from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
 from dcmt.apply import evaluate_command
 from dcmt.config import GraderConfig
 from dcmt.launch import start
-from dcmt.options import config_path, make_parser, read_config
+from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
 from dcmt.run import RunFolder, create_run
 from dcmt.train import build_grader, prompts_used, record_data, run_state
@@ -116,8 +116,8 @@ def _read(
         raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
-    path = config_path(rest)
-    options.out = options.out or Path(config.runs) / f"{config.name or (path.stem if path else 'clip')}-{name}"
+    stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
+    options.out = options.out or Path(config.runs) / f"{config.name or stem}-{name}"
     return options, config
 
 
