@@ -7,6 +7,8 @@ Everything here runs in float32 whatever the autocast context: at ω = 100 half 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,20 @@ def rectified_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) ->
     batch = torch.arange(len(class_maps), device=class_maps.device)
     chosen = class_maps[batch, classes].float().relu()
     with torch.autocast(class_maps.device.type, enabled=False):
-        return F.interpolate(chosen[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        rows = _interpolation(chosen.shape[1], size[0], chosen.device)
+        columns = _interpolation(chosen.shape[2], size[1], chosen.device)
+        return rows @ chosen @ columns.T
+
+
+@cache
+def _interpolation(positions: int, pixels: int, device: torch.device) -> Tensor:
+    """Linear interpolation from ``positions`` to ``pixels`` as a matrix (pixels, positions).
+
+    Two small products take an eighth of the time of torch's own bilinear up-sampling and its gradient on a CPU; the
+    weights are torch's (``align_corners=False``).
+    """
+    unit = torch.eye(positions, device=device)
+    return F.interpolate(unit[:, None], size=pixels, mode="linear", align_corners=False)[:, 0].T.contiguous()
 
 
 def attention_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -83,8 +98,9 @@ def gradient_share(attention: Tensor, *, at_least: float = 0.0066) -> Tensor:
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     """(B, H, W) → x in [0, 1] per image, and (B,) whether there was any range to scale."""
-    low = x.amin((1, 2), keepdim=True)
-    span = x.amax((1, 2), keepdim=True) - low
+    # max and min rather than amax and amin: their gradient goes to one pixel and costs half.
+    low = x.flatten(1).min(1).values[:, None, None]
+    span = x.flatten(1).max(1).values[:, None, None] - low
     shows = span > _SMALLEST_RANGE
     # The inner where keeps the gradient of a constant map finite: 0 / 0 would turn the whole batch to NaN.
     scaled = torch.where(shows, (x - low) / torch.where(shows, span, torch.ones_like(span)), torch.zeros_like(x))

@@ -39,6 +39,18 @@ def test_map_against_a_plain_float64_implementation() -> None:
         assert found[image] == pytest.approx(1 / (1 + np.exp(-7.0 * (x - 0.3))), abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [(5, 6), (10, 12), (37, 23), (96, 96), (3, 2)])
+def test_up_sampling_is_torchs_bilinear_one(size: tuple[int, int]) -> None:
+    maps = class_maps().requires_grad_()
+    ours = rectified_map(maps, torch.tensor([0, 1, 2]), size)
+    chosen = maps[torch.arange(3), torch.arange(3)].relu()
+    theirs = torch.nn.functional.interpolate(chosen[:, None], size=size, mode="bilinear")[:, 0]
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    (gradient,) = torch.autograd.grad(ours.square().sum(), maps)
+    (wanted,) = torch.autograd.grad(theirs.square().sum(), maps)
+    assert torch.allclose(gradient, wanted, atol=1e-4)
+
+
 def test_scale_of_the_map_does_not_matter_but_its_class_does() -> None:
     maps = class_maps()
     one, other = torch.tensor([1, 1, 1]), torch.tensor([2, 2, 2])
