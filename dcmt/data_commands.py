@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def phantom(options: argparse.Namespace, *, say: Say) -> int:
         size=options.size,
         seed=options.seed,
         drawn_masks=options.drawn_masks,
+        processes=os.cpu_count() or 1,
         force=options.force,
         **chosen,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,26 +60,57 @@ def masked_slices(train_patients: int, slices: int, drawn_masks: int) -> set[tup
     return chosen
 
 
-def draw_mr(patients: int, slices: int, size: int, seed: int) -> Iterator[Drawn]:
-    """All slices of all patients, in order."""
-    sides = np.random.default_rng(np.random.SeedSequence([seed, 3])).integers(0, 2, patients)
-    for patient in range(patients):
-        for index in range(slices):
-            picture = draw_mr_slice(seed=seed, patient=patient, index=index, slices=slices, size=size)
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn; a patient is drawn from it alone, so the order and the number of processes do not matter."""
+
+    kind: Kind
+    patients: int
+    slices: int
+    size: int
+    seed: int
+
+    @property
+    def per_patient(self) -> int:
+        """Images of one patient."""
+        return self.slices if self.kind == "mr" else 2
+
+    def draw(self, patient: int) -> list[Drawn]:
+        """All images of one patient, in order."""
+        return self._slices(patient) if self.kind == "mr" else self._films(patient)
+
+    def _slices(self, patient: int) -> list[Drawn]:
+        sides = np.random.default_rng(np.random.SeedSequence([self.seed, 3])).integers(0, 2, self.patients)
+        drawn = []
+        for index in range(self.slices):
+            picture = draw_mr_slice(seed=self.seed, patient=patient, index=index, slices=self.slices, size=self.size)
             row = {"patient": f"P{patient:04d}", "side": "LR"[sides[patient]], "grade": picture.truth.grade}
-            row |= {"split": split_of(patient, patients), "spacing_mm": round(EXTENT_MM / size, 4)}
-            yield Drawn(f"P{patient:04d}_{index:02d}.png", picture.image, picture.mask, row, asdict(picture.truth))
+            row |= {"split": split_of(patient, self.patients), "spacing_mm": round(EXTENT_MM / self.size, 4)}
+            name = f"P{patient:04d}_{index:02d}.png"
+            drawn.append(Drawn(name, picture.image, picture.mask, row, asdict(picture.truth)))
+        return drawn
 
-
-def draw_xray(patients: int, size: int, seed: int) -> Iterator[Drawn]:
-    """Both knees of all patients, in order; one film in a hundred is a negative."""
-    sides: tuple[Literal["L"], Literal["R"]] = ("L", "R")
-    for patient in range(patients):
+    def _films(self, patient: int) -> list[Drawn]:
+        """Both knees; one film in a hundred is a negative."""
+        sides: tuple[Literal["L"], Literal["R"]] = ("L", "R")
+        drawn = []
         for side in sides:
-            film = draw_radiograph(seed=seed, patient=patient, side=side, size=size, negatives=0.01)
+            film = draw_radiograph(seed=self.seed, patient=patient, side=side, size=self.size, negatives=0.01)
             row = {"patient": f"P{patient:04d}", "side": side, "grade": film.truth.grade}
-            row |= {"split": split_of(patient, patients), "spacing_mm": round(FILM_MM / size, 4)}
-            yield Drawn(f"P{patient:04d}{side}.png", film.image, film.mask, row, asdict(film.truth))
+            row |= {"split": split_of(patient, self.patients), "spacing_mm": round(FILM_MM / self.size, 4)}
+            drawn.append(Drawn(f"P{patient:04d}{side}.png", film.image, film.mask, row, asdict(film.truth)))
+        return drawn
+
+    def draw_all(self, processes: int) -> Iterator[Drawn]:
+        """All images of all patients, in order."""
+        if processes <= 1:
+            for patient in range(self.patients):
+                yield from self.draw(patient)
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            for drawn in pool.map(self.draw, range(self.patients), chunksize=4):
+                yield from drawn
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
@@ -129,6 +162,7 @@ def write_phantom(
     size: int = 96,
     seed: int = 0,
     drawn_masks: int = 40,
+    processes: int = 1,
     force: bool = False,
 ) -> Path:
     """Draw a data set into `folder` and return the path of its manifest.
@@ -136,20 +170,21 @@ def write_phantom(
     `kind` is "mr" (`slices` sagittal slices a patient, cartilage grades 0–2) or "xray" (two knees a patient, KL 0–4;
     `slices` plays no part). `images/` and `masks/` are named by `manifest.csv`: split by patient, masks for `drawn_masks`
     training images and for all of validation and test. `truth.csv` has the drawn parameters of every image and `truth/`
-    every mask: for experiments, not for training. UserError if the folder holds anything and `force` is not set, or if
+    every mask: for experiments, not for training. More `processes` draw faster, the same images; a script that asks for
+    them needs the usual `if __name__ == "__main__"`. UserError if the folder holds anything and `force` is not set, or if
     a number makes no sense.
     """
     folder = Path(folder)
     check_numbers(kind, patients, slices, size, drawn_masks)
     check_folder(folder, force=force)
-    per_patient = slices if kind == "mr" else 2
-    drawn = draw_mr(patients, slices, size, seed) if kind == "mr" else draw_xray(patients, size, seed)
+    plan = Plan(kind, patients, slices, size, seed)
     train = sum(split_of(patient, patients) == "train" for patient in range(patients))
-    masked = masked_slices(train, per_patient, drawn_masks)
+    masked = masked_slices(train, plan.per_patient, drawn_masks)
     rows, truths = [], []
-    progress = tqdm(drawn, total=patients * per_patient, desc="phantom", unit="image", disable=None)
+    total = patients * plan.per_patient
+    progress = tqdm(plan.draw_all(processes), total=total, desc="phantom", unit="image", disable=None)
     for number, picture in enumerate(progress):
-        has_mask = picture.row["split"] != "train" or divmod(number, per_patient) in masked
+        has_mask = picture.row["split"] != "train" or divmod(number, plan.per_patient) in masked
         write_image(folder / "images" / picture.name, picture.image)
         write_image(folder / "truth" / picture.name, picture.mask * 255)
         if has_mask:
