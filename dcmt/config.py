@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clip_koa.config import ClipConfig
-from knee.views import ViewConfig, strong_views
+from knee.view_config import ViewConfig, strong_views
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 

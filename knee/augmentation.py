@@ -20,7 +20,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 if TYPE_CHECKING:
-    from knee.views import ViewConfig
+    from knee.view_config import ViewConfig
 
 _LEVELS = np.array([NormalDist().inv_cdf((level + 0.5) / 256) for level in range(256)])
 _UNIT_LEVELS = _LEVELS / _LEVELS.std()
