@@ -164,6 +164,7 @@ def _unknown(name: str, kind: type[Any]) -> str:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or [known for known in names if name.rpartition(".")[2] in known][:3]
     section = name.rpartition(".")[0]
+    sections = dict.fromkeys(known.partition(".")[0] + (".…" if "." in known else "") for known in names)
     siblings = [known for known in names if section and known.startswith(section + ".")]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(siblings or names)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(siblings or sections)}"
     return f"there is no option {name}; {hint}"

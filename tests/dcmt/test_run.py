@@ -1,0 +1,152 @@
+"""The run folder: never overwritten unasked, locked while a process writes in it, and free of paths outside local/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dcmt.config import GraderConfig
+from dcmt.launch import new_or_resumed
+from dcmt.run import RunFolder, RunLock, create_run, open_run, versions
+from knee.errors import UserError
+
+Make = Callable[..., GraderConfig]
+
+
+@pytest.fixture
+def started(tmp_path: Path, grader_config: Make) -> RunFolder:
+    """A run folder in which training has begun."""
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    (run.path / "metrics.csv").write_text("step,name,value\n")
+    return run
+
+
+def resume(run: RunFolder, *changes: str) -> GraderConfig:
+    config, found, resumed = new_or_resumed(
+        GraderConfig, ["--resume", str(run.path), *changes], kind="grader", program="train.py"
+    )
+    assert resumed
+    assert found.path == run.path
+    return config
+
+
+def test_existing_run_is_refused_and_force_starts_it_anew(started: RunFolder, grader_config: Make) -> None:
+    with pytest.raises(UserError, match=r"exists already; .*--name.*--resume.*--force"):
+        create_run(started.path, grader_config(), kind="grader")
+    create_run(started.path, grader_config(), kind="grader", force=True)
+    assert not (started.path / "metrics.csv").exists()
+
+
+def test_force_removes_run_folders_alone(tmp_path: Path, grader_config: Make) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not a run folder"):
+        create_run(tmp_path / "thesis", grader_config(), kind="grader", force=True)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    (tmp_path / "file").write_text("a")
+    for force in (False, True):
+        with pytest.raises(UserError):
+            create_run(tmp_path / "file", grader_config(), kind="grader", force=force)
+
+
+def test_run_that_never_began_starts_anew_unasked(tmp_path: Path, grader_config: Make) -> None:
+    create_run(tmp_path / "run", grader_config(), kind="grader")
+    create_run(tmp_path / "run", grader_config(**{"fit.seed": 5}), kind="grader")
+    assert open_run(tmp_path / "run")[1]["fit"]["seed"] == 5
+
+
+def test_force_does_not_remove_a_run_that_is_alive(started: RunFolder, grader_config: Make) -> None:
+    with RunLock(started), pytest.raises(UserError, match="another process is training in"):
+        create_run(started.path, grader_config(), kind="grader", force=True)
+    assert (started.path / "metrics.csv").exists()
+
+
+HOLD = """
+import sys, time
+from dcmt.run import RunFolder, RunLock
+with RunLock(RunFolder(__import__("pathlib").Path(sys.argv[1]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_of_another_process_is_respected_and_ends_with_it(
+    started: RunFolder, command_environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-c", HOLD, str(started.path)]
+    with subprocess.Popen(command, env=command_environment, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training"), RunLock(started):
+            pass
+        holder.kill()
+    with RunLock(started):  # a dead process holds nothing
+        pass
+    with RunLock(started):
+        pass
+
+
+def test_paths_stay_in_local(tmp_path: Path, grader_config: Make) -> None:
+    config = grader_config(
+        **{"data.cache": "/home/jane-doe/cache", "model.weights": "w.safetensors", "runs": str(tmp_path)}
+    )
+    run = create_run(tmp_path / "run", config, kind="grader")
+    text = run.config.read_text()
+    for secret in (config.data.manifest, config.data.split, "jane-doe", "w.safetensors", str(tmp_path)):
+        assert secret not in text
+    assert yaml.safe_load(run.private.read_text())["data.cache"] == "/home/jane-doe/cache"
+    assert run.local.stat().st_mode & 0o077 == 0
+    assert run.private.stat().st_mode & 0o077 == 0
+
+
+def test_run_without_its_local_folder_still_opens(tmp_path: Path, grader_config: Make) -> None:
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    run.private.unlink()
+    assert open_run(run.path)[1]["data"]["manifest"] == "(in local/paths.yaml)"
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: [", "kindd: grader", "3"])
+def test_folder_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        open_run(tmp_path)
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        open_run(tmp_path)
+
+
+def test_resume_takes_the_runs_own_config(started: RunFolder, grader_config: Make) -> None:
+    assert resume(started) == grader_config()
+
+
+def test_safe_changes_are_taken_on_resume(started: RunFolder) -> None:
+    config = resume(started, "--fit.steps", "99", "--data.workers", "2", "--fit.log_every", "1")
+    assert (config.fit.steps, config.data.workers, config.fit.log_every) == (99, 2, 1)
+
+
+def test_unsafe_changes_are_refused_by_name(started: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"cannot change optimizer\.learning_rate, fit\.seed; it may change fit\.steps"):
+        resume(started, "--optimizer.learning_rate", "0.5", "--fit.seed", "7", "--fit.steps", "99")
+    with pytest.raises(UserError, match=r"cannot change data\.labeled_fraction"):
+        resume(started, "--labeled-fraction", "0.5")
+
+
+def test_resume_of_another_kind_is_refused(tmp_path: Path, grader_config: Make) -> None:
+    create_run(tmp_path / "run", grader_config(), kind="segmenter")
+    with pytest.raises(UserError, match="kind segmenter, not grader"):
+        resume(RunFolder(tmp_path / "run"))
+
+
+def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run folder"):
+        resume(RunFolder(tmp_path / "run"))
+
+
+def test_versions_name_what_numbers_depend_on() -> None:
+    found = versions()
+    assert {"python", "dcmt", "torch", "timm", "numpy"} <= set(found)
+    assert all(found.values())
