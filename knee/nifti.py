@@ -19,7 +19,7 @@ _LONGEST_HEADER = 16 << 20
 _LONGEST_AXIS = 32_767
 
 
-class _View(NamedTuple):
+class SliceView(NamedTuple):
     """How slices are taken from a volume and shown."""
 
     axis: int
@@ -48,10 +48,10 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
         packed = file.read(2) == b"\x1f\x8b"
         stream: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
         file.seek(0)
-        header = _header(stream.read(540))
-        shape = _shape(header)
-        affine = _affine(header)
-        view = _view(shape, affine)
+        header = parse_header(stream.read(540))
+        shape = volume_shape(header)
+        affine = volume_affine(header)
+        view = slice_view(shape, affine)
         count = shape[view.axis]
         if index is None and count > 1:
             raise ValueError(f"holds {count} slices; write which, from #0 to #{count - 1}, after the file's name")
@@ -65,7 +65,8 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
     return Pixels(finite(values), _spacing(header, affine, view), None, inverted_by_file=False)
 
 
-def _header(block: bytes) -> Any:
+def parse_header(block: bytes) -> Any:
+    """The header in a file's first 540 bytes, uncompressed. Raises ValueError where it is none that can be read."""
     if block[344:348] in (b"ni1\0",) or block[4:8] in (b"ni2\0",):
         raise ValueError("is the header of a .hdr/.img pair; save it as one .nii file")
     if block[344:348] == b"n+1\0":
@@ -75,7 +76,7 @@ def _header(block: bytes) -> Any:
     raise ValueError("is compressed, but not a NIfTI file")
 
 
-def _shape(header: Any) -> tuple[int, int, int]:
+def volume_shape(header: Any) -> tuple[int, int, int]:
     """Three axes of sane length, whose planes and whole are small enough to read."""
     shape = [int(n) for n in header.get_data_shape()]
     if not 2 <= len(shape) <= 7 or any(n != 1 for n in shape[3:]) or not all(1 <= n <= _LONGEST_AXIS for n in shape):
@@ -91,7 +92,8 @@ def _shape(header: Any) -> tuple[int, int, int]:
     return rows, columns, slices
 
 
-def _affine(header: Any) -> npt.NDArray[np.float64]:
+def volume_affine(header: Any) -> npt.NDArray[np.float64]:
+    """The (4, 4) affine that slices are taken by; where the file has none, distances alone. Raises ValueError."""
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ValueError("has an affine that is not finite or cannot be inverted")
@@ -100,17 +102,18 @@ def _affine(header: Any) -> npt.NDArray[np.float64]:
     return affine
 
 
-def _view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> _View:
+def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> SliceView:
+    """How ``read_nifti`` takes and shows the slices of such a volume."""
     linear = affine[:3, :3]
     if (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all():
-        return _View(axis=2, down=0, across=1, flip_down=False, flip_across=False)
+        return SliceView(axis=2, down=0, across=1, flip_down=False, flip_across=False)
     spacing = np.sqrt((linear**2).sum(0))
     single = [axis for axis in range(3) if shape[axis] == 1]
     axis = single[-1] if single else int(2 - np.argmax(spacing[::-1]))
     orientation = io_orientation(affine)
     # World axes are right, anterior, superior: of the two in the slice the later one runs down, both from high to low.
     across, down = sorted((a for a in range(3) if a != axis), key=lambda a: float(orientation[a, 0]))
-    return _View(axis, down, across, bool(orientation[down, 1] > 0), bool(orientation[across, 1] > 0))
+    return SliceView(axis, down, across, bool(orientation[down, 1] > 0), bool(orientation[across, 1] > 0))
 
 
 def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axis: int, index: int) -> npt.NDArray[Any]:
@@ -134,7 +137,7 @@ def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axi
     return kept[0] if axis == 2 else np.stack(kept, axis=1)
 
 
-def _spacing(header: Any, affine: npt.NDArray[np.float64], view: _View) -> tuple[float, float] | None:
+def _spacing(header: Any, affine: npt.NDArray[np.float64], view: SliceView) -> tuple[float, float] | None:
     """Distances in mm down and across; None where the unit is not given and all distances are 1."""
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
     unit = {"mm": 1.0, "meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0])

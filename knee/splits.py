@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 Rows = npt.NDArray[np.int64]
+REVIEWED = ("graded", "corrected", "confirmed")
+"""In the manifest's column ``review``: readers have settled the grade of this row (``knee.review.labels``)."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def labeled_rows(
 ) -> Rows:
     """Rows that train with their grade: graded, in the training split, of a patient with rank < ``fraction``.
 
+    Rows with a reviewed grade train with it whatever their patient's rank: readers were asked for it.
+
     Raises:
         UserError: fraction outside (0, 1]; no row is left; a grade has no row (unless ``allow_missing_grades``).
             The message names the smallest fraction that would do.
@@ -170,7 +174,7 @@ def labeled_rows(
     graded = train[manifest.table["grade"].notna().to_numpy()[train]]
     if not len(graded):
         raise UserError(f"{split.path}: no training image has a grade; grade some, or make the split anew")
-    ranks = split.frame["rank"].to_numpy()[graded]
+    ranks = _ranks(split, manifest)[graded]
     grades = manifest.table["grade"].to_numpy(dtype="int64", na_value=-1)[graded]
     rows = graded[ranks < fraction]
     if not len(rows):
@@ -191,11 +195,19 @@ def labeled_rows(
 
 
 def unlabeled_rows(split: Split, manifest: Manifest, fraction: float) -> Rows:
-    """All training rows that ``labeled_rows`` leaves: ungraded, or of a patient with rank ≥ ``fraction``."""
+    """All training rows that ``labeled_rows`` leaves: ungraded, or of a patient with rank ≥ ``fraction`` and not reviewed."""
     _check_fraction(fraction)
     train = split.rows("train")
     graded = manifest.table["grade"].notna().to_numpy()[train]
-    return train[~(graded & (split.frame["rank"].to_numpy()[train] < fraction))]
+    return train[~(graded & (_ranks(split, manifest)[train] < fraction))]
+
+
+def _ranks(split: Split, manifest: Manifest) -> npt.NDArray[np.float64]:
+    """(N,) what a labeled fraction is compared with: the patients' ranks, −1 where the grade was reviewed."""
+    ranks = split.frame["rank"].to_numpy(np.float64)
+    if "review" not in manifest.table:
+        return ranks
+    return np.where(manifest.table["review"].isin(REVIEWED).to_numpy(), -1.0, ranks)
 
 
 def _check_fraction(fraction: float) -> None:

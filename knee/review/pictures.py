@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from knee.images import write_png
 from knee.manifest import split_slice
-from knee.nifti import _affine, _header, _shape, _view, is_nifti
+from knee.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
 from knee.review.cases import ReviewCase
 from knee.review.dicom import NETWORKS, read_dicom
 from knee.review.files import whole_file
@@ -77,8 +77,8 @@ def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Im
 
 def _in_volume(x: NDArray[np.float32], head: bytes, index: int) -> nibabel.Nifti1Image:
     """The picture turned back into its slice of the volume, with the volume's own place in the world."""
-    header = _header(head)
-    view = _view(_shape(header), _affine(header))
+    header = parse_header(head)
+    view = slice_view(volume_shape(header), volume_affine(header))
     plane = x[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
     plane = plane.T if view.down > view.across else plane
     shift = np.eye(4)

@@ -213,6 +213,15 @@ def test_no_fraction_can_help():
         labeled_rows(split, manifest, 1, grade_set=KL)
 
 
+def test_reviewed_grades_train_whatever_the_rank():
+    split, manifest = ranked([0, 1, 2, 3, 4, 0, 1, None], [0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.9, 0.9])
+    manifest.table["review"] = ["", "", "", "graded", "corrected", "confirmed", "undecided", "bad_image"]
+    assert labeled_rows(split, manifest, 0.2, grade_set=KL).tolist() == [0, 1, 2, 3, 4, 5]
+    assert unlabeled_rows(split, manifest, 0.2).tolist() == [6, 7]
+    split.frame["split"] = ["train"] * 5 + ["test"] * 3  # a reviewed grade brings no held-out row into training
+    assert labeled_rows(split, manifest, 0.2, grade_set=KL).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_unknown_split_name():
     split, _ = ranked([0], [0.1])
     with pytest.raises(UserError, match="write one of train, val, test"):
