@@ -21,9 +21,9 @@ _SAME = {"manifest_sha256": "manifest", "split_sha256": "split"}
 
 def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
+    titles = run_titles(*options.runs)
     first, second = (load_run(path, checkpoint=options.checkpoint, device=options.device) for path in options.runs)
     check_comparable(first, second)
-    titles = run_titles(first.run.path, second.run.path)
     values = compare(first, second, titles, split=options.split, network=options.network, flip=options.flip)
     columns = {title: values[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = values[titles[0]]["grades"]

@@ -30,12 +30,14 @@ _CHUNK = 256
 def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
     loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    name = "student" if options.student else "teacher"
+    if name not in loaded.networks:
+        raise UserError(f"{options.run} has no {name}; leave out --student")
     paths = find_images(options.images)
     out: Path = options.out
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
     out.mkdir(parents=True, exist_ok=True)
-    name = "student" if options.student else "teacher"
     root = options.images if options.images.is_dir() else options.images.parent
     reader = ImageReader(loaded)
     tables = []

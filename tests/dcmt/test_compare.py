@@ -1,0 +1,139 @@
+"""Two runs side by side: the difference, the refusals; graders that were not trained end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from dcmt.apply import load_run
+from dcmt.cli import main
+from dcmt.config import GraderConfig
+from dcmt.options import config_from_values
+from dcmt.run import create_run
+from dcmt.train import train_grader
+from dcmt.untrained import PENALTIES
+
+CLIP = {"image": "timm:resnet10t", "text": "small", "pretrained": False, "embed_dim": 16, "stage": 2, "stride": 8}
+
+
+@pytest.fixture(scope="module")
+def other_run(grader_values, tmp_path_factory) -> Path:
+    """A second run on the data of ``trained_run``, of another seed."""
+    values = grader_values | {"fit": grader_values["fit"] | {"steps": 2, "seed": 5}}
+    config = config_from_values(GraderConfig, values, where="test")
+    run = create_run(tmp_path_factory.mktemp("runs") / "other", config, kind="grader")
+    train_grader(config, run, say=lambda _: None, resume=False)
+    return run.path
+
+
+@pytest.fixture
+def clip_file(grader_values, tmp_path) -> Path:
+    """A config file of a text head whose runs go to ``tmp_path/runs``."""
+    path = tmp_path / "clip.yaml"
+    values = grader_values | {"runs": str(tmp_path / "runs"), "model": {"head": "text"}, "clip": CLIP}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_the_difference_is_that_of_the_two_evaluations(trained_run, other_run, tmp_path, capsys):
+    runs = [shutil.copytree(trained_run.path, tmp_path / "tiny"), shutil.copytree(other_run, tmp_path / "other")]
+    for run in runs:
+        assert main(["evaluate", str(run)]) == 0
+    first, second = (json.loads((run / "metrics_test.json").read_text())["teacher"] for run in runs)
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    assert found["tiny"] == first
+    assert found["other"] == second
+    for name in ("accuracy", "macro_f1", "flip_changed", "tiou"):
+        before, after = (report["metrics"][name]["value"] for report in (first, second))
+        change = found["difference"][name]
+        assert change["value"] == pytest.approx(after - before, abs=2e-6)
+        assert change["low"] <= change["value"] + 1e-9
+        assert change["value"] <= change["high"] + 1e-9
+        assert name in printed
+    assert (tmp_path / "out" / "confusion.png").stat().st_size > 1000
+    assert "second − first" in printed
+
+
+def refusal(capsys, *arguments) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_runs_of_other_data_are_refused(trained_run, other_run, tmp_path, capsys):
+    for key, word in (("split_sha256", "split"), ("manifest_sha256", "manifest")):
+        changed = shutil.copytree(other_run, tmp_path / word)
+        for state in changed.glob("checkpoints/*/state.json"):
+            state.write_text(json.dumps(json.loads(state.read_text()) | {key: "0" * 16}))
+        assert f"different {word} files" in refusal(capsys, "compare", trained_run.path, changed)
+
+
+def test_other_mistakes_are_told(trained_run, tmp_path, capsys):
+    path = trained_run.path
+    assert "given twice" in refusal(capsys, "compare", path, path)
+    assert "not a run folder" in refusal(capsys, "compare", path, tmp_path)
+
+
+def test_zero_shot_leaves_a_run_of_one_network(clip_file, tmp_path, phantom, capsys):
+    assert main(["zeroshot", "--config", str(clip_file), "--split", "val"]) == 0
+    assert "mean of grades" in capsys.readouterr().out
+    run = tmp_path / "runs" / "clip-zeroshot"
+    found = json.loads((run / "metrics_val.json").read_text(encoding="utf-8"))
+    assert "student" not in found
+    assert found["checkpoint_step"] == 0
+    table = pd.read_csv(run / "local" / "predictions_val.csv")
+    assert np.allclose(table[["p_0", "p_1", "p_2"]].sum(axis=1), 1, atol=1e-5)
+    image = next((phantom.parent / "images").iterdir())
+    out = tmp_path / "predicted"
+    assert main(["predict", str(run), str(image), "--out", str(out), "--no-overlays"]) == 0
+    assert "has no student" in refusal(capsys, "predict", run, image, "--out", tmp_path / "p", "--student")
+    assert "of kind zeroshot" in refusal(capsys, "train", "--resume", run)
+    assert "exists already" in refusal(capsys, "zeroshot", "--config", clip_file)
+
+
+def test_the_probe_is_a_run_too_and_compares_with_trained_ones(clip_file, trained_run, tmp_path, capsys):
+    out = tmp_path / "probe"
+    assert main(["probe", "--config", str(clip_file), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert sum(line.startswith("inverse penalty") for line in printed.splitlines()) == len(PENALTIES)
+    assert main(["compare", str(trained_run.path), str(out), "--no-flip"]) == 0
+    assert "flip_changed" not in capsys.readouterr().out
+    assert "has no student" in refusal(capsys, "compare", trained_run.path, out, "--network", "student")
+
+
+def test_untrained_graders_need_a_text_head(grader_values, tmp_path, capsys):
+    path = tmp_path / "linear.yaml"
+    path.write_text(yaml.safe_dump(grader_values | {"runs": str(tmp_path)}))
+    for command in ("zeroshot", "probe"):
+        assert "model.head: text" in refusal(capsys, command, "--config", path)
+    assert not (tmp_path / "linear-zeroshot").exists()
+
+
+def test_help_lists_own_and_config_options(capsys):
+    assert main(["probe", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--inverse-penalty" in printed
+    assert "--clip.image" in printed
+
+
+def test_the_penalty_must_be_above_0(clip_file, capsys):
+    assert "above 0" in refusal(capsys, "probe", "--config", clip_file, "--inverse-penalty", "0")
+
+
+def test_a_run_from_before_text_heads_still_loads(trained_run, tmp_path):
+    run = shutil.copytree(trained_run.path, tmp_path / "old")
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    del values["clip"], values["model"]["head"], values["loss"]["symmetry"], values["loss"]["flip_consistency"]
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    loaded = load_run(run, checkpoint="best", device="cpu")
+    assert loaded.config == load_run(trained_run.path, checkpoint="best", device="cpu").config
