@@ -127,15 +127,17 @@ def confusion(grades: NDArray[np.int64], predicted: NDArray[np.int64], count: in
 
 
 def spread_over_grades(rows: Rows, grades: NDArray[np.int64], *, count: int) -> Rows:
-    """``count`` of ``rows``, taken from the grades in turn, always the same ones; (count,) ascending.
+    """``count`` of ``rows``, as many of each grade as can be and far apart within it, always the same; ascending.
 
-    >>> spread_over_grades(np.arange(6), np.array([0, 0, 0, 0, 1, 2]), count=3).tolist()
-    [0, 4, 5]
+    Neighbouring rows are slices of one patient; far ones show different knees.
+
+    >>> spread_over_grades(np.arange(6), np.array([0, 0, 0, 0, 1, 2]), count=4).tolist()
+    [0, 2, 4, 5]
     """
     piles = [rows[grades[rows] == grade] for grade in np.unique(grades[rows])]
-    picked: list[int] = []
-    depth = 0
-    while len(picked) < min(count, len(rows)):
-        picked += [int(pile[depth]) for pile in piles if depth < len(pile)]
-        depth += 1
-    return np.sort(np.array(picked[:count], dtype=np.int64))
+    wanted = [0] * len(piles)
+    while sum(wanted) < min(count, len(rows)):
+        open_piles = [number for number, pile in enumerate(piles) if wanted[number] < len(pile)]
+        wanted[min(open_piles, key=lambda number: wanted[number])] += 1
+    picked = [pile[np.arange(number) * len(pile) // max(number, 1)] for number, pile in zip(wanted, piles, strict=True)]
+    return np.sort(np.concatenate(picked)) if picked else np.zeros(0, np.int64)
