@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcmt.review_options import add_review_commands
 from knee.errors import UserError
 
 _RESEARCH = "Research use only: not a medical device, not for diagnosis."
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _train_commands(commands)
     _clip_commands(commands)
     _run_commands(commands)
+    add_review_commands(commands, say=print)
     return parser
 
 

@@ -1,0 +1,82 @@
+"""``dcmt review import``, ``labels`` and ``send``: what comes back from readers, and what goes to their viewers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name, verdicts_path
+from knee.errors import UserError
+from knee.grades import load_grade_set
+from knee.manifest import read_manifest
+from knee.review.agreement import agreements
+from knee.review.labels import RULE, reviewed_labels, write_labels
+from knee.review.send import Node, send
+from knee.review.verdicts import Expected, import_verdicts, read_verdicts
+
+Say = Callable[[str], None]
+_MOST_NAMED = 20
+
+
+def import_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Check verdicts files against the run and the model, and append them to ``local/verdicts.csv``: all or nothing."""
+    run, values, key = open_reviewed(options.run)
+    checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
+    if checkpoint is None:
+        raise UserError(f"{options.run} has no whole checkpoint, so the verdicts' model cannot be checked; restore it")
+    grades = load_grade_set(values["data"]["grade_set"]).count
+    expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
+    table = verdicts_path(run)
+    done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise)
+    keep_private(table)
+    revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
+    say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
+    say(f"next: dcmt review labels {options.run} --out manifest_reviewed.csv")
+    return 0
+
+
+def labels_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Write the next version of the manifest; print the rule, what became of the cases, and who agrees with whom."""
+    run, values, key = open_reviewed(options.run)
+    table = verdicts_path(run)
+    if not table.exists():
+        raise UserError(f"{options.run} has no verdicts yet; hand them in with: dcmt review import {options.run} FILE…")
+    verdicts = read_verdicts(table)
+    manifest = read_manifest(values["data"]["manifest"], load_grade_set(values["data"]["grade_set"]))
+    labels = reviewed_labels(manifest, verdicts, key, skip_held_out=options.skip_held_out)
+    write_labels(options.out, manifest, labels, force=options.force)
+    say(RULE)
+    say(f"{labels}: {options.out}")
+    if labels.undecided:
+        named = ", ".join(labels.undecided[:_MOST_NAMED])
+        say(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
+    say("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
+    found = agreements(verdicts, key)
+    for agreement in found:
+        say(f"  {agreement}")
+    if not found:
+        say("  none can be told: no case was graded blind")
+    say(
+        f"train on it: the run's own options with --data.manifest {options.out}; reviewed grades are labels at any fraction"
+    )
+    return 0
+
+
+def send_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Store a folder's DICOM objects on a node; exit code 1 where it refused some."""
+    source: Path = options.source
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
+    # A run's own review alone: its data may lie in the same folder.
+    inside = source / "review" if (source / "config.yaml").exists() else source
+    paths = sorted(inside.rglob("*.dcm"))
+    if not paths:
+        raise UserError(f"{inside} holds no DICOM object (*.dcm); export with --format dicom first")
+    sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
+    say(f"{sent} by {Node(options.host, options.port, options.aet)}")
+    for path, reason in sent.refused[:_MOST_NAMED]:
+        say(f"  refused: {path.name}: {reason}")
+    if len(sent.refused) > _MOST_NAMED:
+        say(f"  … and {len(sent.refused) - _MOST_NAMED} more")
+    return 1 if sent.refused else 0
