@@ -1,0 +1,143 @@
+"""What the flip terms of CLIP-KOA do: the same small towers with and without them, on the radiographs, several seeds.
+
+    python experiments/clip_flip.py --seeds 0 1 2 --jobs 2
+
+Trains what is not trained yet (an interrupted run goes on), grades the test images and their mirror images, prints accuracy
+and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. Intervals are of the mean over the
+seeds, by bootstrap over patients; the difference is paired: the same patients drawn for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dcmt.apply import grade_rows, load_data, load_run
+from knee.intervals import intervals
+from knee.metrics import quadratic_kappa, weighted_mean
+from knee.predictions import Predictions
+
+ROOT = Path(__file__).parent.parent
+METRICS = ("accuracy", "adjacent", "flip_changed", "flip_divergence")
+Found = dict[tuple[str, str, int], Predictions]
+
+
+def main() -> None:
+    options = _options()
+    arms: list[str] = options.configs
+    jobs = [(arm, seed) for seed in options.seeds for arm in arms]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda job: train(options.runs, *job, threads=options.threads, more=options.options), jobs))
+    found: Found = {}
+    for arm, seed in jobs:
+        loaded = load_run(folder(options.runs, arm, seed), checkpoint="best", device="auto")
+        data = load_data(loaded)
+        rows = data.rows("test")
+        rows = rows[data.grades[rows] >= 0]
+        for name, one in grade_rows(loaded, data, rows, flip=True).items():
+            found[arm, name, seed] = one
+    table = tabulate(found, data.grades[rows], data.patients.iloc[rows].tolist(), arms, options.seeds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(options.out / "clip_flip.csv", index=False, float_format="%.6f")
+    text = markdown(table, len(rows), options)
+    (options.out / "clip_flip.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def train(runs: Path, arm: str, seed: int, *, threads: int, more: list[str]) -> None:
+    """One run in a process of its own; one that was started before goes on, one that is done ends at once."""
+    path = folder(runs, arm, seed)
+    if (path / "checkpoints").exists():
+        arguments = ["--resume", str(path)]
+    else:
+        arguments = ["--config", str(ROOT / "configs" / f"{arm}.yaml"), "--runs", str(runs), "--name", path.name]
+        arguments += ["--fit.seed", str(seed), "--fit.threads", str(threads), "--force", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True, env=environment)
+
+
+def folder(runs: Path, arm: str, seed: int) -> Path:
+    return runs / f"flip-{arm}-s{seed}"
+
+
+def tabulate(
+    found: Found, grades: NDArray[np.int64], patients: list[str], arms: list[str], seeds: list[int]
+) -> pd.DataFrame:
+    """A row a network, arm (or difference), metric: each seed, their mean, and the interval of the mean."""
+    lines = []
+    for network in ("student", "teacher"):
+        cases = {arm: [_per_case(found[arm, network, seed], grades) for seed in seeds] for arm in arms}
+        for metric in METRICS:
+            values = {arm: np.stack([case[metric] for case in cases[arm]]) for arm in arms}
+            values |= {f"{arm} − {arms[0]}": values[arm] - values[arms[0]] for arm in arms[1:]}
+            for name, each in values.items():
+                low, high = _interval(each.mean(axis=0), patients)
+                by_seed = dict(zip((f"seed_{seed}" for seed in seeds), each.mean(axis=1), strict=True))
+                lines.append(
+                    {"network": network, "run": name, "metric": metric, "mean": each.mean(), "low": low, "high": high}
+                    | by_seed
+                )
+        for arm in arms:
+            kappas = [quadratic_kappa(grades, found[arm, network, seed].predicted) for seed in seeds]
+            by_seed = dict(zip((f"seed_{seed}" for seed in seeds), kappas, strict=True))
+            lines.append({"network": network, "run": arm, "metric": "kappa", "mean": float(np.mean(kappas))} | by_seed)
+    return pd.DataFrame(lines)
+
+
+def _per_case(one: Predictions, grades: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    assert one.flip_changed is not None
+    assert one.flip_divergence is not None
+    return {
+        "accuracy": (one.predicted == grades).astype(np.float64),
+        "adjacent": (np.abs(one.predicted - grades) <= 1).astype(np.float64),
+        "flip_changed": one.flip_changed.astype(np.float64),
+        "flip_divergence": one.flip_divergence,
+    }
+
+
+def _interval(values: NDArray[np.float64], patients: list[str]) -> tuple[float, float]:
+    return intervals(lambda weights: {"mean": weighted_mean(values, weights)}, patients, seed=0)["mean"]
+
+
+def markdown(table: pd.DataFrame, images: int, options: argparse.Namespace) -> str:
+    """The table for people."""
+    seeds = [column for column in table.columns if column.startswith("seed_")]
+    lines = [
+        f"{images} test images, seeds {', '.join(map(str, options.seeds))}; mean over the seeds with its 95 % interval "
+        "(bootstrap over patients), then each seed.",
+        "",
+        "| network | run | metric | mean | 95 % interval | " + " | ".join(seeds) + " |",
+        "|---|---|---|---|---|" + "---|" * len(seeds),
+    ]
+    for row in table.to_dict("records"):
+        spread = "" if pd.isna(row["low"]) else f"{row['low']:.4f} to {row['high']:.4f}"
+        each = " | ".join(f"{row[seed]:.4f}" for seed in seeds)
+        lines.append(f"| {row['network']} | {row['run']} | {row['metric']} | {row['mean']:.4f} | {spread} | {each} |")
+    return "\n".join(lines) + "\n"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--configs", nargs="+", default=["clip_small", "clip_koa_small"], help="the first is compared with"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    known, rest = parser.parse_known_args()
+    known.options = rest  # given to every run, such as --fit.epochs 2 --data.workers 1
+    return known
+
+
+if __name__ == "__main__":
+    main()
