@@ -36,7 +36,10 @@ def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, *, poli
     """Bring the teacher's buffers up to date, in place, by one of the policies that the module describes."""
     if policy == "own":
         return
-    pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
+    # What is not saved is a constant of the architecture: a text tower's mask holds −inf, whose average is no number.
+    saved = student.state_dict(keep_vars=True).keys()
+    named = zip(teacher.named_buffers(), student.buffers(), strict=True)
+    pairs = [(target, source) for (name, target), source in named if name in saved]
     averaged = [(t, s) for t, s in pairs if policy == "ema" and t.is_floating_point()]
     _average([t for t, _ in averaged], [s for _, s in averaged], decay)
     with torch.no_grad():

@@ -22,6 +22,8 @@ from dcmt.fit import make_optimizer
 from dcmt.options import read_config
 from dcmt.prepare import TrainingBatches, load_knee_data
 from dcmt.run import RunFolder, create_run
+from dcmt.schedules import teacher_decay
+from dcmt.teacher import make_teacher, update_buffers, update_teacher
 from dcmt.train import build_grader, build_task, train_grader
 from knee.grades import load_grade_set
 
@@ -103,6 +105,18 @@ def test_a_frozen_text_tower_is_run_once_and_not_optimised(clip_config):
     assert passes == {"student": 1, "teacher": 1}
     for network in task.networks.values():
         assert torch.equal(network.text_tower(), before)
+
+
+@pytest.mark.parametrize("policy", ["ema", "copy"])
+def test_a_teacher_that_only_averages_keeps_its_text_finite(clip_config, policy):
+    """A causal text tower masks by −inf in a buffer: averaging it would make every answer NaN."""
+    student = build_grader(clip_config(), CARTILAGE)
+    teacher = make_teacher(student)
+    for step in range(3):
+        decay = teacher_decay(step, 0.9)
+        update_teacher(teacher, student, decay)
+        update_buffers(teacher, student, decay, policy=policy)
+    assert torch.isfinite(teacher(torch.rand(2, 1, 48, 48)).logits).all()
 
 
 def test_precision_trials_do_not_blank_a_frozen_text(clip_config, tmp_path):
