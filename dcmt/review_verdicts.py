@@ -32,7 +32,8 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
     keep_private(table)
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
     say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
-    say(f"next: dcmt review labels {options.run} --out manifest_reviewed.csv")
+    target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
+    say(f"next: dcmt review labels {options.run} --out {target}")
     return 0
 
 
