@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, SegmenterConfig
 from dcmt.device import choose_device
-from dcmt.fit import Fit, Progress
-from dcmt.launch import (
-    count_steps,
-    latest_checkpoint,
-    new_or_resumed,
-    open_tracker,
-    place,
-    settle_precision,
-    start,
-    train_help,
-)
+from dcmt.fit import Progress
+from dcmt.launch import new_or_resumed, start, train_help
 from dcmt.options import config_from_values
-from dcmt.prepare import KneeData, TrainingBatches, load_knee_data, masked_rows
+from dcmt.prepare import KneeData, load_knee_data, masked_rows
 from dcmt.run import RunFolder, RunLock, open_run
-from dcmt.train import record_data, run_state
+from dcmt.tracking import Tracker
+from dcmt.training import Streams, train
 from knee.errors import UserError
 from knee.manifest import write_manifest
+from knee.task import Task
 from segmentation.predict import segment_rows, write_masks
 from segmentation.task import SegmentationTask
 from segmentation.unet import Segmenter, build_segmenter
@@ -50,53 +44,36 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train the U-Net on the training rows that have a mask, whatever their grade."""
-    with RunLock(run), contextlib.ExitStack() as stack:
+    with RunLock(run):
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+        kind = SegmenterRun(config, data)
+        held_out = int(data.cache.has_mask[data.split.rows("val")].sum())
+        say(f"{len(kind.streams.labeled)} training images have a mask; {held_out} for validation")
+        return train(config, run, data, kind, device=device, say=say, resume=resume)
+
+
+class SegmenterRun:
+    """A ``dcmt.training.Kind``: the U-Net, on the training rows that have a mask."""
+
+    command = "dcmt segment train"
+
+    def __init__(self, config: SegmenterConfig, data: KneeData) -> None:
+        self.config = config
+        self.data = data
         rows = masked_rows(data, data.split.rows("train"), least=2)
-        say(
-            f"{len(rows)} training images have a mask; {int(data.cache.has_mask[data.split.rows('val')].sum())} for validation"
-        )
-        batches = TrainingBatches(
-            data,
-            config.data,
-            config.views,
-            rows=rows,
-            unlabeled=np.zeros(0, np.int64),
-            dilation=0.0,
-            seed=config.fit.seed,
-            device=device,
-            channels_last=config.fit.channels_last,
-        )
-        steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
-        checkpoint = latest_checkpoint(run, say=say) if resume else None
-        if checkpoint is None:
-            record_data(run, data)
-        tracker = stack.enter_context(open_tracker(run, checkpoint, tensorboard=config.report.tensorboard))
-        task = build_task(config, data, device=device)
-        place(task, device, channels_last=config.fit.channels_last)
-        precision = (
-            str(checkpoint.state["precision"])
-            if checkpoint
-            else settle_precision(config.fit.precision, task, batches, device, say=say)
-        )
-        fit = Fit(
-            task=task,
-            batches=batches,
-            config=config.fit,
-            optimizer_config=config.optimizer,
-            device=device,
-            precision=precision,
-            tracker=tracker,
-            checkpoints=run.checkpoints,
-            steps=steps,
-            say=say,
-            state=run_state(data, best_metric=task.best_metric),
-            resume_command=f"dcmt segment train --resume {run.path}",
-        )
-        if checkpoint is not None:
-            fit.restore(checkpoint)
-        return fit.run()
+        self.streams = Streams(rows, np.zeros(0, np.int64), dilation=0.0)
+
+    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> SegmentationTask:
+        """The U-Net and its losses."""
+        return build_task(self.config, self.data, device=device)
+
+    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
+        """Nothing more is needed."""
+
+    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
+        """Nothing more to say."""
+        return {}
 
 
 def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device) -> SegmentationTask:

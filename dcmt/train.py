@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import torch
 from torch import nn
 
 from clip_koa.build import build_clip_grader
 from clip_koa.prompts import read_prompts
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
-from dcmt.fit import Fit, Progress
-from dcmt.launch import (
-    count_steps,
-    latest_checkpoint,
-    new_or_resumed,
-    open_tracker,
-    place,
-    settle_precision,
-    start,
-    train_help,
-)
+from dcmt.fit import Progress
+from dcmt.launch import new_or_resumed, start, train_help
 from dcmt.model import build_network
-from dcmt.prepare import KneeData, TrainingBatches, describe, load_knee_data
-from dcmt.run import RunFolder, RunLock, file_hash, versions
+from dcmt.prepare import KneeData, describe, load_knee_data
+from dcmt.run import RunFolder, RunLock
 from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
+from dcmt.tracking import Tracker
+from dcmt.training import Streams, train
 from dcmt.validation import GraderValidation
 from knee.grades import GradeSet
+from knee.task import Task
 
 Say = Callable[[str], None]
 
@@ -48,63 +40,44 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint."""
-    with RunLock(run), contextlib.ExitStack() as stack:
+    with RunLock(run):
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
         for line in describe(data, config.data):
             say(line)
-        batches = TrainingBatches(
-            data,
-            config.data,
-            config.views,
-            rows=data.labeled,
-            unlabeled=data.unlabeled,
-            dilation=config.data.mask_dilation,
-            seed=config.fit.seed,
-            device=device,
-            channels_last=config.fit.channels_last,
-        )
-        steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
-        checkpoint = latest_checkpoint(run, say=say) if resume else None
-        if checkpoint is None:
-            record_data(run, data)
-        tracker = stack.enter_context(open_tracker(run, checkpoint, tensorboard=config.report.tensorboard))
-        task = build_task(config, data, steps=steps, say=say, fresh=checkpoint is None)
-        place(task, device, channels_last=config.fit.channels_last)
-        precision = (
-            str(checkpoint.state["precision"])
-            if checkpoint
-            else settle_precision(config.fit.precision, task, batches, device, say=say)
-        )
+        return train(config, run, data, GraderRun(config, data, say), device=device, say=say, resume=resume)
+
+
+class GraderRun:
+    """A ``dcmt.training.Kind``: student and teacher."""
+
+    command = "python train.py"
+
+    def __init__(self, config: GraderConfig, data: KneeData, say: Say) -> None:
+        self.config = config
+        self.data = data
+        self.say = say
+        self.streams = Streams(data.labeled, data.unlabeled, config.data.mask_dilation)
+
+    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> MeanTeacher:
+        """Student, teacher and loss weights."""
+        return build_task(self.config, self.data, steps=steps, say=self.say, fresh=checkpoint is None)
+
+    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
+        """Validation of both networks, with pictures."""
+        assert isinstance(task, MeanTeacher)
         task.validation = GraderValidation(
-            data,
+            self.data,
             device=device,
             precision=precision,
-            attention=config.attention,
+            attention=self.config.attention,
             tracker=tracker,
-            cases=config.report.cases,
+            cases=self.config.report.cases,
         )
-        if config.fit.compile:
-            for network in task.networks.values():
-                network.compile()
-        fit = Fit(
-            task=task,
-            batches=batches,
-            config=config.fit,
-            optimizer_config=config.optimizer,
-            device=device,
-            precision=precision,
-            tracker=tracker,
-            checkpoints=run.checkpoints,
-            steps=steps,
-            say=say,
-            state=run_state(data, best_metric=task.best_metric) | prompts_used(config, data.grade_set, checkpoint),
-            resume_command=f"python train.py --resume {run.path}",
-        )
-        if checkpoint is not None:
-            fit.restore(checkpoint)
-            say(f"resuming {run.path} at step {checkpoint.step} of {steps}")
-        return fit.run()
+
+    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
+        """The phrases of a text head."""
+        return prompts_used(self.config, self.data.grade_set, checkpoint)
 
 
 def build_grader(
@@ -179,18 +152,6 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     )
 
 
-def record_data(run: RunFolder, data: KneeData) -> None:
-    """Keep the split used and the key from case names to files in ``local/``, for the owner alone."""
-    if data.cache.template is not None:
-        np.save(run.template_path, data.cache.template)
-    shutil.copyfile(data.split.path, run.local / "split.csv")
-    key = data.manifest.table[["image", "patient"]].copy()
-    key.insert(0, "case", data.cases(data.manifest.table.index.to_numpy()))
-    key.to_csv(run.local / "cases.csv", index=False)
-    for path in run.local.iterdir():
-        path.chmod(0o600)
-
-
 def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """The phrases that a text head is trained on, for people to read; the network keeps them as tokens."""
     if checkpoint is not None:
@@ -199,17 +160,3 @@ def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoi
         return {}
     phrases = read_prompts(config.clip.prompts or grade_set.name, grade_set).phrases
     return {"prompts": dict(zip(grade_set.names, phrases, strict=True))}
-
-
-def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
-    """What every checkpoint says of its origin."""
-    return {
-        "versions": versions(),
-        "manifest_sha256": file_hash(data.manifest.path),
-        "split_sha256": file_hash(data.split.path),
-        "pixels_sha256": data.pixels_sha256(),
-        "labeled_images": len(data.labeled),
-        "unlabeled_images": len(data.unlabeled),
-        "grade_set": data.grade_set.name,
-        "best_metric": best_metric,
-    }

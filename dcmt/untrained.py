@@ -25,7 +25,8 @@ from dcmt.launch import start
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
 from dcmt.run import RunFolder, create_run
-from dcmt.train import build_grader, prompts_used, record_data, run_state
+from dcmt.train import build_grader, prompts_used
+from dcmt.training import record_data, run_state
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.metrics import grading_metrics

@@ -1,0 +1,141 @@
+"""A training run of any kind: data, task and run folder brought together, from the start or from the last checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dcmt.checkpoint import Checkpoint
+from dcmt.config import OptimizerConfig, ReportConfig
+from dcmt.fit import Fit, Progress
+from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
+from dcmt.prepare import KneeData, TrainingBatches
+from dcmt.run import RunFolder, file_hash, versions
+from dcmt.tracking import Tracker
+from knee.task import Task
+from knee.view_config import ViewConfig
+
+Say = Callable[[str], None]
+Rows = NDArray[np.int64]
+
+
+class FullConfig(TrainConfig, Protocol):
+    """What the configs of graders and segmenters have in common."""
+
+    @property
+    def views(self) -> ViewConfig: ...
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+    @property
+    def report(self) -> ReportConfig: ...
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a run trains on: rows whose grade or mask is used, rows without either, and how far masks are dilated."""
+
+    labeled: Rows
+    unlabeled: Rows
+    dilation: float
+
+
+class Kind(Protocol):
+    """What differs between kinds of run."""
+
+    streams: Streams
+    command: str
+    """The command that resumes it, up to the run folder."""
+
+    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> Task:
+        """Networks and losses; with a checkpoint no weights need be fetched, it fills them."""
+        ...
+
+    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
+        """Called when device and precision are settled: the place to attach validation."""
+        ...
+
+    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
+        """More to write into every checkpoint's state.json."""
+        ...
+
+
+def train(
+    config: FullConfig, run: RunFolder, data: KneeData, kind: Kind, *, device: torch.device, say: Say, resume: bool
+) -> Progress:
+    """Train in a run folder that the caller has locked."""
+    batches = TrainingBatches(
+        data,
+        config.data,
+        config.views,
+        rows=kind.streams.labeled,
+        unlabeled=kind.streams.unlabeled,
+        dilation=kind.streams.dilation,
+        seed=config.fit.seed,
+        device=device,
+        channels_last=config.fit.channels_last,
+    )
+    steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
+    checkpoint = latest_checkpoint(run, say=say) if resume else None
+    if checkpoint is None:
+        record_data(run, data)
+    with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
+        task = kind.task(steps=steps, device=device, checkpoint=checkpoint)
+        place(task, device, channels_last=config.fit.channels_last)
+        if checkpoint is not None:
+            precision = str(checkpoint.state["precision"])
+        else:
+            precision = settle_precision(config.fit.precision, task, batches, device, say=say)
+        kind.ready(task, precision=precision, device=device, tracker=tracker)
+        if config.fit.compile:
+            for network in task.networks.values():
+                network.compile()
+        fit = Fit(
+            task=task,
+            batches=batches,
+            config=config.fit,
+            optimizer_config=config.optimizer,
+            device=device,
+            precision=precision,
+            tracker=tracker,
+            checkpoints=run.checkpoints,
+            steps=steps,
+            say=say,
+            state={**run_state(data, best_metric=task.best_metric), **kind.state(checkpoint)},
+            resume_command=f"{kind.command} --resume {run.path}",
+        )
+        if checkpoint is not None:
+            fit.restore(checkpoint)
+            say(f"resuming {run.path} at step {checkpoint.step} of {steps}")
+        return fit.run()
+
+
+def record_data(run: RunFolder, data: KneeData) -> None:
+    """Keep the split used and the key from case names to files in ``local/``, for the owner alone."""
+    if data.cache.template is not None:
+        np.save(run.template_path, data.cache.template)
+    shutil.copyfile(data.split.path, run.local / "split.csv")
+    key = data.manifest.table[["image", "patient"]].copy()
+    key.insert(0, "case", data.cases(data.manifest.table.index.to_numpy()))
+    key.to_csv(run.local / "cases.csv", index=False)
+    for path in run.local.iterdir():
+        path.chmod(0o600)
+
+
+def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
+    """What every checkpoint says of its origin."""
+    return {
+        "versions": versions(),
+        "manifest_sha256": file_hash(data.manifest.path),
+        "split_sha256": file_hash(data.split.path),
+        "pixels_sha256": data.pixels_sha256(),
+        "labeled_images": len(data.labeled),
+        "unlabeled_images": len(data.unlabeled),
+        "grade_set": data.grade_set.name,
+        "best_metric": best_metric,
+    }
