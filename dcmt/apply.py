@@ -21,7 +21,7 @@ from dcmt.device import choose_device
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, open_run
+from dcmt.run import RunFolder, file_hash, open_run
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import autocast_type, spread_over_grades
@@ -81,8 +81,18 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
 
 
 def load_data(loaded: LoadedRun) -> KneeData:
-    """The data a run was trained on, by the paths in its config."""
-    return load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
+    """The data a run was trained on, by the paths in its config.
+
+    Refuses another split than the one trained with: its test images may have been trained on.
+    """
+    data = load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
+    trained_with = loaded.checkpoint.state.get("split_sha256")
+    if trained_with is not None and trained_with != file_hash(data.split.path):
+        raise UserError(
+            f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; the split "
+            f"it was trained with is {loaded.run.local / 'split.csv'}: put that back"
+        )
+    return data
 
 
 def grade_rows(

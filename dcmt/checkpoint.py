@@ -208,6 +208,10 @@ def restore_optimizer(
         for key, value in entry.items():
             if value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"{key} of shape {tuple(value.shape)} for a weight of shape {tuple(parameter.shape)}")
+            if value.ndim:
+                # Fused optimisers walk through memory: a moment must lie as its weight does (channels_last, say), or
+                # each number meets another weight's.
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

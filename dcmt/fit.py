@@ -97,14 +97,11 @@ class Fit:
         bar = tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None)
         with stop_on_signal(self._ask_to_stop), bar:
             while self.progress.step < self.steps and not self._stop and not self._out_of_patience:
-                started = time.monotonic()
-                self._guarded_step(batches)
-                self.progress.seconds += time.monotonic() - started
+                logged = self.advance(batches)
                 bar.update()
-                done = self.progress.step == self.steps
-                if self.progress.step % self.config.log_every == 0 or done:
-                    self._log(bar)
-                if self.progress.step % every == 0 or done:
+                if logged:
+                    bar.set_postfix_str(f"loss {logged.get('loss/total', math.nan):.3f}", refresh=False)
+                if self.progress.step % every == 0 or self.progress.step == self.steps:
                     self._validate()
                     last_saved = time.monotonic()
                 elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
@@ -120,6 +117,14 @@ class Fit:
     @property
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.validations_since_best
+
+    def advance(self, batches: Iterator[Any]) -> dict[str, float]:
+        """One optimiser step, and where a log row is due its values; else nothing."""
+        started = time.monotonic()
+        self._guarded_step(batches)
+        self.progress.seconds += time.monotonic() - started
+        due = self.progress.step % self.config.log_every == 0 or self.progress.step == self.steps
+        return self._log() if due else {}
 
     def _guarded_step(self, batches: Iterator[Any]) -> None:
         try:
@@ -173,7 +178,7 @@ class Fit:
                 "fit.precision to fp32"
             )
 
-    def _log(self, bar: Any) -> None:
+    def _log(self) -> dict[str, float]:
         self._warn_of_idle_terms()
         window, self._window = self._window, Window()
         values = window.means()
@@ -182,7 +187,7 @@ class Fit:
         values["system/memory_gib"] = memory_gib(self.device)
         values["system/skipped_steps"] = float(self.progress.bad_steps)
         self.tracker.scalars(values, self.progress.step)
-        bar.set_postfix_str(f"loss {values.get('loss/total', math.nan):.3f}", refresh=False)
+        return values
 
     def _warn_of_idle_terms(self) -> None:
         for name in self._window.idle_terms() - self._warned:

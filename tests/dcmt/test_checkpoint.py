@@ -281,6 +281,24 @@ def test_optimizer_survives_the_way_to_disk(checkpoints: Checkpoints, small_grad
         assert all(torch.equal(value, theirs["state"][number][key]) for key, value in entry.items())
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_moments_lie_in_memory_as_their_weights_do(kind: Any, checkpoints: Checkpoints, small_grader: Nets) -> None:
+    """A fused optimiser does not look at strides: moments of another layout would be given to other weights."""
+    network = small_grader().to(memory_format=torch.channels_last)
+    options = {"lr": 0.1, "fused": True} | ({"momentum": 0.9} if kind is torch.optim.SGD else {})
+    optimizer = kind(network.parameters(), **options)
+    network(torch.rand(2, 1, 16, 16)).logits.sum().backward()
+    optimizer.step()
+    tensors, groups = flatten_optimizer(optimizer)
+    checkpoints.save(1, {}, {"optimizer": tensors}, {})
+    other = kind(network.parameters(), **options)
+    restore_optimizer(other, checkpoints.latest()[0].tensors("optimizer"), groups)
+    for parameter, entry in other.state.items():
+        for key, value in entry.items():
+            assert torch.equal(value, optimizer.state[parameter][key])
+            assert not value.ndim or value.stride() == parameter.stride()
+
+
 def test_optimizer_of_other_shapes_is_refused(small_grader: Nets) -> None:
     network = small_grader()
     optimizer = torch.optim.Adam(network.parameters())

@@ -65,7 +65,8 @@ def make_fit(tmp_path: Path, small_grader: Nets, small_batch: Callable[..., Batc
         path = tmp_path / folder
         path.mkdir(exist_ok=True)
         torch.manual_seed(0)
-        student = small_grader(seed=2, dropout=dropout, norm=norm)
+        # channels_last, as by default: what lies in another order in memory must come back in that order.
+        student = small_grader(seed=2, dropout=dropout, norm=norm).to(memory_format=torch.channels_last)
         task = MeanTeacher(student, weights=LossWeights(), decay=0.8, ramp_steps=6, best_metric="val/score")
         task.validation = lambda networks, step: {"val/score": float(-abs(step - 4)), "val/other": step / 7}
         checkpoints = Checkpoints(path / "checkpoints")

@@ -1,0 +1,131 @@
+"""A whole tiny run: what it leaves behind, resuming it from its folder, masks absent, and the choice of precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from dcmt.apply import load_run
+from dcmt.config import GraderConfig
+from dcmt.device import choose_device, choose_precision
+from dcmt.run import RunFolder, create_run
+from dcmt.tracking import read_metrics
+from dcmt.train import train_grader
+from knee.errors import UserError
+
+Make = Callable[..., GraderConfig]
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    found, damaged = run.checkpoints.latest()
+    assert found is not None
+    assert damaged == []
+    return {f"{name}.{key}": value for name in ("student", "teacher") for key, value in found.tensors(name).items()}
+
+
+def test_run_folder_holds_what_it_should(trained_run: RunFolder) -> None:
+    names = {path.relative_to(trained_run.path).as_posix() for path in trained_run.path.rglob("*")}
+    assert {"config.yaml", "metrics.csv", "local/split.csv", "local/cases.csv", "local/paths.yaml"} <= names
+    assert "checkpoints/step_00000006/teacher.safetensors" in names
+    state = json.loads((trained_run.path / "checkpoints/step_00000006/state.json").read_text())
+    assert {"versions", "manifest_sha256", "split_sha256", "pixels_sha256", "precision", "progress"} <= set(state)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in trained_run.local.iterdir())
+
+
+def test_teacher_is_not_the_student_and_both_load(trained_run: RunFolder) -> None:
+    loaded = load_run(trained_run.path, checkpoint="last", device="cpu")
+    student, teacher = (loaded.networks[name].state_dict() for name in ("student", "teacher"))
+    assert student.keys() == teacher.keys()
+    assert not all(torch.equal(value, teacher[name]) for name, value in student.items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_run_resumed_from_its_folder_equals_the_undisturbed_one(
+    workers: int, trained_run: RunFolder, tmp_path: Path, grader_config: Make
+) -> None:
+    """The run is cut back to its checkpoint of step 3, in the middle of an epoch, and resumed."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(trained_run.path, run.path)
+    shutil.rmtree(run.path / "checkpoints" / "step_00000006")
+    wanted = weights(trained_run)
+    config = grader_config(**{"data.workers": workers})
+    said: list[str] = []
+    progress = train_grader(config, run, say=said.append, resume=True)
+    assert progress.step == 6
+    assert any("at step 3 of 6" in line for line in said)
+    found = weights(run)
+    assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
+    clock = ("system/images_per_s", "system/memory_gib")
+    rows = [
+        [row for row in read_metrics(one.path / "metrics.csv") if row[1] not in clock] for one in (trained_run, run)
+    ]
+    assert str(rows[0]) == str(rows[1])  # as text: some are NaN
+
+
+def test_changed_pixels_are_refused_on_resume(
+    trained_run: RunFolder, phantom: Path, tmp_path: Path, grader_config: Make
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(trained_run.path, run.path)
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    shutil.copyfile(tmp_path / "data/images/P0001_00.png", tmp_path / "data/images/P0001_01.png")
+    config = grader_config(**{"data.manifest": str(tmp_path / "data" / "manifest.csv")})
+    before = sorted((run.path / "checkpoints").iterdir())
+    with pytest.raises(UserError, match="pixels changed since"):
+        train_grader(config, run, say=lambda _: None, resume=True)
+    assert sorted((run.path / "checkpoints").iterdir()) == before
+
+
+def test_without_masks_the_attention_loss_is_left_out_and_said_once(
+    phantom: Path, tmp_path: Path, grader_config: Make
+) -> None:
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    table = pd.read_csv(tmp_path / "data/manifest.csv", dtype=str, keep_default_na=False)
+    table["mask"] = ""
+    table.to_csv(tmp_path / "data/manifest.csv", index=False)
+    config = grader_config(**{"data.manifest": str(tmp_path / "data/manifest.csv"), "fit.steps": 2})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    said: list[str] = []
+    train_grader(config, run, say=said.append, resume=False)
+    assert len([line for line in said if "applies to no image" in line]) == 1
+    names = {name for _, name, _ in read_metrics(run.path / "metrics.csv")}
+    assert "loss/attention" not in names
+    assert "val_teacher/tiou" not in names
+    assert "loss/attention_consistency" in names
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_half_precision_trains_with_finite_losses(precision: str, tmp_path: Path, grader_config: Make) -> None:
+    config = grader_config(**{"fit.steps": 2, "fit.precision": precision, "model.dropout": 0.2})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    progress = train_grader(config, run, say=lambda _: None, resume=False)
+    assert progress.bad_steps == 0
+    assert run.checkpoints.latest()[0].state["precision"] in ("bf16", "fp32")
+
+
+def test_supervised_run_needs_no_unlabeled_image(tmp_path: Path, grader_config: Make) -> None:
+    changes = {"loss.probability_consistency": 0, "loss.attention_consistency": 0, "data.unlabeled_per_batch": 0}
+    config = grader_config(**changes, **{"data.labeled_fraction": 1.0, "fit.steps": 2})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    assert train_grader(config, run, say=lambda _: None, resume=False).step == 2
+
+
+def test_precision_auto_takes_the_faster_one() -> None:
+    import time
+
+    slow = {"bf16": 0.0, "fp32": 0.01}
+    chosen = choose_precision("auto", torch.device("cpu"), lambda precision: time.sleep(slow[precision]))
+    assert chosen == "bf16"
+    assert choose_precision("fp16", torch.device("cpu"), lambda _: None) == "fp16"
+
+
+def test_device_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match=r"fit\.device 'abacus' cannot be used here"):
+        choose_device("abacus")
+    assert choose_device("cpu").type == "cpu"
