@@ -110,6 +110,7 @@ def _data_commands(commands: _Commands) -> None:
     check.add_argument("--grade-set", default="kl")
     check.add_argument("--split", type=Path, help="check this split file against the manifest too")
     check.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
+    check.add_argument("--force", action="store_true", help="overwrite FILE")
     check.set_defaults(command=_check)
 
     split = commands.add_parser("split", help="split a manifest by patient, with ranks for every labeled fraction")
@@ -122,7 +123,8 @@ def _data_commands(commands: _Commands) -> None:
     )
     split.add_argument("--anew", action="store_true", help="ignore the manifest's own split column")
     split.add_argument("--seed", type=int, default=0)
-    split.add_argument("--force", action="store_true", help="overwrite an existing split")
+    split.add_argument("--skip-bad", type=Path, metavar="FILE", help="leave out bad rows, and list them in FILE")
+    split.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
     split.set_defaults(command=_split)
 
 

@@ -54,7 +54,7 @@ class DataConfig:
     allow_missing_grades: bool = False
     """Train even where the labeled images lack a grade."""
     skip_bad: bool = False
-    """Go on without unreadable images, listing them in local/rejected.csv of the run folder."""
+    """Go on without the manifest's bad rows, listing them in local/rejected.csv of the run folder."""
 
     def __post_init__(self) -> None:
         _require(

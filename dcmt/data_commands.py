@@ -9,7 +9,8 @@ from pathlib import Path
 
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
-from knee.manifest import read_manifest, write_manifest
+from knee.manifest import Inspection, Manifest, read_manifest, write_manifest
+from knee.tables import refuse_existing
 
 Say = Callable[[str], None]
 
@@ -67,32 +68,50 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
 
 def check(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt check``: every fault of a manifest, its images, its masks and a split."""
-    from knee.check import check_images, drop_bad
+    from knee.check import check_data, drop_bad
+
+    if options.skip_bad:
+        refuse_existing(options.skip_bad, force=options.force)
+    found = check_data(options.manifest, load_grade_set(options.grade_set))
+    split_faults = _split_faults(options, found) if options.split else []
+    if options.skip_bad:
+        if split_faults:
+            faults = [*found.leak_faults(), *split_faults]
+            raise Faults(faults, summary=f"{options.manifest}: {len(faults)} faults that cannot be skipped; mend them:")
+        drop_bad(found, options.skip_bad, force=options.force)
+        say(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
+        return 0
+    faults = found.faults() + split_faults
+    if not faults:
+        say(f"{options.manifest}: {found.count} images, all sound")
+        return 0
+    skip = (
+        "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
+    )
+    raise Faults(
+        faults,
+        summary=f"{options.manifest}: {len(faults)} faults, {len(found.bad_lines)} bad rows; mend them{skip}:",
+    )
+
+
+def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:
+    """What is wrong with the split file; with ``--skip-bad``, bad rows of the manifest need not be in it."""
     from knee.splits import read_split
 
-    found = read_manifest(options.manifest, load_grade_set(options.grade_set))
-    bad = check_images(found)
-    if options.split:
-        read_split(options.split, found)
-    if not bad:
-        say(f"{options.manifest}: {len(found.table)} images, all sound")
-        return 0
-    if options.skip_bad:
-        drop_bad(found, bad, options.skip_bad)
-        say(f"{len(bad)} of {len(found.table)} rows are bad; they are listed in {options.skip_bad}")
-        return 0
-    raise Faults(
-        [f"{options.manifest.name} line {row.line}: {row.image}: {row.reason}" for row in bad],
-        summary=f"{options.manifest}: {len(bad)} of {len(found.table)} rows are bad; mend them, or go on without by "
-        "--data.skip_bad true (train) and --skip-bad FILE (check):",
-    )
+    try:
+        read_split(options.split, found.manifest, without=found.bad_lines if options.skip_bad else ())
+    except Faults as faults:
+        return list(faults.faults)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def split(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt split``."""
     from knee.splits import make_folds, make_split, write_split
 
-    found = read_manifest(options.manifest, load_grade_set(options.grade_set))
+    found = _manifest_to_split(options, say)
     if options.folds:
         folds = make_folds(found.table, folds=options.folds, seed=options.seed)
         targets = [
@@ -109,6 +128,20 @@ def split(options: argparse.Namespace, *, say: Say) -> int:
     kept = not options.anew and "split" in found.table and found.table["split"].ne("").any()
     say(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
     return 0
+
+
+def _manifest_to_split(options: argparse.Namespace, say: Say) -> Manifest:
+    """The manifest; with ``--skip-bad FILE`` without its bad rows."""
+    from knee.check import check_data, drop_bad
+
+    grade_set = load_grade_set(options.grade_set)
+    if not options.skip_bad:
+        return read_manifest(options.manifest, grade_set)
+    for target in (options.skip_bad, *([] if options.folds else [options.out])):
+        refuse_existing(target, force=options.force)
+    found = check_data(options.manifest, grade_set)
+    say(f"{len(found.bad_lines)} of {found.count} rows are left out: {options.skip_bad}")
+    return drop_bad(found, options.skip_bad, force=options.force)
 
 
 def _refuse_existing(targets: list[Path], *, force: bool) -> None:

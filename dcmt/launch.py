@@ -71,7 +71,10 @@ def new_or_resumed(
 
 
 def split_options(arguments: Sequence[str]) -> TrainOptions:
-    """Take out what is not part of a config; ``--labeled-fraction`` is short for ``--data.labeled_fraction``."""
+    """Take out what is not part of a config.
+
+    ``--labeled-fraction`` is short for ``--data.labeled_fraction``, ``--skip-bad`` for ``--data.skip_bad true``.
+    """
     rest: list[str] = []
     resume: Path | None = None
     force = False
@@ -86,6 +89,8 @@ def split_options(arguments: Sequence[str]) -> TrainOptions:
             resume = Path(value)
         elif argument.partition("=")[0] == "--labeled-fraction":
             rest.append(argument.replace("--labeled-fraction", "--data.labeled_fraction", 1))
+        elif argument == "--skip-bad":
+            rest.append("--data.skip_bad=true")
         else:
             rest.append(argument)
     return TrainOptions(rest, resume, force)
@@ -198,6 +203,7 @@ def train_help(kind_of_config: type[Any], *, program: str) -> str:
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
         "besides these:\n"
         "  --labeled-fraction F   short for --data.labeled_fraction F\n"
+        "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
         "  --resume RUN           go on with a run exactly where it was\n"
         "  --force                start anew in an existing run folder\n"
         "\nResearch use only: not a medical device, not for diagnosis."

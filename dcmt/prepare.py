@@ -18,7 +18,7 @@ from dcmt.config import DataConfig
 from knee.batches import TwoStreamBatchSampler
 from knee.cache import ImageCache, build_cache
 from knee.cases import case_name, load_salt
-from knee.check import check_images, drop_bad
+from knee.check import check_data, drop_bad
 from knee.datasets import (
     EvalImages,
     LabeledImages,
@@ -95,15 +95,12 @@ def load_knee_data(
 ) -> KneeData:
     """Read manifest and split, check them, decode all images once, and tell rows by role.
 
-    ``rejected`` is where unreadable rows are listed with ``data.skip_bad``; ``salt_folder`` holds the salt of the case
+    ``rejected`` is where bad rows are listed with ``data.skip_bad``; ``salt_folder`` holds the salt of the case
     names where the manifest's folder cannot be written. ``graded`` false asks for no labeled row (the segmenter's data).
     Raises UserError or Faults for everything a person must mend before training can start.
     """
     grade_set = load_grade_set(config.grade_set)
-    manifest = read_manifest(config.manifest, grade_set)
-    if config.skip_bad and rejected is not None:
-        manifest = drop_bad(manifest, check_images(manifest), rejected, force=True)
-    split = read_split(config.split, manifest)
+    manifest, split = _read_tables(config, grade_set, rejected)
     labeled = np.zeros(0, np.int64)
     if graded:
         labeled = labeled_rows(
@@ -122,6 +119,7 @@ def load_knee_data(
         percentiles=config.percentiles,
         invert=config.invert,
         mirror=(manifest.table["side"] == config.mirror_side).to_numpy(),
+        places=[f"{manifest.path.name} line {line}: " for line in manifest.table["line"]],
     )
     return KneeData(
         grade_set=grade_set,
@@ -133,6 +131,17 @@ def load_knee_data(
         mask_dilation=config.mask_dilation,
         salt=load_salt(manifest.path, salt_folder),
     )
+
+
+def _read_tables(config: DataConfig, grade_set: GradeSet, rejected: Path | None) -> tuple[Manifest, Split]:
+    """Manifest and split, row by row alike; with ``data.skip_bad`` without the rows that are bad in any way."""
+    if not config.skip_bad:
+        manifest = read_manifest(config.manifest, grade_set)
+        return manifest, read_split(config.split, manifest)
+    found = check_data(config.manifest, grade_set)
+    # The list is the run's own: it is written anew by every command that opens the run.
+    manifest = drop_bad(found, rejected, force=True)
+    return manifest, read_split(config.split, found.manifest, without=found.bad_lines)
 
 
 def describe(data: KneeData, config: DataConfig) -> list[str]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from knee.errors import Faults, UserError
 from knee.geometry import Geometry, prepare
-from knee.images import read_mask, read_pixels
+from knee.images import read_image, read_mask
 from knee.manifest import split_slice
 from knee.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.pool import map_in_order
@@ -30,6 +30,7 @@ Bytes = npt.NDArray[np.uint8]
 _VERSION = 1
 _MOST_TEMPLATE_IMAGES = 2048
 _FEWEST_TEMPLATE_IMAGES = 16
+_WAY_OUT = "mend them, or go on without their rows by --skip-bad"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class ImageCache:
 
 
 class _Item(NamedTuple):
+    place: str
     path: Path
     mask_path: Path | None
     mirror: bool
@@ -88,6 +90,7 @@ def build_cache(
     percentiles: tuple[float, float] = (0.5, 99.5),
     invert: str | Sequence[bool] = "auto",
     mirror: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
+    places: Sequence[str] | None = None,
     progress: bool = True,
 ) -> ImageCache:
     """Prepare all images and masks once; what was built before from the same files and options is used again.
@@ -99,6 +102,7 @@ def build_cache(
         invert: 'auto' finds negatives by comparison with the mean image (from 16 images on), 'never' leaves all as
             their files say, a sequence of N booleans says which to invert.
         mirror: (N,), which to mirror left to right; none by default.
+        places: (N,), where each image is named, 'manifest.csv line 7: ', for the messages.
 
     Raises:
         Faults: every image or mask that cannot be used, with its path and reason.
@@ -108,7 +112,11 @@ def build_cache(
         raise UserError(f"invert '{invert}' is unknown; write auto or never")
     given = [False] * len(paths) if isinstance(invert, str) else [bool(flag) for flag in invert]
     mirrored = [False] * len(paths) if mirror is None else [bool(flag) for flag in mirror]
-    items = [_Item(Path(p), m, x, i) for p, m, x, i in zip(paths, mask_paths, mirrored, given, strict=True)]
+    told = [""] * len(paths) if places is None else places
+    items = [
+        _Item(place, Path(path), mask_path, flip, negative)
+        for place, path, mask_path, flip, negative in zip(told, paths, mask_paths, mirrored, given, strict=True)
+    ]
     if not items:
         raise UserError("no images to prepare: the manifest has no rows")
     final = Path(folder).resolve() / _key(items, size, percentiles, search)
@@ -135,12 +143,12 @@ def _key(items: Sequence[_Item], size: int, percentiles: tuple[float, float], se
             try:
                 status = None if path is None else split_slice(path)[0].stat()
             except OSError as error:
-                faults.append(f"{path}: cannot be read ({error.strerror})")
+                faults.append(f"{item.place}{path}: cannot be read ({error.strerror})")
                 continue
             parts += [str(path), None if status is None else [status.st_size, status.st_mtime_ns]]
         digest.update(json.dumps(parts).encode() + b"\n")
     if faults:
-        raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be read; mend or remove their rows:")
+        raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be read; {_WAY_OUT}:")
     return f"{size}px-{digest.hexdigest()[:20]}"
 
 
@@ -216,7 +224,7 @@ def _write_cache(
         try:
             return _prepare(item, size, percentiles)
         except UserError as error:
-            return str(error)
+            return f"{item.place}{error}"
 
     faults: list[str] = []
     has_mask = np.zeros(len(items), np.bool_)
@@ -235,7 +243,7 @@ def _write_cache(
                 masks.seek(start + row * size * size)
                 masks.write(got.mask.tobytes())
         if faults:
-            raise Faults(shortened(faults), summary=f"{len(faults)} images cannot be used; mend or remove their rows:")
+            raise Faults(shortened(faults), summary=f"{len(faults)} images cannot be used; {_WAY_OUT}:")
         masks.truncate(start + len(items) * size * size)
     np.save(folder / "has_mask.npy", has_mask)
     np.save(folder / "geometries.npy", geometries)
@@ -270,7 +278,7 @@ def _start_array(stream: IO[bytes], count: int, size: int) -> int:
 
 
 def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepared:
-    values = read_pixels(item.path).values
+    values = read_image(item.path).values
     image, geometry = prepare(values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
     if item.mask_path is None:
         return _Prepared(image, None, geometry)

@@ -4,85 +4,100 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-from knee.errors import UserError
-from knee.images import read_mask, read_pixels
-from knee.manifest import Manifest
+from knee.errors import Faults, UserError
+from knee.grades import GradeSet
+from knee.images import read_image, read_mask
+from knee.manifest import BadRow, Inspection, Manifest, inspect_manifest, is_file
 from knee.pool import map_in_order
-from knee.tables import write_text
+from knee.tables import shortened, write_text
+
+__all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
 
-class BadRow(NamedTuple):
-    """A row of a manifest that cannot be used."""
+def check_data(path: str | Path, grade_set: GradeSet, *, progress: bool = True) -> Inspection:
+    """Everything that is wrong with a manifest, its rows, its images and its masks.
 
-    line: int
-    image: str
-    reason: str
+    Raises:
+        UserError, Faults: what ``inspect_manifest`` raises: the file as a whole is no manifest.
+    """
+    found = inspect_manifest(path, grade_set)
+    bad = [*found.bad, *check_images(found.manifest, absent=False, progress=progress)]
+    return replace(found, bad=tuple(sorted(bad, key=lambda row: row.line)))
 
-    def __str__(self) -> str:
-        return f"line {self.line}: image '{self.image}' {self.reason}"
 
-
-def check_images(manifest: Manifest, *, progress: bool = True) -> list[BadRow]:
-    """Read all images and masks, and find the rows that cannot be used, in the manifest's order, each once.
+def check_images(manifest: Manifest, *, absent: bool = True, progress: bool = True) -> list[BadRow]:
+    """Read all images and masks, and find what cannot be used, in the manifest's order.
 
     Bad are: an unreadable or constant image, an unreadable mask, one of another size, and a side that the image's own
-    file contradicts.
+    file contradicts. ``absent`` false passes over files that are not there, which ``inspect_manifest`` tells.
     """
 
-    def reason(row: int) -> str | None:
-        return _reason(manifest, row)
+    def reasons(row: int) -> list[str]:
+        return list(_reasons(manifest, row, absent=absent))
 
     lines = [int(line) for line in manifest.table["line"].to_list()]
     rows = range(len(manifest.table))
-    reasons = map_in_order(reason, rows, description="checking images", progress=progress)
+    found = map_in_order(reasons, rows, description="checking images", progress=progress)
     return [
-        BadRow(lines[row], str(manifest.table["image"].iat[row]), found)
-        for row, found in zip(rows, reasons, strict=True)
-        if found is not None
+        BadRow(lines[row], str(manifest.table["image"].iat[row]), reason)
+        for row, several in zip(rows, found, strict=True)
+        for reason in several
     ]
 
 
-def _reason(manifest: Manifest, row: int) -> str | None:
+def _reasons(manifest: Manifest, row: int, *, absent: bool) -> Iterator[str]:
     path, mask_path = manifest.image_path(row), manifest.mask_path(row)
-    try:
-        pixels = read_pixels(path)
-    except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
-    if pixels.values.min() == pixels.values.max():
-        return f"is empty: all pixels are {pixels.values.flat[0]:g}"
-    side = str(manifest.table["side"].iat[row])
-    if side and pixels.laterality and side != pixels.laterality:
-        return f"is of side {pixels.laterality} by its file, {side} by the manifest; mend the side"
-    if mask_path is None:
-        return None
-    try:
-        mask = read_mask(mask_path)
-    except UserError as error:
-        return f"has a mask that cannot be used: {error}"
-    if mask.shape != pixels.values.shape:
-        sizes = [f"{array.shape[1]} × {array.shape[0]}" for array in (mask, pixels.values)]
-        return (
-            f"is {sizes[1]} pixels, its mask '{manifest.table['mask'].iat[row]}' {sizes[0]}; draw the mask on the image"
+    image, mask_name = manifest.table["image"].iat[row], manifest.table["mask"].iat[row]
+    size = mask_size = None
+    if absent or is_file(path):
+        try:
+            pixels = read_image(path)
+        except UserError as error:
+            yield f"image '{image}' {str(error).removeprefix(f'{path}: ')}"
+        else:
+            size = pixels.values.shape
+            side = str(manifest.table["side"].iat[row])
+            if side in ("L", "R") and pixels.laterality and side != pixels.laterality:
+                yield f"image '{image}' is of side {pixels.laterality} by its file, {side} by the manifest; mend the side"
+    if mask_path is not None and (absent or is_file(mask_path)):
+        try:
+            mask_size = read_mask(mask_path).shape
+        except UserError as error:
+            yield f"mask '{mask_name}' {str(error).removeprefix(f'{mask_path}: ')}"
+    if size and mask_size and size != mask_size:
+        yield (
+            f"image '{image}' is {size[1]} × {size[0]} pixels, its mask '{mask_name}' {mask_size[1]} × {mask_size[0]}; "
+            "draw the mask on the image"
         )
-    return None
 
 
-def drop_bad(manifest: Manifest, bad: list[BadRow], reject_path: str | Path, *, force: bool = False) -> Manifest:
+def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool = False) -> Manifest:
     """The manifest without its bad rows, which are written to ``reject_path`` (CSV: line, image, reason).
 
+    A row with several faults is there several times. A patient in two splits is not a matter of one row and is refused.
+
     Raises:
-        UserError: ``reject_path`` exists and not ``force``; no row is left.
+        UserError: ``reject_path`` exists and not ``force``; no row is left. Faults: patients in two splits.
     """
-    if len(bad) == len(manifest.table):
-        raise UserError(f"{manifest.path}: all {len(bad)} rows are bad; the first: {bad[0]}")
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(BadRow._fields)
-    writer.writerows(bad)
-    write_text(reject_path, stream.getvalue(), force=force)
-    lines = {row.line for row in bad}
-    return replace(manifest, table=manifest.table[~manifest.table["line"].isin(lines)].reset_index(drop=True))
+    if found.leaks:
+        raise Faults(
+            shortened(found.leak_faults()),
+            summary=f"{found.manifest.path}: {len(found.leaks)} patients in two splits, which cannot be skipped:",
+        )
+    sound = found.sound
+    if sound.table.empty:
+        first = found.bad[0]
+        raise UserError(
+            f"{found.manifest.path}: all {len(found.bad_lines)} rows are bad; the first: line {first.line}: {first.reason}"
+        )
+    if reject_path is not None:
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(BadRow._fields)
+        writer.writerows(found.bad)
+        write_text(reject_path, stream.getvalue(), force=force)
+    return sound

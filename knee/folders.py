@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from knee.errors import UserError
+from knee.errors import Faults, UserError
+from knee.tables import shortened
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy", ".dcm", ".nii", ".nii.gz")
 _SPLIT_NAMES = {
@@ -47,12 +48,12 @@ def manifest_from_folder(
         relative_to: the folder that the manifest will lie in (default: ``folder``); image paths start there.
 
     Raises:
-        UserError: no folder, no images, a file that does not fit the layout or the pattern.
+        UserError: no folder, no images, a file that does not fit the layout or the pattern, links out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; give the folder that holds the images")
-    files = _image_files(folder)
+    files = image_files(folder)
     if not files:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does")
     odd = [file for file in files if not _CHEN.fullmatch(file)]
@@ -79,12 +80,52 @@ def manifest_from_folder(
     return table
 
 
-def _image_files(folder: Path) -> list[str]:
-    """Paths of the images below ``folder``, sorted, with '/' between their parts; hidden ones are left out."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and not any(p.startswith(".") for p in n.split("/"))
-    )
+def image_files(folder: str | Path) -> list[str]:
+    """Paths of the images below ``folder``, sorted, with '/' between their parts; hidden ones are left out.
+
+    A scan reads what lies in the folder and nothing else: a link that leads out of it may bring in other people's files
+    under this folder's name, so it is refused. A link to an image that is found by its own name is left out, since the
+    same picture under two names may end up in both training and test.
+
+    Raises:
+        Faults: links that lead out of the folder, to nowhere or in a circle.
+    """
+    folder = Path(folder)
+    found: dict[str, Path] = {}
+    links: dict[str, Path] = {}
+    faults = []
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        here = Path(place)
+        for name in [*names, *(name for name in inner if (here / name).is_symlink())]:
+            path = here / name
+            shown = path.relative_to(folder).as_posix()
+            if name.startswith(".") or (name in names and not name.lower().endswith(IMAGE_SUFFIXES)):
+                continue
+            if not path.is_symlink():
+                if path.is_file():
+                    found[shown] = path.resolve()
+            elif reason := _refused_link(path, folder):
+                faults.append(f"{shown}: {reason}")
+            elif path.is_file():
+                links[shown] = path.resolve()
+    if faults:
+        raise Faults(
+            shortened(sorted(faults)),
+            summary=f"{folder}: {len(faults)} links lead out of the folder; put the files themselves there, give the folder "
+            "that holds them, or write the manifest by hand (it may name any path):",
+        )
+    known = set(found.values())
+    return sorted([*found, *(shown for shown, target in links.items() if target not in known)])
+
+
+def _refused_link(path: Path, folder: Path) -> str | None:
+    """Why a link is not followed; None where it stays in the folder."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "is a link to nowhere"
+    return None if target.is_relative_to(folder.resolve()) else f"is a link to {target}"
 
 
 def _relative(path: Path, start: Path) -> str:

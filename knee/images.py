@@ -29,6 +29,7 @@ __all__ = [
     "looks_inverted",
     "mean_thumbnail",
     "prepare",
+    "read_image",
     "read_mask",
     "read_pixels",
     "thumbnail",
@@ -63,6 +64,18 @@ def read_pixels(path: str | Path) -> Pixels:
     # Decoders raise almost anything on damaged files; whatever it was, this file cannot be used.
     except Exception as error:
         raise UserError(f"{path}: {_one_line(error)}") from error
+
+
+def read_image(path: str | Path) -> Pixels:
+    """An image to learn from or to grade: as ``read_pixels``, and one that shows nothing is refused, too.
+
+    Raises:
+        UserError: as ``read_pixels``, or all pixels are alike.
+    """
+    pixels = read_pixels(path)
+    if pixels.values.min() == pixels.values.max():
+        raise UserError(f"{path}: is empty: all pixels are {pixels.values.flat[0]:g}")
+    return pixels
 
 
 def read_mask(path: str | Path) -> npt.NDArray[np.bool_]:

@@ -1,21 +1,36 @@
-"""The manifest: one CSV row an image. Read with all its faults in one report, and written."""
+"""The manifest: one CSV row an image. Read with all its faults in one report, and written.
+
+A manifest may name any path that its user writes, through symbolic links and out of its folder too: who writes a path
+means it. What a scan of a folder finds is another matter; see ``knee.folders``.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from knee.errors import Faults, UserError
 from knee.folders import manifest_from_folder
 from knee.grades import GradeSet
-from knee.tables import read_table, shortened, write_text
+from knee.tables import read_rows, shortened, write_text
 
-__all__ = ["Manifest", "manifest_from_folder", "read_manifest", "split_slice", "write_manifest"]
+__all__ = [
+    "BadRow",
+    "Inspection",
+    "Manifest",
+    "inspect_manifest",
+    "is_file",
+    "manifest_from_folder",
+    "read_manifest",
+    "split_slice",
+    "write_manifest",
+]
 
 REQUIRED = ("image", "patient", "side", "grade", "mask")
 SPLITS = ("train", "val", "test")
@@ -61,31 +76,97 @@ def split_slice(path: str | Path) -> tuple[Path, int | None]:
     return Path(stem), int(digits)
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file, or such a volume where ``path`` names one of its slices."""
+    return split_slice(path)[0].is_file()
+
+
+class BadRow(NamedTuple):
+    """One reason why a row of a manifest cannot be used; a row may have several."""
+
+    line: int
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A manifest as it was found, with everything that is wrong with it."""
+
+    manifest: Manifest
+    """Every row that has all its fields, bad ones too (their grade is NA where it is none)."""
+    bad: tuple[BadRow, ...]
+    """What is wrong with single rows, in the order of the lines; one can go on without these rows."""
+    leaks: tuple[BadRow, ...]
+    """Patients in two splits: nobody should go on with these."""
+
+    @property
+    def bad_lines(self) -> frozenset[int]:
+        """The lines of the rows that cannot be used."""
+        return frozenset(row.line for row in self.bad)
+
+    @property
+    def count(self) -> int:
+        """How many rows the file has, those that lack a field too."""
+        return len(self.bad_lines.union(self.manifest.table["line"].tolist()))
+
+    @property
+    def sound(self) -> Manifest:
+        """The manifest without its bad rows."""
+        table = self.manifest.table
+        return replace(self.manifest, table=table[~table["line"].isin(self.bad_lines)].reset_index(drop=True))
+
+    def faults(self) -> list[str]:
+        """Every fault with its file and line, in the order of the lines."""
+        return self._told(sorted([*self.bad, *self.leaks], key=lambda row: row.line))
+
+    def leak_faults(self) -> list[str]:
+        """The patients in two splits alone."""
+        return self._told(self.leaks)
+
+    def _told(self, rows: Sequence[BadRow]) -> list[str]:
+        return [f"{self.manifest.path.name} line {row.line}: {row.reason}" for row in rows]
+
+
+def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
+    """Read a manifest and find what is wrong with its rows; the images are opened by ``knee.check.check_data``.
+
+    Raises:
+        UserError: not a CSV file with rows; Faults: columns are missing or doubled.
+    """
+    path = Path(path)
+    table, ragged = read_rows(path, REQUIRED)
+    if table.empty and not ragged:
+        raise UserError(f"{path}: has a header and no rows; add one row an image")
+    bad = [BadRow(row.line, "", row.reason) for row in ragged]
+    bad += _row_faults(path, table) + _duplicate_faults(table)
+    grades = []
+    for line, image, text in zip(table["line"], table["image"], table["grade"], strict=True):
+        try:
+            grades.append(grade_set.parse(text))
+        except UserError as error:
+            bad.append(BadRow(line, image, str(error)))
+            grades.append(None)
+    table["grade"] = pd.array(grades, dtype="Int64")
+    bad += _spacing_faults(table)
+    bad.sort(key=lambda row: row.line)
+    return Inspection(Manifest(path=path, table=table), tuple(bad), tuple(_leaks(table)))
+
+
 def read_manifest(path: str | Path, grade_set: GradeSet) -> Manifest:
-    """Read and check a manifest; the images themselves are opened by ``knee.check.check_images``.
+    """Read and check a manifest; the images themselves are opened by ``knee.check.check_data``.
 
     Raises:
         UserError: not a CSV file with rows; Faults: every fault of every row, with its line.
     """
-    path = Path(path)
-    table, faults = read_table(path, REQUIRED)
-    if table.empty and not faults:
-        raise UserError(f"{path}: has a header and no rows; add one row an image")
-    faults += _row_faults(path, table)
-    grades = []
-    for line, text in zip(table["line"], table["grade"], strict=True):
-        try:
-            grades.append(grade_set.parse(text))
-        except UserError as error:
-            faults.append(f"{path.name} line {line}: {error}")
-            grades.append(None)
-    table["grade"] = pd.array(grades, dtype="Int64")
-    faults += _spacing_faults(path, table) + _leak_faults(path, table)
+    found = inspect_manifest(path, grade_set)
+    faults = found.faults()
     if faults:
         raise Faults(
-            shortened(_in_line_order(faults)), summary=f"{path}: {len(faults)} faults; mend them and run again"
+            shortened(faults),
+            summary=f"{path}: {len(faults)} faults; mend them (dcmt check finds those of the images, too):",
         )
-    return Manifest(path=path, table=table)
+    return found.manifest
 
 
 def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False) -> None:
@@ -97,29 +178,51 @@ def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False
     write_text(path, table.drop(columns="line", errors="ignore").to_csv(index=False, lineterminator="\n"), force=force)
 
 
-def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
-    """Faults that one row shows by itself, and duplicates."""
-    faults: list[str] = []
-    seen: dict[str, int] = {}
+def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
+    """Faults that one row shows by itself."""
+    bad: list[BadRow] = []
     for row in table.to_dict("records"):
-        at = f"{path.name} line {row['line']}:"
-        name = os.path.normpath(row["image"])
-        if row["image"] and name in seen:
-            faults.append(f"{at} image '{row['image']}' is already on line {seen[name]}; remove one of the two")
-        elif not row["image"]:
-            faults.append(f"{at} image is empty; write its path, relative to {path.name}")
-        seen.setdefault(name, int(row["line"]))
+
+        def add(reason: str, line: int = row["line"], image: str = row["image"]) -> None:
+            bad.append(BadRow(line, image, reason))
+
+        if not row["image"]:
+            add(f"image is empty; write its path, relative to {path.name}")
         for column in ("image", "mask"):
-            if row[column] and not split_slice(path.parent / row[column])[0].is_file():
+            if row[column] and not is_file(path.parent / row[column]):
                 way_out = "mend the path or remove the row" if column == "image" else "mend the path or leave it empty"
-                faults.append(f"{at} {column} '{row[column]}' is not a file below {path.parent}; {way_out}")
+                add(f"{column} '{row[column]}' is not a file below {path.parent}; {way_out}")
         if row["side"] not in ("L", "R", ""):
-            faults.append(f"{at} side '{row['side']}' is not L, R or empty; {_side_way_out(row['side'])}")
+            add(f"side '{row['side']}' is not L, R or empty; {_side_way_out(row['side'])}")
         if not row["patient"]:
-            faults.append(f"{at} patient is empty; write an identifier, the same for all images of a person")
+            add("patient is empty; write an identifier, the same for all images of a person")
         if row.get("split", "") not in (*SPLITS, ""):
-            faults.append(f"{at} split '{row['split']}' is not train, val, test or empty; write one of these")
-    return faults
+            add(f"split '{row['split']}' is not train, val, test or empty; write one of these")
+    return bad
+
+
+def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:
+    """Images that are named twice: the later row is bad; where the rows contradict each other, all of them are."""
+    bad = []
+    told = [name for name in ("patient", "side", "grade", "mask", "split") if name in table]
+    names = table["image"].map(os.path.normpath)
+    again = names.duplicated(keep=False) & (table["image"] != "")
+    for _, rows in table[again].groupby(names[again], sort=False):
+        lines, images = rows["line"].tolist(), rows["image"].tolist()
+        differing = [name for name in told if rows[name].nunique() > 1]
+        if not differing:
+            bad += [
+                BadRow(line, image, f"image '{image}' is already on line {lines[0]}; remove one of the two")
+                for line, image in zip(lines[1:], images[1:], strict=True)
+            ]
+            continue
+        what = f"with another {' and '.join(differing)}; keep the row that is right"
+        bad.append(BadRow(lines[0], images[0], f"image '{images[0]}' is on line {lines[1]} again, {what}"))
+        bad += [
+            BadRow(line, image, f"image '{image}' is already on line {lines[0]}, {what}")
+            for line, image in zip(lines[1:], images[1:], strict=True)
+        ]
+    return bad
 
 
 def _side_way_out(side: str) -> str:
@@ -127,38 +230,33 @@ def _side_way_out(side: str) -> str:
     return f"write {letter}" if side.lower() in ("l", "r", "left", "right") else "write L, R, or leave it empty"
 
 
-def _spacing_faults(path: Path, table: pd.DataFrame) -> list[str]:
-    """Turn ``spacing_mm``, where there is such a column, into floats (NaN where empty)."""
+def _spacing_faults(table: pd.DataFrame) -> list[BadRow]:
+    """Turn ``spacing_mm``, where there is such a column, into floats (NaN where empty or wrong)."""
     if "spacing_mm" not in table:
         return []
-    faults, values = [], []
-    for line, text in zip(table["line"], table["spacing_mm"], strict=True):
+    bad, values = [], []
+    for line, image, text in zip(table["line"], table["image"], table["spacing_mm"], strict=True):
         try:
             value = float(text.replace(",", ".")) if text else math.nan
         except ValueError:
-            value = -1.0
+            value = math.nan
         if text and not 0 < value < 100:
-            faults.append(f"{path.name} line {line}: spacing_mm '{text}' is not a size in mm above 0; write e.g. 0.143")
+            bad.append(BadRow(line, image, f"spacing_mm '{text}' is not a size in mm above 0; write e.g. 0.143"))
+            value = math.nan
         values.append(value)
     table["spacing_mm"] = values
-    return faults
+    return bad
 
 
-def _leak_faults(path: Path, table: pd.DataFrame) -> list[str]:
+def _leaks(table: pd.DataFrame) -> list[BadRow]:
     """Patients whose rows are in two splits."""
     if "split" not in table:
         return []
-    faults = []
-    placed = table[(table["split"] != "") & (table["patient"] != "")]
+    leaks = []
+    placed = table[table["split"].isin(SPLITS) & (table["patient"] != "")]
     firsts = placed.drop_duplicates(["patient", "split"])
     for patient, rows in firsts[firsts["patient"].duplicated(keep=False)].groupby("patient", sort=False):
         places = " and ".join(f"{row.split} (line {row.line})" for row in rows.itertuples())
-        faults.append(
-            f"{path.name} line {rows['line'].iat[1]}: patient '{patient}' is in {places}; "
-            "put all images of a patient in one split"
-        )
-    return faults
-
-
-def _in_line_order(faults: list[str]) -> list[str]:
-    return sorted(faults, key=lambda fault: int(match[1]) if (match := re.search(r" line (\d+):", fault)) else 0)
+        reason = f"patient '{patient}' is in {places}; put all images of a patient in one split"
+        leaks.append(BadRow(rows["line"].tolist()[1], rows["image"].tolist()[1], reason))
+    return leaks

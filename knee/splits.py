@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Rows = npt.NDArray[np.int64]
+_WAY_OUT = "mend them, or make the split anew by dcmt split"
 REVIEWED = ("graded", "corrected", "confirmed")
 """In the manifest's column ``review``: readers have settled the grade of this row (``knee.review.labels``)."""
 
@@ -58,38 +60,52 @@ def write_split(path: str | Path, frame: pd.DataFrame, *, force: bool = False) -
     write_text(path, columns.to_csv(index=False, float_format="%.6f", lineterminator="\n"), force=force)
 
 
-def read_split(path: str | Path, manifest: Manifest) -> Split:
+def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int] = ()) -> Split:
     """Read a split file and put its rows in the manifest's order.
 
     Images are found by their path in the manifest; where no path agrees (the manifest lies in another folder than the
     one that the split was made from), by their path below the folder that all images share. Images that only the split
     file has are passed over.
 
+    Args:
+        without: lines of the manifest that are left out: they are not in the ``Split``, and need not be in the file, but
+            a patient whose image is on one of them must still be in one split alone.
+
     Raises:
-        UserError, Faults: not a split file, an image of the manifest is not in it, a patient is in two splits.
+        UserError: not a split file. Faults: everything wrong with its rows, images of the manifest that are not in it,
+            patients in two splits.
     """
     path = Path(path)
     table, faults = read_table(path, ("image", "split", "rank"))
-    ranks = []
+    faults += _row_faults(path, table)
+    table["rank"] = [_rank(text) for text in table["rank"]]
+    table["split"] = table["split"].where(table["split"].isin(SPLITS))
+    frame, found = _aligned(table, manifest)
+    left_out = manifest.table["line"].isin(list(without)).to_numpy()
+    faults += [
+        f"{manifest.path.name} line {line}: image '{image}' is not in the split"
+        for line, image in manifest.table.loc[~(found | left_out), ["line", "image"]].itertuples(index=False)
+    ]
+    faults += _patient_faults(frame, manifest)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; {_WAY_OUT}:")
+    return Split(path=path, frame=frame[~left_out].reset_index(drop=True))
+
+
+def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
+    faults = []
+    seen: dict[str, int] = {}
     for row in table.to_dict("records"):
         at = f"{path.name} line {row['line']}:"
         if row["split"] not in SPLITS:
             faults.append(f"{at} split '{row['split']}' is not train, val or test; write one of these")
-        ranks.append(_rank(row["rank"]))
-        if not 0 <= ranks[-1] < 1:
+        if not 0 <= _rank(row["rank"]) < 1:
             faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make the split anew")
-    names = [os.path.normpath(image) for image in table["image"]]
-    faults += [
-        f"{path.name} line {line}: image '{name}' is there already; remove one of the two"
-        for name, line, again in zip(names, table["line"], pd.Index(names).duplicated(), strict=True)
-        if again
-    ]
-    if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; mend them or make the split anew")
-    table["rank"] = ranks
-    frame = _aligned(path, table, names, manifest)
-    check_split(frame, manifest)
-    return Split(path=path, frame=frame)
+        name = os.path.normpath(row["image"])
+        if name in seen:
+            faults.append(f"{at} image '{name}' is on line {seen[name]} already; remove one of the two")
+        seen.setdefault(name, row["line"])
+    return faults
 
 
 def _rank(text: str) -> float:
@@ -99,25 +115,16 @@ def _rank(text: str) -> float:
         return math.nan
 
 
-def _aligned(path: Path, table: pd.DataFrame, names: list[str], manifest: Manifest) -> pd.DataFrame:
+def _aligned(table: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """Image, split, rank for each row of the manifest, and (N,) whether the split file has it."""
+    names = [os.path.normpath(image) for image in table["image"]]
     wanted = [os.path.normpath(image) for image in manifest.table["image"]]
-    found = {name: row for row, name in enumerate(names)}
-    if not found.keys() & set(wanted):
-        found = {name: row for row, name in enumerate(_below_common_folder(names))}
-        wanted = _below_common_folder(wanted)
-    missing = [i for i, name in enumerate(wanted) if name not in found]
-    if missing:
-        faults = [
-            f"{manifest.path.name} line {manifest.table['line'].iat[i]}: image '{manifest.table['image'].iat[i]}'"
-            for i in missing
-        ]
-        raise Faults(
-            shortened(faults),
-            summary=f"{path}: {len(missing)} images of the manifest are not in the split; make the split anew:",
-        )
-    frame = table.iloc[[found[name] for name in wanted]][["split", "rank"]].reset_index(drop=True)
+    if not set(names) & set(wanted):
+        names, wanted = _below_common_folder(names), _below_common_folder(wanted)
+    rows = {name: row for row, name in enumerate(names)}
+    frame = table.reindex([rows.get(name, -1) for name in wanted])[["split", "rank"]].reset_index(drop=True)
     frame.insert(0, "image", manifest.table["image"].to_numpy())
-    return frame
+    return frame, np.array([name in rows for name in wanted], np.bool_)
 
 
 def _below_common_folder(names: list[str]) -> list[str]:
@@ -140,22 +147,24 @@ def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
     """
     if len(frame) != len(manifest.table):
         raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make the split anew")
+    faults = _patient_faults(frame, manifest)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} patients are split wrongly; {_WAY_OUT}:")
+
+
+def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
+    """Patients in two splits, and patients of two ranks; rows without a split or a rank do not count."""
     faults = []
-    groups: Any = frame.assign(patient=manifest.table["patient"].to_numpy()).groupby("patient", sort=False)
+    known = manifest.table["patient"].ne("").to_numpy()
+    groups: Any = (
+        frame[known].assign(patient=manifest.table["patient"].to_numpy()[known]).groupby("patient", sort=False)
+    )
     for patient in groups["split"].nunique().loc[lambda count: count > 1].index:
-        rows = groups.get_group(patient).drop_duplicates("split")
+        rows = groups.get_group(patient).dropna(subset="split").drop_duplicates("split")
         places = " and ".join(f"{split} ('{image}')" for split, image in zip(rows["split"], rows["image"], strict=True))
-        faults.append(f"patient '{patient}' is in {places}")
-    if faults:
-        raise Faults(
-            shortened(faults),
-            summary=f"{len(faults)} patients are in more than one split; make the split anew:",
-        )
-    faults = [f"patient '{patient}'" for patient in groups["rank"].nunique().loc[lambda count: count > 1].index]
-    if faults:
-        raise Faults(
-            shortened(faults), summary=f"{len(faults)} patients have images of different rank; make the split anew:"
-        )
+        faults.append(f"patient '{patient}' is in more than one split: {places}")
+    differing = groups["rank"].nunique().loc[lambda count: count > 1].index
+    return faults + [f"patient '{patient}' has images of different rank" for patient in differing]
 
 
 def labeled_rows(

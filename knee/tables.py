@@ -7,6 +7,7 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -50,8 +51,16 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
     return rows[0][1], rows[1:]
 
 
-def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of a CSV file as texts, with a ``line`` column, and what is wrong with their number of fields.
+class RaggedRow(NamedTuple):
+    """A row with more or fewer fields than its header."""
+
+    line: int
+    fields: list[str]
+    reason: str
+
+
+def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[RaggedRow]]:
+    """The rows of a CSV file as texts, with a ``line`` column, and the rows that have another number of fields.
 
     Raises:
         UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice.
@@ -68,16 +77,18 @@ def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, lis
     ]
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
-    faults = [
-        f"{path.name} line {line}: {len(fields)} fields where the header has {len(header)}; "
-        "put quotation marks around a field that holds a separator"
-        for line, fields in rows
-        if len(fields) != len(header)
-    ]
-    sound = [(line, fields) for line, fields in rows if len(fields) == len(header)]
-    table = pd.DataFrame([fields for _, fields in sound], columns=header, dtype=str)
-    table["line"] = pd.Series([line for line, _ in sound], dtype="int64")
-    return table, faults
+    reason = f"fields where the header has {len(header)}; put quotation marks around a field that holds a separator"
+    ragged = [RaggedRow(line, fields, f"{len(fields)} {reason}") for line, fields in rows if len(fields) != len(header)]
+    whole = [(line, fields) for line, fields in rows if len(fields) == len(header)]
+    table = pd.DataFrame([fields for _, fields in whole], columns=header, dtype=str)
+    table["line"] = pd.Series([line for line, _ in whole], dtype="int64")
+    return table, ragged
+
+
+def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
+    """As ``read_rows``, the rows with another number of fields told as faults."""
+    table, ragged = read_rows(path, required)
+    return table, [f"{path.name} line {row.line}: {row.reason}" for row in ragged]
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -128,6 +128,7 @@ def test_what_is_no_option_of_the_config_is_taken_out() -> None:
     )
     assert found.rest == ["--config", "a.yaml", "--data.labeled_fraction", "0.1", "--fit.seed", "2"]
     assert (found.resume, found.force) == (Path("runs/a"), True)
+    assert split_options(["--skip-bad"]).rest == ["--data.skip_bad=true"]
     assert split_options(["--labeled-fraction=0.3"]).rest == ["--data.labeled_fraction=0.3"]
     with pytest.raises(UserError, match="--resume needs a run folder"):
         split_options(["--resume"])

@@ -4,17 +4,18 @@ import numpy as np
 import pydicom
 import pytest
 
-from knee.check import check_images, drop_bad
-from knee.errors import UserError
+from knee.check import check_data, check_images, drop_bad
+from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images import write_png
 from knee.manifest import read_manifest
 
+KL = load_grade_set("kl")
 IMAGE = np.arange(120, dtype=np.uint8).reshape(10, 12)
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def path(tmp_path):
     for name in ("good", "masked", "other_size", "grey_mask"):
         write_png(tmp_path / f"{name}.png", IMAGE)
     write_png(tmp_path / "flat.png", np.full((10, 12), 7, np.uint8))
@@ -22,43 +23,69 @@ def manifest(tmp_path):
     write_png(tmp_path / "small.png", np.ones((5, 6), np.uint8))
     (tmp_path / "short.png").write_bytes((tmp_path / "good.png").read_bytes()[:-30])
     (tmp_path / "text.png").write_text("no image")
-    rows = ["good,", "masked,m.png", "other_size,small.png", "grey_mask,good.png", "flat,", "short,", "text,"]
-    lines = [f"{name}.png,{i},,0,{mask}" for i, (name, mask) in enumerate(row.split(",") for row in rows)]
-    (tmp_path / "manifest.csv").write_text("image,patient,side,grade,mask\n" + "\n".join(lines))
-    return read_manifest(tmp_path / "manifest.csv", load_grade_set("kl"))
+    rows = ["good,,0", "masked,m.png,0", "other_size,small.png,0", "grey_mask,good.png,KL1", "flat,short.png,0"]
+    rows += ["short,,0", "text,,0", "gone,none.png,0", "good,,0"]
+    lines = [f"{name}.png,{name},,{grade},{mask}" for name, mask, grade in (row.split(",") for row in rows)]
+    path = tmp_path / "manifest.csv"
+    path.write_text("image,patient,side,grade,mask\n" + "\n".join(lines))
+    return path
 
 
-def test_all_bad_rows_are_listed_with_their_reason(manifest):
-    bad = check_images(manifest, progress=False)
-    assert [(row.line, row.image) for row in bad] == [
-        (4, "other_size.png"),
-        (5, "grey_mask.png"),
-        (6, "flat.png"),
-        (7, "short.png"),
-        (8, "text.png"),
+def test_everything_that_is_wrong_is_listed_with_line_and_reason(path):
+    bad = check_data(path, KL, progress=False).bad
+    reasons = [
+        (4, "image 'other_size.png' is 12 × 10 pixels, its mask 'small.png' 6 × 5; draw the mask on the image"),
+        (5, "grade 'KL1' is not 0–4 or empty; write 1"),
+        (5, "mask 'good.png' is not a mask: 120 different values"),
+        (6, "image 'flat.png' is empty: all pixels are 7"),
+        (6, "mask 'short.png' is damaged ("),
+        (7, "image 'short.png' is damaged ("),
+        (8, "image 'text.png' is not a PNG, JPEG, WebP, TIFF, NPY, DICOM or NIfTI file"),
+        (9, "image 'gone.png' is not a file below"),
+        (9, "mask 'none.png' is not a file below"),
+        (10, "image 'good.png' is already on line 2; remove one of the two"),
     ]
-    reasons = [row.reason for row in bad]
-    assert reasons[0] == "is 12 × 10 pixels, its mask 'small.png' 6 × 5; draw the mask on the image"
-    assert "is not a mask: 120 different values" in reasons[1]
-    assert reasons[2] == "is empty: all pixels are 7"
-    assert reasons[3].startswith("is damaged (")
-    assert reasons[4] == "is not a PNG, JPEG, WebP, TIFF, NPY, DICOM or NIfTI file"
-    assert str(bad[2]) == "line 6: image 'flat.png' is empty: all pixels are 7"
+    assert [row.line for row in bad] == [line for line, _ in reasons]
+    for row, (_, reason) in zip(bad, reasons, strict=True):
+        assert row.reason.startswith(reason)
+        assert "\n" not in row.reason
 
 
-def test_going_on_without_bad_rows(manifest, tmp_path):
-    bad = check_images(manifest, progress=False)
-    kept = drop_bad(manifest, bad, tmp_path / "rejected.csv")
+def test_images_alone_tell_absent_files_too(path):
+    found = check_data(path, KL, progress=False)
+    told = check_images(found.manifest, progress=False)
+    assert [row.reason for row in told if row.line == 9] == [
+        f"{what} cannot be read (No such file or directory)" for what in ("image 'gone.png'", "mask 'none.png'")
+    ]
+
+
+def test_going_on_without_bad_rows(path, tmp_path):
+    found = check_data(path, KL, progress=False)
+    kept = drop_bad(found, tmp_path / "rejected.csv")
     assert kept.table["image"].tolist() == ["good.png", "masked.png"]
     assert kept.table.index.tolist() == [0, 1]
     assert check_images(kept, progress=False) == []
     lines = (tmp_path / "rejected.csv").read_text().splitlines()
     assert lines[0] == "line,image,reason"
-    assert lines[3] == "6,flat.png,is empty: all pixels are 7"
+    assert lines[4] == "6,flat.png,image 'flat.png' is empty: all pixels are 7"
+    assert len(lines) == 11
     with pytest.raises(UserError, match="exists already"):
-        drop_bad(manifest, bad, tmp_path / "rejected.csv")
-    with pytest.raises(UserError, match="all 2 rows are bad"):
-        drop_bad(kept, [bad[0]] * 2, tmp_path / "again.csv")
+        drop_bad(found, tmp_path / "rejected.csv")
+    drop_bad(found, tmp_path / "rejected.csv", force=True)
+
+
+def test_nothing_left(path, tmp_path):
+    path.write_text("image,patient,side,grade,mask\na.png,1,,0,\n1,2\n")
+    with pytest.raises(UserError, match=r"all 2 rows are bad; the first: line 2: image 'a.png' is not a file"):
+        drop_bad(check_data(path, KL, progress=False), tmp_path / "r.csv")
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_patient_in_two_splits_is_not_skipped(path, tmp_path):
+    path.write_text("image,patient,side,grade,mask,split\ngood.png,1,,0,,train\nmasked.png,1,,9,,test\n")
+    with pytest.raises(Faults, match=r"manifest.csv line 3: patient '1' is in train \(line 2\) and test \(line 3\)"):
+        drop_bad(check_data(path, KL, progress=False), tmp_path / "r.csv")
+    assert not (tmp_path / "r.csv").exists()
 
 
 def test_side_that_the_file_contradicts(tmp_path):
@@ -72,5 +99,5 @@ def test_side_that_the_file_contradicts(tmp_path):
     image.ImageLaterality, image.PixelData = "R", IMAGE.tobytes()
     image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     (tmp_path / "manifest.csv").write_text("image,patient,side,grade,mask\na.dcm,1,L,0,\n")
-    (bad,) = check_images(read_manifest(tmp_path / "manifest.csv", load_grade_set("kl")), progress=False)
-    assert bad.reason == "is of side R by its file, L by the manifest; mend the side"
+    (bad,) = check_images(read_manifest(tmp_path / "manifest.csv", KL), progress=False)
+    assert bad.reason == "image 'a.dcm' is of side R by its file, L by the manifest; mend the side"

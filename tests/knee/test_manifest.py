@@ -7,7 +7,7 @@ import pytest
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images import write_png
-from knee.manifest import manifest_from_folder, read_manifest, split_slice, write_manifest
+from knee.manifest import inspect_manifest, manifest_from_folder, read_manifest, split_slice, write_manifest
 
 KL = load_grade_set("kl")
 HEADER = "image,patient,side,grade,mask"
@@ -62,7 +62,8 @@ def test_all_faults_in_one_report(tmp_path):
     faults = caught.value.faults
     expected = [
         "manifest.csv line 2: grade 'KL2' is not 0–4 or empty; write 2",
-        "manifest.csv line 3: image './a.png' is already on line 2; remove one of the two",
+        "manifest.csv line 2: image 'a.png' is on line 3 again, with another grade; keep the row that is right",
+        "manifest.csv line 3: image './a.png' is already on line 2, with another grade; keep the row that is right",
         "manifest.csv line 4: image 'gone.png' is not a file",
         "manifest.csv line 4: side 'left' is not L, R or empty; write L",
         "manifest.csv line 5: mask 'none.png' is not a file",
@@ -77,7 +78,43 @@ def test_all_faults_in_one_report(tmp_path):
     assert len(faults) == len(expected)
     for start in expected:
         assert sum(fault.startswith(start) for fault in faults) == 1, start
-    assert [int(f.split("line ")[1].split(":")[0]) for f in faults] == [2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9]
+    assert [int(f.split("line ")[1].split(":")[0]) for f in faults] == [2, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9]
+
+
+def test_what_is_left_without_the_bad_rows(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    rows = [
+        "a.png,1,L,KL2,",
+        "b.png,2,L,2,",
+        "b.png,2,L,2,",
+        "gone.png,3,,0,",
+        "c.png,4,,1,none.png",
+        "d.png,5,,,",
+        "x,y",
+    ]
+    path = manifest(tmp_path, "\n".join([HEADER, *rows]))
+    found = inspect_manifest(path, KL)
+    assert [row.line for row in found.bad] == [2, 4, 5, 6, 8]
+    assert found.bad[0] == (2, "a.png", "grade 'KL2' is not 0–4 or empty; write 2")
+    assert found.bad_lines == {2, 4, 5, 6, 8}
+    assert found.sound.table[["image", "line"]].values.tolist() == [["b.png", 3], ["d.png", 7]]
+    assert found.sound.table.index.tolist() == [0, 1]
+    assert (len(found.manifest.table), found.count) == (6, 7)
+    pd.testing.assert_frame_equal(
+        found.sound.table.iloc[:1], read_manifest(written(tmp_path, rows[1]), KL).table.assign(line=3)
+    )
+
+
+def written(folder, *rows):
+    path = folder / "sound.csv"
+    path.write_text("\n".join([HEADER, *rows]))
+    return path
+
+
+def test_duplicates_that_contradict_are_all_bad(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    found = inspect_manifest(written(tmp_path, "a.png,1,L,1,", "a.png,1,L,2,", "b.png,2,,0,", "./b.png,2,,0,"), KL)
+    assert [(row.line, "another grade" in row.reason) for row in found.bad] == [(2, True), (3, True), (5, False)]
 
 
 def test_many_faults_are_counted_not_printed(tmp_path):
@@ -197,6 +234,33 @@ def test_folder_refused(tmp_path, names, options, reason):
     touch(tmp_path, *names)
     with pytest.raises(UserError, match=reason):
         manifest_from_folder(tmp_path, **options)
+
+
+def test_a_scan_does_not_leave_the_folder(tmp_path):
+    data, other = tmp_path / "data", tmp_path / "other"
+    touch(data, "train/2/1L.png")
+    touch(other, "0/2R.png")
+    (data / "train/2/again.png").symlink_to("1L.png")
+    (data / "again").symlink_to("train")
+    (data / ".store").mkdir()
+    touch(data, ".store/kept.png")
+    (data / "train/2/3L.png").symlink_to("../../.store/kept.png")
+    assert manifest_from_folder(data)["image"].tolist() == ["train/2/1L.png", "train/2/3L.png"]
+    (data / "train/2/2R.png").symlink_to(other / "0/2R.png")
+    (data / "test").symlink_to(other)
+    (data / "train/2/4L.png").symlink_to("gone.png")
+    (data / "train/2/5L.png").symlink_to("5L.png")
+    with pytest.raises(Faults, match="4 links lead out of the folder; put the files themselves there") as caught:
+        manifest_from_folder(data)
+    assert caught.value.faults == (
+        f"test: is a link to {other}",
+        f"train/2/2R.png: is a link to {other / '0/2R.png'}",
+        "train/2/4L.png: is a link to nowhere",
+        "train/2/5L.png: is a link to nowhere",
+    )
+    # Who writes a path in a manifest means it.
+    path = written(tmp_path, "data/train/2/2R.png,1,R,2,", "other/0/2R.png,2,R,2,")
+    assert len(read_manifest(path, KL).table) == 2
 
 
 def test_grade_names_as_folders(tmp_path):

@@ -1,5 +1,6 @@
 """Splits: leak-free, nested and stratified whatever the table; refusals name who and what."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -150,9 +151,9 @@ def test_leakage_is_refused_naming_the_patients(tmp_path):
         {"image": manifest.table["image"], "split": ["train", "test", "val", "train", "train"], "rank": 0.5}
     )
     write_split(tmp_path / "s.csv", frame)
-    with pytest.raises(Faults, match="1 patients are in more than one split") as caught:
+    with pytest.raises(Faults, match=r"s\.csv: 1 faults; mend them, or make the split anew") as caught:
         read_split(tmp_path / "s.csv", manifest)
-    assert caught.value.faults == ("patient 'p1' is in train ('d/0.png') and test ('d/1.png')",)
+    assert caught.value.faults == ("patient 'p1' is in more than one split: train ('d/0.png') and test ('d/1.png')",)
     frame["split"], frame["rank"] = "train", [0.1, 0.2, 0.3, 0.4, 0.4]
     with pytest.raises(Faults, match="patient 'p1'"):
         check_split(frame, manifest)
@@ -164,23 +165,46 @@ def test_all_faults_of_a_split_file(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("image,split,rank\nd/0.png,dev,0.5\nd/0.png,train,1.0\nd/1.png,val,nan\nd/2.png,val,x\n")
     with pytest.raises(Faults) as caught:
-        read_split(path, as_manifest(["a"], [0]))
+        manifest = as_manifest(["a", "b", "a", "c"], [0] * 4)
+        read_split(path, dataclasses.replace(manifest, table=manifest.table.iloc[[0, 2, 3]].reset_index(drop=True)))
     text = str(caught.value)
     for part in (
         "line 2: split 'dev'",
-        "line 3: rank '1.0'",
-        "line 4: rank 'nan'",
-        "line 5: rank 'x'",
-        "line 3: image 'd/0.png'",
+        "line 3: rank '1.0' is not a number",
+        "line 4: rank 'nan' is not a number",
+        "line 5: rank 'x' is not a number",
+        "line 3: image 'd/0.png' is on line 2 already",
+        "manifest.csv line 5: image 'd/3.png' is not in the split",
+        "patient 'a' is in more than one split: train ('d/0.png') and val ('d/2.png')",
     ):
         assert part in text
     path.write_text("image,split,rank\nd/0.png,train,0.5\n")
-    with pytest.raises(Faults, match="1 images of the manifest are not in the split") as caught:
+    with pytest.raises(Faults, match="1 faults") as caught:
         read_split(path, as_manifest(["a", "b"], [0, 0]))
-    assert caught.value.faults == ("manifest.csv line 3: image 'd/1.png'",)
+    assert caught.value.faults == ("manifest.csv line 3: image 'd/1.png' is not in the split",)
     path.write_text("image,split\n")
     with pytest.raises(Faults, match="column 'rank' is missing"):
         read_split(path, as_manifest(["a"], [0]))
+
+
+def test_rows_left_out_need_no_place_but_keep_their_patient_together(tmp_path):
+    manifest = as_manifest(["a", "a", "b", "c"], [0] * 4)
+    path = tmp_path / "s.csv"
+    path.write_text("image,split,rank\nd/0.png,train,0.5\nd/1.png,train,0.5\nd/3.png,test,0.1\n")
+    split = read_split(path, manifest, without={2, 4})
+    assert split.frame["image"].tolist() == ["d/1.png", "d/3.png"]
+    assert split.rows("test").tolist() == [1]
+    path.write_text("image,split,rank\nd/0.png,test,0.5\nd/1.png,train,0.5\nd/2.png,val,0.2\nd/3.png,test,0.1\n")
+    with pytest.raises(Faults, match="patient 'a' is in more than one split"):
+        read_split(path, manifest, without={2})
+
+
+def test_rows_left_out_do_not_change_what_the_others_are_called(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("image,split,rank\n1.png,test,0.1\nin/1.png,train,0.2\n")
+    manifest = as_manifest(["a", "b"], [0, 0])
+    manifest.table["image"] = ["moved/1.png", "moved/in/1.png"]
+    assert read_split(path, manifest, without={2}).frame["split"].tolist() == ["train"]
 
 
 def ranked(grades, ranks):
