@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"dcmt: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output, `head` say, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
@@ -50,6 +55,8 @@ _OF_THE_MACHINE = {
 
 def _run(given: list[str]) -> int:
     # These take every option of their config, which argparse need not know.
+    if {"--help", "-h"} & set(given) and (given[:1] == ["train"] or given[:2] == ["segment", "train"]):
+        return _train_help(given)
     if given[:1] == ["train"]:
         from dcmt.train import train_command
 
@@ -65,6 +72,17 @@ def _run(given: list[str]) -> int:
     options = _parser().parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
+
+
+def _train_help(given: list[str]) -> int:
+    from dcmt.config import GraderConfig, SegmenterConfig
+    from dcmt.options import train_help
+
+    if given[0] == "train":
+        print(train_help(GraderConfig, program="train.py"))
+    else:
+        print(train_help(SegmenterConfig, program="dcmt segment train"))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,6 +197,15 @@ def _run_commands(commands: _Commands) -> None:
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
     _flip_option(evaluate)
 
+    verify = commands.add_parser(
+        "verify", help="recompute a run's reported metrics from its predictions and its weights"
+    )
+    verify.add_argument("run", type=Path, help="run folder")
+    verify.add_argument("--split", choices=("train", "val", "test"), default="test")
+    verify.add_argument("--no-weights", action="store_true", help="from the stored predictions alone")
+    verify.add_argument("--device", default="auto")
+    verify.set_defaults(command=_verify)
+
     predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", _predict)
     predict.add_argument("images", type=Path, help="one image or a folder of images")
     predict.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
@@ -243,6 +270,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     from dcmt.apply import evaluate_command
 
     return evaluate_command(options, say=print)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from dcmt.verify import verify_command
+
+    return verify_command(options, say=print)
 
 
 def _compare(options: argparse.Namespace) -> int:

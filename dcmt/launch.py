@@ -14,7 +14,7 @@ from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, FitConfig
 from dcmt.device import autocast, choose_device, choose_precision
 from dcmt.fit import Batches, BufferKeeper
-from dcmt.options import config_from_values, config_paths, make_parser, option_names, read_config
+from dcmt.options import config_from_values, config_paths, option_names, read_config
 from dcmt.run import RunFolder, create_run, open_run
 from dcmt.tracking import Tracker
 from knee.errors import UserError
@@ -194,17 +194,4 @@ def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: 
     """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, an error notwithstanding."""
     return contextlib.closing(
         Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
-    )
-
-
-def train_help(kind_of_config: type[Any], *, program: str) -> str:
-    """Every option of a training command."""
-    return (
-        f"{make_parser(kind_of_config, program=program).format_help()}\n"
-        "besides these:\n"
-        "  --labeled-fraction F   short for --data.labeled_fraction F\n"
-        "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
-        "  --resume RUN           go on with a run exactly where it was\n"
-        "  --force                start anew in an existing run folder\n"
-        "\nResearch use only: not a medical device, not for diagnosis."
     )

@@ -128,6 +128,19 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
     return paths
 
 
+def train_help(kind_of_config: type[Any], *, program: str) -> str:
+    """Every option of a training command."""
+    return (
+        f"{make_parser(kind_of_config, program=program).format_help()}\n"
+        "besides these:\n"
+        "  --labeled-fraction F   short for --data.labeled_fraction F\n"
+        "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
+        "  --resume RUN           go on with a run exactly where it was\n"
+        "  --force                start anew in an existing run folder\n"
+        "\nResearch use only: not a medical device, not for diagnosis."
+    )
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested plain values as dotted names.
 

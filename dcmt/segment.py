@@ -15,7 +15,7 @@ from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, SegmenterConfig
 from dcmt.device import choose_device
 from dcmt.fit import Progress
-from dcmt.launch import new_or_resumed, start, train_help
+from dcmt.launch import new_or_resumed, start
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, load_knee_data, masked_rows
 from dcmt.run import RunFolder, RunLock, open_run
@@ -34,9 +34,6 @@ Rows = NDArray[np.int64]
 
 def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt segment train``."""
-    if "--help" in arguments or "-h" in arguments:
-        say(train_help(SegmenterConfig, program="dcmt segment train"))
-        return 0
     config, run, resume = new_or_resumed(SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train")
     train_segmenter(config, run, say=say, resume=resume)
     return 0

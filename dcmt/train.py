@@ -13,7 +13,7 @@ from clip_koa.prompts import read_prompts
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
 from dcmt.fit import Progress
-from dcmt.launch import new_or_resumed, start, train_help
+from dcmt.launch import new_or_resumed, start
 from dcmt.model import build_network
 from dcmt.prepare import KneeData, describe, load_knee_data
 from dcmt.run import RunFolder, RunLock
@@ -30,9 +30,6 @@ Say = Callable[[str], None]
 
 def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt train`` and ``train.py``."""
-    if "--help" in arguments or "-h" in arguments:
-        say(train_help(GraderConfig, program="train.py"))
-        return 0
     config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
     train_grader(config, run, say=say, resume=resume)
     return 0
