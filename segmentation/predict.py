@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,18 +83,34 @@ def write_masks(
     masks = [_relative(path, relative_to) if (path := manifest.mask_path(row)) else "" for row in range(len(table))]
     source = np.where(drawn, "drawn", "").astype(object)
     confidence = np.full(len(table), "", dtype=object)
+    names = mask_names(manifest.table["image"])
     for batch in found:
         for row, probabilities, sure in zip(batch.rows, batch.probabilities, batch.confidence, strict=True):
             mask = (geometry(int(row)).restore(probabilities) > 0.5).astype(np.uint8)
             if dilation:
                 mask = dilate(mask, dilation)
-            name = f"{manifest.table['image'].iat[row]}".replace("/", "_").replace("#", "_").rpartition(".")[0]
-            path = folder / f"{name}.png"
+            path = folder / names[row]
             folder.mkdir(parents=True, exist_ok=True)
             write_png(path, mask * np.uint8(255), force=force)
             masks[row], source[row], confidence[row] = _relative(path, relative_to), "segmenter", f"{sure:.4f}"
     table["mask"], table["mask_source"], table["mask_confidence"] = masks, source, confidence
     return table
+
+
+def mask_names(images: Iterable[str]) -> list[str]:
+    """A file name for the mask of every image, no two alike.
+
+    >>> mask_names(["a/1.png", "a/1.dcm", "2.nii#7", "3"])
+    ['a_1_0.png', 'a_1_1.png', '2.nii_7.png', '3.png']
+    """
+    stems = []
+    for image in images:
+        path, mark, number = str(image).partition("#")  # a slice of a volume keeps its number
+        stems.append(
+            (path + mark + number if mark else str(Path(path).with_suffix(""))).replace("/", "_").replace("#", "_")
+        )
+    often = Counter(stems)
+    return [f"{stem}_{row}.png" if often[stem] > 1 else f"{stem}.png" for row, stem in enumerate(stems)]
 
 
 def _relative(path: Path, start: Path) -> str:
