@@ -1,0 +1,171 @@
+"""A tiny training that is cheap to start: this process has everything imported and forks for each start."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dcmt.cli import main
+from dcmt.run import RunFolder
+from dcmt.tracking import read_metrics
+
+Prepare = Callable[[], None]
+_CLOCK = ("system/images_per_s", "system/memory_gib")
+
+
+@dataclass
+class Trainee:
+    """Starts ``dcmt`` commands in forked processes, in one folder of runs, with one config."""
+
+    folder: Path
+    config: Path
+    process: BaseProcess | None = None
+    last_output: Path = field(default_factory=Path)
+
+    def start(self, *arguments: object, prepare: Prepare | None = None) -> BaseProcess:
+        """Start a command; ``prepare`` runs first in the new process, to arm a fault."""
+        # Not among the runs: their disk may be full.
+        self.last_output = Path(tempfile.mkstemp(dir=self.config.parent, suffix=".txt")[1])
+        fork = multiprocessing.get_context("fork")
+        self.process = fork.Process(
+            target=_command, args=([str(a) for a in arguments], self.last_output, prepare), daemon=False
+        )
+        self.process.start()
+        return self.process
+
+    def train(self, name: str, *changes: str, prepare: Prepare | None = None) -> BaseProcess:
+        """A new run, or the resuming of the one that is there."""
+        run = self.run(name)
+        if (run.path / "metrics.csv").exists():
+            return self.start("train", "--resume", run.path, prepare=prepare)
+        options = ["--config", self.config, "--runs", self.folder, "--name", name, *changes]
+        return self.start("train", *options, prepare=prepare)
+
+    def finish(self, process: BaseProcess, *, within: float = 300.0) -> int:
+        """The exit code; −9 for a process that was killed."""
+        process.join(within)
+        assert process.exitcode is not None, f"still running after {within} s"
+        return process.exitcode
+
+    def output(self) -> str:
+        """What the last command printed."""
+        return self.last_output.read_text(encoding="utf-8")
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name)
+
+
+def _command(arguments: list[str], output: Path, prepare: Prepare | None) -> None:
+    printed = io.StringIO()
+    code = 70
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            if prepare is not None:
+                prepare()
+            try:
+                code = main(arguments)
+            except Exception:
+                traceback.print_exc()
+    finally:
+        output.write_text(printed.getvalue(), encoding="utf-8")
+        os._exit(code)
+
+
+def outcome(run: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
+    """What two runs must share to the bit: weights and buffers of both networks, the optimiser, and the record."""
+    checkpoint, damaged = run.checkpoints.latest()
+    assert checkpoint is not None
+    assert damaged == []
+    found = {
+        f"{file}.{name}": value
+        for file in ("student", "teacher", "optimizer", "random")
+        for name, value in checkpoint.tensors(file).items()
+    }
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if row[1] not in _CLOCK]
+    return found, str((checkpoint.step, run.checkpoints.best().step, rows))  # type: ignore[union-attr]
+
+
+def assert_same(run: RunFolder, wanted: tuple[dict[str, torch.Tensor], str]) -> None:
+    """The run ended as the undisturbed one did, bit for bit."""
+    found = outcome(run)
+    assert found[0].keys() == wanted[0].keys()
+    assert [name for name in found[0] if not torch.equal(found[0][name], wanted[0][name])] == []
+    assert found[1] == wanted[1]
+
+
+@pytest.fixture(scope="session")
+def fault_config(grader_values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps, a checkpoint every second; dropout, so that the random state matters."""
+    values = {name: dict(part) for name, part in grader_values.items()}
+    values["fit"] |= {"steps": 10, "validate_every": 2, "log_every": 3}
+    values["model"]["dropout"] = 0.3
+    path = tmp_path_factory.mktemp("faults") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def trainee(fault_config: Path, tmp_path: Path) -> Iterator[Trainee]:
+    found = Trainee(tmp_path, fault_config)
+    yield found
+    if found.process is not None and found.process.is_alive():
+        found.process.kill()
+        found.process.join()
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """How the run ends when nothing happens, and how long that takes."""
+
+    outcome: tuple[dict[str, torch.Tensor], str]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def undisturbed(fault_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    found = Trainee(tmp_path_factory.mktemp("undisturbed"), fault_config)
+    assert found.finish(found.train("warm")) == 0, found.output()  # the image cache is built once
+    started = time.monotonic()
+    assert found.finish(found.train("run")) == 0, found.output()
+    return Undisturbed(outcome(found.run("run")), time.monotonic() - started)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs of a size: ``small_disk("16m")``, called again changes the size. Skips where that is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def mount(size: str) -> Path:
+        nonlocal mounted
+        options = f"remount,size={size}" if mounted else f"size={size}"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        mounted = True
+        return folder
+
+    if sys.platform != "linux":
+        pytest.skip("needs a tmpfs")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
