@@ -18,8 +18,8 @@ from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import UserError
 from knee.evaluate import predictions_table
-from knee.folders import IMAGE_SUFFIXES
-from knee.images import Pixels, looks_inverted, prepare, read_pixels, write_png
+from knee.folders import IMAGE_SUFFIXES, image_files
+from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.predictions import predict
 
 Say = Callable[[str], None]
@@ -77,7 +77,7 @@ class ImageReader:
         images, read = [], []
         for path in paths:
             try:
-                pixels = read_pixels(path)
+                pixels = read_image(path)
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
@@ -130,11 +130,9 @@ def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], fil
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image itself, or all images of a folder. Raises UserError where there is none."""
+    """The image itself, or all images of a folder. Raises UserError where there is none, or links lead out of the folder."""
     if path.is_dir():
-        found = sorted(
-            file for file in path.rglob("*") if file.name.lower().endswith(IMAGE_SUFFIXES) and file.is_file()
-        )
+        found = [path / name for name in image_files(path)]
         if not found:
             raise UserError(f"{path} holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ MOST_BYTES = 1 << 30
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 _JPEG_FILLING = 128
+_LAST_BYTES = 3
+_LARGEST_VALUE = 1e10
+_ZLIB_COMPRESSIONS = ("tiff_adobe_deflate", "tiff_deflate")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def decode_jpeg(data: bytes) -> Pixels:
     """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
 
     Where the data of an image end early its decoder fills the rest with mid-grey and tells nobody; so an image whose last
-    block is exactly that is refused.
+    block is exactly that is refused. Where a flipped bit makes the decoder lose its place, it is often done before the
+    data end, and tells nobody either; so an image that needs not all of its data is refused, too.
     """
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError("is a truncated JPEG (it has no end marker)")
@@ -77,7 +82,17 @@ def decode_jpeg(data: bytes) -> Pixels:
         raise ValueError(
             "is a JPEG that ends in flat mid-grey, as one with missing data does; save the original as PNG"
         )
+    # Progressive files come in several passes, whose last may hold nothing for the last pixels.
+    if (b"\xff\xc0" in data or b"\xff\xc1" in data) and np.array_equal(pixels.values, _without_its_end(data)):
+        raise ValueError("is a damaged JPEG (some of its data belong to no pixel); save the original as PNG")
     return pixels
+
+
+def _without_its_end(data: bytes) -> Values:
+    """The picture without the last bytes of its data: another one, if all of them are needed."""
+    end = data.rfind(b"\xff\xd9")
+    shorter = data[: end - _LAST_BYTES].rstrip(b"\xff") + data[end:]
+    return _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(shorter)), shorter).values
 
 
 def decode_webp(data: bytes) -> Pixels:
@@ -103,6 +118,11 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 def decode_tiff(data: bytes) -> Pixels:
     """TIFF of one page, 8 or 16 bit or float. White-is-zero is turned into black-is-zero."""
     image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    check_size(image.height, image.width)
+    if max((tile[1][3] for tile in image.tile if tile[1]), default=0) < image.height:
+        raise ValueError("is a damaged TIFF (its strips end above its last row)")
+    if image.info.get("compression") in _ZLIB_COMPRESSIONS:
+        _check_zlib_strips(image, data)
     pixels = _from_pillow(image, data)
     if image.tag_v2.get(_PHOTOMETRIC_TAG) != _WHITE_IS_ZERO:
         return pixels
@@ -110,6 +130,18 @@ def decode_tiff(data: bytes) -> Pixels:
     if image.mode not in ("1", "L"):  # Pillow turns these by itself.
         values = values.max() + values.min() - values
     return Pixels(values, None, None, inverted_by_file=True)
+
+
+def _check_zlib_strips(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
+    """Verify the checksums of compressed strips and tiles, which the decoder passes over; memory stays bounded."""
+    tags = image.tag_v2
+    offsets, counts = (tags.get(strips, tags.get(tiles, ())) for strips, tiles in ((273, 324), (279, 325)))
+    for offset, count in zip(offsets, counts, strict=True):
+        unpacker, rest = zlib.decompressobj(), data[offset : offset + count]
+        while not unpacker.eof:
+            if not unpacker.decompress(rest, 1 << 20) and not unpacker.eof:
+                raise ValueError("is a truncated TIFF (a strip ends early)")
+            rest = unpacker.unconsumed_tail
 
 
 def decode_npy(data: bytes) -> Pixels:
@@ -135,12 +167,15 @@ def decode_npy(data: bytes) -> Pixels:
 
 
 def finite(values: npt.NDArray[Any]) -> Values:
-    """(H, W) numbers as float32; NaN and infinity are refused."""
+    """(H, W) numbers as float32; NaN, infinity, and what no detector measures (a flipped exponent) are refused."""
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(result).all():
         bad = int((~np.isfinite(result)).sum())
         raise ValueError(f"has {bad} pixels that are NaN or infinite")
+    largest = float(np.abs(result).max(initial=0))
+    if largest > _LARGEST_VALUE:
+        raise ValueError(f"has pixels of up to {largest:.0e}, which nothing measures; scale them below 1e10")
     return result
 
 

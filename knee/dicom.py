@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from knee.decoders import Pixels, check_size, finite
+from knee.decoders import Pixels, check_size, decode_jpeg, finite
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
@@ -34,6 +36,7 @@ def read_dicom(path: Path) -> Pixels:
             raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
         dataset = pydicom.dcmread(path)
         _check_dicom(dataset)
+        _check_pixel_data(dataset)
         try:
             array = dataset.pixel_array
         except (NotImplementedError, RuntimeError) as error:
@@ -56,6 +59,17 @@ def _check_dicom(dataset: pydicom.Dataset) -> None:
     allowed = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
     if dataset.get("PhotometricInterpretation") not in allowed:
         raise ValueError(f"has photometric interpretation {dataset.get('PhotometricInterpretation')}; save it as grey")
+
+
+def _check_pixel_data(dataset: pydicom.Dataset) -> None:
+    """Refuse more pixels than there should be (a wrong size), and damage that a JPEG shows."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEGBaseline8Bit:
+        decode_jpeg(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if not syntax.is_compressed:
+        row = get_expected_length(dataset) // int(dataset.Rows)
+        if len(dataset.PixelData) >= (int(dataset.Rows) + 1) * row:
+            raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
 
 
 def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:

@@ -87,6 +87,10 @@ def volume_shape(header: Any) -> tuple[int, int, int]:
     dtype = header.get_data_dtype()
     if dtype.kind not in "uif":
         raise ValueError(f"holds {dtype}, not whole or floating-point numbers")
+    if int(header["bitpix"]) != dtype.itemsize * 8:
+        raise ValueError(
+            f"has a damaged header: {int(header['bitpix'])} bits a pixel, where {dtype} has {dtype.itemsize * 8}"
+        )
     if rows * columns * slices * dtype.itemsize > MOST_BYTES or not 0 <= header.get_data_offset() <= _LONGEST_HEADER:
         raise ValueError(f"its header says shape {tuple(shape)} from byte {header.get_data_offset()}: too large")
     return rows, columns, slices
@@ -132,7 +136,9 @@ def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axi
         if axis != 2 or number == index:
             plane = np.frombuffer(data, dtype).reshape(shape[:2], order="F")
             kept.append(plane if axis == 2 else plane.take(index, axis).copy())
-    if len(stream.read(1 << 20)) == 1 << 20:
+    # A wrong size in the header shows here; what is shorter than a row is padding. The end of a packed file, with its
+    # checksum, is reached by reading on.
+    if len(stream.read(1 << 20)) >= shape[0] * dtype.itemsize:
         raise ValueError("is longer than its header says")
     return kept[0] if axis == 2 else np.stack(kept, axis=1)
 
