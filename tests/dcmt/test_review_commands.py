@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from dcmt.prepare import load_knee_data
 from dcmt.run import create_run
 from dcmt.train import train_grader
 from knee.review.key import read_key
+from knee.review.send import Node, Sent
 from knee.review.verdicts import Verdict, read_verdicts, verdicts_document
 
 Values = dict[str, Any]
@@ -223,7 +223,7 @@ def test_verdicts_that_cannot_be_taken_are_refused_whole(reviewed, save, tmp_pat
         "the reader saw another model's maps": save([replace(sound[0], reviewer="R3")], model_hash="0" * 16),
         "case 'c0123456789' is not one of this run": save([replace(sound[0], case="c0123456789", reviewer="R4")]),
         "final_grade 3 is not 0–2": save([replace(sound[0], final_grade=3, reviewer="R5")]),
-        "is not JSON": tmp_path / "damaged.json",
+        "is damaged, not JSON": tmp_path / "damaged.json",
         "missing.json": tmp_path / "missing.json",
     }
     (tmp_path / "damaged.json").write_text('{"schema": "knee-review-verdicts/1", "verdicts": [')
@@ -284,37 +284,29 @@ def test_the_sanity_check_is_drawn_and_linked(reviewed, tmp_path, capsys):
     assert (out / "sanity.png").read_bytes() == (reviewed.run / "figures" / "sanity.png").read_bytes()
 
 
-def test_objects_are_exported_and_sent(reviewed, tmp_path, capsys):
-    pynetdicom = pytest.importorskip("pynetdicom", reason="sending needs pynetdicom: pip install pynetdicom")
+def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
+    """The sending itself is tested against a real server in tests/knee/review."""
     assert main(["review", "export", str(reviewed.run), "--cases", "1", "--format", "dicom,nifti", "--force"]) == 0
     folder = reviewed.run / "review" / "unlabeled"
     assert len(list((folder / "nifti").iterdir())) == 2
-    objects = len(list((folder / "dicom").iterdir()))
-    assert objects >= 2
+    objects = sorted((folder / "dicom").iterdir())
+    assert len(objects) >= 2
     capsys.readouterr()
-    refused: list[str] = []
+    refusals = [((objects[0], "status 0xA700 full"),), ()]
 
-    def store(event: Any) -> int:
-        refused.append(event.request.AffectedSOPInstanceUID)
-        return 0xA700 if len(refused) == 1 else 0x0000
+    def send(paths: list[Path], node: Node) -> Sent:
+        assert paths == objects
+        assert node == Node("pacs", 11112, "NODE", "DCMT")
+        refused = refusals.pop(0)
+        return Sent(tuple(paths[len(refused) :]), refused)
 
-    entity = pynetdicom.AE(ae_title="NODE")
-    entity.supported_contexts = pynetdicom.StoragePresentationContexts
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, store)])
-    try:
-        command = ["review", "send", str(reviewed.run), "--host", "127.0.0.1", "--port", str(port), "--aet", "NODE"]
-        assert main(command) == 1
-        printed = capsys.readouterr().out
-        assert f"{objects - 1} of {objects} objects were accepted by NODE at 127.0.0.1:{port}" in printed
-        assert "0xA700" in printed
-        assert main(command) == 0
-    finally:
-        server.shutdown()
-    assert main(command) == 2
-    assert "cannot be reached" in capsys.readouterr().err
+    monkeypatch.setattr("dcmt.review_verdicts.send", send)
+    command = ["review", "send", str(reviewed.run), "--host", "pacs", "--port", "11112", "--aet", "NODE"]
+    assert main(command) == 1, "some were refused"
+    printed = capsys.readouterr().out
+    assert f"{len(objects) - 1} of {len(objects)} objects were accepted by NODE at pacs:11112" in printed
+    assert f"refused: {objects[0].name}: status 0xA700 full" in printed
+    assert main([*command[:2], str(folder), *command[3:]]) == 0
 
 
 @pytest.mark.slow
@@ -325,7 +317,7 @@ def test_the_experiment_of_the_circle_runs(tmp_path, command_environment):
         "data": {"labeled_per_batch": 4, "unlabeled_per_batch": 2},
         "model": {"backbone": "resnet10t", "stage": 2, "stride": 8},
         "fit": {"steps": 2, "validate_every": 2, "precision": "fp32", "device": "cpu", "threads": 1},
-        "report": {"tensorboard": False, "cases": 1, "bootstrap": 10},
+        "report": {"tensorboard": False, "cases": 1, "bootstrap": 100},
     }
     config.write_text(yaml.safe_dump(values))
     command = [sys.executable, str(ROOT / "experiments" / "review_circle.py"), "--folder", str(tmp_path / "circle")]
