@@ -27,7 +27,7 @@ demo: install
 	@BIN=$(BIN) DEMO=$(DEMO) bash experiments/demo.sh
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: install
 	$(BIN)/ruff format --check .
@@ -38,6 +38,7 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/flip_step.py
 
 faults: install
 	$(BIN)/python -m pytest tests/faults -m faults -s
