@@ -1,0 +1,107 @@
+"""The commands that check and split data: all faults at once, and going on without bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dcmt.cli import main
+from dcmt.config import GraderConfig
+from dcmt.prepare import load_knee_data
+from knee.images import write_png
+from knee.splits import read_split
+
+BAD = {3: "KL7", 4: "already on line 2", 5: "gone.png", 6: "damaged", 7: "all pixels are 7", 8: "is 12 × 10 pixels"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A manifest of 20 images; lines 3 to 8 are bad, each in another way. The split file has all but line 8."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        write_png(tmp_path / f"{number}.png", rng.integers(0, 256, (10, 12), np.uint8))
+    write_png(tmp_path / "flat.png", np.full((10, 12), 7, np.uint8))
+    write_png(tmp_path / "small.png", np.ones((5, 6), np.uint8))
+    (tmp_path / "short.png").write_bytes((tmp_path / "1.png").read_bytes()[:-40])
+    rows = [f"{number}.png,p{number // 2},,{number % 3},,train" for number in range(20)]
+    rows[1] = "1.png,p0,,KL7,,train"
+    rows[2] = rows[0]
+    for number, name in ((3, "gone"), (4, "short"), (5, "flat")):
+        rows[number] = f"{name}.png,p{number},,0,,train"
+    rows[6] = "6.png,p6,,0,small.png,train"
+    (tmp_path / "manifest.csv").write_text("image,patient,side,grade,mask,split\n" + "\n".join(rows) + "\n")
+    images = pd.read_csv(tmp_path / "manifest.csv")["image"].drop_duplicates()
+    split = pd.DataFrame({"image": images[images != "6.png"], "split": "train", "rank": 0.0})
+    split.to_csv(tmp_path / "split.csv", index=False)
+    return tmp_path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_check_lists_all_faults_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    split = folder / "split.csv"
+    split.write_text(
+        split.read_text().replace("18.png,train", "18.png,test").replace("17.png,train,0.0", "17.png,dev,2")
+    )
+    manifest = ["check", folder / "manifest.csv", "--grade-set", "cartilage"]
+    assert run(*manifest, "--split", split) == 2
+    told = capsys.readouterr().err
+    for line, reason in BAD.items():
+        assert any(f"manifest.csv line {line}: " in row and reason in row for row in told.splitlines()), line
+    assert "split 'dev' is not train, val or test" in told
+    assert "rank '2' is not a number in [0, 1)" in told
+    assert "patient 'p9' is in more than one split: test ('18.png') and train ('19.png')" in told
+    assert "manifest.csv line 8: image '6.png' is not in the split" in told
+    assert "Traceback" not in told
+    # A leak is never skipped.
+    assert run(*manifest, "--split", split, "--skip-bad", folder / "r.csv") == 2
+    assert "faults that cannot be skipped" in capsys.readouterr().err
+    assert not (folder / "r.csv").exists()
+
+
+def test_check_goes_on_without_the_bad_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["check", folder / "manifest.csv", "--grade-set", "cartilage", "--split", folder / "split.csv"]
+    assert run(*command, "--skip-bad", folder / "rejected.csv") == 0
+    assert "6 of 20 rows are bad; they are listed in" in capsys.readouterr().out
+    rejected = pd.read_csv(folder / "rejected.csv")
+    assert rejected["line"].tolist() == list(BAD)
+    assert all(BAD[line] in reason for line, reason in zip(rejected["line"], rejected["reason"], strict=True))
+    assert run(*command, "--skip-bad", folder / "rejected.csv") == 2
+    assert "use --force" in capsys.readouterr().err
+    assert run(*command, "--skip-bad", folder / "rejected.csv", "--force") == 0
+
+
+def test_sound_data_are_said_to_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    (folder / "sound.csv").write_text("\n".join([lines[0], *lines[8:]]))
+    assert run("check", folder / "sound.csv", "--grade-set", "cartilage") == 0
+    assert "13 images, all sound" in capsys.readouterr().out
+    assert run("check", folder / "sound.csv", "--grade-set", "cartilage", "--skip-bad", folder / "none.csv") == 0
+    assert (folder / "none.csv").read_text() == "line,image,reason\n"
+
+
+def test_split_leaves_bad_rows_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["split", folder / "manifest.csv", "--grade-set", "cartilage", "--out", folder / "new.csv"]
+    assert run(*command) == 2
+    assert "line 3: grade 'KL7'" in capsys.readouterr().err
+    assert run(*command, "--skip-bad", folder / "rejected.csv") == 0
+    assert len(pd.read_csv(folder / "new.csv")) == 14
+    assert run(*command, "--skip-bad", folder / "other.csv") == 2
+    assert not (folder / "other.csv").exists()
+
+
+def test_training_data_without_the_bad_rows(folder: Path, grader_config: Callable[..., GraderConfig]) -> None:
+    names = {"data.manifest": folder / "manifest.csv", "data.split": folder / "split.csv"}
+    config = grader_config(**{name: str(path) for name, path in names.items()}, **{"data.skip_bad": True}).data
+    data = load_knee_data(config, rejected=folder / "rejected.csv", graded=False)
+    assert data.manifest.table["line"].tolist() == [2, *range(9, 22)]
+    assert len(data.cache.images) == len(data.split.frame) == 14
+    assert pd.read_csv(folder / "rejected.csv")["line"].tolist() == list(BAD)
+    assert data.split.frame["image"].tolist() == data.manifest.table["image"].tolist()
+    assert read_split(folder / "split.csv", data.manifest).frame.equals(data.split.frame)
