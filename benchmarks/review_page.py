@@ -8,6 +8,8 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver) and selenium. 
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
 
 from knee.grades import load_grade_set
 from knee.phantom import draw_mr_slice
@@ -43,7 +46,13 @@ def made_up_cases(count: int) -> Iterator[ReviewCase]:
         image = draw_mr_slice(seed=1, patient=number // 8, index=number % 8, size=256).image
         views = [NetworkView(rng.dirichlet(np.ones(3)), rng.random((16, 16), dtype=np.float32)) for _ in range(2)]
         yield ReviewCase(
-            case=f"{number:011x}", image=image, student=views[0], teacher=views[1], split="unlabeled", grade=None
+            case=f"{number:011x}",
+            image=image,
+            student=views[0],
+            teacher=views[1],
+            flip_disagreement=0.1,
+            split="unlabeled",
+            grade=None,
         )
 
 
@@ -51,16 +60,22 @@ def main() -> None:
     """Write the file, open it three times, move the opacity slider."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500)
-    cases = list(made_up_cases(parser.parse_args().cases))
+    count = parser.parse_args().cases
+    driver, program = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or program is None:
+        # Without their paths selenium would look for a driver on the network.
+        sys.exit("chromium and chromedriver are needed (Debian: apt-get install chromium chromium-driver)")
     options = Options()
+    options.binary_location = program
     for flag in FLAGS:
         options.add_argument(flag)
+    cases = list(made_up_cases(count))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "review.html"
         start = time.perf_counter()
         write_review_html(path, ReviewRun("benchmark", "0" * 16, load_grade_set("cartilage")), cases, force=True)
         print(f"written: {len(cases) / (time.perf_counter() - start):.0f} cases/s, {path.stat().st_size / 1e6:.1f} MB")
-        browser = webdriver.Chrome(options=options)
+        browser = webdriver.Chrome(options=options, service=Service(driver))
         try:
             loads = []
             for _ in range(3):
