@@ -6,8 +6,10 @@ Everything outside ``local/`` names cases by salted hashes and can be shown to o
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -94,14 +96,47 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
                 f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name"
             )
         with RunLock(run):  # refuses to remove what another process is writing
-            shutil.rmtree(path)
-    run.local.mkdir(parents=True, exist_ok=True)
-    run.local.chmod(0o700)
+            _remove(path)
+    _remove_leftovers(path)
+    aside = RunFolder(path.with_name(f".{path.name}.new.{os.getpid()}"))
+    aside.local.mkdir(parents=True)
+    aside.local.chmod(0o700)
     public, private = split_private(_plain(dataclasses.asdict(config)))
-    _write_yaml(run.private, private)
-    run.private.chmod(0o600)
-    _write_yaml(run.config, {"kind": kind, **public})
+    _write_yaml(aside.private, private)
+    aside.private.chmod(0o600)
+    _write_yaml(aside.config, {"kind": kind, **public})
+    try:
+        # Moved into place whole: a kill must not leave a folder that is neither a run nor free.
+        aside.path.rename(path)
+    except OSError as error:
+        shutil.rmtree(aside.path)
+        raise UserError(f"run folder {path} was made by another process just now; give another --name") from error
     return run
+
+
+def _remove(path: Path) -> None:
+    """Remove a run folder: gone at once, whenever a kill comes."""
+    aside = path.with_name(f".{path.name}.old.{os.getpid()}")
+    path.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of making or removing this run folder."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        owner = left.name.rpartition(".")[2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _never_started(run: RunFolder) -> bool:

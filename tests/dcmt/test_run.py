@@ -60,6 +60,26 @@ def test_run_that_never_began_starts_anew_unasked(tmp_path: Path, grader_config:
     assert open_run(tmp_path / "run")[1]["fit"]["seed"] == 5
 
 
+@pytest.mark.parametrize("moment", ["mkdir", "write_text", "chmod", "rename"])
+def test_kill_while_a_run_folder_is_made_leaves_no_half(
+    moment: str, tmp_path: Path, grader_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, moment, killed)
+        with pytest.raises(Killed):
+            create_run(tmp_path / "run", grader_config(), kind="grader")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("dcmt.run._alive", lambda process: False)
+    create_run(tmp_path / "run", grader_config(), kind="grader")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_force_does_not_remove_a_run_that_is_alive(started: RunFolder, grader_config: Make) -> None:
     with RunLock(started), pytest.raises(UserError, match="another process is training in"):
         create_run(started.path, grader_config(), kind="grader", force=True)
