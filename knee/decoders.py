@@ -29,7 +29,6 @@ MOST_BYTES = 1 << 30
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 _JPEG_FILLING = 128
-_LAST_BYTES = 3
 _LARGEST_VALUE = 1e10
 _ZLIB_COMPRESSIONS = ("tiff_adobe_deflate", "tiff_deflate")
 
@@ -71,8 +70,7 @@ def decode_jpeg(data: bytes) -> Pixels:
     """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
 
     Where the data of an image end early its decoder fills the rest with mid-grey and tells nobody; so an image whose last
-    block is exactly that is refused. Where a flipped bit makes the decoder lose its place, it is often done before the
-    data end, and tells nobody either; so an image that needs not all of its data is refused, too.
+    block is exactly that is refused.
     """
     if b"\xff\xd9" not in data[-64:]:
         raise ValueError("is a truncated JPEG (it has no end marker)")
@@ -82,17 +80,7 @@ def decode_jpeg(data: bytes) -> Pixels:
         raise ValueError(
             "is a JPEG that ends in flat mid-grey, as one with missing data does; save the original as PNG"
         )
-    # Progressive files come in several passes, whose last may hold nothing for the last pixels.
-    if (b"\xff\xc0" in data or b"\xff\xc1" in data) and np.array_equal(pixels.values, _without_its_end(data)):
-        raise ValueError("is a damaged JPEG (some of its data belong to no pixel); save the original as PNG")
     return pixels
-
-
-def _without_its_end(data: bytes) -> Values:
-    """The picture without the last bytes of its data: another one, if all of them are needed."""
-    end = data.rfind(b"\xff\xd9")
-    shorter = data[: end - _LAST_BYTES].rstrip(b"\xff") + data[end:]
-    return _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(shorter)), shorter).values
 
 
 def decode_webp(data: bytes) -> Pixels:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.encaps import get_frame
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from knee.decoders import Pixels, check_size, decode_jpeg, finite
+from knee.decoders import Pixels, check_size, finite
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
@@ -62,14 +61,12 @@ def _check_dicom(dataset: pydicom.Dataset) -> None:
 
 
 def _check_pixel_data(dataset: pydicom.Dataset) -> None:
-    """Refuse more pixels than there should be (a wrong size), and damage that a JPEG shows."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax == JPEGBaseline8Bit:
-        decode_jpeg(get_frame(dataset.PixelData, 0, number_of_frames=1))
-    if not syntax.is_compressed:
-        row = get_expected_length(dataset) // int(dataset.Rows)
-        if len(dataset.PixelData) >= (int(dataset.Rows) + 1) * row:
-            raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
+    """Refuse more pixels than there should be, as a wrong size in the header has; zeros at the end are padding."""
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    rest = dataset.PixelData[get_expected_length(dataset) :]
+    if len(rest) >= get_expected_length(dataset) // int(dataset.Rows) and any(rest):
+        raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
 
 
 def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:

@@ -136,9 +136,9 @@ def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axi
         if axis != 2 or number == index:
             plane = np.frombuffer(data, dtype).reshape(shape[:2], order="F")
             kept.append(plane if axis == 2 else plane.take(index, axis).copy())
-    # A wrong size in the header shows here; what is shorter than a row is padding. The end of a packed file, with its
-    # checksum, is reached by reading on.
-    if len(stream.read(1 << 20)) >= shape[0] * dtype.itemsize:
+    # A wrong size in the header shows here; less than a row, or zeros, are padding.
+    rest = stream.read(1 << 20)
+    if len(rest) == 1 << 20 or (len(rest) >= shape[0] * dtype.itemsize and any(rest)):
         raise ValueError("is longer than its header says")
     return kept[0] if axis == 2 else np.stack(kept, axis=1)
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -226,12 +227,39 @@ BAD = {
         "not whole or floating-point",
     ),
 }
+PACKED = pillow_bytes(DEEP, "TIFF", compression="tiff_adobe_deflate")
+ROWS = (
+    struct.pack("<HHI", 257, 4, 1)
+    if struct.pack("<HHI", 257, 4, 1) in GOOD["grey.tif"][0]
+    else struct.pack("<HHI", 257, 3, 1)
+)
+BAD |= {
+    "exponent.npy": (npy_bytes(np.array([[1e20, 1]], np.float32)), "up to 1e[+]20, which nothing measures"),
+    "strips.tif": (
+        changed_header(GOOD["grey.tif"][0], GOOD["grey.tif"][0].index(ROWS) + 8, struct.pack("<H", 4000)),
+        "strips end above its last row",
+    ),
+    "checksum.tif": (
+        changed_header(PACKED, PACKED.index(zlib.compress(DEEP.tobytes())[-4:]), b"\1\2\3\4"),
+        "incorrect data check",
+    ),
+    "bits.nii": (changed_header(nifti_bytes(DEEP), 72, struct.pack("<h", 32)), "32 bits a pixel, where uint16 has 16"),
+    "longer.nii": (nifti_bytes(DEEP) + bytes(range(200)), "longer than its header says"),
+    "rows.dcm": (dicom_bytes(DEEP, Rows=36), "more pixels than the 30 × 36 that its header says"),
+}
 CMYK = io.BytesIO()
 Image.fromarray(GREY).convert("CMYK").save(CMYK, "JPEG")
 BAD["cmyk.jpg"] = (CMYK.getvalue(), "color mode CMYK")
 PAGES = io.BytesIO()
 Image.fromarray(GREY).save(PAGES, "TIFF", save_all=True, append_images=[Image.fromarray(255 - GREY)])
 BAD["pages.tif"] = (PAGES.getvalue(), "holds 2 pictures")
+
+
+def test_zeros_after_the_pixels_are_padding(tmp_path):
+    padded = dicom_bytes(DEEP, PixelData=DEEP.tobytes() + bytes(200))
+    for name, data in (("a.dcm", padded), ("a.nii", nifti_bytes(DEEP) + bytes(200))):
+        with warnings.catch_warnings(action="ignore"):
+            np.testing.assert_array_equal(read_pixels(written(tmp_path, name, data)).values, DEEP)
 
 
 @pytest.mark.parametrize("name", BAD)
