@@ -7,6 +7,7 @@ features (logits), so the logits are the pooled class maps plus the bias: there 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,11 +143,13 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
 
 
 def _check_stride(probe: Tensor, *, image_size: int, stride: int, backbone: str) -> None:
-    found = image_size / probe.shape[-1]
-    if stride and not 0.9 * stride <= found <= 1.1 * stride:
+    """Sides are rounded up: 112 px at stride 32 are 4 positions."""
+    found = probe.shape[-1]
+    if stride and found not in (image_size // stride, math.ceil(image_size / stride)):
         raise UserError(
-            f"model.stride: {backbone} gives a feature map of {probe.shape[-2]} × {probe.shape[-1]} for {image_size} px, a "
-            f"stride of {found:.3g}, not {stride}; set model.stride to {round(found)}, or choose another model.stage"
+            f"model.stride: {backbone} gives a feature map of {probe.shape[-2]} × {found} for {image_size} px, a stride of "
+            f"about {image_size / found:.3g}, not {stride}; set model.stride to 0 to take it as it is, or choose another "
+            "model.stage"
         )
 
 

@@ -51,7 +51,7 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
     Faults where files are no DICOM objects: nothing is sent then.
     """
     try:
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
     except ImportError as error:
         raise UserError("sending needs pynetdicom; install it with: pip install 'dcmt-knee[send]'") from error
     if not 0 < node.port < 65536:
@@ -61,9 +61,18 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
     for sop_class, syntax in kinds:
         entity.add_requested_context(sop_class, syntax)
-    association = entity.associate(node.host, node.port, ae_title=node.ae_title)
+    # How far it came is noted as it happens: a node that refuses and closes at once may look like one that was lost.
+    seen: set[Any] = set()
+    steps = (evt.EVT_CONN_OPEN, evt.EVT_ACCEPTED)
+    association = entity.associate(
+        node.host,
+        node.port,
+        ae_title=node.ae_title,
+        evt_handlers=[(step, lambda event: seen.add(event.event)) for step in steps],
+    )
     if not association.is_established:
-        raise UserError(_not_established(association, node))
+        reached, agreed = (step in seen for step in steps)
+        raise UserError(_not_established(association, node, reached=reached, agreed=agreed))
     accepted: list[Path] = []
     refused: list[tuple[Path, str]] = []
     try:
@@ -117,11 +126,11 @@ def _gone(node: Node, done: int) -> str:
     return f"{node}: the connection ended after {done} objects were accepted; what was sent stays there, send again"
 
 
-def _not_established(association: Any, node: Node) -> str:
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        reason = getattr(answer, "reason_str", "") if answer is not None else ""
-        return (
-            f"{node}: refuses the association ({reason or 'no reason given'}); ask for this AE title to be known there"
-        )
-    return f"{node}: cannot be reached; check host, port and firewall, and that the node is running"
+def _not_established(association: Any, node: Node, *, reached: bool, agreed: bool) -> str:
+    if not reached:
+        return f"{node}: cannot be reached; check host, port and firewall, and that the node is running"
+    if agreed:
+        return f"{node}: takes none of the kinds of object that were to be sent; choose others by --format"
+    answer = association.acceptor.primitive if association.is_rejected else None
+    reason = getattr(answer, "reason_str", "") or "no reason given"
+    return f"{node}: refuses the association ({reason}); ask for this AE title to be known there"

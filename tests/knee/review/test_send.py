@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +23,15 @@ from knee.review.original import read_original
 from knee.review.send import Node, send
 
 pytest.importorskip("pynetdicom", reason="sending needs pynetdicom: pip install pynetdicom")
+
+# pynetdicom leaves the socket of a connection that came to nothing to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _sockets_are_collected_here() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 def _free_port() -> int:
@@ -101,8 +112,6 @@ def test_a_node_that_refuses_is_named(orthanc, objects):
         send(objects[:1], Node(node.host, node.port, "WRONG"))
 
 
-# pynetdicom leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_node_that_is_not_there_is_named(objects):
     with pytest.raises(UserError, match=r"cannot be reached; check host, port and firewall"):
         send(objects[:1], Node("127.0.0.1", _free_port()), timeout_s=2)
@@ -132,3 +141,32 @@ def test_a_full_node_refuses_each_object_with_its_reason(objects):
         running.shutdown()
     assert sent.accepted == ()
     assert [reason for _, reason in sent.refused] == ["status 0xA700"] * 2
+
+
+@pytest.mark.slow
+def test_a_node_that_closes_without_a_word_refuses(objects):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def close_the_first() -> None:
+            connection, _ = server.accept()
+            connection.recv(1)
+            connection.close()
+
+        threading.Thread(target=close_the_first, daemon=True).start()
+        with pytest.raises(UserError, match=r"refuses the association \(no reason given\)"):
+            send(objects[:1], Node("127.0.0.1", server.getsockname()[1]), timeout_s=5)
+
+
+@pytest.mark.slow
+def test_a_node_for_other_objects_is_told_from_one_that_refuses(objects):
+    from pynetdicom import AE
+
+    server = AE(ae_title="ECHO")
+    server.add_supported_context("1.2.840.10008.1.1")
+    port = _free_port()
+    running = server.start_server(("127.0.0.1", port), block=False)
+    try:
+        with pytest.raises(UserError, match="takes none of the kinds of object"):
+            send(objects[:1], Node("127.0.0.1", port, "ECHO"))
+    finally:
+        running.shutdown()
