@@ -1,0 +1,1 @@
+"""Experiments on the toolkit; each file or package is a command of its own."""

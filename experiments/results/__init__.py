@@ -1,0 +1,1 @@
+"""The papers' tables, run again: ``python -m experiments.results`` (see docs/results/README.md)."""

@@ -1,0 +1,107 @@
+"""The data of a study, made once for each seed and known by what they are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from dcmt.config import SegmenterConfig
+from dcmt.options import read_config
+from experiments.results.code import ROOT, code_hash
+from knee.errors import UserError
+from knee.folders import image_files
+
+Run = Callable[[Sequence[str]], None]
+"""Runs ``dcmt ARGUMENTS`` in a process of its own. Raises UserError where it fails."""
+_UNET = ROOT / "configs" / "phantom_unet.yaml"
+
+
+class Data(NamedTuple):
+    """Where training finds its data."""
+
+    manifest: Path
+    split: Path
+
+
+class DataPlan(Protocol):
+    """What data a study needs."""
+
+    def about(self, seed: int) -> dict[str, Any]:
+        """What the data are, without a path: part of the hash of every run on them."""
+        ...
+
+    def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
+        """The data, made below ``work`` unless they are there. Raises UserError."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhantomPlan:
+    """A phantom a seed, with a split, and masks from a segmenter trained on its drawn ones."""
+
+    patients: int = 290
+    segmenter: tuple[str, ...] = ()
+    """More options of the segmenter's training."""
+    code: tuple[str, ...] = ("dcmt.segment", "knee.phantom.write", "knee.strata")
+
+    def about(self, seed: int) -> dict[str, Any]:
+        """Size, seed and the segmenter's config."""
+        config = dataclasses.asdict(read_config(SegmenterConfig, self._segmenter(), program="dcmt segment train"))
+        kept = {name: config[name] for name in ("views", "unet", "optimizer")}
+        kept["fit"] = {name: config["fit"][name] for name in ("steps", "precision")}
+        return {"phantom": {"seed": seed, "patients": self.patients, "segmenter": json.loads(json.dumps(kept))}}
+
+    def _segmenter(self) -> tuple[str, ...]:
+        return ("--config", str(_UNET), "--fit.precision=bf16", *self.segmenter)
+
+    def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
+        """As `experiments/demo.sh`: phantom, split, segmenter, its masks."""
+        name = f"phantom-s{seed}-{hashlib.sha256(json.dumps(self.about(seed)).encode()).hexdigest()[:8]}"
+        folder = work / "data" / f"{name}-{code_hash(self.code)[:8]}"
+        if any_code:
+            folder = next(iter(sorted((work / "data").glob(f"{name}-*/done"))), folder / "done").parent
+        data = Data(folder / "drawn" / "manifest_masks.csv", folder / "split.csv")
+        if (folder / "done").exists():
+            return data
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left half-made; the name is ours
+        drawn = folder / "drawn" / "manifest.csv"
+        run(("phantom", f"{drawn.parent}", f"--seed={seed}", f"--patients={self.patients}"))
+        run(("split", f"{drawn}", "--grade-set=cartilage", f"--seed={seed}", f"--out={data.split}"))
+        where = (f"--data.manifest={drawn}", f"--data.split={data.split}", f"--runs={folder}", "--name=unet")
+        run(("segment", "train", *self._segmenter(), *where, f"--fit.seed={seed}", "--fit.threads=1"))
+        run(("segment", "predict", f"{folder / 'unet'}", f"--out={drawn.parent / 'masks_unet'}"))
+        (folder / "done").touch()
+        return data
+
+
+@dataclass(frozen=True)
+class RadiographPlan:
+    """The published radiographs; their split is kept, the seed draws which training patients are labeled."""
+
+    folder: Path
+
+    def about(self, seed: int) -> dict[str, Any]:
+        """The files' names and sizes, hashed."""
+        if not self.folder.is_dir():
+            raise UserError(f"--radiographs {self.folder} is no folder; give the one with train/0 … test/4")
+        digest = hashlib.sha256()
+        for name in sorted(image_files(self.folder)):
+            digest.update(f"{name} {(self.folder / name).stat().st_size}\n".encode())
+        return {"radiographs": {"files_sha256": digest.hexdigest()[:16], "ranks_seed": seed}}
+
+    def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
+        """A manifest and a split for each seed."""
+        about = hashlib.sha256(json.dumps(self.about(seed)).encode()).hexdigest()[:8]
+        folder = work / "data" / f"radiographs-s{seed}-{about}"
+        data = Data(folder / "manifest.csv", folder / "split.csv")
+        if not (folder / "done").exists():
+            run(("manifest", f"{self.folder.resolve()}", f"--out={data.manifest}", "--layout=chen", "--force"))
+            run(("split", f"{data.manifest}", f"--seed={seed}", f"--out={data.split}", "--force"))
+            (folder / "done").touch()
+        return data

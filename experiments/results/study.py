@@ -1,0 +1,126 @@
+"""What an experiment is made of, as data: rows, cells, tables, claims. Nothing here trains or counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from knee.errors import UserError
+
+Network = Literal["student", "teacher", "student + mirror", "teacher + mirror"]
+"""Which network grades; with mirror: the mean of its probabilities of the image and of its mirror image."""
+
+
+Rule = Literal["mean", "interval", "stated"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method."""
+
+    name: str
+    """Short, for files and ``--rows``."""
+    title: str
+    configs: tuple[str, ...]
+    """Files below configs/, stacked."""
+    network: Network = "teacher"
+    """The network whose numbers stand for the method."""
+    options: tuple[str, ...] = ()
+    """More options of train.py, over the files and over those of the study."""
+    trained_as: str = ""
+    """The row whose training is read, where this one only looks at it differently."""
+
+    @property
+    def training(self) -> str:
+        """The name of the row that is trained for this one."""
+        return self.trained_as or self.name
+
+
+class Cell(NamedTuple):
+    """A method at a share of the labels: what a line of a table reports, over all seeds."""
+
+    row: str
+    fraction: float
+
+
+class Table(NamedTuple):
+    """A table of a paper, or one in its form."""
+
+    name: str
+    title: str
+    cells: Sequence[Cell]
+    metrics: Sequence[str]
+
+
+class Claim(NamedTuple):
+    """One cell against another one or against a number, in one metric, and when it is said to hold.
+
+    ``rule`` "mean": the mean over the seeds is above ``bound``; "interval": so is the lower end of its 95 % interval;
+    "stated": nothing was claimed, the number is given. ``bound`` is 0 for differences unless said otherwise.
+    """
+
+    text: str
+    metric: str
+    first: Cell
+    second: Cell | float
+    kind: Literal["difference", "ratio"] = "difference"
+    rule: Rule = "mean"
+    bound: float = 0.0
+    networks: tuple[Network, Network] | None = None
+    """Other networks than those that stand for the two rows."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows on one kind of data."""
+
+    name: str
+    title: str
+    command: str
+    """The command that a reader types."""
+    rows: tuple[Row, ...]
+    cells: tuple[Cell, ...]
+    """What is run by default."""
+    more_cells: tuple[Cell, ...]
+    """What ``--full`` runs besides."""
+    seeds: tuple[int, ...]
+    grade_set: str
+    checkpoint: Literal["last", "best"]
+    """last: the number of steps is fixed, nothing is selected; best: by the validation split."""
+    options: tuple[str, ...]
+    """Options of train.py for every row."""
+    code: tuple[str, ...]
+    """Modules that make the numbers; those that they import count too."""
+    tables: tuple[Table, ...]
+    claims: tuple[Claim, ...]
+    mirror: bool = False
+    """Grade the mirror images too."""
+    per_grade: tuple[float, ...] = ()
+    """Labeled fractions with a table grade by grade."""
+    networks: tuple[Network, ...] = ("student", "teacher")
+    paper: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    """What was published, for comparison."""
+
+    def row(self, name: str) -> Row:
+        """A row by name. Raises UserError."""
+        found = {row.name: row for row in self.rows}
+        if name not in found:
+            raise UserError(f"{self.name} has no row {name}; it has {', '.join(found)}")
+        return found[name]
+
+    def trainings(self, *, full: bool, rows: Sequence[str] = ()) -> list[Cell]:
+        """The cells to train, each once, in order; those of ``rows`` alone where given. Raises UserError."""
+        wanted = {self.row(name).training for name in rows} or {row.training for row in self.rows}
+        cells = (*self.cells, *(self.more_cells if full else ()))
+        trained = (Cell(self.row(cell.row).training, cell.fraction) for cell in cells)
+        return list(dict.fromkeys(cell for cell in trained if cell.row in wanted))
+
+
+def run_name(study: str, row: str, fraction: float, seed: int) -> str:
+    """The name of a run and of the files of its result.
+
+    >>> run_name("phantom", "dcmt", 0.1, 2)
+    'phantom-dcmt-f0.1-s2'
+    """
+    return f"{study}-{row}-f{fraction:g}-s{seed}"

@@ -1,0 +1,211 @@
+"""Tables for people (Markdown) and for programs (CSV), written from stored runs and by nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.results.statistics import Estimate, Results
+from experiments.results.study import Cell, Claim, Network, Table
+from knee.grades import load_grade_set
+
+TITLES = {
+    "recall": "Recall", "macro_f1": "F1", "auc": "AUC", "tiou": "TIoU", "accuracy": "Accuracy", "kappa": "Kappa",
+    "adjacent": "Adjacent", "ece": "ECE", "flip_changed": "Flip changed", "flip_divergence": "Flip JSD",
+}  # fmt: skip
+_NOTHING = "–"
+
+
+def write_table(results: Results, table: Table, folder: Path) -> None:
+    """``NAME.csv`` and ``NAME.md`` of a table."""
+    lines = [line for cell in table.cells for line in _csv_lines(results, cell, table.metrics)]
+    pd.DataFrame(lines).to_csv(folder / f"{table.name}.csv", index=False, float_format="%.6f", lineterminator="\n")
+    text = "\n".join([f"# {table.title}", "", *markdown(results, table), "", *footer(results, table.cells), ""])
+    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+
+
+def markdown(results: Results, table: Table) -> list[str]:
+    """The lines of a table: each cell's networks, the one that stands for the method in bold, then what was published."""
+    lines = [
+        "| Method | Labels | Network | " + " | ".join(TITLES[metric] for metric in table.metrics) + " |",
+        "|---|---|---|" + "---|" * len(table.metrics),
+    ]
+    for cell in table.cells:
+        start = f"| {results.study.row(cell.row).title} | {percent(cell.fraction)} |"
+        for network in results.study.networks:
+            estimates = [results.estimate(cell, network, metric) for metric in table.metrics]
+            stands = network == results.network(cell)
+            if stands or any(estimates):
+                name = f"**{network}**" if stands else network
+                lines.append(f"{start} {name} | " + " | ".join(map(shown, estimates)) + " |")
+        published = results.study.paper.get(cell, {})
+        if published:
+            values = (f"{published[metric]:.3f}" if metric in published else _NOTHING for metric in table.metrics)
+            lines.append(f"{start} *as published* | " + " | ".join(values) + " |")
+    return lines
+
+
+def shown(estimate: Estimate | None) -> str:
+    """A number with its interval.
+
+    >>> shown(Estimate(0.5, 0.4123, 0.6, {1: 0.5}))
+    '0.500 [0.412, 0.600]'
+    """
+    if estimate is None:
+        return _NOTHING
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def percent(fraction: float) -> str:
+    """A share of the labels.
+
+    >>> percent(0.1), percent(1.0)
+    ('10 %', '100 %')
+    """
+    return f"{100 * fraction:g} %"
+
+
+def _csv_lines(results: Results, cell: Cell, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    lines = []
+    for network in results.study.networks:
+        for metric in metrics:
+            found = results.estimate(cell, network, metric)
+            if found is not None:
+                start = {"row": cell.row, "fraction": cell.fraction, "network": network}
+                lines.append({**start, "stands": network == results.network(cell), "metric": metric, **_values(found)})
+    return lines
+
+
+def _values(found: Estimate) -> dict[str, float]:
+    seeds = {f"seed_{seed}": value for seed, value in found.by_seed.items()}
+    return {"mean": found.value, "low": found.low, "high": found.high, **seeds}
+
+
+def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: str) -> None:
+    """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds."""
+    judged = [(claim, judge(results, claim)) for claim in claims]
+    lines = [
+        {
+            "claim": claim.text,
+            "metric": claim.metric,
+            "first": label(results, claim.first, _networks(results, claim)[0]),
+            "second": _second(results, claim),
+            "kind": claim.kind,
+            "rule": claim.rule,
+            "bound": claim.bound,
+            **(_values(found) if found else {}),
+            "verdict": verdict,
+        }
+        for claim, (found, verdict) in judged
+    ]
+    pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
+    text = [
+        f"# {results.study.title}: what holds",
+        "",
+        "Differences are first minus second on the same test images, the same patients drawn for both. “Holds” is "
+        "decided by the mean over the seeds unless the claim asks for its interval.",
+        "",
+        "| Claim | First | Second | Number | Each seed | Verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line, (_, (found, verdict)) in zip(lines, judged, strict=True):
+        each = ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING
+        text.append(f"| {line['claim']} | {line['first']} | {line['second']} | {shown(found)} | {each} | {verdict} |")
+    cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
+    (folder / f"{name}.md").write_text("\n".join([*text, "", *footer(results, cells), ""]), encoding="utf-8")
+
+
+def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
+    """The number of a claim, and "holds", "does not hold", "not run", or for a rule "stated" just what the interval says."""
+    first, second = _networks(results, claim)
+    other = (claim.second, second) if isinstance(claim.second, Cell) else claim.second
+    found = results.compare((claim.first, first), other, claim.metric, ratio=claim.kind == "ratio")
+    if found is None:
+        return None, "not run"
+    apart = found.low > claim.bound or found.high < claim.bound
+    sure = f"interval {'without' if apart else 'contains'} {claim.bound:g}"
+    if claim.rule == "stated":
+        return found, f"stated ({sure})"
+    holds = (found.low if claim.rule == "interval" else found.value) > claim.bound
+    return found, f"{'holds' if holds else 'does not hold'} ({sure})"
+
+
+def _networks(results: Results, claim: Claim) -> tuple[Network, Network]:
+    if claim.networks:
+        return claim.networks
+    first = results.network(claim.first)
+    return first, results.network(claim.second) if isinstance(claim.second, Cell) else first
+
+
+def label(results: Results, cell: Cell, network: Network) -> str:
+    """A cell in words."""
+    return f"{results.study.row(cell.row).title}, {percent(cell.fraction)}, {network}"
+
+
+def _second(results: Results, claim: Claim) -> str:
+    if isinstance(claim.second, Cell):
+        return label(results, claim.second, _networks(results, claim)[1])
+    return f"{claim.second:g}"
+
+
+def write_per_grade(results: Results, folder: Path, name: str) -> None:
+    """``NAME.csv`` and ``NAME.md``: precision, recall and F1 of each grade, a column a method (Chavoshi et al., Table 1)."""
+    grades = load_grade_set(results.study.grade_set).count
+    text, lines = [f"# {results.study.title}: grade by grade", ""], []
+    cells = []
+    for fraction in results.study.per_grade:
+        columns = [cell for cell in results.study.cells if cell.fraction == fraction and results.seeds(cell)]
+        cells += columns
+        lines += [
+            line for cell in columns for line in _csv_lines(results, cell, [m for _, _, m in per_grade_metrics(grades)])
+        ]
+        titles = [f"{results.study.row(cell.row).title} ({results.network(cell)})" for cell in columns]
+        text += [f"{percent(fraction)} of the labels", "", "| Metric | Grade | " + " | ".join(titles) + " |"]
+        text.append("|---|---|" + "---|" * len(columns))
+        for title, grade, metric in per_grade_metrics(grades):
+            estimates = (results.estimate(cell, results.network(cell), metric) for cell in columns)
+            text.append(f"| {title} | {grade} | " + " | ".join(map(shown, estimates)) + " |")
+        text.append("")
+    pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
+    (folder / f"{name}.md").write_text("\n".join([*text, *footer(results, cells), ""]), encoding="utf-8")
+
+
+def per_grade_metrics(grades: int) -> list[tuple[str, str, str]]:
+    """Title, grade and name of each line of the per-grade table.
+
+    >>> per_grade_metrics(1)[0], per_grade_metrics(1)[-1]
+    (('Precision', '0', 'precision_0'), ('QW Kappa', '', 'kappa'))
+    """
+    by_grade = [
+        (title, str(grade), f"{metric}_{grade}")
+        for title, metric in (("Precision", "precision"), ("Recall", "recall"), ("F1-score", "f1"))
+        for grade in range(grades)
+    ]
+    return [*by_grade, ("Adj. Acc", "", "adjacent"), ("QW Kappa", "", "kappa")]
+
+
+def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
+    """What stands below every table: the command, the runs behind it and their commits."""
+    wanted = {(results.study.row(cell.row).training, cell.fraction) for cell in cells}
+    runs = [run for (row, fraction, _), run in sorted(results.runs.items()) if (row, fraction) in wanted]
+    if not runs:
+        return [f"No run yet. Made by `{results.study.command}`."]
+    commits = Counter(run.about["commit"] + ("+" if run.about["changed_files"] else "") for run in runs)
+    by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
+    seeds = sorted({run.about["seed"] for run in runs})
+    steps = sorted({run.about["steps"] for run in runs})
+    each = {(run.about["seed"]): run for run in runs}
+    images = ", ".join(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in each.values())
+    return [
+        f"Mean over seeds {', '.join(map(str, seeds))}; 95 % intervals by bootstrap over the test patients ({results.samples} "
+        f"draws), averaged over the seeds. Test images by seed: {images}. {', '.join(map(str, steps))} optimiser steps a run; "
+        f"checkpoint: {results.study.checkpoint}.",
+        "",
+        f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
+        + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
+        + "; their configs are in `runs/`.",
+    ]
