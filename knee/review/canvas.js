@@ -3,6 +3,8 @@
 const $ = (id) => document.getElementById(id);
 const heat = bytesOf(run.colors.heat), diverging = bytesOf(run.colors.difference);
 
+const LINES = { student: "#e8a33d", teacher: "#4c9be8" };
+
 const view = {
   item: null, // the case shown
   hidden: false, // whether the model's part is veiled (blind reading)
@@ -92,7 +94,9 @@ function draw(ready) {
     }
   };
   if (view.cartilage) stroke(ready.cartilage, "#46dcff", [5, 4]);
-  if (view.mask && view.layer !== "difference") stroke(ready.masks[view.layer], "#ffffff", []);
+  if (!view.mask) return;
+  if (view.layer !== "difference") stroke(ready.masks[view.layer], "#ffffff", []);
+  else for (const network of ["student", "teacher"]) stroke(ready.masks[network], LINES[network], []);
 }
 
 let asked = 0;
@@ -183,7 +187,11 @@ function drawLegend() {
   pen.putImageData(sheet, 0, 0);
   $("scale-low").textContent = signed ? "teacher more" : "0";
   $("scale-high").textContent = signed ? "student more" : "1";
-  $("scale-name").textContent = signed ? "student’s x − teacher’s x, from −1 to 1" : `${view.layer}’s attention x, scaled per image`;
+  // A map scaled per image always has a hot spot: how weak it may be is said where it is seen.
+  const most = view.item && !signed ? `, unscaled maximum ${view.item[view.layer].max}` : "";
+  $("scale-name").textContent = signed ? "student’s x − teacher’s x" : `${view.layer}’s x, scaled per image${most}`;
   $("threshold-of-mask").textContent = run.threshold;
-  $("line-mask-name").hidden = signed || !view.mask;
+  for (const line of $("line-mask-name").querySelectorAll("i")) line.hidden = signed === line.classList.contains("mask");
+  $("line-mask-name").hidden = !view.mask;
+  $("line-cartilage-name").hidden = !view.cartilage || !view.item?.cartilage;
 }

@@ -4,6 +4,13 @@ function say(text) {
   $("live").textContent = text;
 }
 
+// What everybody should see, for a while; it is read out as well.
+function notice(text) {
+  $("notice").textContent = text;
+  clearTimeout(notice.timer);
+  notice.timer = setTimeout(() => ($("notice").textContent = ""), 6000);
+}
+
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 function buildGrades() {
@@ -32,8 +39,7 @@ function giveGrade(grade) {
 function giveVerdict(verdict) {
   const item = view.item, needsModel = verdict === "agree" || verdict === "disagree";
   if (needsModel && isVeiled(item)) {
-    say("Grade first; then you see what the model said.");
-    $("grade-note").textContent = "Grade first; then you can agree or disagree with the model.";
+    notice("Grade first; then you can agree or disagree with the model.");
     return;
   }
   const same = store.entry(item.case).verdict === verdict;
@@ -69,7 +75,7 @@ function refresh() {
 }
 
 function gradeNote(entry, veiled) {
-  if (veiled) return `Press 0–${run.grades.length - 1}; the model’s grade and maps appear then.`;
+  if (veiled) return `Choose 0–${run.grades.length - 1}; the model’s grade and maps appear then.`;
   if (entry.final_grade === null) return "Not graded.";
   if (entry.blind_grade === null) return run.grades[entry.final_grade].description;
   if (entry.blind_grade === entry.final_grade) return `Graded blind. ${run.grades[entry.final_grade].description}`;

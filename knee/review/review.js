@@ -21,6 +21,7 @@ function show(item) {
   keepInside();
   // A comment being written belongs to the case that is left.
   if (document.activeElement === $("comment")) $("comment").blur();
+  drawLegend();
   refresh();
   showPlace();
   say(`Case ${item.case}. ${isVeiled(item) ? "Grade first." : modelInWords(item)}`);
@@ -36,7 +37,6 @@ function choose(layer) {
 function toggle(name) {
   view[name] = !view[name];
   $(`toggle-${name}`).setAttribute("aria-pressed", String(view[name]));
-  $("line-cartilage-name").hidden = !view.cartilage;
   drawLegend();
   refresh();
 }
@@ -69,8 +69,9 @@ function bindButtons() {
   on("zoom-out", () => zoomBy(1 / 1.5));
   on("zoom-fit", showWhole);
   on("download", () => {
-    store.download();
-    say("Verdicts downloaded.");
+    const count = store.said().length;
+    if (!count) return notice("There is nothing to download yet: grade a case first.");
+    notice(`${count} of ${cases.length} cases are in ${store.download()}. Hand in that file.`);
   });
   on("reader", openStart);
   on("show-keys", () => $("keys").showModal());
@@ -183,7 +184,7 @@ function start() {
   store.check();
   $("title").textContent = document.title = run.title;
   $("subtitle").textContent = `${run.run} · model ${run.modelHash.slice(0, 8)} · ${cases.length} cases`;
-  $("veil-hint").textContent = ` 0–${run.grades.length - 1}, then the model’s grade and maps appear`;
+  $("veil-hint").textContent = `0–${run.grades.length - 1}, then the model’s grade and maps appear`;
   if (run.sanityFigure) {
     $("sanity").href = run.sanityFigure;
     $("sanity").hidden = false;

@@ -81,6 +81,7 @@ const store = {
     };
   },
 
+  // Returns the name of the file.
   download() {
     const safe = (text) => text.replace(/[^A-Za-z0-9_-]+/g, "-");
     const text = JSON.stringify(this.document(), null, 1);
@@ -90,6 +91,7 @@ const store = {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
     this.unsaved = false;
+    return link.download;
   },
 
   // Take up an earlier file of the same run and model; later entries win. Returns how many; throws a sentence.

@@ -82,7 +82,7 @@ function mark(item) {
   if (!button) return;
   const entry = store.entry(item.case), order = $("order").value;
   button.dataset.state = entry.verdict || (entry.revealed ? "begun" : "open");
-  const said = [entry.final_grade === null ? "" : gradeName(entry.final_grade), VERDICTS[entry.verdict] || ""].filter(Boolean);
+  const said = [entry.final_grade === null ? "" : String(entry.final_grade), VERDICTS[entry.verdict] || ""].filter(Boolean);
   const doubt = order !== "file" && !isVeiled(item) && order in item.doubts ? item.doubts[order].toFixed(2) : "";
   button.lastChild.textContent = said.join(" · ") || doubt;
 }
@@ -118,5 +118,5 @@ function stepToOpen() {
   const { shown } = worklist, at = shown.indexOf(view.item);
   const next = [...shown.slice(at + 1), ...shown.slice(0, at + 1)].find((item) => !store.entry(item.case).verdict);
   if (next) show(next);
-  else say("Every case shown is reviewed. Download your verdicts.");
+  else notice(`All ${shown.length} cases of this list are reviewed. Download your verdicts, top right.`);
 }

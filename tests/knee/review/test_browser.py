@@ -78,7 +78,7 @@ def test_nothing_is_shown_of_the_model_before_the_reader_has_graded(browser, ope
     assert np.ptp(before) > 60, "no picture"
     assert not browser.find_element("id", "model-open").is_displayed()
     _press(browser, "a")
-    assert "Grade first" in browser.find_element("id", "grade-note").text
+    assert "Grade first" in browser.find_element("id", "notice").text
     _press(browser, "3")
     _settle(browser)
     assert browser.find_element("id", "model-open").is_displayed()
