@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from knee.errors import UserError
+from knee.errors import Faults, UserError
 
 _KEPT = 2
 _MOST_JSON_BYTES = 1 << 26
+_MOST_BYTES = 1 << 36
+"""Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
 _NAME = re.compile(r"step_\d{8,}")
 
 
@@ -48,11 +50,13 @@ class Checkpoint:
             raise UserError(f"{self.folder} holds no {path.name}: its state.json does not name one")
         try:
             return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
+        # A header from a stranger can make torch or the parser raise almost anything.
+        except Exception as error:
             raise UserError(f"{path} is not a safetensors file ({_short(error)}); nothing else is loaded") from error
 
     def load_network(self, name: str, network: nn.Module) -> None:
         """Load the weights and buffers of the network saved as ``name``. Raises UserError where they do not fit."""
+        self._refuse_other_shapes(name, network)
         tensors = self.tensors(name)
         try:
             network.load_state_dict(tensors, strict=True)
@@ -61,6 +65,21 @@ class Checkpoint:
                 f"{self.folder / name}.safetensors does not fit the network of this run's config: {_short(error)}; was the "
                 "config changed since?"
             ) from error
+
+    def _refuse_other_shapes(self, name: str, network: nn.Module) -> None:
+        """By the header alone, before any tensor takes memory."""
+        path = self.folder / f"{name}.safetensors"
+        wanted = {key: list(value.shape) for key, value in network.state_dict().items()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys() if key in wanted}  # noqa: SIM118
+        except Exception:  # ``tensors`` tells it
+            return
+        others = [f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if shape != wanted[key]]
+        if others:
+            raise UserError(
+                f"{path} does not fit the network of this run's config: {'; '.join(others[:3])}; was the config changed since?"
+            )
 
 
 class Checkpoints:
@@ -79,22 +98,22 @@ class Checkpoints:
         """Write the checkpoint of ``step``, then drop those no longer kept."""
         final = self.folder / _name(step)
         aside = self.folder / f".writing_{step:08d}_{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        self._remove_leftovers()  # also of a process that had this one's number, as in a container started anew
         files = {name: _plain(network.state_dict()) for name, network in networks.items()}
         files |= {name: _plain(values) for name, values in tensors.items()}
         try:
+            aside.mkdir(parents=True)
             _write(aside, files, {**state, "step": step})
+            if final.exists():
+                final.rename(aside.with_name(f"{aside.name}_old"))
+            aside.rename(final)
+            _sync(self.folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)  # What was written may be what fills the disk.
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); "
                 "those before it are whole: mend this and go on by --resume"
             ) from error
-        if final.exists():
-            final.rename(self.folder / f".writing_old_{os.getpid()}")
-        aside.rename(final)
-        _sync(self.folder)
         self._prune()
         return final
 
@@ -114,21 +133,32 @@ class Checkpoints:
             (self.folder / "best.json").unlink()
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and what was wrong with newer ones."""
+        """The newest whole checkpoint, and what was wrong with newer ones; None where none was ever written.
+
+        Raises Faults where there are some and none is whole: to start over unasked would throw the run's record away.
+        """
         damaged: list[str] = []
         for folder in sorted(self._folders(), reverse=True):
             try:
                 return open_checkpoint(folder), damaged
             except UserError as error:
                 damaged.append(str(error))
-        return None, damaged
+        if damaged:
+            raise Faults(
+                damaged,
+                summary=f"{self.folder}: no checkpoint is whole; put a copy back, or start anew under another --name:",
+            )
+        return None, []
 
     def best(self) -> Checkpoint | None:
         """The best checkpoint; the latest where none was marked."""
         step = self._best_step()
         if step is None:
             return self.latest()[0]
-        return open_checkpoint(self.folder / _name(step))
+        try:
+            return open_checkpoint(self.folder / _name(step))
+        except UserError as error:
+            raise UserError(f"{error}; it was the best, --checkpoint last takes the newest whole one") from error
 
     def _best_step(self) -> int | None:
         path = self.folder / "best.json"
@@ -149,8 +179,14 @@ class Checkpoints:
         for folder in sorted(self._folders(), reverse=True)[_KEPT:]:
             if best is None or folder.name != _name(best):
                 shutil.rmtree(folder)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """What a killed writer left; the run's lock keeps any other writer out."""
         for left in self.folder.glob(".writing_*"):
             shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(".best.json.*"):
+            left.unlink(missing_ok=True)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -161,12 +197,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         step = int(state["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({_short(error)})") from error
+    if folder.is_symlink() or (folder / "state.json").is_symlink():
+        raise UserError(f"{folder} is a link, or its state.json is; a checkpoint is a folder of its own: copy it there")
     if folder.name != _name(step):
         raise UserError(f"{folder} says that it is of step {step}; name it {_name(step)} if so")
     for name, wanted in sums.items():
         path = folder / name
         if path.parent != folder or path.suffix != ".safetensors" or path.is_symlink():
             raise UserError(f"{folder / 'state.json'} names {name!r}, which is not a safetensors file in that folder")
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise UserError(
+                f"{path} has {path.stat().st_size / 2**30:.0f} GiB, too much for the tensors of one network"
+            )
         if not path.is_file() or _checksum(path) != wanted:
             raise UserError(f"{path} is missing or damaged (its checksum differs from state.json)")
     return Checkpoint(folder, {**state, "sha256": sums, "step": step})
@@ -176,12 +218,16 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON beside its final name and move it into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -224,7 +270,7 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappi
         save_file(dict(values), folder / f"{name}.safetensors")
     sums = {f"{name}.safetensors": _checksum(folder / f"{name}.safetensors") for name in files}
     write_json(folder / "state.json", {**state, "sha256": sums})
-    for path in folder.iterdir():
+    for path in (*folder.iterdir(), folder):
         _sync(path)
 
 

@@ -6,6 +6,7 @@ Everything outside ``local/`` names cases by salted hashes and can be shown to o
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
 import hashlib
 import importlib.metadata
@@ -13,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ from knee.errors import UserError
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights")
+_FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
 
 
@@ -96,6 +99,7 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
                 f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name"
             )
         with RunLock(run):  # refuses to remove what another process is writing
+            _remove_leftovers(path)
             _remove(path)
     _remove_leftovers(path)
     aside = RunFolder(path.with_name(f".{path.name}.new.{os.getpid()}"))
@@ -125,7 +129,8 @@ def _remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of making or removing this run folder."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
         owner = left.name.rpartition(".")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+        # Our own number: a process before this one had it, as in a container that was started anew.
+        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -185,7 +190,9 @@ def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, A
 
 
 def _looks_like_a_path(value: str) -> bool:
-    return ("/" in value or "\\" in value) and not value.startswith(("hf-hub:", "hf_hub:"))
+    if value.startswith(("hf-hub:", "hf_hub:")):
+        return False
+    return "/" in value or "\\" in value or value.lower().endswith(_FILE_SUFFIXES)
 
 
 def _write_yaml(path: Path, values: dict[str, Any]) -> None:
@@ -235,7 +242,10 @@ def file_hash(path: Path) -> str:
 
 
 class RunLock:
-    """Keeps a second process out of a run folder while the first is alive; a dead process holds nothing."""
+    """Keeps a second process out of a run folder while the first is alive; a dead process holds nothing.
+
+    The lock is the system's, on a file, so no process number is written that another process could get later.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self._path = run.local / "lock"
@@ -250,15 +260,35 @@ class RunLock:
         self._file = self._path.open("a")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self._file.close()
             raise UserError(
                 f"another process is training in {self._path.parent.parent}; wait for it, or give this run another --name"
             ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
+                raise
+        # Processes that load images are forked: they must not hold the lock on when this one is killed.
+        _held.add(self._file)
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
+            _held.discard(self._file)
             self._file.close()
+
+
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process: close the files of the locks, which stay the parent's."""
+    for file in list(_held):
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _plain(value: Any) -> Any:

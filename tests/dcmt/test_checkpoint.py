@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dcmt.checkpoint import Checkpoints, flatten_optimizer, open_checkpoint, restore_optimizer, write_json
-from knee.errors import UserError
+from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, open_checkpoint, restore_optimizer, write_json
+from knee.errors import Faults, UserError
 
 Nets = Callable[..., nn.Module]
 Save = Callable[..., Path]
@@ -154,12 +155,35 @@ def test_damaged_newest_falls_back_and_says_so(name: str, damage: str, checkpoin
     assert "step_00000002" in damaged[0]
 
 
-def test_all_damaged_is_none_with_all_reasons(checkpoints: Checkpoints, save: Save) -> None:
+def test_all_damaged_is_refused_with_all_reasons(checkpoints: Checkpoints, save: Save) -> None:
     for step in (1, 2):
         (save(step) / "student.safetensors").write_bytes(b"x")
-    found, damaged = checkpoints.latest()
-    assert found is None
-    assert len(damaged) == 2
+    with pytest.raises(Faults, match="no checkpoint is whole; put a copy back") as caught:
+        checkpoints.latest()
+    assert len(caught.value.faults) == 2
+
+
+def test_damaged_best_names_the_way_out(checkpoints: Checkpoints, save: Save) -> None:
+    for step in (1, 2):
+        save(step)
+    checkpoints.mark_best(1, "kappa", 0.5)
+    (checkpoints.folder / "step_00000001" / "student.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"step_00000001.*damaged.*--checkpoint last takes the newest"):
+        checkpoints.best()
+    assert checkpoints.latest()[0].step == 2
+
+
+def test_what_killed_writers_left_is_removed(checkpoints: Checkpoints, save: Save) -> None:
+    """Also of one that had this process's number."""
+    for process in (os.getpid(), 999_999_999):
+        for left in (f".writing_00000001_{process}", f".writing_00000001_{process}_old"):
+            (checkpoints.folder / left).mkdir(parents=True)
+            (checkpoints.folder / left / "student.safetensors").write_bytes(b"x")
+        (checkpoints.folder / f".best.json.{process}").write_text("{")
+    save(1)
+    save(1)
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step_00000001"]
+    assert checkpoints.latest()[1] == []
 
 
 def test_forgetting_drops_later_ones_and_the_note_of_a_later_best(checkpoints: Checkpoints, save: Save) -> None:
@@ -227,6 +251,101 @@ def test_link_out_of_the_folder_is_refused(save: Save, tmp_path: Path) -> None:
     (folder / "student.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     with pytest.raises(UserError, match="not a safetensors file in that folder"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("linked", ["folder", "state"])
+def test_checkpoint_that_is_a_link_is_refused(linked: str, save: Save, tmp_path: Path) -> None:
+    folder = save(1)
+    place = folder if linked == "folder" else folder / "state.json"
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link"):
+        open_checkpoint(folder)
+
+
+def test_sparse_file_of_a_terabyte_is_refused_at_once(save: Save) -> None:
+    folder = save(1)
+    os.truncate(folder / "student.safetensors", 1 << 40)
+    with pytest.raises(UserError, match=r"student\.safetensors has 1024 GiB, too much"):
+        open_checkpoint(folder)
+
+
+def test_other_shapes_are_refused_by_the_header_before_any_tensor_is_read(save: Save, small_grader: Nets) -> None:
+    """A file of 8 GiB that is as long as it says: its tensors would be read, then refused."""
+    folder = save(1)
+    text = json.dumps(
+        {"classifier.weight": {"dtype": "F32", "shape": [1 << 28, 8], "data_offsets": [0, 1 << 33]}}
+    ).encode()
+    path = folder / "student.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(path, 8 + len(text) + (1 << 33))
+    foreign = Checkpoint(folder, {"step": 1, "sha256": {path.name: "not looked at here"}})
+    with pytest.raises(UserError, match=r"classifier\.weight is \[268435456, 8\], not \[3, 8\]"):
+        foreign.load_network("student", small_grader())
+
+
+def spoiled_header(header: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A header with one thing changed that a stranger might change."""
+    odd = [
+        0,
+        -1,
+        1,
+        7,
+        1 << 31,
+        1 << 62,
+        1 << 64,
+        1e300,
+        "x",
+        None,
+        [],
+        {},
+        True,
+        [1 << 40, 0],
+        "F64",
+        "U8",
+        "BOOL",
+        "F4",
+    ]
+    changed = json.loads(json.dumps(header))
+    name = draw.choice(list(changed))
+    place = draw.choice(["name", "entry", "dtype", "shape", "data_offsets", "one of them", "metadata"])
+    if place == "name":
+        changed[draw.choice(["", "a" * 70_000, "../x", "\0"])] = changed.pop(name)
+    elif place == "entry":
+        changed[name] = draw.choice(odd)
+    elif place == "metadata":
+        changed["__metadata__"] = draw.choice(odd)
+    elif place == "one of them":
+        part = changed[name][draw.choice(["shape", "data_offsets"])]
+        part[draw.randrange(len(part))] = draw.choice(odd) if part else None
+    else:
+        changed[name][place] = draw.choice(odd)
+    return dict(changed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_headers_from_a_stranger_are_refused_or_read_with_the_shapes_that_fit(
+    seed: int, save: Save, small_grader: Nets
+) -> None:
+    """A hundred changed headers each, checksums made to fit: a refusal every time, or the network's own shapes."""
+    folder = save(1)
+    data = (folder / "student.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    draw = random.Random(seed)
+    network = small_grader()
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    refused = 0
+    for _ in range(100):
+        text = json.dumps(spoiled_header({k: v for k, v in header.items() if k != "__metadata__"}, draw)).encode()
+        rewrite(folder, "student.safetensors", struct.pack("<Q", len(text)) + text + data[8 + length :])
+        try:
+            open_checkpoint(folder).load_network("student", network)
+        except UserError as error:
+            assert "student.safetensors" in str(error)
+            refused += 1
+        assert {name: value.shape for name, value in network.state_dict().items()} == shapes
+    assert refused > 70
 
 
 def test_file_that_is_not_listed_is_not_loaded(save: Save) -> None:
@@ -322,3 +441,4 @@ def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(OSError, match="No space"):
             write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

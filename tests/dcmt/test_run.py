@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +16,9 @@ import pytest
 import yaml
 
 from dcmt.config import GraderConfig
-from dcmt.launch import new_or_resumed
-from dcmt.run import RunFolder, RunLock, create_run, open_run, versions
+from dcmt.launch import SAFE_ON_RESUME, new_or_resumed
+from dcmt.options import option_names
+from dcmt.run import RunFolder, RunLock, create_run, open_run, split_private, versions
 from knee.errors import UserError
 
 Make = Callable[..., GraderConfig]
@@ -111,6 +117,57 @@ def test_lock_of_another_process_is_respected_and_ends_with_it(
         pass
 
 
+FORK = """
+import os, sys, time
+from dcmt.run import RunFolder, RunLock
+with RunLock(RunFolder(__import__("pathlib").Path(sys.argv[1]))):
+    if os.fork():
+        print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_is_not_held_on_by_a_process_that_the_dead_one_forked(
+    started: RunFolder, command_environment: dict[str, str]
+) -> None:
+    """A process that loads images, say: it outlives the killed one by seconds."""
+    command = [sys.executable, "-c", FORK, str(started.path)]
+    with subprocess.Popen(
+        command, env=command_environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training"), RunLock(started):
+            pass
+        holder.kill()
+        holder.wait()
+        try:
+            with RunLock(started):
+                pass
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_file_system_without_locks_trains_all_the_same(started: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with RunLock(started):
+        pass
+
+
+def test_leftover_of_a_dead_process_that_had_our_number_is_no_obstacle(tmp_path: Path, grader_config: Make) -> None:
+    """In a container that is started anew, processes get the numbers that they had."""
+    (tmp_path / f".run.new.{os.getpid()}" / "local").mkdir(parents=True)
+    (tmp_path / f".run.old.{os.getpid()}" / "local").mkdir(parents=True)
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    (run.path / "metrics.csv").write_text("")
+    (tmp_path / f".run.old.{os.getpid()}" / "local").mkdir(parents=True)
+    create_run(run.path, grader_config(), kind="grader", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_paths_stay_in_local(tmp_path: Path, grader_config: Make) -> None:
     config = grader_config(
         **{"data.cache": "/home/jane-doe/cache", "model.weights": "w.safetensors", "runs": str(tmp_path)}
@@ -122,6 +179,16 @@ def test_paths_stay_in_local(tmp_path: Path, grader_config: Make) -> None:
     assert yaml.safe_load(run.private.read_text())["data.cache"] == "/home/jane-doe/cache"
     assert run.local.stat().st_mode & 0o077 == 0
     assert run.private.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["prompts.yaml", "towers.npy", "unet.safetensors", "mine.CSV", "a/b", r"C:\\data", "./x"]
+)
+def test_file_in_the_current_folder_is_a_path_too(name: str) -> None:
+    public, private = split_private({"clip": {"text": name, "image": "hf-hub:org/model", "vit": "vit_b16.augreg_in1k"}})
+    assert name not in str(public)
+    assert public["clip"]["image"] == "hf-hub:org/model"
+    assert private == {"clip.text": name}
 
 
 def test_run_without_its_local_folder_still_opens(tmp_path: Path, grader_config: Make) -> None:
@@ -153,6 +220,32 @@ def test_unsafe_changes_are_refused_by_name(started: RunFolder) -> None:
         resume(started, "--optimizer.learning_rate", "0.5", "--fit.seed", "7", "--fit.steps", "99")
     with pytest.raises(UserError, match=r"cannot change data\.labeled_fraction"):
         resume(started, "--labeled-fraction", "0.5")
+
+
+def test_every_option_is_either_safe_to_change_or_refused_by_name(
+    started: RunFolder, grader_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left out of the comparison."""
+    before = grader_config()
+    monkeypatch.setattr("dcmt.launch.config_from_values", lambda *_, **__: before)
+    names = option_names(GraderConfig)
+    assert len(names) > 50
+    for name in names:
+        after = with_another_value(before, name)
+        monkeypatch.setattr("dcmt.launch.read_config", lambda *_, after=after, **__: after)
+        if name in SAFE_ON_RESUME:
+            assert resume(started) is after
+        else:
+            with pytest.raises(UserError, match=rf"cannot change {re.escape(name)};"):
+                resume(started)
+
+
+def with_another_value(config: GraderConfig, name: str) -> GraderConfig:
+    """A copy with another value, valid or not, in the place of the option called ``name``."""
+    after = copy.deepcopy(config)
+    section, _, field = name.rpartition(".")
+    object.__setattr__(getattr(after, section) if section else after, field, "another value")
+    return after
 
 
 def test_resume_of_another_kind_is_refused(tmp_path: Path, grader_config: Make) -> None:
