@@ -17,13 +17,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcmt.cli import main
 from dcmt.run import RunFolder
 from dcmt.tracking import read_metrics
+from dcmt.validation import GraderValidation
 
 Prepare = Callable[[], None]
 _CLOCK = ("system/images_per_s", "system/memory_gib")
@@ -71,9 +74,15 @@ class Trainee:
         return RunFolder(self.folder / name)
 
 
+def _one_picture(self: GraderValidation, networks: Any, found: Any, step: int) -> None:
+    """In place of matplotlib's, which take nine tenths of so short a run and tell nothing of resuming."""
+    self.tracker.image("figure/step", np.full((8, 8, 3), step, np.uint8), step)
+
+
 def _command(arguments: list[str], output: Path, prepare: Prepare | None) -> None:
     printed = io.StringIO()
     code = 70
+    GraderValidation._draw = _one_picture  # type: ignore[method-assign]
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             if prepare is not None:
@@ -87,26 +96,63 @@ def _command(arguments: list[str], output: Path, prepare: Prepare | None) -> Non
         os._exit(code)
 
 
-def outcome(run: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
-    """What two runs must share to the bit: weights and buffers of both networks, the optimiser, and the record."""
+@dataclass(frozen=True)
+class Outcome:
+    """What two runs must share to the bit."""
+
+    tensors: dict[str, torch.Tensor]
+    """Weights and buffers of both networks, the optimiser, random state, losses not yet logged."""
+    progress: str
+    """Steps, best so far, patience used up, steps skipped."""
+    rows: str
+    """Of ``metrics.csv``, as text: some are NaN."""
+    board: dict[str, list[tuple[int, Any]]]
+    """What TensorBoard shows: steps and values of every curve, steps and bytes of every picture."""
+
+
+def outcome(run: RunFolder) -> Outcome:
     checkpoint, damaged = run.checkpoints.latest()
     assert checkpoint is not None
     assert damaged == []
-    found = {
+    tensors = {
         f"{file}.{name}": value
-        for file in ("student", "teacher", "optimizer", "random")
+        for file in ("student", "teacher", "optimizer", "random", "window")
         for name, value in checkpoint.tensors(file).items()
     }
+    best = run.checkpoints.best()
+    assert best is not None
+    progress = {name: value for name, value in checkpoint.state["progress"].items() if name != "seconds"}
     rows = [row for row in read_metrics(run.path / "metrics.csv") if row[1] not in _CLOCK]
-    return found, str((checkpoint.step, run.checkpoints.best().step, rows))  # type: ignore[union-attr]
+    return Outcome(tensors, str((checkpoint.step, best.step, progress)), str(rows), shown(run.path / "tensorboard"))
 
 
-def assert_same(run: RunFolder, wanted: tuple[dict[str, torch.Tensor], str]) -> None:
-    """The run ended as the undisturbed one did, bit for bit."""
+def shown(folder: Path) -> dict[str, list[tuple[int, Any]]]:
+    """What TensorBoard reads from a folder, but for the clock; nothing where a run writes none."""
+    if not folder.exists():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    curves = {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if tag not in _CLOCK
+    }
+    pictures = {
+        tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+        for tag in events.Tags()["images"]
+    }
+    return curves | pictures
+
+
+def assert_same(run: RunFolder, wanted: Outcome) -> None:
+    """The run ended as the undisturbed one did, bit for bit, and its records hold every step once."""
     found = outcome(run)
-    assert found[0].keys() == wanted[0].keys()
-    assert [name for name in found[0] if not torch.equal(found[0][name], wanted[0][name])] == []
-    assert found[1] == wanted[1]
+    assert found.tensors.keys() == wanted.tensors.keys()
+    assert [name for name in found.tensors if not torch.equal(found.tensors[name], wanted.tensors[name])] == []
+    assert found.progress == wanted.progress
+    assert found.rows == wanted.rows
+    assert found.board.keys() == wanted.board.keys()
+    assert [tag for tag in found.board if str(found.board[tag]) != str(wanted.board[tag])] == []
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +160,7 @@ def fault_config(grader_values: dict[str, Any], tmp_path_factory: pytest.TempPat
     """Ten steps, a checkpoint every second; dropout, so that the random state matters."""
     values = {name: dict(part) for name, part in grader_values.items()}
     values["fit"] |= {"steps": 10, "validate_every": 2, "log_every": 3}
+    values["report"]["tensorboard"] = True
     values["model"]["dropout"] = 0.3
     path = tmp_path_factory.mktemp("faults") / "tiny.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -133,7 +180,7 @@ def trainee(fault_config: Path, tmp_path: Path) -> Iterator[Trainee]:
 class Undisturbed:
     """How the run ends when nothing happens, and how long that takes."""
 
-    outcome: tuple[dict[str, torch.Tensor], str]
+    outcome: Outcome
     seconds: float
 
 
@@ -143,7 +190,12 @@ def undisturbed(fault_config: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert found.finish(found.train("warm")) == 0, found.output()  # the image cache is built once
     started = time.monotonic()
     assert found.finish(found.train("run")) == 0, found.output()
-    return Undisturbed(outcome(found.run("run")), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    ended = outcome(found.run("run"))
+    assert [step for step, _ in ended.board["loss/total"]] == [3, 6, 9, 10]
+    assert [step for step, _ in ended.board["val_teacher/macro_f1"]] == [2, 4, 6, 8, 10]
+    assert [step for step, _ in ended.board["figure/step"]] == [2, 4, 6, 8, 10]
+    return Undisturbed(ended, seconds)
 
 
 @pytest.fixture

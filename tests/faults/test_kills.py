@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+import dcmt.checkpoint
 from dcmt.validation import GraderValidation
 
-from .conftest import Trainee, Undisturbed, assert_same
+from .conftest import Prepare, Trainee, Undisturbed, assert_same
 
 pytestmark = pytest.mark.faults
 KILLS = 50
@@ -24,7 +27,7 @@ KILLS_A_RUN = 5
 _WRITING = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate")
 
 
-def kill_at_write(folder: Path, number: int) -> Callable[[], None]:
+def kill_at_operation(folder: Path, number: int) -> Prepare:
     """Arms the new process to kill itself at its ``number``-th file operation within the folder."""
 
     def arm() -> None:
@@ -42,34 +45,112 @@ def kill_at_write(folder: Path, number: int) -> Callable[[], None]:
     return arm
 
 
-def killed_once(trainee: Trainee, name: str, undisturbed: Undisturbed, draw: random.Random) -> bool:
+def kill_in_file(number: int, share: float) -> Prepare:
+    """Arms the new process to kill itself within its ``number``-th file of tensors, a ``share`` of it written."""
+
+    def arm() -> None:
+        save_file = dcmt.checkpoint.save_file
+        seen = 0
+
+        def cut_short(tensors: Mapping[str, Tensor], path: Path) -> None:
+            nonlocal seen
+            save_file(dict(tensors), path)
+            seen += 1
+            if seen == number:
+                os.truncate(path, round(share * path.stat().st_size))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        dcmt.checkpoint.save_file = cut_short  # type: ignore[assignment]
+
+    return arm
+
+
+def kinds_of_kill() -> Iterator[str]:
+    while True:
+        yield from ("at a random time", "at a random file operation", "inside a checkpoint's file")
+
+
+def killed_once(trainee: Trainee, name: str, kind: str, undisturbed: Undisturbed, draw: random.Random) -> bool:
     """One start of the run that is meant to be killed; whether it was before it ended."""
-    if draw.random() < 0.5:
-        process = trainee.train(name, prepare=kill_at_write(trainee.run(name).path, draw.randint(1, 90)))
-    else:
+    run = trainee.run(name)
+    if kind == "at a random time":
         process = trainee.train(name)
         time.sleep(draw.uniform(0, undisturbed.seconds))
         process.kill()
-    return trainee.finish(process) == -signal.SIGKILL
+    elif kind == "at a random file operation":
+        process = trainee.train(name, prepare=kill_at_operation(run.path, draw.randint(1, 90)))
+    else:
+        process = trainee.train(name, prepare=kill_in_file(draw.randint(1, 12), draw.random()))
+    killed = trainee.finish(process) == -signal.SIGKILL
+    if killed and kind == "inside a checkpoint's file":
+        assert list(run.checkpoints.folder.glob(".writing_*/*.safetensors")), "the kill was to leave half a checkpoint"
+    return killed
 
 
 def test_fifty_kills(trainee: Trainee, undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(1)
-    kills = runs = 0
-    while kills < KILLS:
+    kinds = kinds_of_kill()
+    kills: collections.Counter[str] = collections.Counter()
+    runs = 0
+    while kills.total() < KILLS:
         runs += 1
         name = f"run_{runs}"
-        here = 0
-        while here < min(KILLS_A_RUN, KILLS - kills) and killed_once(trainee, name, undisturbed, draw):
-            here += 1
-        kills += here
+        for _ in range(min(KILLS_A_RUN, KILLS - kills.total())):
+            kind = next(kinds)
+            if not killed_once(trainee, name, kind, undisturbed, draw):
+                break
+            kills[kind] += 1
         assert trainee.finish(trainee.train(name)) == 0, trainee.output()
         assert_same(trainee.run(name), undisturbed.outcome)
         assert not list((trainee.run(name).path / "checkpoints").glob(".*")), "leftovers of a killed writer"
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{kills} of {KILLS} kills in {runs} runs: each run ended as the undisturbed one, bit for bit\n"
+            f"\n{kills.total()} of {KILLS} kills in {runs} runs ({', '.join(f'{n} {kind}' for kind, n in kills.items())}): "
+            "each run ended as the undisturbed one, bit for bit, its metrics.csv and TensorBoard with every step once\n"
         )
+    assert min(kills.values()) >= 10
+
+
+def test_kill_between_the_best_checkpoint_and_its_note(trainee: Trainee, undisturbed: Undisturbed) -> None:
+    def arm() -> None:
+        def die(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        dcmt.checkpoint.Checkpoints.mark_best = die  # type: ignore[method-assign]
+
+    assert trainee.finish(trainee.train("run", prepare=arm)) == -signal.SIGKILL
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    assert_same(trainee.run("run"), undisturbed.outcome)
+
+
+def test_damaged_newest_checkpoint_is_told_and_the_one_before_taken(trainee: Trainee, undisturbed: Undisturbed) -> None:
+    process = trainee.train("run", prepare=kill_in_file(16, 0.5))  # five files a checkpoint: the fourth is begun
+    assert trainee.finish(process) == -signal.SIGKILL
+    folder = trainee.run("run").checkpoints.folder
+    assert sorted(path.name for path in folder.glob("step_*"))[-2:] == ["step_00000004", "step_00000006"]
+    os.truncate(folder / "step_00000006" / "teacher.safetensors", 1000)
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    assert "step_00000006/teacher.safetensors is missing or damaged" in trainee.output()
+    assert "going back to the checkpoint before it" in trainee.output()
+    assert "resuming" in trainee.output()
+    assert "at step 4 of 10" in trainee.output()
+    assert_same(trainee.run("run"), undisturbed.outcome)
+
+
+def test_where_no_checkpoint_is_whole_the_run_does_not_start_over(trainee: Trainee, undisturbed: Undisturbed) -> None:
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    run = trainee.run("run")
+    damaged = list(run.checkpoints.folder.glob("step_*/student.safetensors"))
+    kept = {path: path.read_bytes() for path in damaged}
+    for path in damaged:
+        os.truncate(path, 1000)
+    record = (run.path / "metrics.csv").read_bytes()
+    assert trainee.finish(trainee.train("run")) == 2
+    assert "no checkpoint is whole" in trainee.output()
+    assert (run.path / "metrics.csv").read_bytes() == record
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert_same(run, undisturbed.outcome)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -92,8 +173,7 @@ def test_asked_to_stop_in_validation(number: signal.Signals, trainee: Trainee, u
 
 def test_ctrl_c_reaches_the_whole_group_and_the_step_is_still_saved(trainee: Trainee, undisturbed: Undisturbed) -> None:
     process = trainee.train("run", "--data.workers", "2", prepare=os.setpgrp)
-    metrics = trainee.run("run").path / "metrics.csv"
-    wait_for(lambda: metrics.exists() and "loss/total" in metrics.read_text(), process)
+    wait_for(lambda: has_logged(trainee), process)
     os.killpg(process.pid, signal.SIGINT)
     assert trainee.finish(process) == 0, trainee.output()
     assert "saved; go on with" in trainee.output()
@@ -110,13 +190,21 @@ def wait_for(condition: Callable[[], bool], process: Any, seconds: float = 120.0
         time.sleep(0.005)
 
 
+def has_logged(trainee: Trainee, what: str = "loss/total") -> bool:
+    """Whether the run called ``run`` has a row of that name."""
+    metrics = trainee.run("run").path / "metrics.csv"
+    return metrics.exists() and what in metrics.read_text()
+
+
+def children(process: Any) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def test_worker_that_dies_ends_the_run_with_a_sentence(trainee: Trainee, undisturbed: Undisturbed) -> None:
     process = trainee.train("run", "--data.workers", "2", "--fit.validate_every", "2")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: len(children.read_text().split()) == 2, process)
-    metrics = trainee.run("run").path / "metrics.csv"
-    wait_for(lambda: metrics.exists() and "loss/total" in metrics.read_text(), process)
-    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    wait_for(lambda: len(children(process)) == 2, process)
+    wait_for(lambda: has_logged(trainee), process)
+    os.kill(children(process)[0], signal.SIGKILL)
     assert trainee.finish(process) == 2, trainee.output()
     assert "a process that loads images died" in trainee.output()
     assert "Traceback" not in trainee.output()
@@ -124,10 +212,20 @@ def test_worker_that_dies_ends_the_run_with_a_sentence(trainee: Trainee, undistu
     assert_same(trainee.run("run"), undisturbed.outcome)
 
 
+def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(trainee: Trainee, undisturbed: Undisturbed) -> None:
+    process = trainee.train("run", "--data.workers", "2")
+    wait_for(lambda: has_logged(trainee), process)
+    workers = children(process)
+    process.kill()
+    assert trainee.finish(process) == -signal.SIGKILL
+    assert any(Path(f"/proc/{worker}").exists() for worker in workers), "they look for their parent every few seconds"
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    assert_same(trainee.run("run"), undisturbed.outcome)
+
+
 def test_second_run_in_the_folder_is_refused_while_the_first_lives(trainee: Trainee, undisturbed: Undisturbed) -> None:
     first = trainee.train("run")
-    metrics = trainee.run("run").path / "metrics.csv"
-    wait_for(lambda: metrics.exists() and "loss/total" in metrics.read_text(), first)
+    wait_for(lambda: has_logged(trainee), first)
     os.kill(first.pid, signal.SIGSTOP)
     try:
         for arguments in (["--resume", trainee.run("run").path], ["--config", trainee.config, "--force"]):
