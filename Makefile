@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test check bench faults clean-demo
+.PHONY: install demo test check bench faults clean-demo results results-full results-radiographs
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,9 @@ help:
 	@echo "make check   format, lint, types, import rules"
 	@echo "make bench   speed and memory, side by side with their floors"
 	@echo "make faults  kills, full disks, damaged files (long)"
+	@echo "make results               the paper's tables on the phantom: hours; may be stopped and started again"
+	@echo "make results-full          the same at 30 and 50 % of the labels, too"
+	@echo "make results-radiographs RADIOGRAPHS=FOLDER   few labels on the published radiographs"
 
 install: $(VENV)/installed
 
@@ -45,3 +48,14 @@ faults: install
 
 clean-demo:
 	rm -rf $(DEMO)
+
+# RESULTS holds further options, such as RESULTS=--tables-only or RESULTS='--seeds 1 --jobs 1'.
+results: install
+	$(BIN)/python -m experiments.results phantom $(RESULTS)
+
+results-full: install
+	$(BIN)/python -m experiments.results phantom --full $(RESULTS)
+
+RADIOGRAPHS ?= data/knee_kl224
+results-radiographs: install
+	$(BIN)/python -m experiments.results radiographs --radiographs $(RADIOGRAPHS) $(RESULTS)

@@ -71,8 +71,7 @@ def _do(options: argparse.Namespace, study: Study) -> int:
 
 def _plan(options: argparse.Namespace) -> DataPlan:
     if options.study == "phantom":
-        more = tuple(argument for argument in options.segmenter.split() if argument)
-        return PhantomPlan(patients=options.patients, segmenter=more)
+        return PhantomPlan(patients=options.patients, segmenter_steps=options.segmenter_steps)
     if options.radiographs is None:
         raise UserError("give the folder of the published radiographs (train/0 … test/4): --radiographs FOLDER")
     return RadiographPlan(options.radiographs)
@@ -129,9 +128,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=[], help="run these rows alone")
     parser.add_argument("--steps", type=int, help="optimiser steps of every run (a trial)")
     parser.add_argument("--patients", type=int, default=PhantomPlan().patients, help="of the phantom (a trial)")
-    parser.add_argument(
-        "--segmenter", default="", help='options of the segmenter\'s training: "--fit.steps=5" (a trial)'
-    )
+    parser.add_argument("--segmenter-steps", type=int, default=0, help="of the phantom's segmenter (a trial)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
     parser.add_argument("--any-code", action="store_true", help="results and data of older code will do")
@@ -140,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="tables, figure and runs/ (default: docs/results)")
     options, rest = parser.parse_known_args(arguments)
     options.train = [*rest, *([f"--fit.steps={options.steps}"] if options.steps else [])]
-    trial = bool(options.train) or options.patients != PhantomPlan().patients or bool(options.segmenter)
+    trial = bool(options.train) or options.patients != PhantomPlan().patients or bool(options.segmenter_steps)
     if trial and not options.tables_only:
         options.work = options.work / "trial"
     options.out = options.out or (options.work / "tables" if trial else ROOT / "docs" / "results")

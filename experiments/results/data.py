@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -46,19 +47,17 @@ class PhantomPlan:
     """A phantom a seed, with a split, and masks from a segmenter trained on its drawn ones."""
 
     patients: int = 290
-    segmenter: tuple[str, ...] = ()
-    """More options of the segmenter's training."""
+    segmenter_steps: int = 0
+    """Of the segmenter's training; 0: as its config says."""
     code: tuple[str, ...] = ("dcmt.segment", "knee.phantom.write", "knee.strata")
 
     def about(self, seed: int) -> dict[str, Any]:
         """Size, seed and the segmenter's config."""
-        config = dataclasses.asdict(read_config(SegmenterConfig, self._segmenter(), program="dcmt segment train"))
-        kept = {name: config[name] for name in ("views", "unet", "optimizer")}
-        kept["fit"] = {name: config["fit"][name] for name in ("steps", "precision")}
-        return {"phantom": {"seed": seed, "patients": self.patients, "segmenter": json.loads(json.dumps(kept))}}
+        return {"phantom": {"seed": seed, "patients": self.patients, "segmenter": _segmenter_values(self._segmenter())}}
 
     def _segmenter(self) -> tuple[str, ...]:
-        return ("--config", str(_UNET), "--fit.precision=bf16", *self.segmenter)
+        steps = (f"--fit.steps={self.segmenter_steps}",) if self.segmenter_steps else ()
+        return ("--config", str(_UNET), "--fit.precision=bf16", *steps)
 
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
         """As `experiments/demo.sh`: phantom, split, segmenter, its masks."""
@@ -78,6 +77,16 @@ class PhantomPlan:
         run(("segment", "predict", f"{folder / 'unet'}", f"--out={drawn.parent / 'masks_unet'}"))
         (folder / "done").touch()
         return data
+
+
+@cache
+def _segmenter_values(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """What of the segmenter's config changes its masks."""
+    config = dataclasses.asdict(read_config(SegmenterConfig, arguments, program="dcmt segment train"))
+    kept = {name: config[name] for name in ("views", "unet", "optimizer")}
+    kept["fit"] = {name: config["fit"][name] for name in ("steps", "precision")}
+    values: dict[str, Any] = json.loads(json.dumps(kept))
+    return values
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, F
     mirrored = run.mirrored(network)
     if mirrored is not None:
         changed = (mirrored.argmax(axis=1) != probabilities.argmax(axis=1)).astype(np.float64)
-        divergence = jensen_shannon(torch.from_numpy(probabilities), torch.from_numpy(mirrored)).numpy()
+        divergence = jensen_shannon(torch.tensor(probabilities), torch.tensor(mirrored)).numpy()
         means |= dict(zip(_FLIPS, (changed, divergence), strict=True))
 
     def statistics(weights: Floats) -> dict[str, Floats]:

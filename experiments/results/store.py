@@ -90,7 +90,8 @@ class Stored:
         """(N, K) of the mirror images; None where they were not graded, or count already."""
         if " + " in network or f"{network}_m0" not in self.table:
             return None
-        return self._columns(f"{network}_m")
+        values = self._columns(f"{network}_m")
+        return np.asarray(values / values.sum(axis=1, keepdims=True))
 
     def iou(self, network: Network) -> Floats | None:
         """(N,), NaN without a mask; None for mirrored pairs, which have two maps."""

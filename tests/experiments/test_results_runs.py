@@ -1,0 +1,205 @@
+"""Which runs a study needs, by which hashes a finished one is known, and one tiny run for real."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dcmt.apply import grade_rows, load_data, load_run
+from dcmt.run import RunFolder
+from experiments.results.__main__ import STUDIES, main
+from experiments.results.code import code_hash, imported_modules
+from experiments.results.data import Data, PhantomPlan, RadiographPlan
+from experiments.results.jobs import Job, check_seeds, decisive, differences_between_rows, make_job, resolved
+from experiments.results.one import store, train
+from experiments.results.phantom import PHANTOM
+from experiments.results.run import Runner
+from experiments.results.store import Mirrored, grade_test, read_result, write_result
+from experiments.results.study import Cell, Study
+from knee.errors import UserError
+from knee.task import Grading
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_tables_and_claims_speak_of_cells_that_are_run(study: Study):
+    cells = {*study.cells, *study.more_cells}
+    spoken = [cell for table in study.tables for cell in table.cells]
+    spoken += [cell for claim in study.claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
+    assert set(spoken) <= cells
+    assert set(study.paper) <= cells
+    assert {study.row(row.training) for row in study.rows} <= set(study.rows)
+
+
+def test_rows_of_the_phantom_differ_in_losses_and_unlabeled_images_alone():
+    assert differences_between_rows(PHANTOM) == []
+
+
+def test_the_part_for_two_cores_is_seven_trainings():
+    assert len(PHANTOM.trainings(full=False)) == 7
+    assert PHANTOM.trainings(full=False, rows=["supervised_ema"]) == [Cell("supervised", 0.1)]
+    assert set(PHANTOM.trainings(full=False)) < set(PHANTOM.trainings(full=True))
+    with pytest.raises(UserError, match="has no row dcmp; it has supervised, "):
+        PHANTOM.trainings(full=False, rows=["dcmp"])
+
+
+def test_the_seed_that_was_tuned_on_is_refused():
+    check_seeds(PHANTOM, PHANTOM.seeds)
+    with pytest.raises(UserError, match="tuned"):
+        check_seeds(PHANTOM, [0, 1])
+    with pytest.raises(UserError, match="each once"):
+        check_seeds(PHANTOM, [1, 1])
+
+
+def test_what_changes_numbers_changes_the_hash_and_nothing_else_does():
+    cell, plan = Cell("dcmt", 0.1), PhantomPlan()
+    job = make_job(PHANTOM, cell, 1, plan)
+    assert job.name == "phantom-dcmt-f0.1-s1"
+    assert Job.from_json(job.to_json()) == job
+    unlike = make_job(PHANTOM, cell, 1, plan, more=["--fit.threads=4", "--data.manifest=elsewhere.csv", "--name=other"])
+    assert unlike.config_hash == job.config_hash
+    others = [make_job(PHANTOM, cell, 1, plan, more=["--fit.steps=9"]), make_job(PHANTOM, cell, 2, plan)]
+    others += [make_job(PHANTOM, cell, 1, PhantomPlan(patients=30)), make_job(PHANTOM, Cell("dcmt", 0.3), 1, plan)]
+    assert len({job.config_hash, *(other.config_hash for other in others)}) == 5
+    assert "elsewhere" not in unlike.to_json().replace(str(unlike.arguments[-2]), "")
+
+
+def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
+    files = {
+        "dcmt/train.py": "def run():\n    from knee.loss import cost\n    return cost(1)\n",
+        "knee/loss.py": "import knee.figures\n\n\ndef cost(x):\n    return x\n",
+        "knee/figures.py": "SIZE = 1\n",
+        "knee/apart.py": "X = 1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def after(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        code_hash.cache_clear()
+        return code_hash(("dcmt.train",), tmp_path)
+
+    before = after("knee/apart.py", "X = 2\n")
+    assert after("knee/figures.py", "SIZE = 2\n") == before
+    assert (
+        after("knee/loss.py", '"""Said."""\nimport knee.figures\n\ndef cost(x):\n    """More."""\n    return x  # !\n')
+        == before
+    )
+    assert after("knee/loss.py", "import knee.figures\n\ndef cost(x):\n    return 2 * x\n") != before
+
+
+def test_the_code_behind_training_is_found():
+    found = imported_modules(PHANTOM.code)
+    assert {"dcmt.losses", "dcmt.teacher", "knee.attention", "knee.phantom.mr", "segmentation.unet"} <= found.keys()
+    assert not {name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.apply"))}
+
+
+def test_a_study_without_its_folder_is_refused(capsys, tmp_path):
+    out = [f"--out={tmp_path}", f"--work={tmp_path}"]
+    assert main(["radiographs", *out]) == 2
+    assert "--radiographs FOLDER" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is no folder"):
+        RadiographPlan(tmp_path / "none").about(0)
+
+
+@pytest.fixture
+def tiny_job(grader_values, tmp_path) -> Callable[..., Job]:
+    """A run of two steps; ``tiny_job(steps=4)``."""
+
+    def build(steps: int = 2) -> Job:
+        path = tmp_path / "tiny.yaml"
+        fit = grader_values["fit"] | {"steps": steps, "validate_every": 1}
+        path.write_text(yaml.safe_dump({name: dict(part) for name, part in (grader_values | {"fit": fit}).items()}))
+        arguments = ("--config", str(path))
+        config = resolved(arguments)
+        about = {"config_hash": f"{steps}", "code_hash": "d", "checkpoint": "last", "mirror": True}
+        return Job("tiny", "phantom", "dcmt", 0.6, 1, arguments, decisive(config), {}, **about)
+
+    return build
+
+
+def test_a_run_is_trained_stored_and_resumed(tiny_job, grader_values, tmp_path):
+    data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
+    job, folder = tiny_job(), RunFolder(tmp_path / "tiny")
+    train(job, data, tmp_path, threads=1)
+    store(job, tmp_path, tmp_path / "out")
+    found = read_result(tmp_path / "out", "tiny")
+    assert found.about["steps"] == found.about["checkpoint_step"] == 2
+    assert [path.name for path in folder.checkpoints.folder.glob("step_*")] == ["step_00000002"]
+    loaded = load_run(folder.path, checkpoint="best", device="cpu")
+    prepared = load_data(loaded)
+    rows = prepared.rows("test")
+    one = grade_rows(loaded, prepared, rows, flip=True)["teacher"]
+    np.testing.assert_allclose(found.probabilities("teacher"), one.probabilities, atol=2e-4)
+    np.testing.assert_allclose(found.iou("teacher"), one.iou, atol=1e-4)
+    assert len(set(found.patients)) == prepared.patients.iloc[rows].nunique()
+    exact = grade_test(loaded, prepared, mirror=True)
+    mirrored, images = (exact[[f"teacher_{kind}{grade}" for grade in range(3)]].to_numpy() for kind in "mp")
+    np.testing.assert_array_equal(mirrored.argmax(1) != images.argmax(1), one.flip_changed)
+    written = folder.config.stat().st_mtime_ns
+    train(job, data, tmp_path, threads=1)  # ends at once
+    assert folder.config.stat().st_mtime_ns == written
+    train(tiny_job(steps=1), data, tmp_path, threads=1)  # another config: started anew
+    assert folder.checkpoints.latest()[0].step == 1
+
+
+def test_nothing_stored_names_a_patient_or_a_path(tiny_job, grader_values, tmp_path):
+    data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
+    train(tiny_job(), data, tmp_path, threads=1)
+    store(tiny_job(), tmp_path, tmp_path / "out")
+    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
+    assert "P00" not in text
+    assert ".png" not in text
+    assert str(data.manifest.parent) not in text.replace(str(tmp_path / "tiny.yaml"), "")
+
+
+def test_the_mirror_of_a_mirror_symmetric_grader_says_the_same():
+    def mean_grader(images: torch.Tensor) -> Grading:
+        return Grading(images.mean((2, 3)).repeat(1, 2), images.repeat(1, 2, 1, 1))
+
+    images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    straight, mirrored = mean_grader(images), Mirrored(mean_grader)(images)
+    torch.testing.assert_close(mirrored.logits, straight.logits)
+    assert torch.equal(mirrored.class_maps, straight.class_maps)
+
+
+class Plan:
+    """Data that need not be made."""
+
+    def about(self, seed: int) -> dict[str, int]:
+        return {"seed": seed}
+
+    def make(self, seed: int, work: Path, run: object, *, any_code: bool) -> Data:
+        return Data(work / "manifest.csv", work / "split.csv")
+
+
+def test_done_runs_are_skipped_and_a_failed_one_stops_no_other(made_up, tmp_path, monkeypatch, capsys):
+    jobs = [make_job(PHANTOM, cell, 1, Plan()) for cell in PHANTOM.trainings(full=False)[:3]]
+    runner = Runner(tmp_path, tmp_path / "out")
+    begun: list[str] = []
+
+    def process(self: Runner, name: str, command: object) -> None:
+        begun.append(name)
+        job = next(job for job in jobs if job.name == name)
+        if name == jobs[1].name and len(begun) <= 3:
+            raise UserError(f"{name} ended with code 2")
+        made = made_up(job.row, job.fraction, 1)
+        hashes = {"config_hash": job.config_hash, "code_hash": job.code_hash}
+        write_result(self.out, made.table, made.about | hashes)
+
+    monkeypatch.setattr(Runner, "_process", process)
+    assert runner.run_all(jobs, Plan()) == [f"{jobs[1].name} ended with code 2"]
+    assert sorted(begun) == sorted(job.name for job in jobs)
+    assert runner.run_all(jobs, Plan()) == []
+    assert begun[3:] == [jobs[1].name]
+    changed = [dataclasses.replace(job, code_hash="new") for job in jobs]
+    assert not any(map(runner.is_done, changed))
+    assert all(map(dataclasses.replace(runner, any_code=True).is_done, changed))
+    assert not runner.is_done(dataclasses.replace(jobs[0], config_hash="new"))
+    assert "3 runs, 2 done already" in capsys.readouterr().out

@@ -1,0 +1,185 @@
+"""Means over seeds, intervals, paired differences; the tables, claims and figure made of them."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.results.__main__ import load_results, write_everything
+from experiments.results.figure import f1_by_fraction
+from experiments.results.phantom import PHANTOM
+from experiments.results.radiographs import RADIOGRAPHS
+from experiments.results.statistics import Results, draws
+from experiments.results.store import Stored, read_result, write_result
+from experiments.results.study import Cell, Claim, run_name
+from experiments.results.tables import judge
+from knee.errors import UserError
+from knee.grades import load_grade_set
+from knee.intervals import bootstrap_by_patient
+from knee.metrics import exceeded_share, grading_metrics
+
+TEN = {row: Cell(row, 0.1) for row in ("supervised", "supervised_ema", "mean_teacher", "dcmt", "dcmt_nac")}
+
+
+@pytest.fixture
+def results(made_up) -> Results:
+    """DC-MT grades nearly all right, supervised training half, the mean teacher as often; three seeds."""
+    rights = {"supervised": 0.5, "mean_teacher": 0.5, "dcmt": 0.97}
+    runs = {
+        (row, 0.1, seed): made_up(row, 0.1, seed, right=right, iou=0.8 if row == "dcmt" else 0.1)
+        for row, right in rights.items()
+        for seed in (1, 2, 3)
+    }
+    return Results(PHANTOM, runs, samples=200)
+
+
+def test_the_mean_is_that_of_the_metrics_of_each_seed(results):
+    found = results.estimate(TEN["dcmt"], "teacher", "macro_f1")
+    runs = [results.runs["dcmt", 0.1, seed] for seed in (1, 2, 3)]
+    grade_set = load_grade_set("cartilage")
+    each = [grading_metrics(run.probabilities("teacher"), run.grades, grade_set)["macro_f1"] for run in runs]
+    assert list(found.by_seed.values()) == pytest.approx(each)
+    assert found.value == pytest.approx(np.mean(each))
+    tiou = results.estimate(TEN["dcmt"], "teacher", "tiou")
+    assert tiou.value == pytest.approx(np.mean([exceeded_share(run.iou("teacher")).mean() for run in runs]))
+
+
+def test_one_seed_has_the_interval_of_the_plain_bootstrap(made_up):
+    run = made_up("dcmt", 0.1, 1)
+    found = Results(PHANTOM, {("dcmt", 0.1, 1): run}, samples=300).estimate(TEN["dcmt"], "teacher", "accuracy")
+    right = (run.probabilities("teacher").argmax(1) == run.grades).astype(float)
+    seed = zlib.crc32(np.stack([run.patients, run.grades]).astype("<i8").tobytes())
+    plain = bootstrap_by_patient(np.mean, run.patients, [right], samples=300, seed=seed)
+    assert (found.low, found.high) == pytest.approx(plain)
+
+
+def test_seeds_are_drawn_apart_so_their_mean_is_surer_than_each(results):
+    three = results.estimate(TEN["supervised"], "student", "accuracy")
+    widths = []
+    for seed in (1, 2, 3):
+        alone = Results(PHANTOM, {key: run for key, run in results.runs.items() if key[2] == seed}, samples=200)
+        found = alone.estimate(TEN["supervised"], "student", "accuracy")
+        widths.append(found.high - found.low)
+    assert three.high - three.low < 0.8 * np.mean(widths)  # 1/√3 of it where all are alike
+
+
+def test_differences_are_paired(results):
+    same = results.compare((TEN["dcmt"], "teacher"), (TEN["dcmt"], "teacher"), "macro_f1")
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    there = results.compare((TEN["dcmt"], "teacher"), (TEN["supervised"], "student"), "macro_f1")
+    back = results.compare((TEN["supervised"], "student"), (TEN["dcmt"], "teacher"), "macro_f1")
+    assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low))
+    assert there.low > 0
+
+
+def test_the_ratio_is_that_of_the_means(results):
+    cells = [(TEN["dcmt"], "teacher"), (TEN["supervised"], "student")]
+    first, second = (results.estimate(*cell, "tiou").value for cell in cells)
+    found = results.compare(*cells, "tiou", ratio=True)
+    assert found.value == pytest.approx(first / second)
+    assert found.low < found.value < found.high
+
+
+def test_only_seeds_of_both_are_compared(results):
+    del results.runs["dcmt", 0.1, 2]
+    found = results.compare((TEN["dcmt"], "teacher"), (TEN["supervised"], "student"), "macro_f1")
+    assert list(found.by_seed) == [1, 3]
+
+
+def test_other_test_images_are_refused(results, made_up):
+    results.runs["dcmt", 0.1, 2] = made_up("dcmt", 0.1, 7)
+    with pytest.raises(UserError, match="different test images"):
+        results.compare((TEN["dcmt"], "teacher"), (TEN["supervised"], "student"), "macro_f1")
+
+
+def test_a_mirrored_pair_is_the_mean_of_both_answers(made_up):
+    run = made_up("dcmt", 0.1, 1)
+    image, pair = run.probabilities("teacher"), run.probabilities("teacher + mirror")
+    mirrored = run.mirrored("teacher")
+    np.testing.assert_allclose(pair, (image + mirrored) / 2, atol=2e-4)
+    np.testing.assert_allclose(pair.sum(1), 1)
+    found = draws(run, "teacher", samples=10)
+    assert found["flip_changed"][0] == pytest.approx(np.mean(mirrored.argmax(1) != image.argmax(1)))
+    assert not {"flip_changed", "tiou"} & draws(run, "teacher + mirror", samples=10).keys()
+
+
+def test_the_ema_row_reads_the_teacher_of_the_supervised_run(results):
+    assert results.seeds(TEN["supervised_ema"]) == [1, 2, 3]
+    ema = results.estimate(TEN["supervised_ema"], "teacher", "auc")
+    assert ema == results.estimate(TEN["supervised"], "teacher", "auc")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changes", "verdict"),
+    [
+        ("dcmt", "supervised", {"rule": "interval"}, "holds (interval without 0)"),
+        ("supervised", "dcmt", {}, "does not hold (interval without 0)"),
+        ("supervised", "dcmt", {"rule": "stated"}, "stated (interval without 0)"),
+        ("mean_teacher", "supervised", {"rule": "interval"}, "does not hold (interval contains 0)"),
+        ("dcmt", "supervised", {"metric": "tiou", "kind": "ratio", "bound": 3.0}, "holds (interval without 3)"),
+        ("dcmt", "dcmt_nac", {}, "not run"),
+        ("dcmt", 0.5, {"rule": "interval"}, "holds (interval without 0)"),
+    ],
+)
+def test_verdicts(results, first, second, changes, verdict):
+    other = TEN[second] if isinstance(second, str) else second
+    claim = Claim("text", "macro_f1", TEN[first], other)._replace(**changes)
+    assert judge(results, claim)[1] == verdict
+
+
+def test_tables_are_rebuilt_from_the_stored_files(results, tmp_path):
+    for run in results.runs.values():
+        write_result(tmp_path / "runs", run.table, run.about)
+    loaded = load_results(PHANTOM, tmp_path / "runs", [1, 2, 3], samples=200)
+    write_everything(loaded, tmp_path)
+    table = pd.read_csv(tmp_path / "table3.csv")
+    line = table.query("row == 'dcmt' and network == 'teacher' and metric == 'auc'").iloc[0]
+    expected = results.estimate(TEN["dcmt"], "teacher", "auc")
+    assert [line["mean"], line["low"], line["high"]] == pytest.approx(
+        [expected.value, expected.low, expected.high], abs=1e-6
+    )
+    text = (tmp_path / "table3.md").read_text(encoding="utf-8")
+    assert f"| DC-MT | 10 % | **teacher** | {results.estimate(TEN['dcmt'], 'teacher', 'recall').value:.3f} [" in text
+    assert "from 6 runs of commit 0123456789ab (6)" in text
+    assert "`make results`" in text
+    claims = pd.read_csv(tmp_path / "phantom_claims.csv")
+    assert {"holds", "not run", "stated"} <= set(claims["verdict"].str.partition(" (")[0])
+    assert (tmp_path / "f1_by_fraction.png").stat().st_size > 10_000
+
+
+def test_the_radiographs_have_a_table_grade_by_grade(made_up, tmp_path):
+    runs = {}
+    for cell in RADIOGRAPHS.cells:
+        run = made_up(cell.row, cell.fraction, 0, grades=5)
+        runs[cell.row, cell.fraction, 0] = Stored(run.about | {"name": run_name("radiographs", *cell, 0)}, run.table)
+    write_everything(Results(RADIOGRAPHS, runs, samples=50), tmp_path)
+    text = (tmp_path / "radiographs_per_grade.md").read_text(encoding="utf-8")
+    assert text.count("| F1-score | 4 |") == 2
+    assert text.count("| QW Kappa |") == 2
+    assert "Supervised (teacher + mirror)" in text
+    assert "interval" in (tmp_path / "radiographs_claims.md").read_text(encoding="utf-8")
+
+
+def test_the_figure_draws_what_there_is_without_a_warning(results, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        axis = f1_by_fraction(results).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["10 %"]
+    assert len(axis.get_legend().get_texts()) == 4  # the three that ran, and EMA of the supervised one
+
+
+def test_a_damaged_result_is_refused_by_name(results, tmp_path):
+    run = results.runs["dcmt", 0.1, 1]
+    write_result(tmp_path, run.table, run.about)
+    assert read_result(tmp_path, run.name) is not None
+    assert read_result(tmp_path, "phantom-none-f1-s1") is None
+    (tmp_path / f"{run.name}.csv").write_text("patient,grade\n1,2\n")
+    with pytest.raises(UserError, match=f"{run.name}.json and its CSV do not belong together"):
+        read_result(tmp_path, run.name)
+    (tmp_path / f"{run.name}.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_result(tmp_path, run.name)
