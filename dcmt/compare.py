@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dcmt.apply import LoadedRun, grade_rows, load_data, load_run
+import pandas as pd
+
+from dcmt.apply import LoadedRun, Rows, grade_rows, load_data, load_run
 from dcmt.checkpoint import write_json
+from dcmt.prepare import KneeData
 from dcmt.summary import metric_table
-from knee.errors import UserError
+from knee.errors import Faults, UserError
 from knee.evaluate import difference, report
 from knee.figures import confusion_figure, save_figure
+from knee.tables import shortened
 
 Say = Callable[[str], None]
 DIFFERENCE = "second − first"
-_SAME = {"manifest_sha256": "manifest", "split_sha256": "split"}
 
 
 def compare_command(options: argparse.Namespace, *, say: Say) -> int:
@@ -45,15 +49,14 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
 
 
 def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
-    """Raises UserError where the two runs are of different data: the same cases cannot be told then."""
+    """Raises UserError where the two runs grade by different sets, or what one trained on may be tested in the other."""
     paths = f"{first.run.path} and {second.run.path}"
     if first.grade_set != second.grade_set:
         raise UserError(
             f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
         )
-    for key, name in _SAME.items():
-        if first.checkpoint.state.get(key) != second.checkpoint.state.get(key):
-            raise UserError(f"{paths} are of different {name} files; train both on one {name} to compare them")
+    if first.checkpoint.state.get("split_sha256") != second.checkpoint.state.get("split_sha256"):
+        raise UserError(f"{paths} are of different split files; train both on one split to compare them")
 
 
 def run_titles(first: Path, second: Path) -> tuple[str, str]:
@@ -65,6 +68,55 @@ def run_titles(first: Path, second: Path) -> tuple[str, str]:
     if first.resolve() == second.resolve():
         raise UserError(f"{first} is given twice; name two runs")
     return (first.name, second.name) if first.name != second.name else (str(first), str(second))
+
+
+def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, split: str) -> Rows:
+    """The other's rows of the very cases in ``rows``, in their order.
+
+    Manifests may be of different versions, as one with reviewed grades is: the compared cases must be the same images
+    of the same patients, with the same grades and masks. Raises Faults where they are not.
+    """
+    first, second = _facts(data, rows), _facts(others, other_rows)
+    versions = f"{data.manifest.path.name} and {others.manifest.path.name}"
+    alone = [f"{image}: is in {one} alone" for image, one in _alone(first, second, data, others)]
+    if alone:
+        raise Faults(
+            shortened(alone),
+            summary=f"the {split} images of {versions} differ; repair or leave out (data.skip_bad) the same images in both",
+        )
+    second = second.loc[first.index]
+    differ = [
+        f"{image}: {column} is {before or 'none'} and {after or 'none'}"
+        for column in ("grade", "patient", "mask")
+        for image, before, after in zip(first.index, first[column], second[column], strict=True)
+        if before != after
+    ]
+    if differ:
+        raise Faults(
+            shortened(differ),
+            summary=f"the {split} cases of {versions} differ; train both runs on manifests that agree about them",
+        )
+    return second["row"].to_numpy()
+
+
+def _facts(data: KneeData, rows: Rows) -> pd.DataFrame:
+    """What must be alike of each case, as text by image: names are those of the files, whatever folder they start in."""
+    table, manifest = data.manifest.table.iloc[rows], data.manifest
+    masks = [manifest.mask_path(row) for row in rows.tolist()]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "grade": ["" if pd.isna(grade) else str(grade) for grade in table["grade"]],
+            "patient": table["patient"].to_numpy(),
+            "mask": ["" if mask is None else str(mask.resolve()) for mask in masks],
+        },
+        index=[str(manifest.image_path(row).resolve()) for row in rows.tolist()],
+    )
+
+
+def _alone(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others: KneeData) -> Iterator[tuple[str, str]]:
+    for one, other, name in ((first, second, data.manifest.path.name), (second, first, others.manifest.path.name)):
+        yield from ((image, name) for image in one.index.difference(other.index))
 
 
 def compare(
@@ -79,13 +131,14 @@ def compare(
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"the split has no {split} images; compare on another by --split")
-    if not data.manifest.table["image"].equals(others.manifest.table["image"]):
-        raise UserError("the two runs left out different unreadable images (data.skip_bad); repair the files first")
+    same = same_cases(data, rows, others, others.rows(split), split)
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     found = [
-        grade_rows(loaded, images, rows, flip=flip, names=[network])[network]
-        for loaded, images in ((first, data), (second, others))
+        grade_rows(loaded, images, chosen, flip=flip, names=[network])[network]
+        for loaded, images, chosen in ((first, data, rows), (second, others, same))
     ]
+    # The pairing is by row, and a row is one of the first run's manifest.
+    found[1] = replace(found[1], rows=found[0].rows)
     samples = first.config.report.bootstrap
     values: dict[str, Any] = {"split": split, "network": network, "first": titles[0], "second": titles[1]}
     for title, one in zip(titles, found, strict=True):

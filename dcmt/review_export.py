@@ -146,6 +146,8 @@ def identities(data: KneeData, rows: Rows) -> Mapping[str, Identity]:
 def _report(export: ReviewExport, looked: int, options: argparse.Namespace, *, say: Say) -> None:
     counted = f"{export.cases} cases" if options.cases is None else f"{export.cases} of {looked} cases"
     say(f"{counted} of the {options.split} images in {export.folder}: {', '.join(export.formats)}")
+    if export.removed:
+        say(f"  {export.removed} files of an earlier export were removed, so that the folder holds these cases alone")
     for line in shortened(export.left_out)[:20]:
         say(f"  left out: {line}")
     if len(export.left_out) > 20:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from knee.review.original import read_original
 from knee.review.pictures import write_case_nifti, write_case_png
 
 FORMATS = ("html", "png", "nifti", "dicom")
+_ENDINGS = {"png": ".png", "nifti": ".nii.gz", "dicom": ".dcm"}
+_CASE = re.compile(r"c[0-9a-f]{10}")
+_WRITTEN = re.compile(r"([^_]+)_(?:source|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class ReviewExport:
     files: list[Path] = field(init=False, default_factory=list)
     left_out: list[str] = field(init=False, default_factory=list)
     """With reasons: images that cannot be read again, maps that show nothing, sources without a place in space."""
+    removed: int = field(init=False, default=0)
+    """Files of an earlier export, which would have stayed mixed with the new ones."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.formats if name not in FORMATS]
@@ -54,7 +60,8 @@ class ReviewExport:
         """Write the cases, each once in all formats; memory does not grow with their number.
 
         A case whose source cannot be read is still in the HTML, and listed in ``left_out``. Raises UserError where
-        there is no case, something is there already (unless ``force``), or cannot be written.
+        there is no case, something is there already (unless ``force``), or cannot be written. With ``force``, an
+        earlier export's files of the same formats go once the new ones are there; files made by anyone else stay.
         """
         self._refuse_filled()
         keyed = read_key(self.key_path) if self.key_path.exists() else {}
@@ -69,6 +76,8 @@ class ReviewExport:
         if not self.cases:
             raise UserError("there is no case to review; choose another split or fewer conditions")
         write_key(self.key_path, keyed.values(), force=True)
+        if self.force:
+            self._remove_earlier(keyed)
 
     def _each(
         self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity], keyed: dict[str, KeyedCase]
@@ -106,6 +115,22 @@ class ReviewExport:
             exported = dicom.write(case, original)
             self.files += exported.files
             self.left_out += exported.left_out
+
+    def _remove_earlier(self, keyed: Mapping[str, KeyedCase]) -> None:
+        """Remove what an earlier export wrote and this one did not: files named after a case, as this class names them.
+
+        A case of a killed export is in no key, and is told by the shape of its name.
+        """
+        written = set(self.files)
+        for name, ending in _ENDINGS.items():
+            if name not in self.formats:
+                continue
+            for path in sorted((self.folder / name).glob(f"*{ending}")):
+                named = _WRITTEN.fullmatch(path.name.removesuffix(ending))
+                ours = named and (named[1] in keyed or _CASE.fullmatch(named[1]))
+                if ours and path not in written:
+                    path.unlink(missing_ok=True)
+                    self.removed += 1
 
     def _refuse_filled(self) -> None:
         """Say before the work begins that an earlier export is in the way."""

@@ -43,7 +43,10 @@ def case_picture(
     field = _enlarge(x, factor)
     picture = paint(large, field)
     outlines, _ = cv2.findContours((field > run.threshold).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, (255, 255, 255), max(1, width // 700))
+    thin = max(1, width // 700)
+    # Dark on both sides: the line is seen on light bone as well.
+    for ink, thickness in (((0, 0, 0), thin + 2), ((255, 255, 255), thin)):
+        cv2.drawContours(picture, outlines, -1, ink, thickness)
     return Picture(np.vstack([picture, _legend(width, case, run, network)]), factor)
 
 

@@ -71,6 +71,7 @@ def sanity_figure(table: pd.DataFrame) -> Figure:
     axes.fill_between(x, table["correlation_low"], table["correlation_high"], color="#1f77c9", alpha=0.18, lw=0)
     axes.plot(x, table["correlation"], "o-", color="#1f77c9", label="rank correlation (mean, quartiles)")
     axes.plot(x, table["ssim"], "s--", color="#b97506", label="structural similarity (mean)")
+    axes.plot(x, table["empty"], ":", color="0.45", label="maps that show nothing (share; correlation counts as 0)")
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xticks(x, [_short(name) for name in table["from_layer"]], rotation=35, ha="right", fontsize=8)
     axes.set(ylim=(-0.6, 1.05), xlabel="weights shuffled from the top down to …", ylabel="likeness to the intact map")

@@ -70,12 +70,57 @@ def refusal(capsys, *arguments) -> str:
     return message
 
 
-def test_runs_of_other_data_are_refused(trained_run, other_run, tmp_path, capsys):
-    for key, word in (("split_sha256", "split"), ("manifest_sha256", "manifest")):
-        changed = shutil.copytree(other_run, tmp_path / word)
-        for state in changed.glob("checkpoints/*/state.json"):
-            state.write_text(json.dumps(json.loads(state.read_text()) | {key: "0" * 16}))
-        assert f"different {word} files" in refusal(capsys, "compare", trained_run.path, changed)
+def test_runs_of_another_split_are_refused(trained_run, other_run, tmp_path, capsys):
+    changed = shutil.copytree(other_run, tmp_path / "split")
+    for state in changed.glob("checkpoints/*/state.json"):
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"split_sha256": "0" * 16}))
+    assert "different split files" in refusal(capsys, "compare", trained_run.path, changed)
+
+
+@pytest.fixture
+def on_manifest(other_run, phantom, tmp_path):
+    """The second run, as if trained on another version of the manifest: ``on_manifest(table)``."""
+    data = shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache", "images"))
+    (data / "images").symlink_to(phantom.parent / "images")
+    shutil.rmtree(data / "masks")
+    (data / "masks").symlink_to(phantom.parent / "masks")
+
+    def run(table: pd.DataFrame) -> Path:
+        table.to_csv(data / "next.csv", index=False)
+        copy = Path(shutil.copytree(other_run, tmp_path / "next", dirs_exist_ok=True))
+        private = copy / "local" / "paths.yaml"
+        paths = yaml.safe_load(private.read_text()) | {"data.manifest": str(data / "next.csv")}
+        private.write_text(yaml.safe_dump(paths))
+        return copy
+
+    return run
+
+
+def test_another_version_of_the_manifest_is_compared_on_the_same_cases(trained_run, on_manifest, phantom, capsys):
+    """Training grades may differ, as after a review, and rows may be in another order."""
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    train = table["split"] == "train"
+    changed = table.index[train][0]
+    table.loc[changed, "grade"] = "0" if table.loc[changed, "grade"] != "0" else "1"
+    command = ["compare", str(trained_run.path), str(on_manifest(table)), "--no-flip"]
+    assert main(command) == 0
+    expected = capsys.readouterr().out
+    on_manifest(pd.concat([table[~train][::-1], table[train]]))
+    assert main(command) == 0
+    # The draws of the bootstrap follow the first run's cases: nothing changes with the second's order.
+    assert capsys.readouterr().out == expected
+
+
+def test_other_grades_or_images_of_the_compared_cases_are_refused(trained_run, on_manifest, phantom, capsys):
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    test = table.index[table["split"] == "test"]
+    table.loc[test[0], "grade"] = "0" if table.loc[test[0], "grade"] != "0" else "1"
+    run = on_manifest(table)
+    assert main(["compare", str(trained_run.path), str(run), "--no-flip"]) == 2
+    told = capsys.readouterr().err
+    assert "the test cases of manifest.csv and next.csv differ" in told
+    assert f"{Path(table.loc[test[0], 'image']).name}: grade is" in told
+    assert main(["compare", str(trained_run.path), str(run), "--no-flip", "--split", "val"]) == 0
 
 
 def test_other_mistakes_are_told(trained_run, tmp_path, capsys):

@@ -71,6 +71,26 @@ def test_an_earlier_export_is_in_the_way_before_work_begins(export, cases):
     replace(export, force=True).write(cases, _identities(cases))
 
 
+def test_files_of_earlier_cases_go_and_what_others_made_stays(export, cases):
+    export.write(cases, _identities(cases))
+    made = [export.folder / "verdicts_R1.json", export.folder / "png" / "notes_student.png"]
+    made += [export.folder / "png" / f"{cases[0].case}_student copy.png", export.folder / "dicom" / "readme.txt"]
+    orphan = export.folder / "dicom" / "c0123456789_student_capture.dcm"  # of an export that was killed
+    for path in (*made, orphan):
+        path.write_bytes(b"x")
+    before = {path for path in export.folder.rglob("*") if path.is_file()}
+    later = replace(export, formats=("png", "dicom"), force=True)
+    later.write(cases[1:], _identities(cases))
+    gone = before - {path for path in export.folder.rglob("*") if path.is_file()}
+    assert all(cases[0].case in path.name or path == orphan for path in gone)
+    assert later.removed == len(gone) == 2 + 2 + 1
+    assert all(path.exists() for path in made)
+    kept = {path.name for path in (export.folder / "nifti").iterdir()}
+    assert len(kept) == 4, "formats that were not asked for are left alone"
+    assert (export.folder / "review.html").exists()
+    assert set(read_key(export.key_path)) == {case.case for case in cases}, "verdicts on earlier cases can be imported"
+
+
 def test_no_case_and_unknown_formats_are_refused(export):
     with pytest.raises(UserError, match="no case to review"):
         export.write([], {})
