@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ _KEPT = 2
 _MOST_JSON_BYTES = 1 << 26
 _MOST_BYTES = 1 << 36
 """Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
+_MOST_BUFFER = 1 << 24
 _NAME = re.compile(r"step_\d{8,}")
 
 
@@ -67,15 +69,22 @@ class Checkpoint:
             ) from error
 
     def _refuse_other_shapes(self, name: str, network: nn.Module) -> None:
-        """By the header alone, before any tensor takes memory."""
+        """By the header alone, before any tensor takes memory. A module may size its buffers by what it loads."""
         path = self.folder / f"{name}.safetensors"
-        wanted = {key: list(value.shape) for key, value in network.state_dict().items()}
+        wanted = {key: list(value.shape) for key, value in network.named_parameters()}
         try:
             with safe_open(path, framework="pt") as file:
-                shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys() if key in wanted}  # noqa: SIM118
+                shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         except Exception:  # ``tensors`` tells it
             return
-        others = [f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if shape != wanted[key]]
+        others = [
+            f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if wanted.get(key, shape) != shape
+        ]
+        others += [
+            f"{key} is {shape}"
+            for key, shape in shapes.items()
+            if key not in wanted and math.prod(shape) > _MOST_BUFFER
+        ]
         if others:
             raise UserError(
                 f"{path} does not fit the network of this run's config: {'; '.join(others[:3])}; was the config changed since?"
