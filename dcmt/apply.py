@@ -228,6 +228,7 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
         row: f"{case}  " + (f"reader: {grades[row]} {names[grades[row]]}" if grades[row] >= 0 else "ungraded")
         for row, case in cases.items()
     }
+    on_sheet = set(spread_over_grades(rows, grades, count=12).tolist())
     shown: list[NDArray[np.uint8]] = []
     for one in case_pictures(
         loaded.networks,
@@ -241,12 +242,12 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
         has_mask=data.cache.has_mask,
     ):
         write_png(folder / f"{cases[one.row]}.png", one.picture, force=options.force)
-        if len(shown) < 12:
+        if one.row in on_sheet:
             shown.append(one.panel)
     write_png(
         folder / "sheet.png",
         contact_sheet(shown, columns=2, cartilage=bool(data.cache.has_mask[rows].any())),
         force=options.force,
     )
-    say(f"{len(rows)} overlays in {folder}; the first {len(shown)} together: {folder / 'sheet.png'}")
+    say(f"{len(rows)} overlays in {folder}; {len(shown)} of them together: {folder / 'sheet.png'}")
     return 0

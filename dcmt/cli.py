@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -45,11 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+_FORBIDDEN = "choose a place that you may write to"
+_NO_FOLDER = "a file stands where a folder is needed, or the other way round; choose another path"
 _OF_THE_MACHINE = {
     errno.ENOSPC: "free some space and go on (a run: by --resume)",
     errno.EDQUOT: "free some of your quota and go on (a run: by --resume)",
-    errno.EACCES: "choose a place that you may write to",
-    errno.EROFS: "choose a place that you may write to",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: _FORBIDDEN,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "the disk or network drive reports a fault; look at it, then go on (a run: by --resume)",
 }
 
 
@@ -96,6 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """The function ``name`` of ``module``, which is imported when the command runs: ``--help`` stays quick."""
+
+    def run(options: argparse.Namespace) -> int:
+        code: int = getattr(importlib.import_module(module), name)(options, say=print)
+        return code
+
+    return run
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -110,7 +135,7 @@ def _data_commands(commands: _Commands) -> None:
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
     phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
-    phantom.set_defaults(command=_phantom)
+    phantom.set_defaults(command=_command("dcmt.data_commands", "phantom"))
 
     manifest = commands.add_parser("manifest", help="make a manifest from a folder of a known layout")
     manifest.add_argument("folder", type=Path)
@@ -121,7 +146,7 @@ def _data_commands(commands: _Commands) -> None:
         "--pattern", help="regular expression with a group `patient`, and perhaps `side`, in the file's path"
     )
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
-    manifest.set_defaults(command=_manifest)
+    manifest.set_defaults(command=_command("dcmt.data_commands", "manifest"))
 
     check = commands.add_parser("check", help="read a manifest and every file it names; list all faults")
     check.add_argument("manifest", type=Path)
@@ -129,7 +154,7 @@ def _data_commands(commands: _Commands) -> None:
     check.add_argument("--split", type=Path, help="check this split file against the manifest too")
     check.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
     check.add_argument("--force", action="store_true", help="overwrite FILE")
-    check.set_defaults(command=_check)
+    check.set_defaults(command=_command("dcmt.data_commands", "check"))
 
     split = commands.add_parser("split", help="split a manifest by patient, with ranks for every labeled fraction")
     split.add_argument("manifest", type=Path)
@@ -143,7 +168,7 @@ def _data_commands(commands: _Commands) -> None:
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--skip-bad", type=Path, metavar="FILE", help="leave out bad rows, and list them in FILE")
     split.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
-    split.set_defaults(command=_split)
+    split.set_defaults(command=_command("dcmt.data_commands", "split"))
 
 
 def _train_commands(commands: _Commands) -> None:
@@ -162,7 +187,7 @@ def _train_commands(commands: _Commands) -> None:
     predict.add_argument("--dilation", type=float, default=0.0, help="dilate what is written, in px at 256 (default 0)")
     predict.add_argument("--device", default="auto")
     predict.add_argument("--force", action="store_true", help="overwrite masks and manifest")
-    predict.set_defaults(command=_segment_predict)
+    predict.set_defaults(command=_command("dcmt.segment", "predict_command"))
 
 
 def _flip_option(parser: argparse.ArgumentParser) -> None:
@@ -183,16 +208,18 @@ def _clip_commands(commands: _Commands) -> None:
 
 
 def _run_commands(commands: _Commands) -> None:
-    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(name: str, text: str, *, module: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text}. {_RESEARCH}")
         parser.add_argument("run", type=Path, help="run folder")
         parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
         parser.add_argument("--device", default="auto")
-        parser.set_defaults(command=command)
+        parser.set_defaults(command=_command(module, f"{name}_command"))
         return parser
 
     evaluate = add(
-        "evaluate", "grade a split with student and teacher: metrics with intervals, figures, predictions", _evaluate
+        "evaluate",
+        "grade a split with student and teacher: metrics with intervals, figures, predictions",
+        module="dcmt.apply",
     )
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
     _flip_option(evaluate)
@@ -204,9 +231,9 @@ def _run_commands(commands: _Commands) -> None:
     verify.add_argument("--split", choices=("train", "val", "test"), default="test")
     verify.add_argument("--no-weights", action="store_true", help="from the stored predictions alone")
     verify.add_argument("--device", default="auto")
-    verify.set_defaults(command=_verify)
+    verify.set_defaults(command=_command("dcmt.verify", "verify_command"))
 
-    predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", _predict)
+    predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", module="dcmt.predict")
     predict.add_argument("images", type=Path, help="one image or a folder of images")
     predict.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     predict.add_argument("--student", action="store_true", help="grade with the student instead")
@@ -225,75 +252,17 @@ def _run_commands(commands: _Commands) -> None:
     compare.add_argument("--checkpoint", choices=("best", "last"), default="best")
     compare.add_argument("--device", default="auto")
     _flip_option(compare)
-    compare.set_defaults(command=_compare)
+    compare.set_defaults(command=_command("dcmt.compare", "compare_command"))
 
-    attention = add("attention", "overlays of where student and teacher looked, for the cases of a split", _attention)
+    attention = add(
+        "attention", "overlays of where student and teacher looked, for the cases of a split", module="dcmt.apply"
+    )
     attention.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     attention.add_argument(
-        "--cases", type=int, default=24, help="how many, spread over the grades; 0: all (default 24)"
+        "--cases", type=_count, default=24, help="how many, spread over the grades; 0: all (default 24)"
     )
     attention.add_argument("--out", type=Path, help="folder (default: RUN/attention_SPLIT)")
     attention.add_argument("--force", action="store_true", help="overwrite overlays")
-
-
-def _phantom(options: argparse.Namespace) -> int:
-    from dcmt.data_commands import phantom
-
-    return phantom(options, say=print)
-
-
-def _manifest(options: argparse.Namespace) -> int:
-    from dcmt.data_commands import manifest
-
-    return manifest(options, say=print)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from dcmt.data_commands import check
-
-    return check(options, say=print)
-
-
-def _split(options: argparse.Namespace) -> int:
-    from dcmt.data_commands import split
-
-    return split(options, say=print)
-
-
-def _segment_predict(options: argparse.Namespace) -> int:
-    from dcmt.segment import predict_command
-
-    return predict_command(options, say=print)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from dcmt.apply import evaluate_command
-
-    return evaluate_command(options, say=print)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from dcmt.verify import verify_command
-
-    return verify_command(options, say=print)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from dcmt.compare import compare_command
-
-    return compare_command(options, say=print)
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from dcmt.predict import predict_command
-
-    return predict_command(options, say=print)
-
-
-def _attention(options: argparse.Namespace) -> int:
-    from dcmt.apply import attention_command
-
-    return attention_command(options, say=print)
 
 
 if __name__ == "__main__":

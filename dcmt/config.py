@@ -12,6 +12,7 @@ from typing import Literal
 
 from clip_koa.config import ClipConfig
 from knee.view_config import ViewConfig, strong_views
+from segmentation.config import UnetConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -271,27 +272,6 @@ class GraderConfig:
             raise ValueError(
                 "options of clip are given but model.head is linear; write model.head: text, or leave them out"
             )
-
-
-@dataclass(frozen=True)
-class UnetConfig:
-    """The U-Net of segmentation-models-pytorch."""
-
-    encoder: str = "resnet18"
-    """Any encoder of segmentation-models-pytorch, timm's as tu-NAME."""
-    encoder_weights: str = ""
-    """imagenet, or empty for random weights."""
-    dice_weight: float = 1.0
-    """Weight of the Dice loss."""
-    cross_entropy_weight: float = 1.0
-    """Weight of the binary cross-entropy."""
-
-    def __post_init__(self) -> None:
-        _require(self.dice_weight >= 0, "unet.dice_weight", self.dice_weight, "0 or more")
-        _require(self.cross_entropy_weight >= 0, "unet.cross_entropy_weight", self.cross_entropy_weight, "0 or more")
-        _require(
-            self.dice_weight + self.cross_entropy_weight > 0, "unet.dice_weight", 0, "above 0 where the other is 0"
-        )
 
 
 @dataclass(frozen=True)

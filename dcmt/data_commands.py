@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, counted
 from knee.grades import load_grade_set
 from knee.manifest import Inspection, Manifest, read_manifest, write_manifest
 from knee.tables import refuse_existing
@@ -51,10 +52,15 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
     write_manifest(target, table, force=options.force)
     graded = table["grade"].notna()
     counts = table.loc[graded, "grade"].astype(int).value_counts().sort_index()
-    by_grade = "  ".join(f"{grade}: {count}" for grade, count in counts.items())
+    by_grade = "".join(f"  {grade}: {count}" for grade, count in counts.items()) or " none"
     say(
-        f"{len(table)} images of {table['patient'].nunique()} patients; by grade {by_grade}; ungraded: {int((~graded).sum())}"
+        f"{len(table)} images of {table['patient'].nunique()} patients; by grade{by_grade}; ungraded: {int((~graded).sum())}"
     )
+    if not graded.any():
+        say(
+            "no folder is named after a grade, so no image has one: put the images into folders GRADE/* or SPLIT/GRADE/*, or "
+            "write the grades you have into the column grade"
+        )
     if "split" in table and table["split"].ne("").any():
         say("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
     example = table.iloc[0]
@@ -62,7 +68,8 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
         f"patient of {example['image']}: {example['patient']}"
         + (f", side {example['side']}" if example["side"] else "")
     )
-    say(f"wrote {target}; next: dcmt split {target} --out data_splits/NAME.csv")
+    kind = "" if options.grade_set == "kl" else f" --grade-set {shlex.quote(options.grade_set)}"
+    say(f"wrote {target}; next: dcmt split {shlex.quote(str(target))}{kind} --out data_splits/NAME.csv")
     return 0
 
 
@@ -77,7 +84,10 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
     if options.skip_bad:
         if split_faults:
             faults = [*found.leak_faults(), *split_faults]
-            raise Faults(faults, summary=f"{options.manifest}: {len(faults)} faults that cannot be skipped; mend them:")
+            raise Faults(
+                faults,
+                summary=f"{options.manifest}: {counted(len(faults), 'fault')} that cannot be skipped; mend them:",
+            )
         drop_bad(found, options.skip_bad, force=options.force)
         say(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
         return 0
@@ -88,10 +98,8 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
     skip = (
         "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
     )
-    raise Faults(
-        faults,
-        summary=f"{options.manifest}: {len(faults)} faults, {len(found.bad_lines)} bad rows; mend them{skip}:",
-    )
+    bad = f"{counted(len(faults), 'fault')}, {counted(len(found.bad_lines), 'bad row')}"
+    raise Faults(faults, summary=f"{options.manifest}: {bad}; mend them{skip}:")
 
 
 def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:

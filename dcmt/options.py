@@ -168,12 +168,15 @@ def _sentence(message: str, kind: type[Any]) -> str:
     if wrong:
         expected = wrong[2].replace("Expected a ", "expected ").replace("typing.", "")
         plain = re.sub(r"<class .(\w+).>", r"\1", expected)
-        return f"option {wrong[1]}: {plain}"
+        plain = re.sub(r"Literal\[(.*?)\]", lambda names: "one of " + names[1].replace("'", ""), plain)
+        return f"option {wrong[1]}: " + plain.replace(
+            "expected tuple.", "expected numbers in brackets, [0.5,99.5] say."
+        )
     return flat
 
 
 def _unknown(name: str, kind: type[Any]) -> str:
-    names = option_names(kind)
+    names = ["config", *option_names(kind)]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near = near or [known for known in names if name.rpartition(".")[2] in known][:3]
     section = name.rpartition(".")[0]

@@ -35,6 +35,8 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(f"{options.run} has no {name}; leave out --student")
     paths = find_images(options.images)
     out: Path = options.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names the folder for predictions.csv and overlays")
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
     out.mkdir(parents=True, exist_ok=True)

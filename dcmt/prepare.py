@@ -155,6 +155,8 @@ def describe(data: KneeData, config: DataConfig) -> list[str]:
         + " ".join(f"{grade}:{count}" for grade, count in enumerate(counts))
         + f"; unlabeled: {len(data.unlabeled)}",
     ]
+    if not len(data.split.rows("val")):
+        lines.append("no validation images: nothing is measured on the way, and the last checkpoint counts as the best")
     masked = int(data.cache.has_mask[data.labeled].sum())
     lines.append(f"labeled images with a mask: {masked} of {len(data.labeled)}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from knee.errors import UserError
 from knee.manifest import write_manifest
+from knee.masks import mask_dice, mask_iou
 from knee.task import Task
 from segmentation.predict import segment_rows, write_masks
 from segmentation.task import SegmentationTask
@@ -36,6 +38,7 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt segment train``."""
     config, run, resume = new_or_resumed(SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train")
     train_segmenter(config, run, say=say, resume=resume)
+    say(f"run folder: {run.path}; next: dcmt segment predict {run.path} --out FOLDER")
     return 0
 
 
@@ -93,8 +96,6 @@ def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device)
 
 def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.device) -> dict[str, float]:
     """Dice and IoU per image, averaged, of the segmenter's masks and the drawn ones, undilated."""
-    from knee.masks import mask_dice, mask_iou
-
     dice: list[NDArray[np.float64]] = []
     iou: list[NDArray[np.float64]] = []
     for found in segment_rows(network, data.loader(rows), device=device):
@@ -122,8 +123,6 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
     data_config: DataConfig = config.data
     if options.manifest:
-        import dataclasses
-
         data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
     device = choose_device(options.device)

@@ -32,6 +32,7 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt train`` and ``train.py``."""
     config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
     train_grader(config, run, say=say, resume=resume)
+    say(f"run folder: {run.path}; next: dcmt evaluate {run.path}")
     return 0
 
 

@@ -12,6 +12,15 @@ class UserError(Exception):
     """
 
 
+def counted(number: int, name: str) -> str:
+    """A number of things, in words that fit one or many.
+
+    >>> counted(1, "fault"), counted(0, "bad row")
+    ('1 fault', '0 bad rows')
+    """
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 class Faults(UserError):
     """All faults of one input, reported together, one a line."""
 

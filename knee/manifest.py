@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, counted
 from knee.folders import manifest_from_folder
 from knee.grades import GradeSet
 from knee.tables import read_rows, shortened, write_text
@@ -162,10 +162,12 @@ def read_manifest(path: str | Path, grade_set: GradeSet) -> Manifest:
     found = inspect_manifest(path, grade_set)
     faults = found.faults()
     if faults:
-        raise Faults(
-            shortened(faults),
-            summary=f"{path}: {len(faults)} faults; mend them (dcmt check finds those of the images, too):",
-        )
+        summary = f"{path}: {counted(len(faults), 'fault')}; mend them (dcmt check finds those of the images, too)"
+        if any(row.reason.startswith("grade ") for row in found.bad):
+            summary += (
+                f"; grades are read as those of the set {grade_set.name!r}, --grade-set or data.grade_set names another"
+            )
+        raise Faults(shortened(faults), summary=f"{summary}:")
     return found.manifest
 
 

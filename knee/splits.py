@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
 from knee.manifest import SPLITS, Manifest
 from knee.strata import make_folds, make_split
@@ -88,7 +88,7 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     ]
     faults += _patient_faults(frame, manifest)
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; {_WAY_OUT}:")
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
     return Split(path=path, frame=frame[~left_out].reset_index(drop=True))
 
 
@@ -196,7 +196,9 @@ def labeled_rows(
     if lacking and not allow_missing_grades:
         names = ", ".join(f"{grade} ({grade_set.names[grade]})" for grade in lacking)
         if math.isinf(max(first.values())):
-            way_out = "no fraction has them all: grade more images, or allow missing grades (--allow-missing-grades)"
+            way_out = (
+                "no fraction has them all: grade more images, or train without them by --data.allow_missing_grades true"
+            )
         else:
             way_out = f"the smallest fraction with all grades is {_fraction_above(max(first.values()))}"
         raise UserError(f"labeled fraction {fraction} ({len(rows)} images) has no image of grade {names}; {way_out}")

@@ -97,6 +97,8 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch's first line only says that something did not load; what did not is on the second.
     text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
+    if "Weights only load failed" in text:
+        return "nothing that loads without running code"
     if "locate the file on the Hub" in text:
         return "the hub was not reached, and the file is not in the local cache"
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

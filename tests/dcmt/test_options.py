@@ -55,7 +55,7 @@ def test_later_options_override_the_file(tmp_path: Path) -> None:
         (["--attention.threshold", "1"], r"attention\.threshold is 1"),
         (["--report.cases", "17"], r"report\.cases is 17; it must be from 0 to 16"),
         (["--config", "nowhere.yaml"], r"--config: .*nowhere\.yaml"),
-        (["extra"], r"there is no option extra; known are name, runs, data\.…, "),
+        (["extra"], r"there is no option extra; known are config, name, runs, data\.…, "),
         (
             ["--loss.probability_consistency", "0", "--loss.attention_consistency", "0"],
             r"data\.unlabeled_per_batch is above 0 but no consistency loss",

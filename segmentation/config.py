@@ -1,0 +1,26 @@
+"""What the cartilage segmenter is made of, as plain values: quick to import, checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """The U-Net of segmentation-models-pytorch, and the weights of its losses."""
+
+    encoder: str = "resnet18"
+    """Any encoder of segmentation-models-pytorch, timm's as tu-NAME."""
+    encoder_weights: str = ""
+    """imagenet, or empty for random weights."""
+    dice_weight: float = 1.0
+    """Weight of the Dice loss."""
+    cross_entropy_weight: float = 1.0
+    """Weight of the binary cross-entropy."""
+
+    def __post_init__(self) -> None:
+        for name in ("dice_weight", "cross_entropy_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"unet.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.dice_weight + self.cross_entropy_weight:
+            raise ValueError("unet.dice_weight and unet.cross_entropy_weight are both 0; one must be above 0")
