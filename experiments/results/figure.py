@@ -13,7 +13,7 @@ from experiments.results.study import Cell, Row
 from experiments.results.tables import percent
 from knee.figures import COLOURS, save_figure
 
-_MARKERS = "osD^vPX"
+_MARKERS = "osD^vhp"
 
 
 def f1_by_fraction(results: Results) -> Figure:
@@ -57,7 +57,7 @@ def _draw_row(axis: Axes, results: Results, row: Row, fractions: list[float], as
         color=colour,
         label=row.title,
         fmt=_MARKERS[number % len(_MARKERS)],
-        markersize=7,
+        markersize=8,
         markeredgecolor="white",
         elinewidth=1.6,
         zorder=3,

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,10 @@ class Job:
 def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Sequence[str] = ()) -> Job:
     """The run of a cell and a seed; ``more`` are options of train.py that come last. Raises UserError."""
     row = study.row(cell.row)
-    arguments = (
-        *row_arguments(study, row),
-        f"--data.grade_set={study.grade_set}",
-        f"--data.labeled_fraction={cell.fraction:g}",
-        f"--fit.seed={seed}",
-        *more,
-    )
-    config = resolved(arguments)
+    shared = (*row_arguments(study, row), *more)
+    arguments = (*shared, f"--data.labeled_fraction={cell.fraction:g}", f"--fit.seed={seed}")
+    config = resolved(shared)
+    config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed
     about = plan.about(seed)
     return Job(
         name=run_name(study.name, row.training, cell.fraction, seed),
@@ -91,17 +88,20 @@ def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Seque
 
 
 def row_arguments(study: Study, row: Row) -> tuple[str, ...]:
-    """The config files of a row and the options of the study and the row, as train.py takes them."""
+    """The config files of a row and the options of the study and the row, as train.py takes them; the same for all seeds."""
     files = (argument for path in row.configs for argument in ("--config", str(ROOT / "configs" / path)))
-    return (*files, *study.options, *row.options)
+    return (*files, f"--data.grade_set={study.grade_set}", *study.options, *row.options)
 
 
 def resolved(arguments: Sequence[str]) -> dict[str, Any]:
     """The config that train.py makes of its arguments, as plain values. Raises UserError."""
-    values: dict[str, Any] = json.loads(
-        json.dumps(dataclasses.asdict(read_config(GraderConfig, arguments, program="train.py")))
-    )
+    values: dict[str, Any] = json.loads(_resolved_json(tuple(arguments)))
     return values
+
+
+@cache
+def _resolved_json(arguments: tuple[str, ...]) -> str:
+    return json.dumps(dataclasses.asdict(read_config(GraderConfig, arguments, program="train.py")))
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:

@@ -36,10 +36,11 @@ def markdown(results: Results, table: Table) -> list[str]:
     ]
     for cell in table.cells:
         start = f"| {results.study.row(cell.row).title} | {percent(cell.fraction)} |"
+        looks_only = bool(results.study.row(cell.row).trained_as)  # its other networks stand with the row it looks at
         for network in results.study.networks:
             estimates = [results.estimate(cell, network, metric) for metric in table.metrics]
             stands = network == results.network(cell)
-            if stands or any(estimates):
+            if stands or (any(estimates) and not looks_only):
                 name = f"**{network}**" if stands else network
                 lines.append(f"{start} {name} | " + " | ".join(map(shown, estimates)) + " |")
         published = results.study.paper.get(cell, {})
@@ -127,7 +128,7 @@ def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
     if found is None:
         return None, "not run"
     apart = found.low > claim.bound or found.high < claim.bound
-    sure = f"interval {'without' if apart else 'contains'} {claim.bound:g}"
+    sure = f"interval {'excludes' if apart else 'includes'} {claim.bound:g}"
     if claim.rule == "stated":
         return found, f"stated ({sure})"
     holds = (found.low if claim.rule == "interval" else found.value) > claim.bound
@@ -196,14 +197,12 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
         return [f"No run yet. Made by `{results.study.command}`."]
     commits = Counter(run.about["commit"] + ("+" if run.about["changed_files"] else "") for run in runs)
     by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
-    seeds = sorted({run.about["seed"] for run in runs})
-    steps = sorted({run.about["steps"] for run in runs})
-    each = {(run.about["seed"]): run for run in runs}
-    images = ", ".join(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in each.values())
+    sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
+    steps = ", ".join(map(str, sorted({run.about["steps"] for run in runs})))
+    seeds = ", ".join(map(str, sorted({run.about["seed"] for run in runs})))
     return [
-        f"Mean over seeds {', '.join(map(str, seeds))}; 95 % intervals by bootstrap over the test patients ({results.samples} "
-        f"draws), averaged over the seeds. Test images by seed: {images}. {', '.join(map(str, steps))} optimiser steps a run; "
-        f"checkpoint: {results.study.checkpoint}.",
+        f"Mean over seeds {seeds}; 95 % intervals by bootstrap over the test patients ({results.samples} draws), averaged over "
+        f"the seeds. Test images of a seed: {sizes}. {steps} optimiser steps a run; checkpoint: {results.study.checkpoint}.",
         "",
         f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")

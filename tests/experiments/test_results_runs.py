@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from dcmt.apply import grade_rows, load_data, load_run
-from dcmt.run import RunFolder
+from dcmt.run import RunFolder, split_private
 from experiments.results.__main__ import STUDIES, main
 from experiments.results.code import code_hash, imported_modules
 from experiments.results.data import Data, PhantomPlan, RadiographPlan
@@ -66,7 +67,7 @@ def test_what_changes_numbers_changes_the_hash_and_nothing_else_does():
     others = [make_job(PHANTOM, cell, 1, plan, more=["--fit.steps=9"]), make_job(PHANTOM, cell, 2, plan)]
     others += [make_job(PHANTOM, cell, 1, PhantomPlan(patients=30)), make_job(PHANTOM, Cell("dcmt", 0.3), 1, plan)]
     assert len({job.config_hash, *(other.config_hash for other in others)}) == 5
-    assert "elsewhere" not in unlike.to_json().replace(str(unlike.arguments[-2]), "")
+    assert "elsewhere" not in json.dumps(unlike.config)
 
 
 def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
@@ -113,13 +114,13 @@ def tiny_job(grader_values, tmp_path) -> Callable[..., Job]:
     """A run of two steps; ``tiny_job(steps=4)``."""
 
     def build(steps: int = 2) -> Job:
-        path = tmp_path / "tiny.yaml"
+        path = tmp_path / f"tiny{steps}.yaml"
         fit = grader_values["fit"] | {"steps": steps, "validate_every": 1}
         path.write_text(yaml.safe_dump({name: dict(part) for name, part in (grader_values | {"fit": fit}).items()}))
         arguments = ("--config", str(path))
         config = resolved(arguments)
         about = {"config_hash": f"{steps}", "code_hash": "d", "checkpoint": "last", "mirror": True}
-        return Job("tiny", "phantom", "dcmt", 0.6, 1, arguments, decisive(config), {}, **about)
+        return Job("tiny", "phantom", "dcmt", 0.6, 1, arguments, split_private(decisive(config))[0], {}, **about)
 
     return build
 
@@ -142,21 +143,13 @@ def test_a_run_is_trained_stored_and_resumed(tiny_job, grader_values, tmp_path):
     exact = grade_test(loaded, prepared, mirror=True)
     mirrored, images = (exact[[f"teacher_{kind}{grade}" for grade in range(3)]].to_numpy() for kind in "mp")
     np.testing.assert_array_equal(mirrored.argmax(1) != images.argmax(1), one.flip_changed)
+    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
+    assert not [private for private in ("P00", ".png", str(tmp_path), str(data.manifest.parent)) if private in text]
     written = folder.config.stat().st_mtime_ns
     train(job, data, tmp_path, threads=1)  # ends at once
     assert folder.config.stat().st_mtime_ns == written
     train(tiny_job(steps=1), data, tmp_path, threads=1)  # another config: started anew
     assert folder.checkpoints.latest()[0].step == 1
-
-
-def test_nothing_stored_names_a_patient_or_a_path(tiny_job, grader_values, tmp_path):
-    data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
-    train(tiny_job(), data, tmp_path, threads=1)
-    store(tiny_job(), tmp_path, tmp_path / "out")
-    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())
-    assert "P00" not in text
-    assert ".png" not in text
-    assert str(data.manifest.parent) not in text.replace(str(tmp_path / "tiny.yaml"), "")
 
 
 def test_the_mirror_of_a_mirror_symmetric_grader_says_the_same():

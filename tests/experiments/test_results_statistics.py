@@ -116,13 +116,13 @@ def test_the_ema_row_reads_the_teacher_of_the_supervised_run(results):
 @pytest.mark.parametrize(
     ("first", "second", "changes", "verdict"),
     [
-        ("dcmt", "supervised", {"rule": "interval"}, "holds (interval without 0)"),
-        ("supervised", "dcmt", {}, "does not hold (interval without 0)"),
-        ("supervised", "dcmt", {"rule": "stated"}, "stated (interval without 0)"),
-        ("mean_teacher", "supervised", {"rule": "interval"}, "does not hold (interval contains 0)"),
-        ("dcmt", "supervised", {"metric": "tiou", "kind": "ratio", "bound": 3.0}, "holds (interval without 3)"),
+        ("dcmt", "supervised", {"rule": "interval"}, "holds (interval excludes 0)"),
+        ("supervised", "dcmt", {}, "does not hold (interval excludes 0)"),
+        ("supervised", "dcmt", {"rule": "stated"}, "stated (interval excludes 0)"),
+        ("mean_teacher", "supervised", {"rule": "interval"}, "does not hold (interval includes 0)"),
+        ("dcmt", "supervised", {"metric": "tiou", "kind": "ratio", "bound": 3.0}, "holds (interval excludes 3)"),
         ("dcmt", "dcmt_nac", {}, "not run"),
-        ("dcmt", 0.5, {"rule": "interval"}, "holds (interval without 0)"),
+        ("dcmt", 0.5, {"rule": "interval"}, "holds (interval excludes 0)"),
     ],
 )
 def test_verdicts(results, first, second, changes, verdict):
