@@ -1,7 +1,8 @@
 """``dcmt verify``: the metrics a run reports, computed again from its stored predictions and from its weights.
 
-Stored predictions must give the stored metrics to the last digit written. The weights, on this machine, must give the
-same probabilities up to what other kernels and half precision may change.
+Stored predictions must give the stored metrics, intervals and differences to the last digit written. The weights, on
+this machine, must give the same probabilities and the same overlap with the masks up to what other kernels and half
+precision may change; the grades must be those of the manifest, and the images those of the split.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dcmt.apply import LoadedRun, grade_rows, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.run import RunFolder, open_run
 from knee.errors import Faults, UserError
-from knee.evaluate import report
+from knee.evaluate import difference, report
 from knee.grades import GradeSet
 from knee.predictions import Predictions
 
@@ -29,6 +30,8 @@ LAST_DIGIT = 1.5e-6
 """Stored metrics have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 """The largest difference of a probability between machines; other kernels sum in another order."""
+OVERLAP_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
+"""The largest difference of the mean IoU of attention and masks."""
 
 
 def verify_command(options: argparse.Namespace, *, say: Say) -> int:
@@ -41,7 +44,8 @@ def verify_command(options: argparse.Namespace, *, say: Say) -> int:
     networks: list[str] = [name for name in ("student", "teacher") if name in stored]
     from_table = {name: predictions_of(table, name, loaded.grade_set) for name in networks}
     faults = list(_metric_faults(stored, from_table, table["grade"], patients, loaded.grade_set))
-    compared = len(networks) * len(stored[networks[-1]]["metrics"])
+    faults += _difference_faults(stored, from_table, table["grade"], patients, loaded.grade_set)
+    compared = sum(len(_metrics_of(part)) for part in stored.values())
     say(f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}")
     if not options.no_weights:
         weight_faults, furthest = _weight_faults(loaded, table, from_table, options.split)
@@ -85,23 +89,59 @@ def _metric_faults(
     for name, one in predictions.items():
         how = stored[name]["interval"]
         again = report(one, grades, patients, grade_set, samples=int(how["samples"]), seed=int(how["seed"]))
-        for metric, entry in stored[name]["metrics"].items():
-            found = again["metrics"].get(metric, {})
-            for part in ("value", "low", "high"):
-                if not _close(entry[part], found.get(part)):
-                    yield f"{name} {metric} {part}: reported {entry[part]}, the stored predictions give {found.get(part)}"
+        yield from _differing(f"{name} ", stored[name]["metrics"], again["metrics"])
         if again["confusion"] != stored[name]["confusion"]:
             yield f"{name} confusion: reported {stored[name]['confusion']}, the predictions give {again['confusion']}"
+
+
+def _difference_faults(
+    stored: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    grades: pd.Series,
+    patients: pd.Series,
+    grade_set: GradeSet,
+) -> Iterator[str]:
+    """Every stored difference of teacher and student that the stored predictions do not give."""
+    name = "teacher_minus_student"
+    if name not in stored:
+        return
+    how = stored["teacher"]["interval"]
+    again = difference(
+        predictions["student"],
+        predictions["teacher"],
+        grades,
+        patients,
+        grade_set,
+        samples=int(how["samples"]),
+        seed=int(how["seed"]),
+    )
+    yield from _differing(f"{name} ", stored[name], again)
+
+
+def _differing(what: str, reported: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    """Every value or bound of metrics that is not the same to the last digit."""
+    for metric, entry in reported.items():
+        for part in ("value", "low", "high"):
+            value = found.get(metric, {}).get(part)
+            if not _close(entry[part], value):
+                yield f"{what}{metric} {part}: reported {entry[part]}, the stored predictions give {value}"
+
+
+def _metrics_of(part: Any) -> Mapping[str, Any]:
+    """The metrics in one part of a metrics file: a network's report, or a difference of two."""
+    metrics = part.get("metrics", part) if isinstance(part, dict) else {}
+    return {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "value" in entry}
 
 
 def _weight_faults(
     loaded: LoadedRun, table: pd.DataFrame, stored: Mapping[str, Predictions], split: str
 ) -> tuple[list[str], float]:
-    """Cases whose stored probabilities the weights do not give, and the largest difference of all."""
+    """What the weights and the manifest do not give of the stored predictions, and the largest difference of all."""
     data = load_data(loaded)
     rows = _rows_of(table, data, split)
-    tolerance = PROBABILITY_TOLERANCE[str(loaded.checkpoint.state.get("precision", "fp32"))]
-    faults: list[str] = []
+    precision = str(loaded.checkpoint.state.get("precision", "fp32"))
+    tolerance = PROBABILITY_TOLERANCE[precision]
+    faults = list(_grade_faults(table, data, rows))
     furthest = 0.0
     for name, found in grade_rows(loaded, data, rows, names=tuple(stored)).items():
         apart = np.abs(found.probabilities - stored[name].probabilities).max(1)
@@ -111,16 +151,37 @@ def _weight_faults(
             for case, gap in zip(table["case"], apart, strict=True)
             if gap > tolerance
         ]
+        before, after = _mean_overlap(stored[name]), _mean_overlap(found)
+        if abs(before - after) > OVERLAP_TOLERANCE[precision] or np.isnan(before) != np.isnan(after):
+            faults.append(
+                f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} by the weights"
+            )
     return faults, furthest
 
 
+def _grade_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str]:
+    """Cases that were compared with another grade than the manifest has."""
+    recorded = data.grades[rows]
+    used = table["grade"].fillna(-1).to_numpy(dtype=np.int64)
+    for case, was, now in zip(table["case"], used, recorded, strict=True):
+        if was != now:
+            yield f"{case}: the stored predictions hold grade {was}, the manifest {now} (-1: none)"
+
+
+def _mean_overlap(predictions: Predictions) -> float:
+    """NaN where no image has a mask."""
+    known = predictions.iou[~np.isnan(predictions.iou)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def _rows_of(table: pd.DataFrame, data: KneeData, split: str) -> Any:
-    places = {image: row for row, image in enumerate(data.manifest.table["image"])}
-    missing = [image for image in table["image"] if image not in places]
-    if missing or len(table) != len(data.rows(split)):
+    wanted = data.rows(split)
+    places = dict(zip(data.manifest.table["image"].iloc[wanted], wanted.tolist(), strict=True))
+    foreign = [image for image in table["image"] if image not in places]
+    if foreign or len(table) != len(wanted) or table["image"].duplicated().any():
         raise UserError(
-            f"the stored predictions are of {len(table)} images, the {split} split has {len(data.rows(split))}"
-            + (f"; {missing[0]} is not in the manifest" if missing else "")
+            f"the stored predictions are of {len(table)} images, the {split} split has {len(wanted)}"
+            + (f"; {foreign[0]} is not one of them" if foreign else "")
             + "; put the data back as they were, or evaluate the run anew"
         )
     return np.array([places[image] for image in table["image"]], dtype=np.int64)
