@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
         raise UserError("sending needs pynetdicom; install it with: pip install 'dcmt-knee[send]'") from error
     if not 0 < node.port < 65536:
         raise UserError(f"port {node.port} is not 1–65535; DICOM nodes often listen on 104, 4242 or 11112")
+    _check_titles(node)
+    _check_host(node)
     kinds = _kinds(paths)
     entity = AE(ae_title=node.calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
@@ -86,6 +89,20 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
         if association.is_established:
             association.release()
     return Sent(tuple(accepted), tuple(refused))
+
+
+def _check_titles(node: Node) -> None:
+    for title in (node.ae_title, node.calling_ae_title):
+        if not 0 < len(title.strip()) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
+            raise UserError(f"AE title {title!r} is not 1–16 plain letters or digits; ask how the node is called")
+
+
+def _check_host(node: Node) -> None:
+    try:
+        socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
+    # A name that is too long or empty between its dots is an error of its encoding.
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{node}: no machine of this name is known ({error}); check the host's spelling") from error
 
 
 def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:

@@ -117,6 +117,22 @@ def test_a_node_that_is_not_there_is_named(objects):
         send(objects[:1], Node("127.0.0.1", _free_port()), timeout_s=2)
 
 
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (Node("no-such-machine.invalid", 104, "NODE"), "no machine of this name is known"),
+        (Node("bad..name", 104, "NODE"), "no machine of this name is known"),
+        (Node("localhost", 104, "A-TITLE-THAT-IS-TOO-LONG"), "is not 1–16 plain letters or digits"),
+        (Node("localhost", 104, "KNÖTCHEN"), "is not 1–16 plain letters or digits"),
+        (Node("localhost", 104, "NODE", " "), "is not 1–16 plain letters or digits"),
+        (Node("localhost", 0, "NODE"), "port 0 is not 1–65535"),
+    ],
+)
+def test_an_address_that_cannot_be_right_is_told(node, told, objects):
+    with pytest.raises(UserError, match=told):
+        send(objects[:1], node)
+
+
 def test_only_dicom_objects_are_sent(tmp_path, objects):
     (tmp_path / "a.txt").write_text("no")
     with pytest.raises(Faults, match=r"a\.txt: is no DICOM object"):
