@@ -1,14 +1,21 @@
-"""Tiny networks and batches for the tests of the loop and its task."""
+"""Tiny networks and batches for the tests of the loop and its task, and runs of the loop with what they leave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcmt.checkpoint import Checkpoints
+from dcmt.config import FitConfig, OptimizerConfig
+from dcmt.fit import Fit
+from dcmt.task import LossWeights, MeanTeacher
+from dcmt.tracking import Tracker, read_metrics
 from knee.task import Batch, Grading
 
 
@@ -61,3 +68,124 @@ def small_batch() -> Callable[..., Batch]:
         )
 
     return build
+
+
+class SeededBatches:
+    """Batch k of the run is a function of k; ``spoiled`` ones hold NaN."""
+
+    def __init__(self, make: Callable[..., Batch], spoiled: frozenset[int] = frozenset()) -> None:
+        self.per_epoch = 5
+        self.make = make
+        self.spoiled = spoiled
+        self.served: list[int] = []
+
+    def from_batch(self, batch: int) -> Iterator[Batch]:
+        while True:
+            found = self.make(seed=batch)
+            if batch in self.spoiled:
+                found.student[0, 0, 0, 0] = float("nan")
+            self.served.append(batch)
+            yield found
+            batch += 1
+
+
+@pytest.fixture
+def seeded_batches(small_batch: Callable[..., Batch]) -> Callable[..., SeededBatches]:
+    """Small batches by number; those in a given set hold NaN: ``seeded_batches(frozenset({2}))``."""
+
+    def build(spoiled: frozenset[int] = frozenset()) -> SeededBatches:
+        return SeededBatches(small_batch, spoiled)
+
+    return build
+
+
+@pytest.fixture
+def make_fit(
+    tmp_path: Path, small_grader: Callable[..., nn.Module], seeded_batches: Callable[..., SeededBatches]
+) -> Iterator[Callable[..., Fit]]:
+    """A run of the loop in ``tmp_path / folder``; ``resume=True`` goes on from the last checkpoint there."""
+    trackers: list[Tracker] = []
+
+    def build(
+        folder: str = "run",
+        *,
+        steps: int = 7,
+        resume: bool = False,
+        spoiled: frozenset[int] = frozenset(),
+        dropout: float = 0.0,
+        norm: bool = True,
+        said: list[str] | None = None,
+        optimizer: OptimizerConfig | None = None,
+        batches: Any = None,
+        **config: Any,
+    ) -> Fit:
+        path = tmp_path / folder
+        path.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        # channels_last, as by default: what lies in another order in memory must come back in that order.
+        student = small_grader(seed=2, dropout=dropout, norm=norm).to(memory_format=torch.channels_last)
+        task = MeanTeacher(student, weights=LossWeights(), decay=0.8, ramp_steps=6, best_metric="val/score")
+        task.validation = lambda networks, step: {"val/score": float(-abs(step - 4)), "val/other": step / 7}
+        checkpoints = Checkpoints(path / "checkpoints")
+        checkpoint = checkpoints.latest()[0] if resume else None
+        fit = Fit(
+            task=task,
+            batches=batches or seeded_batches(spoiled),
+            config=FitConfig(**{"log_every": 2, "validate_every": 3, **config}),
+            optimizer_config=optimizer or OptimizerConfig(),
+            device=torch.device("cpu"),
+            precision="fp32",
+            tracker=Tracker(path, tensorboard=False, first_step=checkpoint.step if checkpoint else 0),
+            checkpoints=checkpoints,
+            steps=steps,
+            say=(said if said is not None else []).append,
+            state={"manifest_sha256": "m", "split_sha256": "s"},
+            resume_command="dcmt train --resume RUN",
+        )
+        trackers.append(fit.tracker)
+        if checkpoint is not None:
+            fit.restore(checkpoint)
+        return fit
+
+    yield build
+    for tracker in trackers:
+        tracker.close()
+
+
+@pytest.fixture
+def everything() -> Callable[[Fit], dict[str, Tensor]]:
+    """All weights, buffers and optimiser state of a run, by name."""
+
+    def collect(fit: Fit) -> dict[str, Tensor]:
+        found = {
+            f"{name}.{key}": value.clone()
+            for name, network in fit.task.networks.items()
+            for key, value in network.state_dict().items()
+        }
+        for number, entry in fit.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{key}": torch.as_tensor(value).clone() for key, value in entry.items()}
+        return found
+
+    return collect
+
+
+@pytest.fixture
+def assert_same() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]:
+    """Fails where two such collections differ in a bit."""
+
+    def compare(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+        assert a.keys() == b.keys()
+        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+    return compare
+
+
+@pytest.fixture
+def recorded() -> Callable[[Path], list[tuple[int, str, float]]]:
+    """Rows of a run's metrics.csv, without those that depend on the clock."""
+
+    def read(run: Path) -> list[tuple[int, str, float]]:
+        clock = ("system/images_per_s", "system/memory_gib")
+        return [row for row in read_metrics(run / "metrics.csv") if row[1] not in clock]
+
+    return read

@@ -1,11 +1,9 @@
-"""The loop: exact resuming, steps that are not finite, warnings, early stopping, accumulation, signals."""
+"""The loop: steps that are not finite, warnings, early stopping, accumulation, clipping, what it records."""
 
 from __future__ import annotations
 
 import csv
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,186 +12,28 @@ import torch
 from torch import nn
 
 from dcmt.checkpoint import Checkpoints
-from dcmt.config import FitConfig, OptimizerConfig
+from dcmt.config import OptimizerConfig
 from dcmt.fit import Fit
 from dcmt.task import LossWeights, MeanTeacher
-from dcmt.tracking import Tracker, read_metrics
 from knee.errors import UserError
 from knee.task import Batch, StepLosses
 
 Nets = Callable[..., nn.Module]
 MakeFit = Callable[..., Fit]
-
-
-class SeededBatches:
-    """Batch k of the run is a function of k; ``spoiled`` ones hold NaN."""
-
-    def __init__(self, make: Callable[..., Batch], spoiled: frozenset[int] = frozenset()) -> None:
-        self.per_epoch = 5
-        self.make = make
-        self.spoiled = spoiled
-        self.served: list[int] = []
-
-    def from_batch(self, batch: int) -> Iterator[Batch]:
-        while True:
-            found = self.make(seed=batch)
-            if batch in self.spoiled:
-                found.student[0, 0, 0, 0] = float("nan")
-            self.served.append(batch)
-            yield found
-            batch += 1
-
-
-@pytest.fixture
-def make_fit(tmp_path: Path, small_grader: Nets, small_batch: Callable[..., Batch]) -> Iterator[MakeFit]:
-    """A run of the loop in ``tmp_path / folder``; ``resume=True`` goes on from the last checkpoint there."""
-    trackers: list[Tracker] = []
-
-    def build(
-        folder: str = "run",
-        *,
-        steps: int = 7,
-        resume: bool = False,
-        spoiled: frozenset[int] = frozenset(),
-        dropout: float = 0.0,
-        norm: bool = True,
-        said: list[str] | None = None,
-        optimizer: OptimizerConfig | None = None,
-        batches: Any = None,
-        **config: Any,
-    ) -> Fit:
-        path = tmp_path / folder
-        path.mkdir(exist_ok=True)
-        torch.manual_seed(0)
-        # channels_last, as by default: what lies in another order in memory must come back in that order.
-        student = small_grader(seed=2, dropout=dropout, norm=norm).to(memory_format=torch.channels_last)
-        task = MeanTeacher(student, weights=LossWeights(), decay=0.8, ramp_steps=6, best_metric="val/score")
-        task.validation = lambda networks, step: {"val/score": float(-abs(step - 4)), "val/other": step / 7}
-        checkpoints = Checkpoints(path / "checkpoints")
-        checkpoint = checkpoints.latest()[0] if resume else None
-        fit = Fit(
-            task=task,
-            batches=batches or SeededBatches(small_batch, spoiled),
-            config=FitConfig(**{"log_every": 2, "validate_every": 3, **config}),
-            optimizer_config=optimizer or OptimizerConfig(),
-            device=torch.device("cpu"),
-            precision="fp32",
-            tracker=Tracker(path, tensorboard=False, first_step=checkpoint.step if checkpoint else 0),
-            checkpoints=checkpoints,
-            steps=steps,
-            say=(said if said is not None else []).append,
-            state={"manifest_sha256": "m", "split_sha256": "s"},
-            resume_command="dcmt train --resume RUN",
-        )
-        trackers.append(fit.tracker)
-        if checkpoint is not None:
-            fit.restore(checkpoint)
-        return fit
-
-    yield build
-    for tracker in trackers:
-        tracker.close()
-
-
-def everything(fit: Fit) -> dict[str, torch.Tensor]:
-    """All weights, buffers and optimiser state, by name."""
-    found = {
-        f"{name}.{key}": value.clone()
-        for name, network in fit.task.networks.items()
-        for key, value in network.state_dict().items()
-    }
-    for number, entry in fit.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{number}.{key}": torch.as_tensor(value).clone() for key, value in entry.items()}
-    return found
-
-
-def assert_same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def recorded(path: Path) -> list[tuple[int, str, float]]:
-    """Rows of metrics.csv, without those that depend on the clock."""
-    return [
-        row for row in read_metrics(path / "metrics.csv") if row[1] not in ("system/images_per_s", "system/memory_gib")
-    ]
-
-
-class StopAt:
-    """Batches that ask the process to stop while the given batch is made, as a scheduler would."""
-
-    def __init__(self, batches: SeededBatches, batch: int, number: signal.Signals) -> None:
-        self.per_epoch = batches.per_epoch
-        self._batches = batches
-        self._at = batch
-        self._number = number
-
-    def from_batch(self, batch: int) -> Iterator[Batch]:
-        for number, found in enumerate(self._batches.from_batch(batch), start=batch):
-            if number == self._at:
-                os.kill(os.getpid(), self._number)
-            yield found
-
-
-@pytest.mark.parametrize("stop", [0, 1, 2, 4, 6])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_resumed_equals_uninterrupted(
-    stop: int, dropout: float, number: signal.Signals, make_fit: MakeFit, small_batch: Any, tmp_path: Path
-) -> None:
-    whole = make_fit("whole", dropout=dropout)
-    whole.run()
-    said: list[str] = []
-    first = make_fit("parts", dropout=dropout, said=said, batches=StopAt(SeededBatches(small_batch), stop, number))
-    assert first.run().step == stop + 1
-    second = make_fit("parts", dropout=dropout, resume=True)
-    torch.rand(1)  # whatever the new process drew before does not matter
-    second.restore(Checkpoints(tmp_path / "parts" / "checkpoints").latest()[0])
-    second.run()
-    if stop < 6:
-        assert f"stopped at step {stop + 1} of 7, saved; go on with: dcmt train --resume RUN" in said[-1]
-        assert second.batches.served[0] == stop + 1
-    assert_same(everything(whole), everything(second))
-    assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")
-    assert vars(whole.progress) | {"seconds": 0} == vars(second.progress) | {"seconds": 0}
-
-
-def test_killed_run_goes_on_from_its_last_checkpoint_without_doubled_rows(make_fit: MakeFit, tmp_path: Path) -> None:
-    whole = make_fit("whole")
-    whole.run()
-
-    class Killed(BaseException):
-        pass
-
-    first = make_fit("parts", said=[])
-    step = first._step
-
-    def dies_at_5(batches: Any) -> None:
-        if first.progress.step == 5:
-            raise Killed
-        step(batches)
-
-    first._step = dies_at_5  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        first.run()
-    with (tmp_path / "parts" / "metrics.csv").open("a") as file:
-        file.write("5,loss/tot")  # a row cut short
-    second = make_fit("parts", resume=True)
-    assert second.progress.step == 3
-    second.run()
-    assert_same(everything(whole), everything(second))
-    assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")
-
-
-def test_signal_handlers_are_put_back(make_fit: MakeFit) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    make_fit().run()
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+State = dict[str, torch.Tensor]
+Everything = Callable[[Fit], State]
+AssertSame = Callable[[State, State], None]
+Recorded = Callable[[Path], list[tuple[int, str, float]]]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_step_that_is_not_finite_is_skipped_and_leaves_no_trace(
-    accumulation: int, make_fit: MakeFit, tmp_path: Path
+    accumulation: int,
+    make_fit: MakeFit,
+    tmp_path: Path,
+    everything: Everything,
+    assert_same: AssertSame,
+    recorded: Recorded,
 ) -> None:
     fit = make_fit(spoiled=frozenset({2}), steps=4, accumulation=accumulation, log_every=1, validate_every=9)
     states: list[dict[str, torch.Tensor]] = []
@@ -285,14 +125,6 @@ def test_early_stopping_and_the_best_checkpoint(make_fit: MakeFit, tmp_path: Pat
     assert again.run().step == 8  # resuming a run that stopped early does not train on
 
 
-def test_a_kill_between_checkpoint_and_best_note_loses_no_best(make_fit: MakeFit, tmp_path: Path) -> None:
-    make_fit(steps=4, validate_every=2).run()
-    folder = tmp_path / "run" / "checkpoints"
-    (folder / "best.json").write_text('{"step": 2, "metric": "val/score", "value": -2.0}')
-    make_fit(steps=8, validate_every=2, resume=True)
-    assert Checkpoints(folder).best().step == 4
-
-
 def test_without_validation_data_the_last_checkpoint_is_the_best(make_fit: MakeFit, tmp_path: Path) -> None:
     fit = make_fit(steps=4)
     fit.task.validation = None
@@ -301,7 +133,7 @@ def test_without_validation_data_the_last_checkpoint_is_the_best(make_fit: MakeF
 
 
 def test_two_half_batches_make_the_gradient_of_a_whole_one(
-    small_batch: Any, make_fit: MakeFit, small_grader: Nets
+    small_batch: Any, make_fit: MakeFit, small_grader: Nets, everything: Everything
 ) -> None:
     """Without normalisation, and for terms that are means over the same number of images in both halves."""
 
@@ -347,33 +179,6 @@ def test_gradient_is_clipped_to_the_norm_asked_for(make_fit: MakeFit) -> None:
     fit.run()
     moved = torch.cat([(a - b).flatten() for a, b in zip(fit.task.parameters(), before, strict=True)]).norm()
     assert moved.item() == pytest.approx(1e-3 * 1.9, rel=1e-2)  # Nesterov's first step is 1 + momentum
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_every_optimizer_resumes(name: Any, make_fit: MakeFit) -> None:
-    optimizer = OptimizerConfig(name=name, schedule="onecycle", clip_norm=1.0)
-    whole = make_fit("whole", steps=6, optimizer=optimizer)
-    whole.run()
-    part = make_fit("parts", steps=6, optimizer=optimizer)
-    guarded = part._guarded_step
-
-    def stop_at_3(batches: Any) -> None:
-        guarded(batches)
-        part._stop = part.progress.step == 3
-
-    part._guarded_step = stop_at_3  # type: ignore[method-assign]
-    part.run()
-    second = make_fit("parts", steps=6, optimizer=optimizer, resume=True)
-    second.run()
-    assert_same(everything(whole), everything(second))
-
-
-def test_resuming_with_other_data_is_refused_by_name(make_fit: MakeFit, tmp_path: Path) -> None:
-    make_fit(steps=3).run()
-    fit = make_fit(steps=3)
-    fit.state = {"manifest_sha256": "other", "split_sha256": "s"}
-    with pytest.raises(UserError, match="trained on other data: manifest changed since"):
-        fit.restore(Checkpoints(tmp_path / "run" / "checkpoints").latest()[0])
 
 
 def test_metrics_are_a_plain_table(make_fit: MakeFit, tmp_path: Path) -> None:
