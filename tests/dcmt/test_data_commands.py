@@ -105,3 +105,20 @@ def test_training_data_without_the_bad_rows(folder: Path, grader_config: Callabl
     assert pd.read_csv(folder / "rejected.csv")["line"].tolist() == list(BAD)
     assert data.split.frame["image"].tolist() == data.manifest.table["image"].tolist()
     assert read_split(folder / "split.csv", data.manifest).frame.equals(data.split.frame)
+
+
+def test_a_folder_without_grades_is_told_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my knees"
+    write_png(folder / "1_L.png", np.arange(120, dtype=np.uint8).reshape(10, 12))
+    assert run("manifest", folder) == 0
+    told = capsys.readouterr().out
+    assert "by grade none; ungraded: 1" in told
+    assert "no folder is named after a grade" in told
+    assert f"dcmt split '{folder / 'manifest.csv'}' --out" in told
+
+
+def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "manifest.csv").read_text().replace(",,2,,", ",,4,,")
+    (folder / "kl.csv").write_text(text)
+    assert run("split", folder / "kl.csv", "--grade-set", "cartilage", "--out", folder / "new.csv") == 2
+    assert "grades are read as those of the set 'cartilage', --grade-set" in capsys.readouterr().err
