@@ -82,6 +82,8 @@ class ModelConfig:
     """Start from timm's weights for this name (needs the network once)."""
     weights: str = ""
     """Start from this local file (safetensors, or a state dict that loads without running code)."""
+    start: str = ""
+    """Start from the best checkpoint of this run: a folder, of the same network and split. Both networks get its teacher."""
     stride: int = 16
     """Input pixels per position of the last feature map; 0 keeps the backbone's own."""
     stage: int = -1
@@ -96,6 +98,8 @@ class ModelConfig:
         _require(
             not both, "model.weights", self.weights, "empty where model.pretrained is true (or the other way round)"
         )
+        twice = self.start and (self.pretrained or self.weights)
+        _require(not twice, "model.start", self.start, "empty where model.pretrained or model.weights is given")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from knee.errors import UserError
 
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
-_PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights")
+_PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
 

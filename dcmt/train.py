@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
 from dcmt.model import build_network
 from dcmt.prepare import KneeData, describe, load_knee_data
-from dcmt.run import RunFolder, RunLock
+from dcmt.run import RunFolder, RunLock, file_hash, open_run
 from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from dcmt.validation import GraderValidation
+from knee.errors import UserError
 from knee.grades import GradeSet
 from knee.task import Task
 
@@ -122,7 +124,9 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     Says once where no labeled image has a mask.
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
-    student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh)
+    student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
+    if fresh and config.model.start:
+        load_start(student, Path(config.model.start), data.split.path)
     loss = config.loss
     attention = loss.attention
     if attention and not data.cache.has_mask[data.labeled].any():
@@ -148,6 +152,29 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
         threshold=config.attention.threshold,
         best_metric=f"val_teacher/{data.grade_set.best_metric}",
     )
+
+
+def load_start(student: nn.Module, path: Path, split: Path) -> None:
+    """Give the student the teacher's weights of another run's best checkpoint: training goes on, on more labels say.
+
+    Raises UserError where that run is none, is of another network, or was trained with another split file: it may have
+    been trained on images that are held out now.
+    """
+    run, values = open_run(path)
+    found = run.checkpoints.best() if values["kind"] == "grader" else None
+    if found is None:
+        raise UserError(
+            f"model.start: {path} holds no checkpoint of a trained grader; give the folder of a finished run"
+        )
+    if found.state.get("split_sha256") != file_hash(split):
+        raise UserError(
+            f"model.start: {path} was trained with another split than {split}, so it may have seen images that are held out "
+            f"here; train with its split file, or start anew"
+        )
+    try:
+        found.load_network("teacher", student)
+    except UserError as error:
+        raise UserError(f"model.start: {path} is of another network than this config's ({error})") from error
 
 
 def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from dcmt.config import GraderConfig
 from dcmt.device import choose_device, choose_precision
 from dcmt.run import RunFolder, create_run
 from dcmt.tracking import read_metrics
-from dcmt.train import train_grader
+from dcmt.train import build_grader, load_start, train_grader
 from knee.errors import UserError
+from knee.grades import load_grade_set
 
 Make = Callable[..., GraderConfig]
 
@@ -129,3 +130,44 @@ def test_device_that_is_not_there_is_told() -> None:
     with pytest.raises(UserError, match=r"fit\.device 'abacus' cannot be used here"):
         choose_device("abacus")
     assert choose_device("cpu").type == "cpu"
+
+
+def test_run_that_starts_from_another_has_its_teacher_in_both_networks(
+    trained_run: RunFolder, tmp_path: Path, grader_config: Make
+) -> None:
+    """One step of rate 1e-30 and decay 1 changes nothing, so what it saves is what it started from."""
+    config = grader_config(
+        **{
+            "model.start": str(trained_run.path),
+            "optimizer.learning_rate": 1e-30,
+            "optimizer.weight_decay": 0.0,
+            "teacher.decay": 1.0,
+            "fit.steps": 1,
+        }
+    )
+    run = create_run(tmp_path / "next", config, kind="grader")
+    train_grader(config, run, say=lambda _: None, resume=False)
+    best = trained_run.checkpoints.best()
+    assert best is not None
+    wanted = best.tensors("teacher")
+    found = weights(run)
+    learned = [name for name in wanted if name.endswith((".weight", ".bias"))]
+    assert len(learned) > 10
+    for name in learned:
+        assert torch.equal(found[f"student.{name}"], wanted[name])
+        assert torch.equal(found[f"teacher.{name}"], wanted[name])
+
+
+def test_start_from_another_split_or_network_is_refused(
+    trained_run: RunFolder, tmp_path: Path, grader_config: Make
+) -> None:
+    config = grader_config()
+    network = build_grader(config, load_grade_set(config.data.grade_set))
+    split = Path(config.data.split)
+    load_start(network, trained_run.path, split)
+    other = tmp_path / "split.csv"
+    other.write_text(split.read_text() + "\n")
+    with pytest.raises(UserError, match=r"model\.start: .* was trained with another split than"):
+        load_start(network, trained_run.path, other)
+    with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
+        load_start(torch.nn.Linear(2, 2), trained_run.path, split)
