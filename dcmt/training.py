@@ -84,8 +84,9 @@ def train(
     checkpoint = latest_checkpoint(run, say=say) if resume else None
     if checkpoint is None:
         record_data(run, data)
+    # Before anything is recorded: a run whose weights or backbone are not there has not begun, and leaves its name free.
+    task = kind.task(steps=steps, device=device, checkpoint=checkpoint)
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
-        task = kind.task(steps=steps, device=device, checkpoint=checkpoint)
         place(task, device, channels_last=config.fit.channels_last)
         if checkpoint is not None:
             precision = str(checkpoint.state["precision"])

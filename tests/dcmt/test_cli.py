@@ -53,6 +53,7 @@ def test_help(command: list[str], main: Main) -> None:
         ([], "required"),
         (["grade"], "invalid choice: 'grade'"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["attention", "nowhere", "--cases", "-3"], "'-3' is not a whole number, 0 or more"),
         (["verify", "nowhere"], "nowhere is not a run folder"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -79,6 +80,17 @@ def test_a_run_that_could_not_begin_does_not_stand_in_the_way(main: Main, phanto
     code, _, err = main(*arguments, "--data.manifest", "elsewhere.csv")
     assert code == 2
     assert "exists already" not in err
+    known = [*arguments, "--data.manifest", phantom, "--data.image_size", "48"]
+    for _ in range(2):
+        code, _, err = main(*known, "--model.backbone", "resnet19")
+        assert (code, "timm has no 'resnet19'" in err) == (2, True)
+
+
+def test_a_file_where_a_folder_is_needed_is_told(main: Main, phantom: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = main("train", "--runs", "file", "--data.manifest", phantom)
+    assert code == 2
+    assert "a file stands where a folder is needed" in err
 
 
 TRAINING = [
