@@ -1,11 +1,12 @@
 """The whole circle on the phantom: are cases that the model doubts worth more to it than as many random ones?
 
-    python experiments/review_circle.py --folder runs/circle --seeds 0 1 2 --data data/phantom
+    python experiments/review_circle.py --folder runs/circle --seeds 0 1 2 --data data/phantom --jobs 2
 
 For each seed: a model is trained on few labels, some of them wrong. A simulated reader, who knows the drawn truth, then
 grades unlabeled cases and reads training labels again: those that the model doubts most, or as many drawn at random.
 The next model is trained on each of the two manifests, all else equal, and both are graded on the test split. All of
-it by the same commands that a person would use. What is done already is not done again, so it may be killed and restarted.
+it by the same commands that a person would use. What is done already is not done again, so it may be killed and
+restarted; each run has one thread, ``--jobs`` of them go side by side, and what they print is in FOLDER/logs.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+
+# Beside this file: an experiment is run by its path.
+from side_by_side import Work, side_by_side
 
 from dcmt.apply import grade_rows, load_data, load_run
 from dcmt.cli import main as dcmt
 from dcmt.review_files import key_path, model_hash, run_name
 from dcmt.run import RunFolder
+from knee.cases import load_salt
 from knee.grades import GradeSet, load_grade_set
 from knee.intervals import intervals
 from knee.manifest import read_manifest, write_manifest
@@ -52,23 +57,60 @@ class Start:
 
 def main() -> None:
     options = parse()
+    keep_options(options)
     base = data_manifest(options)
     grade_set = load_grade_set(options.grade_set)
     truth = read_truth(base.parent / "truth.csv")
+    load_salt(base)  # once, before processes side by side ask for it
+    starts = {seed: make_start(options, base, grade_set, truth, seed) for seed in options.seeds}
+
+    def work(seed: int, name: str) -> Work:
+        call, arguments = (first_run, ()) if name == "start" else (next_run, (name, truth))
+        log = options.folder / "logs" / f"s{seed}_{name}.log"
+        return Work((seed, name), log, call, (options, starts[seed], seed, *arguments))
+
+    def then(done: Work, _: Any) -> Iterator[Work]:
+        seed, name = cast("tuple[int, str]", done.name)
+        if name == "start":
+            yield from (work(seed, arm) for arm in ARMS)
+
+    outcomes = side_by_side([work(seed, "start") for seed in options.seeds], options.jobs, then, say=print_now)
     results = []
-    for seed in options.seeds:
-        start = make_start(options, base, grade_set, truth, seed)
-        first = train(options, f"s{seed}_start", start, start.manifest, seed)
-        found: dict[str, Any] = {"start": grade_test_split(first)}
-        corrected: dict[str, int] = {}
-        for arm in ARMS:
-            manifest, corrected[arm] = review(options, first, arm, start, truth, seed)
-            found[arm] = grade_test_split(train(options, f"s{seed}_{arm}", start, manifest, seed))
+    for seed, start in starts.items():
+        found = {name: outcomes[seed, name][0] for name in ("start", *ARMS)}
+        corrected = {arm: outcomes[seed, arm][1] for arm in ARMS}
         results.append({"seed": seed, "start": start, "found": found, "corrected": corrected})
     text = table(options, results, grade_set)
     print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")
+
+
+def print_now(line: str) -> None:
+    print(line, flush=True)
+
+
+def first_run(options: argparse.Namespace, start: Start, seed: int) -> tuple[dict[str, Any], int]:
+    """The model that is reviewed, graded on the test split."""
+    return grade_test_split(train(options, f"s{seed}_start", start, start.manifest, seed)), 0
+
+
+def next_run(
+    options: argparse.Namespace, start: Start, seed: int, arm: str, truth: dict[str, int]
+) -> tuple[dict[str, Any], int]:
+    """Review of the first model and training on the next manifest; how many wrong labels are right in it."""
+    manifest, corrected = review(options, options.folder / f"s{seed}_start", arm, start, truth, seed)
+    return grade_test_split(train(options, f"s{seed}_{arm}", start, manifest, seed)), corrected
+
+
+def keep_options(options: argparse.Namespace) -> None:
+    """Runs that exist are gone on with: other options would be mixed with them. Raises SystemExit."""
+    given = {name: str(value) for name, value in vars(options).items() if name not in ("seeds", "jobs", "out")}
+    path = options.folder / "options.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != given:
+        raise SystemExit(f"{options.folder} was begun with other options ({path}); give another --folder")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(given, indent=1), encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
@@ -91,6 +133,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", type=int, default=20, help="training labels that the reader reads again")
     parser.add_argument("--by", default="all", help="what doubted unlabeled cases are chosen by")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "review_circle.md")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="the rest goes to train.py")
     return parser.parse_args()
@@ -99,8 +142,9 @@ def parse() -> argparse.Namespace:
 def data_manifest(options: argparse.Namespace) -> Path:
     """The phantom's manifest, with masks of the segmenter where there are some."""
     folder: Path = options.data or options.folder / "data"
-    if not folder.exists():
-        write_phantom(folder, patients=options.patients, size=options.size, seed=0)
+    if not (folder / "manifest.csv").exists():
+        # The manifest is written last: without it an earlier attempt was killed.
+        write_phantom(folder, patients=options.patients, size=options.size, seed=0, force=not options.data)
     found = [folder / name for name in ("manifest_masks.csv", "manifest.csv") if (folder / name).exists()]
     return found[0]
 
@@ -142,14 +186,19 @@ def train(options: argparse.Namespace, name: str, start: Start, manifest: Path, 
         return path
     given = [f"--config={config}" for config in options.config or [ROOT / "configs" / "phantom.yaml"]]
     given += [f"--data.manifest={manifest}", f"--data.split={start.split}", "--data.labeled_fraction=1"]
-    given += [f"--data.grade_set={options.grade_set}", f"--data.image_size={options.size}", f"--fit.seed={seed}"]
+    given += [
+        f"--data.grade_set={options.grade_set}",
+        f"--data.image_size={options.size}",
+        f"--fit.seed={seed}",
+        "--fit.threads=1",
+    ]
     done(dcmt(["train", *given, f"--runs={options.folder}", f"--name={name}", *options.train]))
     return path
 
 
 def done(code: int) -> None:
     if code:
-        raise SystemExit(code)
+        raise RuntimeError(f"a command ended with code {code}")
 
 
 def review(
@@ -158,6 +207,7 @@ def review(
     """Export, simulated reading, import, labels: the next manifest, and how many wrong labels are right in it."""
     out = start.manifest.with_name(start.manifest.name.replace("_start", f"_{arm}"))
     run = options.folder / "read" / f"s{seed}_{arm}"
+    # A manifest that was trained on must stay as it is; any other may be of a review that was killed.
     if not out.exists() or not (options.folder / f"s{seed}_{arm}").exists():
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(first, run)

@@ -336,11 +336,17 @@ def test_the_experiment_of_the_circle_runs(tmp_path, command_environment):
         "3",
     ]
     command += ["--config", str(config), "--out", str(tmp_path / "results.md")]
-    for _ in range(2):  # again: what is done is not done anew
+    for jobs in ("2", "1"):  # again: what is done is not done anew
         done = subprocess.run(
-            command, env=command_environment, capture_output=True, text=True, timeout=600, check=False
+            [*command, "--jobs", jobs],
+            env=command_environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
+        assert "s0_start: done" in done.stdout
         row = (tmp_path / "results.md").read_text().splitlines()[6].split("|")
         assert row[1].strip() == "0" and len(row) == 11
         assert all(0 <= float(value) <= 1 for value in row[4:7])
