@@ -270,7 +270,7 @@ class GraderConfig:
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
                 "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
             )
-        if self.model.head == "text" and self.model != ModelConfig(head="text"):
+        if self.model.head == "text" and self.model != ModelConfig(head="text", start=self.model.start):
             raise ValueError("model.head is text, so the network is set under clip; leave the rest of model out")
         if self.model.head == "linear" and self.clip != ClipConfig():
             raise ValueError(
