@@ -102,15 +102,16 @@ def write_everything(results: Results, out: Path) -> None:
 
 
 def _say_what_is_old(results: Results, jobs: Sequence[Job]) -> None:
-    """Name stored runs in the tables that today's config would not make."""
-    current = {job.name: job.config_hash for job in jobs}
-    old = [
-        run.name
-        for run in results.runs.values()
-        if current.get(run.name, run.about["config_hash"]) != run.about["config_hash"]
-    ]
-    if old:
-        print(f"note: of another config than today's: {', '.join(sorted(old))}")
+    """Name stored runs in the tables that today's config or code would not make."""
+    current = {job.name: job for job in jobs}
+    for kind in ("config", "code"):
+        old = [
+            run.name
+            for run in results.runs.values()
+            if run.name in current and run.about[f"{kind}_hash"] != getattr(current[run.name], f"{kind}_hash")
+        ]
+        if old:
+            print(f"note: of another {kind} than now: {', '.join(sorted(old))}")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

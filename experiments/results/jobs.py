@@ -48,7 +48,10 @@ class Job:
     """What the data are, without a path."""
     config_hash: str
     """Of config and data."""
+    code: tuple[str, ...]
+    """Modules that make the numbers."""
     code_hash: str
+    """Of these when the command was started."""
     checkpoint: str
     mirror: bool
 
@@ -60,7 +63,7 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """As `to_json` wrote it."""
         values = json.loads(text)
-        return cls(**{**values, "arguments": tuple(values["arguments"])})
+        return cls(**{**values, "arguments": tuple(values["arguments"]), "code": tuple(values["code"])})
 
 
 def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Sequence[str] = ()) -> Job:
@@ -81,6 +84,7 @@ def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Seque
         config=split_private(config)[0],
         data=about,
         config_hash=_hash({"config": decisive(config), "data": about, "checkpoint": study.checkpoint}),
+        code=study.code,
         code_hash=code_hash(study.code),
         checkpoint=study.checkpoint,
         mirror=study.mirror,

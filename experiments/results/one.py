@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from dcmt.apply import LoadedRun, load_data, load_run
 from dcmt.cli import main as dcmt
 from dcmt.run import RunFolder
-from experiments.results.code import commit
+from experiments.results.code import code_hash, commit
 from experiments.results.data import Data
 from experiments.results.jobs import Job
 from experiments.results.store import grade_test, write_result
@@ -28,11 +29,14 @@ def main() -> int:
     for name in ("manifest", "split", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--any-code", action="store_true")
     given = parser.parse_args()
     job = Job.from_json(given.job.read_text(encoding="utf-8"))
+    # Sources may have changed since the command was started; what is imported here is what counts.
+    job = replace(job, code_hash=code_hash(job.code))
     torch.set_num_threads(given.threads)
     try:
-        train(job, Data(given.manifest, given.split), given.work, threads=given.threads)
+        train(job, Data(given.manifest, given.split), given.work, threads=given.threads, any_code=given.any_code)
         store(job, given.work, given.out)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -40,12 +44,12 @@ def main() -> int:
     return 0
 
 
-def train(job: Job, data: Data, work: Path, *, threads: int) -> None:
+def train(job: Job, data: Data, work: Path, *, threads: int, any_code: bool = False) -> None:
     """Go on with the run where this very run was interrupted, else start anew. Raises UserError where it did not end."""
     path = work / job.name
     started = work / "started" / f"{job.name}.txt"
     key = f"{job.config_hash} {job.code_hash}"
-    same = started.exists() and started.read_text(encoding="utf-8").startswith(key)
+    same = started.exists() and started.read_text(encoding="utf-8").startswith(job.config_hash if any_code else key)
     if same and RunFolder(path).checkpoints.folder.exists():
         arguments = ["train", "--resume", str(path)]
     else:

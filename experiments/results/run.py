@@ -79,7 +79,7 @@ class Runner:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(job.to_json(), encoding="utf-8")
         where = {"manifest": manifest, "split": split, "work": self.work, "out": self.out, "threads": self.threads}
-        options = [f"--{name}={value}" for name, value in where.items()]
+        options = [f"--{name}={value}" for name, value in where.items()] + ["--any-code"] * self.any_code
         self._process(job.name, [sys.executable, "-m", "experiments.results.one", str(path), *options])
 
     def _process(self, name: str, command: Sequence[str]) -> None:
@@ -88,6 +88,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": os.pathsep.join(paths)}
+        environment["PYTHONUNBUFFERED"] = "1"  # a log that can be followed
         with log.open("ab") as file:
             with self._lock:
                 if self._stopping:

@@ -119,7 +119,7 @@ def tiny_job(grader_values, tmp_path) -> Callable[..., Job]:
         path.write_text(yaml.safe_dump({name: dict(part) for name, part in (grader_values | {"fit": fit}).items()}))
         arguments = ("--config", str(path))
         config = resolved(arguments)
-        about = {"config_hash": f"{steps}", "code_hash": "d", "checkpoint": "last", "mirror": True}
+        about = {"config_hash": f"{steps}", "code": (), "code_hash": "d", "checkpoint": "last", "mirror": True}
         return Job("tiny", "phantom", "dcmt", 0.6, 1, arguments, split_private(decisive(config))[0], {}, **about)
 
     return build
