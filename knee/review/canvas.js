@@ -17,7 +17,7 @@ const view = {
 const canvas = $("canvas"), context = canvas.getContext("2d", { alpha: false });
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 const prepared = new Map(); // case → image pixels and fields, of the last few cases
-let painted = "";
+const painted = { picture: "", overlay: "" };
 
 // The case's pixels and fields, computed once; the promise is kept so that two callers share the work.
 function prepare(item) {
@@ -70,12 +70,13 @@ function paintOverlay(ready, size) {
 // Everything is drawn from what is ready; what needs painting anew is told by the settings that it depends on.
 function draw(ready) {
   const { item } = view, size = item.size;
-  const wanted = [item.case, view.brightness, view.contrast, view.invert, view.layer, view.opacity, view.threshold].join();
-  if (wanted !== painted) {
-    paintPicture(ready, size);
-    paintOverlay(ready, size);
-    painted = wanted;
-  }
+  const wanted = {
+    picture: [item.case, view.brightness, view.contrast, view.invert].join(),
+    overlay: [item.case, view.layer, view.opacity, view.threshold].join(),
+  };
+  if (wanted.picture !== painted.picture) paintPicture(ready, size);
+  if (wanted.overlay !== painted.overlay) paintOverlay(ready, size);
+  Object.assign(painted, wanted);
   const scale = (canvas.width / size) * view.zoom;
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.fillStyle = "#000";
