@@ -129,8 +129,8 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
             body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"model.stride: {backbone} cannot change its stride in timm; set model.stride to 0 (its own), or take a ResNet, "
-            "SE-ResNeXt or ConvNeXt"
+            f"model.stride: {backbone} cannot have stride {stride} in timm; set model.stride to 8, 16 or 32, to 0 for its own, "
+            "or take a ResNet, SE-ResNeXt or ConvNeXt"
         ) from error
     except Exception as error:
         if not pretrained:

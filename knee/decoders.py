@@ -30,6 +30,10 @@ _WHITE_IS_ZERO = 0
 _PHOTOMETRIC_TAG = 262
 _JPEG_FILLING = 128
 _LARGEST_VALUE = 1e10
+_COLORED = 0.2
+"""Pixels whose channels differ by more than this share of the full range are colored."""
+_MOST_COLORED = 0.2
+"""The largest share of such pixels in what passes as a grey image with colored marks."""
 _ZLIB_COMPRESSIONS = ("tiff_adobe_deflate", "tiff_deflate")
 
 
@@ -192,7 +196,11 @@ def _from_pillow(image: ImageFile.ImageFile, data: bytes) -> Pixels:
 
 
 def _grey(array: npt.NDArray[Any]) -> Values:
-    """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha where there is one."""
+    """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha where there is one.
+
+    A picture in full color is refused: it is an overlay, a screenshot or a photograph, whose luminance is not its intensity.
+    Colored marks and the color noise of JPEG pass.
+    """
     if array.ndim == 2:
         return finite(array)
     top = float(np.iinfo(array.dtype).max)
@@ -202,5 +210,11 @@ def _grey(array: npt.NDArray[Any]) -> Values:
     if color.shape[2] == 3 and not (
         np.array_equal(color[..., 0], color[..., 1]) and np.array_equal(color[..., 0], color[..., 2])
     ):
+        spread = color.max(2).astype(np.float32) - color.min(2)
+        share = float((spread > _COLORED * top).mean())
+        if share > _MOST_COLORED:
+            raise ValueError(
+                f"is a picture in color ({share:.0%} of its pixels), not a radiograph or an MR slice; give the original in grey"
+            )
         grey = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return finite(grey if alpha is None else grey * (alpha.astype(np.float32) / top))

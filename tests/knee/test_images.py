@@ -107,12 +107,22 @@ def test_lossy_formats_are_close(tmp_path):
 
 
 def test_color_is_luminance_and_transparency_is_black(tmp_path):
-    color = np.zeros((4, 4, 4), np.uint8)
+    color = np.zeros((10, 4, 4), np.uint8)
     color[0] = 255, 0, 0, 255
     color[1] = 0, 255, 0, 255
     color[2] = 255, 255, 255, 51
     values = read_pixels(written(tmp_path, "a.png", pillow_bytes(color, "PNG"))).values
-    np.testing.assert_allclose(values[:, 0], [0.299 * 255, 0.587 * 255, 51, 0], rtol=1e-5)
+    np.testing.assert_allclose(values[:4, 0], [0.299 * 255, 0.587 * 255, 51, 0], rtol=1e-5)
+
+
+def test_a_picture_in_color_is_refused_and_color_noise_is_not(tmp_path):
+    overlay = np.stack([GREY, GREY, GREY], 2)
+    overlay[: GREY.shape[0] // 2] = 200, 40, 40
+    with pytest.raises(UserError, match=r"overlay\.png.*picture in color \(50% of its pixels\).*original in grey"):
+        read_pixels(written(tmp_path, "overlay.png", pillow_bytes(overlay, "PNG")))
+    noise = np.stack([GREY, GREY, GREY], 2).astype(int) + np.random.default_rng(0).integers(-15, 16, (*GREY.shape, 3))
+    noisy = np.clip(noise, 0, 255).astype(np.uint8)
+    assert read_pixels(written(tmp_path, "noise.png", pillow_bytes(noisy, "PNG"))).values.shape == GREY.shape
 
 
 def test_palette_and_bilevel(tmp_path):
