@@ -23,6 +23,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        reason = "no such device" if reason.startswith("Expected one of") else reason
         raise UserError(f"fit.device {name!r} cannot be used here ({reason}); take auto, cpu, cuda or mps") from error
     return device
 

@@ -112,7 +112,12 @@ def train(
         )
         if checkpoint is not None:
             fit.restore(checkpoint)
-            say(f"resuming {run.path} at step {checkpoint.step} of {steps}")
+            done = checkpoint.step >= steps
+            say(
+                f"{run.path} is done: step {checkpoint.step} of {steps}; go on with --fit.steps above {checkpoint.step}"
+                if done
+                else f"resuming {run.path} at step {checkpoint.step} of {steps}"
+            )
         return fit.run()
 
 
