@@ -1,4 +1,4 @@
-"""Stopping a run after the step under way, on SIGTERM and SIGINT."""
+"""What signals do to a run: SIGTERM and SIGINT stop it after the step under way, a worker's death ends it with a sentence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from knee.datasets import worker_death
+
 
 class stop_on_signal:
-    """SIGTERM and SIGINT ask to stop; a second SIGINT ends at once."""
+    """SIGTERM and SIGINT ask to stop; a second SIGINT ends at once.
+
+    torch raises where the main process happens to be when a worker dies, in validation and in a checkpoint, too: that
+    leaves as UserError.
+    """
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
@@ -22,9 +28,16 @@ class stop_on_signal:
             except ValueError:  # not in the main thread: signals are the caller's
                 return
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        raised = (error, error.__cause__) if error is not None else ()
+        deaths = [death for one in raised if isinstance(one, RuntimeError) and (death := worker_death(one))]
+        if deaths and self._before and hasattr(signal, "SIGCHLD"):
+            # Else torch raises again for each of the workers that now end, in the midst of whatever tells of the first.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if deaths and isinstance(error, RuntimeError):
+            raise deaths[0] from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._ask()

@@ -196,15 +196,34 @@ def has_logged(trainee: Trainee, what: str = "loss/total") -> bool:
     return metrics.exists() and what in metrics.read_text()
 
 
-def children(process: Any) -> list[int]:
-    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def children(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def test_worker_that_dies_ends_the_run_with_a_sentence(trainee: Trainee, undisturbed: Undisturbed) -> None:
-    process = trainee.train("run", "--data.workers", "2", "--fit.validate_every", "2")
-    wait_for(lambda: len(children(process)) == 2, process)
+    process = trainee.train("run", "--data.workers", "2")
     wait_for(lambda: has_logged(trainee), process)
-    os.kill(children(process)[0], signal.SIGKILL)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    assert_told_and_resumed(trainee, process, undisturbed)
+
+
+def test_worker_that_dies_in_validation_does_so_too(trainee: Trainee, undisturbed: Undisturbed) -> None:
+    validate = GraderValidation.__call__
+
+    def arm() -> None:
+        def bereaved(self: GraderValidation, networks: Any, step: int) -> dict[str, float]:
+            if step == 4:
+                os.kill(children(os.getpid())[0], signal.SIGKILL)
+                time.sleep(60)  # the signal that tells of it ends this at once
+            return validate(self, networks, step)
+
+        GraderValidation.__call__ = bereaved  # type: ignore[method-assign]
+
+    process = trainee.train("run", "--data.workers", "2", prepare=arm)
+    assert_told_and_resumed(trainee, process, undisturbed)
+
+
+def assert_told_and_resumed(trainee: Trainee, process: Any, undisturbed: Undisturbed) -> None:
     assert trainee.finish(process) == 2, trainee.output()
     assert "a process that loads images died" in trainee.output()
     assert "Traceback" not in trainee.output()
@@ -215,7 +234,7 @@ def test_worker_that_dies_ends_the_run_with_a_sentence(trainee: Trainee, undistu
 def test_workers_that_outlive_a_killed_run_do_not_hold_its_lock(trainee: Trainee, undisturbed: Undisturbed) -> None:
     process = trainee.train("run", "--data.workers", "2")
     wait_for(lambda: has_logged(trainee), process)
-    workers = children(process)
+    workers = children(process.pid)
     process.kill()
     assert trainee.finish(process) == -signal.SIGKILL
     assert any(Path(f"/proc/{worker}").exists() for worker in workers), "they look for their parent every few seconds"
