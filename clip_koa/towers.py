@@ -180,8 +180,6 @@ class GradeTexts(nn.Module):
 
     tokens: Tensor
     membership: Tensor
-    resized_on_load = ("tokens", "membership")
-    """Buffers whose size is that of the weights loaded: a run keeps its phrases, however many."""
 
     def __init__(
         self, encoder: nn.Module, tokens: Tensor, grades: Sequence[int], *, embed_dim: int, trainable: bool = True

@@ -41,6 +41,8 @@ class LoadedRun:
     """A trained run: its config and its networks in eval mode on the device."""
 
     run: RunFolder
+    kind: str
+    """One of ``KINDS``."""
     config: GraderConfig
     checkpoint: Checkpoint
     grade_set: GradeSet
@@ -77,7 +79,7 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
         if isinstance(network, ClipGrader):
             network.freeze_text()
         networks[name] = network.to(chosen).eval()
-    return LoadedRun(run, config, found, grade_set, networks, chosen)
+    return LoadedRun(run, kind, config, found, grade_set, networks, chosen)
 
 
 def load_data(loaded: LoadedRun) -> KneeData:
@@ -116,9 +118,19 @@ def grade_rows(
     }
 
 
+def refuse_trained_images(loaded: LoadedRun, split: str, *, allowed: bool) -> None:
+    """Raises UserError where a network would be judged by images that it was trained on, unless that is asked for."""
+    if split == "train" and loaded.kind != "zeroshot" and not allowed:
+        raise UserError(
+            f"{loaded.run.path} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
+            "how well it remembers, not how good it is; evaluate --split val or test, or add --trained-on to see it anyway"
+        )
+
+
 def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
     loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    refuse_trained_images(loaded, options.split, allowed=options.trained_on)
     data = load_data(loaded)
     rows = data.rows(options.split)
     if not len(rows):
@@ -140,7 +152,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         {
             "split": options.split,
             "checkpoint_step": loaded.checkpoint.step,
-            "trained_on": options.split == "train",
+            "trained_on": options.split == "train" and loaded.kind != "zeroshot",
             "best_iou_of_grid": grid,
             **reports,
         },

@@ -190,6 +190,10 @@ def _train_commands(commands: _Commands) -> None:
     predict.set_defaults(command=_command("dcmt.segment", "predict_command"))
 
 
+def _trained_on_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trained-on", action="store_true", help="allow --split train: how well images are remembered")
+
+
 def _flip_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip",
@@ -222,6 +226,7 @@ def _run_commands(commands: _Commands) -> None:
         module="dcmt.apply",
     )
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
+    _trained_on_option(evaluate)
     _flip_option(evaluate)
 
     verify = commands.add_parser(
@@ -251,6 +256,7 @@ def _run_commands(commands: _Commands) -> None:
     compare.add_argument("--out", type=Path, help="folder for comparison.json and the confusion matrices side by side")
     compare.add_argument("--checkpoint", choices=("best", "last"), default="best")
     compare.add_argument("--device", default="auto")
+    _trained_on_option(compare)
     _flip_option(compare)
     compare.set_defaults(command=_command("dcmt.compare", "compare_command"))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dcmt.apply import LoadedRun, Rows, grade_rows, load_data, load_run
+from dcmt.apply import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
 from dcmt.checkpoint import write_json
 from dcmt.prepare import KneeData
 from dcmt.summary import metric_table
@@ -28,6 +28,8 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     titles = run_titles(*options.runs)
     first, second = (load_run(path, checkpoint=options.checkpoint, device=options.device) for path in options.runs)
     check_comparable(first, second)
+    for loaded in (first, second):
+        refuse_trained_images(loaded, options.split, allowed=options.trained_on)
     values = compare(first, second, titles, split=options.split, network=options.network, flip=options.flip)
     columns = {title: values[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = values[titles[0]]["grades"]

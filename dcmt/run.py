@@ -105,10 +105,7 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
     aside = RunFolder(path.with_name(f".{path.name}.new.{os.getpid()}"))
     aside.local.mkdir(parents=True)
     aside.local.chmod(0o700)
-    public, private = split_private(_plain(dataclasses.asdict(config)))
-    _write_yaml(aside.private, private)
-    aside.private.chmod(0o600)
-    _write_yaml(aside.config, {"kind": kind, **public})
+    _write_config(aside, config, kind=kind)
     try:
         # Moved into place whole: a kill must not leave a folder that is neither a run nor free.
         aside.path.rename(path)
@@ -116,6 +113,22 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
         shutil.rmtree(aside.path)
         raise UserError(f"run folder {path} was made by another process just now; give another --name") from error
     return run
+
+
+def keep_config(run: RunFolder, config: Any, *, kind: str) -> None:
+    """Write the config of a run that goes on with changes, so that the next resuming goes on with them, too.
+
+    Raises UserError while another process trains in the run.
+    """
+    with RunLock(run):
+        _write_config(run, config, kind=kind)
+
+
+def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
+    public, private = split_private(_plain(dataclasses.asdict(config)))
+    _write_yaml(run.private, private)
+    run.private.chmod(0o600)
+    _write_yaml(run.config, {"kind": kind, **public})
 
 
 def _remove(path: Path) -> None:
@@ -196,7 +209,9 @@ def _looks_like_a_path(value: str) -> bool:
 
 
 def _write_yaml(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    aside.replace(path)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,9 @@ class Tracker:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Bring everything to disk."""
+        """Bring everything to disk: no checkpoint may know of a row that a power cut can take away."""
         self._file.flush()
+        os.fsync(self._file.fileno())
         if self._board is not None:
             self._board.flush()
 

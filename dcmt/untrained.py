@@ -104,6 +104,7 @@ def _read(
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
     parser.add_argument("--force", action="store_true", help="start anew in an existing run folder")
+    parser.add_argument("--trained-on", action="store_true", help="allow --split train for a classifier fitted to it")
     if name == "probe":
         parser.add_argument("--inverse-penalty", type=float, help="C of the regression (default: by validation)")
     options, rest = parser.parse_known_args(list(arguments))
@@ -138,5 +139,5 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
 
 
 def _evaluate(run: RunFolder, options: argparse.Namespace, say: Say) -> int:
-    chosen = {"run": run.path, "checkpoint": "last", "device": "auto", "split": options.split, "flip": True}
-    return evaluate_command(argparse.Namespace(**chosen), say=say)
+    chosen = {"run": run.path, "checkpoint": "last", "device": "auto", "flip": True}
+    return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on), say=say)

@@ -28,7 +28,11 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
             os.fsync(written.fileno())
         scratch.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # A writer may put a whole traceback into the message; the system's own reason is further in.
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+            cause = cause.__cause__ or cause.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be written ({reason}); free some space or choose another folder") from error
     finally:
         scratch.unlink(missing_ok=True)

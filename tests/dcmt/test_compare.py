@@ -15,7 +15,7 @@ from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.options import config_from_values
-from dcmt.run import create_run
+from dcmt.run import RunFolder, create_run
 from dcmt.train import train_grader
 from dcmt.untrained import PENALTIES
 
@@ -182,3 +182,13 @@ def test_a_run_from_before_text_heads_still_loads(trained_run, tmp_path):
     (run / "config.yaml").write_text(yaml.safe_dump(values))
     loaded = load_run(run, checkpoint="best", device="cpu")
     assert loaded.config == load_run(trained_run.path, checkpoint="best", device="cpu").config
+
+
+def test_images_that_were_trained_on_are_graded_on_request_only(
+    trained_run: RunFolder, other_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(trained_run.path)
+    for command in (["evaluate", run], ["compare", run, str(other_run)]):
+        assert main([*command, "--split", "train"]) == 2
+        assert "was trained on the images of --split train" in capsys.readouterr().err
+    assert main(["compare", run, str(other_run), "--split", "train", "--trained-on"]) == 0

@@ -213,6 +213,9 @@ def test_resume_takes_the_runs_own_config(started: RunFolder, grader_config: Mak
 def test_safe_changes_are_taken_on_resume(started: RunFolder) -> None:
     config = resume(started, "--fit.steps", "99", "--data.workers", "2", "--fit.log_every", "1")
     assert (config.fit.steps, config.data.workers, config.fit.log_every) == (99, 2, 1)
+    assert resume(started) == config, "the next resuming goes on with them, without being told again"
+    assert resume(started, "--fit.steps", "120").fit.steps == 120
+    assert started.private.stat().st_mode & 0o077 == 0
 
 
 def test_unsafe_changes_are_refused_by_name(started: RunFolder) -> None:
