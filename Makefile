@@ -42,6 +42,7 @@ bench: install
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/flip_step.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 faults: install
 	$(BIN)/python -m pytest tests/faults -m faults -s

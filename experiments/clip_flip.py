@@ -1,6 +1,6 @@
 """What the flip terms of CLIP-KOA do: the same small towers with and without them, on the radiographs, several seeds.
 
-    python experiments/clip_flip.py --seeds 0 1 2 --jobs 2
+    python -m experiments.clip_flip --seeds 0 1 2 --jobs 2
 
 Trains what is not trained yet (an interrupted run goes on), grades the test images and their mirror images, prints accuracy
 and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. Intervals are of the mean over the

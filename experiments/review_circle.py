@@ -1,6 +1,6 @@
 """The whole circle on the phantom: are cases that the model doubts worth more to it than as many random ones?
 
-    python experiments/review_circle.py --folder runs/circle --seeds 0 1 2 --data data/phantom --jobs 2
+    python -m experiments.review_circle --folder runs/circle --seeds 0 1 2 --data data/phantom --jobs 2
 
 For each seed: a model is trained on few labels, some of them wrong. A simulated reader, who knows the drawn truth, then
 grades unlabeled cases and reads training labels again: those that the model doubts most, or as many drawn at random.
@@ -22,13 +22,11 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-# Beside this file: an experiment is run by its path.
-from side_by_side import Work, side_by_side
-
 from dcmt.apply import grade_rows, load_data, load_run
 from dcmt.cli import main as dcmt
 from dcmt.review_files import key_path, model_hash, run_name
 from dcmt.run import RunFolder
+from experiments.side_by_side import Work, side_by_side
 from knee.cases import load_salt
 from knee.grades import GradeSet, load_grade_set
 from knee.intervals import intervals
@@ -168,7 +166,7 @@ def make_start(options: argparse.Namespace, base: Path, grade_set: GradeSet, tru
     rng = np.random.default_rng([seed, 1])
     planted = rng.choice(np.flatnonzero(known), round(options.wrong * known.sum()), replace=False)
     for row in planted.tolist():
-        others = [grade for grade in range(grade_set.count) if grade != truth[frame["image"].iat[row]]]
+        others = [grade for grade in range(grade_set.count) if grade != truth[str(frame["image"].iat[row])]]
         frame.loc[row, "grade"] = rng.choice(others)
     path = base.with_name(f"circle_{options.folder.name}_s{seed}_start.csv")
     split_path = options.folder / f"split_s{seed}.csv"
@@ -216,8 +214,9 @@ def review(
         verdicts.write_text(json.dumps(reading(run, chosen, truth, options.grade_set)))
         done(dcmt(["review", "import", str(run), str(verdicts)]))
         done(dcmt(["review", "labels", str(run), "--out", str(out), "--force"]))
-    frame = pd.read_csv(out).set_index("image")
-    return out, sum(int(frame.loc[image, "grade"]) == truth[image] for image in start.planted)
+    frame = pd.read_csv(out)
+    grades = dict(zip(frame["image"], frame["grade"], strict=True))
+    return out, sum(int(grades[image]) == truth[image] for image in start.planted)
 
 
 def choose(options: argparse.Namespace, run: Path, arm: str, seed: int) -> list[KeyedCase]:
@@ -301,7 +300,7 @@ def table(options: argparse.Namespace, results: Sequence[dict[str, Any]], grade_
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     if len(results) > 1:
         lines.append(f"| mean | | | | | | {interval(gain(results, count))} | | |")
-    command = f"`python experiments/review_circle.py {' '.join(shown(options))}`"
+    command = f"`python -m experiments.review_circle {' '.join(shown(options))}`"
     return "\n".join([*lines, "", command, ""])
 
 

@@ -320,7 +320,7 @@ def test_the_experiment_of_the_circle_runs(tmp_path, command_environment):
         "report": {"tensorboard": False, "cases": 1, "bootstrap": 100},
     }
     config.write_text(yaml.safe_dump(values))
-    command = [sys.executable, str(ROOT / "experiments" / "review_circle.py"), "--folder", str(tmp_path / "circle")]
+    command = [sys.executable, "-m", "experiments.review_circle", "--folder", str(tmp_path / "circle")]
     command += [
         "--patients",
         "14",
