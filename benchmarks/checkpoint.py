@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from step import make_task, random_batch, whole_step
+from step import add_network_options, make_task, random_batch, whole_step
 
 from dcmt.checkpoint import Checkpoints
 from dcmt.config import FitConfig
@@ -25,12 +25,7 @@ from dcmt.config import FitConfig
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--stage", type=int, default=3)
-    parser.add_argument("--stride", type=int, default=8)
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--labeled", type=int, default=20)
-    parser.add_argument("--unlabeled", type=int, default=10)
+    add_network_options(parser)
     parser.add_argument("--steps", type=int, default=700, help="steps of the run that the second share is of")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")

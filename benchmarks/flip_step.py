@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
+    """Print the two rates and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "clip_koa_small.yaml")
     parser.add_argument("--device", default="cpu")

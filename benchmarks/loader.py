@@ -119,6 +119,7 @@ def measure_memory(folder: Path, options: argparse.Namespace) -> tuple[float, fl
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96, help="pixels along each side (default 96)")
     parser.add_argument("--views", choices=sorted(PRESETS), default="strong", help="strength of the views")
@@ -131,6 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print rates and memory."""
     options = parse(arguments)
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:

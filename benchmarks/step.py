@@ -157,15 +157,20 @@ def compare(options: argparse.Namespace, device: torch.device, precision: str) -
     return Rates(np.median(floors, axis=0)[0], np.median(wholes, axis=0)[0], overhead, overhead_cpu)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """What ``make_task`` and ``random_batch`` read."""
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--stage", type=int, default=3)
     parser.add_argument("--stride", type=int, default=8)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--labeled", type=int, default=20)
     parser.add_argument("--unlabeled", type=int, default=10)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_network_options(parser)
     parser.add_argument("--steps", type=int, default=10, help="steps of a round (the log is written every ten)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warm-up", type=int, default=3)

@@ -31,6 +31,7 @@ Found = dict[tuple[str, str, int], Predictions]
 
 
 def main() -> None:
+    """Train what is missing, grade the test images, write the table."""
     options = _options()
     arms: list[str] = options.configs
     jobs = [(arm, seed) for seed in options.seeds for arm in arms]

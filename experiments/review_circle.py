@@ -54,6 +54,7 @@ class Start:
 
 
 def main() -> None:
+    """Run what is missing of the circle for every seed, write the table."""
     options = parse()
     keep_options(options)
     base = data_manifest(options)
@@ -112,6 +113,7 @@ def keep_options(options: argparse.Namespace) -> None:
 
 
 def parse() -> argparse.Namespace:
+    """The options; what follows --train is for train.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--folder", type=Path, required=True, help="where runs go, and the phantom unless --data is given"
