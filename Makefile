@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+PRECISION := auto
 
 .PHONY: install demo test check bench faults clean-demo results results-full results-radiographs
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	@BIN=$(BIN) DEMO=$(DEMO) bash experiments/demo.sh
+	@BIN=$(BIN) DEMO=$(DEMO) PRECISION=$(PRECISION) bash experiments/demo.sh
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

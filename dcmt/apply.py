@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 
 from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
-from dcmt.checkpoint import Checkpoint, write_json
+from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
 from dcmt.device import choose_device
 from dcmt.options import config_from_values
@@ -27,6 +28,7 @@ from dcmt.train import build_grader
 from dcmt.validation import autocast_type, spread_over_grades
 from knee.errors import UserError
 from knee.evaluate import difference, predictions_table, report
+from knee.files import write_json
 from knee.grades import GradeSet, load_grade_set
 from knee.predictions import Predictions, predict
 
@@ -53,7 +55,7 @@ class LoadedRun:
     @property
     def precision(self) -> torch.dtype | None:
         """The autocast type the run was trained with; fp32 elsewhere than on its kind of device."""
-        return autocast_type(str(self.checkpoint.state.get("precision", "fp32")))
+        return autocast_type(self.checkpoint.precision)
 
 
 def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
@@ -63,7 +65,12 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
     if kind not in KINDS:
         raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
-    found = run.checkpoints.best() if checkpoint == "best" else run.checkpoints.latest()[0]
+    if checkpoint == "best":
+        found = run.checkpoints.best()
+    else:
+        found, damaged = run.checkpoints.latest()
+        for fault in damaged:
+            sys.stderr.write(f"warning: {fault}; taking the checkpoint before it\n")
     if found is None:
         raise UserError(f"{path} has no whole checkpoint yet; train it first: python train.py --resume {path}")
     grade_set = load_grade_set(config.data.grade_set)

@@ -24,12 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from knee.errors import Faults, UserError
+from knee.files import write_json
 
 _KEPT = 2
 _MOST_JSON_BYTES = 1 << 26
 _MOST_BYTES = 1 << 36
 """Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
 _MOST_BUFFER = 1 << 24
+_PRECISIONS = ("fp32", "bf16", "fp16")
 _NAME = re.compile(r"step_\d{8,}")
 
 
@@ -44,6 +46,14 @@ class Checkpoint:
     def step(self) -> int:
         """Optimiser steps done."""
         return int(self.state["step"])
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16; fp32 where none is named, as for an untrained network. Raises UserError for another."""
+        precision = self.state.get("precision", "fp32")
+        if precision not in _PRECISIONS:
+            raise UserError(f"{self.folder}: its state.json names the precision {precision!r}, not fp32, bf16 or fp16")
+        return str(precision)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of one file, by name, on the CPU. Raises UserError where there is no such file or no tensors in it."""
@@ -221,22 +231,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if not path.is_file() or _checksum(path) != wanted:
             raise UserError(f"{path} is missing or damaged (its checksum differs from state.json)")
     return Checkpoint(folder, {**state, "sha256": sums, "step": step})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside its final name and move it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from dcmt.apply import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
-from dcmt.checkpoint import write_json
 from dcmt.prepare import KneeData
 from dcmt.summary import metric_table
 from knee.errors import Faults, UserError
 from knee.evaluate import difference, report
 from knee.figures import confusion_figure, save_figure
+from knee.files import write_json
 from knee.tables import shortened
 
 Say = Callable[[str], None]

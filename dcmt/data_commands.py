@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from knee.errors import Faults, UserError, counted
+from knee.files import refuse_existing
 from knee.grades import load_grade_set
 from knee.manifest import Inspection, Manifest, read_manifest, write_manifest
-from knee.tables import refuse_existing
 
 Say = Callable[[str], None]
 

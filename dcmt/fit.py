@@ -110,9 +110,14 @@ class Fit:
         self.tracker.flush()
         if self._out_of_patience:
             self.say(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
-        elif self._stop and self.progress.step < self.steps:
+        elif self.was_stopped:
             self.say(f"stopped at step {self.progress.step} of {self.steps}, saved; go on with: {self.resume_command}")
         return self.progress
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a signal ended it before its last step."""
+        return self._stop and self.progress.step < self.steps
 
     @property
     def _out_of_patience(self) -> bool:

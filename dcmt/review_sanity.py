@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 
 from dcmt.apply import LoadedRun, Rows, best_reachable, grade_rows, load_data, load_run
-from dcmt.checkpoint import write_json
 from dcmt.prepare import KneeData
 from dcmt.review_files import sanity_path
 from dcmt.validation import spread_over_grades
 from knee.errors import UserError
 from knee.figures import save_figure
+from knee.files import write_json
 from knee.metrics import exceeded_share
 from knee.review.sanity import sanity_figure, weight_randomisation
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dcmt.checkpoint import Checkpoints
 from knee.errors import UserError
+from knee.files import moved_into_place
 
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
@@ -209,9 +210,8 @@ def _looks_like_a_path(value: str) -> bool:
 
 
 def _write_yaml(path: Path, values: dict[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.replace(path)
+    with moved_into_place(path) as scratch:
+        scratch.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -38,7 +38,6 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt segment train``."""
     config, run, resume = new_or_resumed(SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train")
     train_segmenter(config, run, say=say, resume=resume)
-    say(f"run folder: {run.path}; next: dcmt segment predict {run.path} --out FOLDER")
     return 0
 
 
@@ -57,6 +56,7 @@ class SegmenterRun:
     """A ``dcmt.training.Kind``: the U-Net, on the training rows that have a mask."""
 
     command = "dcmt segment train"
+    next = "dcmt segment predict {run} --out FOLDER"
 
     def __init__(self, config: SegmenterConfig, data: KneeData) -> None:
         self.config = config

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knee.files import moved_into_place
+
 METRICS_COLUMNS = ("step", "name", "value")
 
 
@@ -70,12 +72,10 @@ class Tracker:
 
     def _drop_after(self, step: int) -> None:
         kept = [row for row in read_metrics(self.path) if row[0] <= step] if self.path.exists() else []
-        aside = self.path.with_name(self.path.name + ".new")
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        with moved_into_place(self.path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(METRICS_COLUMNS)
             rows.writerows([number, name, format(value, ".9g")] for number, name, value in kept)
-        aside.replace(self.path)
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt train`` and ``train.py``."""
     config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
     train_grader(config, run, say=say, resume=resume)
-    say(f"run folder: {run.path}; next: dcmt evaluate {run.path}")
     return 0
 
 
@@ -52,6 +52,7 @@ class GraderRun:
     """A ``dcmt.training.Kind``: student and teacher."""
 
     command = "python train.py"
+    next = "dcmt evaluate {run}"
 
     def __init__(self, config: GraderConfig, data: KneeData, say: Say) -> None:
         self.config = config
@@ -126,7 +127,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
     if fresh and config.model.start:
-        load_start(student, Path(config.model.start), data.split.path)
+        load_start(student, Path(config.model.start), data.split.path, prompts_used(config, data.grade_set, None))
     loss = config.loss
     attention = loss.attention
     if attention and not data.cache.has_mask[data.labeled].any():
@@ -154,11 +155,11 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     )
 
 
-def load_start(student: nn.Module, path: Path, split: Path) -> None:
+def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str, Any]) -> None:
     """Give the student the teacher's weights of another run's best checkpoint: training goes on, on more labels say.
 
-    Raises UserError where that run is none, is of another network, or was trained with another split file: it may have
-    been trained on images that are held out now.
+    Raises UserError where that run is none, is of another network, was trained with another split file (it may have been
+    trained on images that are held out now), or matched other phrases than ``prompts`` (they come with its weights).
     """
     run, values = open_run(path)
     found = run.checkpoints.best() if values["kind"] == "grader" else None
@@ -175,6 +176,11 @@ def load_start(student: nn.Module, path: Path, split: Path) -> None:
         found.load_network("teacher", student)
     except UserError as error:
         raise UserError(f"model.start: {path} is of another network than this config's ({error})") from error
+    if prompts and found.state.get("prompts") != json.loads(json.dumps(prompts))["prompts"]:
+        raise UserError(
+            f"model.start: {path} was trained on other phrases than this config's, and they come with its weights; give its "
+            "clip.prompts, or start anew"
+        )
 
 
 def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Kind(Protocol):
     streams: Streams
     command: str
     """The command that resumes it, up to the run folder."""
+    next: str
+    """The command that usually follows, ``{run}`` in place of the run folder."""
 
     def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> Task:
         """Networks and losses; with a checkpoint no weights need be fetched, it fills them."""
@@ -89,7 +91,7 @@ def train(
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
         place(task, device, channels_last=config.fit.channels_last)
         if checkpoint is not None:
-            precision = str(checkpoint.state["precision"])
+            precision = checkpoint.precision
         else:
             precision = settle_precision(config.fit.precision, task, batches, device, say=say)
         kind.ready(task, precision=precision, device=device, tracker=tracker)
@@ -118,7 +120,10 @@ def train(
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
-        return fit.run()
+        progress = fit.run()
+        if not fit.was_stopped:
+            say(f"run folder: {run.path}; next: {kind.next.format(run=run.path)}")
+        return progress
 
 
 def record_data(run: RunFolder, data: KneeData) -> None:

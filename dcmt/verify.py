@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def verify_command(options: argparse.Namespace, *, say: Say) -> int:
     patients = _patients(run, table)
     networks: list[str] = [name for name in ("student", "teacher") if name in stored]
     from_table = {name: predictions_of(table, name, loaded.grade_set) for name in networks}
-    faults = list(_metric_faults(stored, from_table, table["grade"], patients, loaded.grade_set))
-    faults += _difference_faults(stored, from_table, table["grade"], patients, loaded.grade_set)
+    evaluated = _Evaluated(from_table, table["grade"], patients, loaded.grade_set)
+    faults = [*evaluated.metric_faults(stored), *evaluated.difference_faults(stored)]
     compared = sum(len(_metrics_of(part)) for part in stored.values())
     say(f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}")
     if not options.no_weights:
@@ -78,44 +78,38 @@ def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Pr
     return Predictions(rows=np.arange(len(table)), probabilities=probabilities, **columns)
 
 
-def _metric_faults(
-    stored: Mapping[str, Any],
-    predictions: Mapping[str, Predictions],
-    grades: pd.Series,
-    patients: pd.Series,
-    grade_set: GradeSet,
-) -> Iterator[str]:
-    """Every stored metric or interval that the stored predictions do not give."""
-    for name, one in predictions.items():
-        how = stored[name]["interval"]
-        again = report(one, grades, patients, grade_set, samples=int(how["samples"]), seed=int(how["seed"]))
-        yield from _differing(f"{name} ", stored[name]["metrics"], again["metrics"])
-        if again["confusion"] != stored[name]["confusion"]:
-            yield f"{name} confusion: reported {stored[name]['confusion']}, the predictions give {again['confusion']}"
+@dataclass(frozen=True)
+class _Evaluated:
+    """Stored predictions of one split, and what they are compared with."""
+
+    predictions: Mapping[str, Predictions]
+    """By network."""
+    grades: pd.Series
+    patients: pd.Series
+    grade_set: GradeSet
+
+    def metric_faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
+        """Every stored metric or interval that the predictions do not give."""
+        for name, one in self.predictions.items():
+            how = _bootstrap(stored[name]["interval"])
+            again = report(one, self.grades, self.patients, self.grade_set, **how)
+            yield from _differing(f"{name} ", stored[name]["metrics"], again["metrics"])
+            if again["confusion"] != stored[name]["confusion"]:
+                yield f"{name} confusion: reported {stored[name]['confusion']}, the predictions give {again['confusion']}"
+
+    def difference_faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
+        """Every stored difference of teacher and student that the predictions do not give."""
+        name = "teacher_minus_student"
+        if name in stored:
+            pair = self.predictions["student"], self.predictions["teacher"]
+            how = _bootstrap(stored["teacher"]["interval"])
+            yield from _differing(
+                f"{name} ", stored[name], difference(*pair, self.grades, self.patients, self.grade_set, **how)
+            )
 
 
-def _difference_faults(
-    stored: Mapping[str, Any],
-    predictions: Mapping[str, Predictions],
-    grades: pd.Series,
-    patients: pd.Series,
-    grade_set: GradeSet,
-) -> Iterator[str]:
-    """Every stored difference of teacher and student that the stored predictions do not give."""
-    name = "teacher_minus_student"
-    if name not in stored:
-        return
-    how = stored["teacher"]["interval"]
-    again = difference(
-        predictions["student"],
-        predictions["teacher"],
-        grades,
-        patients,
-        grade_set,
-        samples=int(how["samples"]),
-        seed=int(how["seed"]),
-    )
-    yield from _differing(f"{name} ", stored[name], again)
+def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
+    return {"samples": int(how["samples"]), "seed": int(how["seed"])}
 
 
 def _differing(what: str, reported: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
@@ -139,7 +133,7 @@ def _weight_faults(
     """What the weights and the manifest do not give of the stored predictions, and the largest difference of all."""
     data = load_data(loaded)
     rows = _rows_of(table, data, split)
-    precision = str(loaded.checkpoint.state.get("precision", "fp32"))
+    precision = loaded.checkpoint.precision
     tolerance = PROBABILITY_TOLERANCE[precision]
     faults = list(_grade_faults(table, data, rows))
     furthest = 0.0

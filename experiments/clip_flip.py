@@ -10,17 +10,17 @@ seeds, by bootstrap over patients; the difference is paired: the same patients d
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from dcmt.apply import grade_rows, load_data, load_run
+from dcmt.cli import main as dcmt
+from experiments.side_by_side import Work, side_by_side
 from knee.intervals import intervals
 from knee.metrics import quadratic_kappa, weighted_mean
 from knee.predictions import Predictions
@@ -35,8 +35,13 @@ def main() -> None:
     options = _options()
     arms: list[str] = options.configs
     jobs = [(arm, seed) for seed in options.seeds for arm in arms]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: train(options.runs, *job, threads=options.threads, more=options.options), jobs))
+    work = [
+        Work(
+            (arm, seed), options.runs / "logs" / f"{arm}-s{seed}.log", train, (options.runs, arm, seed, options.options)
+        )
+        for arm, seed in jobs
+    ]
+    side_by_side(work, options.jobs, nothing_more, say=print_now)
     found: Found = {}
     for arm, seed in jobs:
         loaded = load_run(folder(options.runs, arm, seed), checkpoint="best", device="auto")
@@ -53,16 +58,32 @@ def main() -> None:
     print(text)
 
 
-def train(runs: Path, arm: str, seed: int, *, threads: int, more: list[str]) -> None:
-    """One run in a process of its own; one that was started before goes on, one that is done ends at once."""
+def nothing_more(done: Work, found: Any) -> Iterable[Work]:
+    return ()
+
+
+def print_now(line: str) -> None:
+    print(line, flush=True)
+
+
+def train(runs: Path, arm: str, seed: int, more: list[str]) -> None:
+    """One run; one that was started before goes on, one that is done ends at once. Raises RuntimeError."""
     path = folder(runs, arm, seed)
     if (path / "checkpoints").exists():
-        arguments = ["--resume", str(path)]
+        arguments = ["train", "--resume", str(path)]
     else:
-        arguments = ["--config", str(ROOT / "configs" / f"{arm}.yaml"), "--runs", str(runs), "--name", path.name]
-        arguments += ["--fit.seed", str(seed), "--fit.threads", str(threads), "--force", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], check=True, env=environment)
+        arguments = [
+            "train",
+            "--config",
+            str(ROOT / "configs" / f"{arm}.yaml"),
+            "--runs",
+            str(runs),
+            "--name",
+            path.name,
+        ]
+        arguments += ["--fit.seed", str(seed), "--fit.threads", "1", "--force", *more]
+    if dcmt(arguments):
+        raise RuntimeError(f"{path.name}: training failed")
 
 
 def folder(runs: Path, arm: str, seed: int) -> Path:
@@ -131,8 +152,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--configs", nargs="+", default=["clip_small", "clip_koa_small"], help="the first is compared with"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--threads", type=int, default=1, help="threads a run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     known, rest = parser.parse_known_args()

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The main job on the phantom, from nothing to attention overlays. `make demo` runs it; BIN is the environment's bin folder.
+# The main job on the phantom, from nothing to attention overlays. `make demo` runs it; BIN is the environment's bin folder,
+# PRECISION auto (the faster here), fp32 or bf16.
 set -euo pipefail
 BIN=${BIN:-.venv/bin}
 DEMO=${DEMO:-runs/demo}
+PRECISION=${PRECISION:-auto}
 step() { printf '\n\033[1m%s\033[0m\n  $ %s\n' "$1" "$2"; }
 run() { step "$1" "${*:2}"; "$BIN/${@:2:1}" "${@:3}"; }
 
@@ -18,12 +20,13 @@ run "2. A split by patient, with ranks from which every labeled fraction follows
   dcmt split "$data/manifest.csv" --grade-set cartilage --out "$DEMO/split.csv"
 run "3. The cartilage segmenter, trained on the 40 drawn masks" \
   dcmt segment train --config configs/phantom_unet.yaml --data.manifest "$data/manifest.csv" --data.split "$DEMO/split.csv" \
-  --runs "$DEMO" --name unet
+  --runs "$DEMO" --name unet --fit.precision "$PRECISION"
 run "4. Its masks for the other training slices, and a manifest that names them" \
   dcmt segment predict "$DEMO/unet" --out "$data/masks_unet"
 run "5. DC-MT: student and teacher on 10 % of the labels and all training images" \
   python train.py --config configs/phantom.yaml --labeled-fraction 0.1 --data.manifest "$data/manifest_masks.csv" \
-  --data.split "$DEMO/split.csv" --runs "$DEMO" --name dcmt
+  --data.split "$DEMO/split.csv" --runs "$DEMO" --name dcmt \
+  --fit.precision "$PRECISION"
 run "6. Student and teacher on the test split" \
   dcmt evaluate "$DEMO/dcmt" --split test
 run "7. Where they looked" \

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from knee.errors import Faults, UserError
+from knee.files import write_text
 from knee.grades import GradeSet
 from knee.images import read_image, read_mask
 from knee.manifest import BadRow, Inspection, Manifest, inspect_manifest, is_file
 from knee.pool import map_in_order
-from knee.tables import shortened, write_text
+from knee.tables import shortened
 
 __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 

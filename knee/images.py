@@ -17,11 +17,11 @@ import numpy.typing as npt
 from knee.decoders import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
 from knee.dicom import read_dicom
 from knee.errors import UserError
+from knee.files import refuse_existing, whole_file
 from knee.geometry import Geometry, prepare
 from knee.manifest import split_slice
 from knee.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.nifti import is_nifti, read_nifti
-from knee.tables import refuse_existing, write_bytes
 
 __all__ = [
     "Geometry",
@@ -104,7 +104,8 @@ def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = F
     refuse_existing(path, force=force)
     done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
     assert done, image.shape
-    write_bytes(path, data.tobytes(), force=force)
+    with whole_file(path, force=force) as scratch:
+        scratch.write_bytes(data.tobytes())
 
 
 def _head(file: Path) -> bytes:

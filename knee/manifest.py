@@ -16,9 +16,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from knee.errors import Faults, UserError, counted
+from knee.files import write_text
 from knee.folders import manifest_from_folder
 from knee.grades import GradeSet
-from knee.tables import read_rows, shortened, write_text
+from knee.tables import read_rows, shortened
 
 __all__ = [
     "BadRow",

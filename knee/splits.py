@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from knee.errors import Faults, UserError, counted
+from knee.files import write_text
 from knee.grades import GradeSet
 from knee.manifest import SPLITS, Manifest
 from knee.strata import make_folds, make_split
-from knee.tables import read_table, shortened, write_text
+from knee.tables import read_table, shortened
 
 __all__ = [
     "Split",

@@ -1,11 +1,9 @@
-"""CSV tables that people make: read as texts with the line of each row, written aside and moved into place."""
+"""CSV tables that people make: read as texts with the line of each row."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,45 +87,6 @@ def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, lis
     """As ``read_rows``, the rows with another number of fields told as faults."""
     table, ragged = read_rows(path, required)
     return table, [f"{path.name} line {row.line}: {row.reason}" for row in ragged]
-
-
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raises UserError where ``path`` exists and ``force`` was not asked for."""
-    if not force and os.path.lexists(path):
-        raise UserError(f"{path}: exists already and is not overwritten; choose another name, or use --force")
-
-
-def write_text(path: str | Path, text: str, *, force: bool = False) -> None:
-    """Write a text file, UTF-8, whole or not at all. Raises UserError as ``write_bytes``."""
-    write_bytes(Path(path), text.encode(), force=force)
-
-
-def write_bytes(path: Path, data: bytes, *, force: bool = False) -> None:
-    """Write a file beside its name and move it into place, so that it is there whole or not at all.
-
-    Raises:
-        UserError: the file exists and not ``force``, or it cannot be written.
-    """
-    refuse_existing(path, force=force)
-    aside = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        Path(aside).chmod(0o666 & ~_umask())
-        Path(aside).replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def shortened(faults: list[str]) -> list[str]:

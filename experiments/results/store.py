@@ -17,6 +17,7 @@ from dcmt.apply import LoadedRun, grade_rows
 from dcmt.prepare import KneeData
 from experiments.results.study import Network
 from knee.errors import UserError
+from knee.files import write_json
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]
@@ -108,10 +109,7 @@ def write_result(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> No
     """NAME.csv, then NAME.json, which says that both are whole."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{about['name']}.csv", index=False, float_format=f"%.{_DIGITS}f", lineterminator="\n")
-    target = folder / f"{about['name']}.json"
-    aside = target.with_suffix(".json.new")
-    aside.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(target)
+    write_json(folder / f"{about['name']}.json", about)
 
 
 def read_result(folder: Path, name: str) -> Stored | None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from knee.errors import UserError
+from knee.files import whole_file
 from knee.manifest import split_slice
 from knee.review.cases import ReviewCase
-from knee.review.files import whole_file
 from knee.review.html import ReviewRun
 from knee.review.identity import deidentified, fill_required, salted_uid
 from knee.review.objects import Place, attention_report, parametric_map, secondary_capture, segmentation

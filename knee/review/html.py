@@ -20,10 +20,10 @@ from PIL import Image
 
 from knee.attention import THRESHOLD
 from knee.errors import UserError
+from knee.files import whole_file
 from knee.grades import GradeSet
 from knee.review.cases import NetworkView, ReviewCase
 from knee.review.colors import difference_colors, heat_colors
-from knee.review.files import whole_file
 
 SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")
 """The parts of the page's script, in the order they are joined."""

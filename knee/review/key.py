@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults
+from knee.files import write_text as write_whole_text
 from knee.tables import read_table, shortened
-from knee.tables import write_text as write_whole_text
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from knee.files import whole_file
 from knee.images import write_png
 from knee.manifest import split_slice
 from knee.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
 from knee.review.cases import ReviewCase
 from knee.review.dicom import NETWORKS, read_dicom
-from knee.review.files import whole_file
 from knee.review.html import ReviewRun
 from knee.review.original import Original
 from knee.review.picture import case_picture

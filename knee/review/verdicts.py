@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults, UserError
+from knee.files import write_text as write_whole_text
 from knee.tables import read_table, shortened
-from knee.tables import write_text as write_whole_text
 
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")

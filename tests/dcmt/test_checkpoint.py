@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, open_checkpoint, restore_optimizer, write_json
+from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, open_checkpoint, restore_optimizer
 from knee.errors import Faults, UserError
 
 Nets = Callable[..., nn.Module]
@@ -435,18 +435,3 @@ def test_optimizer_of_other_shapes_is_refused(small_grader: Nets) -> None:
     tensors["0.exp_avg"] = torch.zeros(7)
     with pytest.raises(ValueError, match=r"exp_avg of shape \(7,\)"):
         restore_optimizer(torch.optim.Adam(network.parameters()), tensors, groups)
-
-
-def test_json_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -25,6 +25,7 @@ from dcmt.run import RunFolder, create_run
 from dcmt.schedules import teacher_decay
 from dcmt.teacher import make_teacher, update_buffers, update_teacher
 from dcmt.train import build_grader, build_task, train_grader
+from knee.errors import UserError
 from knee.grades import load_grade_set
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -140,6 +141,20 @@ def test_a_run_loads_without_its_prompts_and_keeps_their_phrases(clip_config, tm
     assert len(loaded.networks["teacher"].text_tower.tokens) == 4
     resumed = RunFolder(run.path)
     train_grader(dataclasses.replace(loaded.config), resumed, say=lambda _: None, resume=True)
+
+
+def test_a_run_starts_from_another_of_the_same_phrases_alone(clip_config, tmp_path):
+    """Their phrases come with the weights: others in the config would be recorded and never used."""
+    first = train(clip_config(), tmp_path / "first")
+    same = train(clip_config(**{"model.start": str(first.path)}), tmp_path / "same")
+    found = [run.checkpoints.latest()[0].state["prompts"] for run in (first, same)]
+    assert found[0] == found[1]
+    prompts = tmp_path / "mine.yaml"
+    phrases = {0: ["normal cartilage"], 1: ["thin cartilage"], 2: ["bare bone"]}
+    prompts.write_text(yaml.safe_dump({"grade_set": "cartilage", "grades": phrases}))
+    config = clip_config(**{"model.start": str(first.path), "clip.prompts": str(prompts)})
+    with pytest.raises(UserError, match=r"model\.start: .* was trained on other phrases .* give its clip\.prompts"):
+        train(config, tmp_path / "other")
 
 
 def test_the_training_sets_mean_and_deviation_normalise(clip_config):

@@ -164,10 +164,10 @@ def test_start_from_another_split_or_network_is_refused(
     config = grader_config()
     network = build_grader(config, load_grade_set(config.data.grade_set))
     split = Path(config.data.split)
-    load_start(network, trained_run.path, split)
+    load_start(network, trained_run.path, split, {})
     other = tmp_path / "split.csv"
     other.write_text(split.read_text() + "\n")
     with pytest.raises(UserError, match=r"model\.start: .* was trained with another split than"):
-        load_start(network, trained_run.path, other)
+        load_start(network, trained_run.path, other, {})
     with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
-        load_start(torch.nn.Linear(2, 2), trained_run.path, split)
+        load_start(torch.nn.Linear(2, 2), trained_run.path, split, {})

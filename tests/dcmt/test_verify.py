@@ -145,3 +145,21 @@ def test_not_evaluated_yet_is_told(run: RunFolder, verify: Verify) -> None:
     code, printed = verify()
     assert code == 2
     assert "evaluate first: dcmt evaluate" in printed
+
+
+def test_last_checkpoint_that_is_damaged_is_told(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """``--checkpoint last`` then means the one before, and numbers of another step than asked for are never silent."""
+    before, newest = sorted(run.checkpoints.folder.glob("step_*"))
+    (newest / "student.safetensors").write_bytes(b"cut")
+    assert main(["evaluate", str(run.path), "--device", "cpu", "--checkpoint", "last"]) == 0
+    assert f"warning: {newest}" in (told := capsys.readouterr().err)
+    assert "taking the checkpoint before it" in told
+    assert json.loads(run.metrics("test").read_text())["checkpoint_step"] == int(before.name.removeprefix("step_"))
+
+
+def test_precision_that_is_none_is_refused(run: RunFolder, verify: Verify) -> None:
+    for path in run.checkpoints.folder.glob("step_*/state.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "int4"}))
+    code, told = verify()
+    assert code == 2
+    assert "names the precision 'int4', not fp32, bf16 or fp16" in told
