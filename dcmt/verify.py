@@ -101,11 +101,10 @@ class _Evaluated:
         """Every stored difference of teacher and student that the predictions do not give."""
         name = "teacher_minus_student"
         if name in stored:
-            pair = self.predictions["student"], self.predictions["teacher"]
+            student, teacher = self.predictions["student"], self.predictions["teacher"]
             how = _bootstrap(stored["teacher"]["interval"])
-            yield from _differing(
-                f"{name} ", stored[name], difference(*pair, self.grades, self.patients, self.grade_set, **how)
-            )
+            again = difference(student, teacher, self.grades, self.patients, self.grade_set, **how)
+            yield from _differing(f"{name} ", stored[name], again)
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
