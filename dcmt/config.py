@@ -129,6 +129,8 @@ class LossConfig:
     """λ_r of Eq. 2."""
     probability_consistency: float = 1.0
     """Eq. 3, all images; times the ramp."""
+    teacher_temperature: float = 1.0
+    """Divides the teacher's logits in Eq. 3: 1 as printed, below 1 surer answers to learn from."""
     attention_consistency: float = 1.0
     """Eq. 4, all images; times the ramp."""
     symmetry: bool = False
@@ -142,6 +144,7 @@ class LossConfig:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             _require(value >= 0, f"loss.{option.name}", value, "0 or more")
+        _require(self.teacher_temperature > 0, "loss.teacher_temperature", self.teacher_temperature, "above 0")
 
 
 @dataclass(frozen=True)

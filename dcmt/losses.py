@@ -27,12 +27,17 @@ def attention_loss(attention: Tensor, mask: Tensor, *, mse_weight: float = 0.5, 
     return (mse_weight * distance + inside_weight * (1 - inside)).mean()
 
 
-def probability_consistency(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Mean squared difference of class probabilities (Huo et al. 2020, Eq. 3).
 
     Both (B, K) logits; no gradient reaches the teacher. Scalar in [0, 2 / K].
+
+    ``temperature`` T > 0 divides the teacher's logits. 1 is Eq. 3. Below 1 the teacher answers more surely than it is, as
+    MixMatch sharpens its guesses (Berthelot et al. 2019, Eq. 7): a student that agrees with its teacher then still learns
+    from an unlabeled image.
     """
-    return F.mse_loss(student_logits.float().softmax(1), teacher_logits.detach().float().softmax(1))
+    teacher = teacher_logits.detach().float() / temperature
+    return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
 
 
 def attention_consistency(student_attention: Tensor, teacher_attention: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ class LossWeights:
     attention_consistency: float = 1.0
     mse_weight: float = 0.5
     inside_weight: float = 0.001
+    teacher_temperature: float = 1.0
+    """Of the teacher's answers in Eq. 3; not a weight, but 1 is what is printed."""
     symmetry: bool = False
     """The grade term is that of images and mirror images, ½ (CE + CE^H)."""
     flip_consistency: float = 0.0
@@ -93,7 +95,9 @@ class MeanTeacher:
         if teacher is not None:
             monitors |= _unlabeled_monitors(student.logits[labeled:], teacher.logits[labeled:])
             if self.weights.probability_consistency:
-                terms["probability_consistency"] = probability_consistency(student.logits, teacher.logits)
+                terms["probability_consistency"] = probability_consistency(
+                    student.logits, teacher.logits, temperature=self.weights.teacher_temperature
+                )
         if self.uses_attention:
             more, seen = self._attention_terms(batch, student, teacher)
             terms |= more

@@ -143,6 +143,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
             attention_consistency=loss.attention_consistency,
             mse_weight=loss.mse_weight,
             inside_weight=loss.inside_weight,
+            teacher_temperature=loss.teacher_temperature,
             symmetry=loss.symmetry,
             flip_consistency=loss.flip_consistency,
         ),

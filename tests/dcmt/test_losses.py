@@ -63,6 +63,17 @@ def test_probability_consistency_against_the_plain_one(batch: int, grades: int) 
     assert float(probability_consistency(a, b)) == pytest.approx(wanted, rel=1e-5)
 
 
+def test_temperature_sharpens_the_teacher_alone() -> None:
+    """Teacher 0.8, 0.2 at T = 1/2: 0.8² / (0.8² + 0.2²) = 16/17. A student that says 0.8 is 12/85 away, each grade."""
+    teacher = torch.tensor([[0.8, 0.2]]).log()
+    assert float(probability_consistency(teacher, teacher)) == 0.0
+    found = probability_consistency(teacher, teacher, temperature=0.5)
+    assert float(found) == pytest.approx((16 / 17 - 0.8) ** 2, rel=1e-5)
+    assert float(probability_consistency(teacher, teacher, temperature=2)) == pytest.approx(
+        (2 / 3 - 0.8) ** 2, rel=1e-5
+    )
+
+
 def test_opposite_certain_grades_cost_two_thirds_at_three_grades() -> None:
     a, b = torch.tensor([[100.0, 0, 0]]), torch.tensor([[0, 0, 100.0]])
     assert float(probability_consistency(a, b)) == pytest.approx(2 / 3)
