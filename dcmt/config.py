@@ -139,11 +139,14 @@ class LossConfig:
     """λ of CLIP-KOA's Eq. 4: divergence of the answers to an image and its mirror image; times the ramp where unlabeled."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
+    ramp_start: float = 0.0
+    """Share of the run's steps before the ramp-up, on labeled images alone: an early teacher has nothing to teach."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             _require(value >= 0, f"loss.{option.name}", value, "0 or more")
+        _require(self.ramp_start < 1, "loss.ramp_start", self.ramp_start, "at least 0 and below 1")
         _require(self.teacher_temperature > 0, "loss.teacher_temperature", self.teacher_temperature, "above 0")
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 
 
-def exponential_ramp(step: int, length: int) -> float:
+def exponential_ramp(step: int, length: int, *, start: int = 0) -> float:
     """w(τ) = exp(−5 (1 − τ/τ_max)²): the ramp-up of the consistency losses (Huo et al. 2020, Eq. 5).
 
-    step τ ≥ 0 and length τ_max ≥ 0, in optimiser steps → e^-5 at 0, 1 from ``length`` on and for length 0.
+    step τ ≥ 0 and length τ_max ≥ 0, in optimiser steps → e^-5 at 0, 1 from ``length`` on and for length 0. With a ``start``
+    (0 in the paper) τ counts from there, and before it w is 0.
 
     >>> [round(exponential_ramp(step, 100), 4) for step in (0, 50, 100, 200)]
     [0.0067, 0.2865, 1.0, 1.0]
     >>> exponential_ramp(0, 0)
     1.0
+    >>> [round(exponential_ramp(step, 100, start=50), 4) for step in (49, 50, 100, 150)]
+    [0.0, 0.0067, 0.2865, 1.0]
     """
-    if step >= length:
+    if step < start:
+        return 0.0
+    if step - start >= length:
         return 1.0
-    return math.exp(-5.0 * (1.0 - step / length) ** 2)
+    return math.exp(-5.0 * (1.0 - (step - start) / length) ** 2)
 
 
 def teacher_decay(step: int, decay: float) -> float:

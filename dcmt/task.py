@@ -46,8 +46,9 @@ class LossWeights:
 class MeanTeacher:
     """Student and teacher trained together on labeled and unlabeled images; a ``knee.task.Task``.
 
-    ``ramp_steps`` is τ_max of w(τ). ``decay`` is α. The teacher's forward pass is left out where no term needs it; its
-    buffers then follow the student's by ``ema`` whatever the policy, since statistics of its own would never move.
+    ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``: before it, unlabeled images and the teacher's answers are
+    left out of the step altogether, which is what a weight of 0 means. ``decay`` is α. Where the teacher's forward pass is
+    left out, its buffers follow the student's by ``ema`` whatever the policy, since statistics of its own would never move.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MeanTeacher:
         weights: LossWeights,
         decay: float,
         ramp_steps: int,
+        ramp_start: int = 0,
         buffers: BufferPolicy = "own",
         sharpness: float = SHARPNESS,
         threshold: float = THRESHOLD,
@@ -68,6 +70,7 @@ class MeanTeacher:
         self.weights = weights
         self.decay = decay
         self.ramp_steps = ramp_steps
+        self.ramp_start = ramp_start
         self.sharpness = sharpness
         self.threshold = threshold
         self.best_metric = best_metric
@@ -83,9 +86,12 @@ class MeanTeacher:
     def losses(self, batch: Batch, step: int) -> StepLosses:
         """Forward passes of both networks and the total of Eq. 5 at optimiser step τ = ``step``."""
         labeled = len(batch.grades)
+        ramp = self._ramp(step)
+        if not ramp:
+            batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
         student, mirrored = self._grade(batch)
         teacher: Grading | None = None
-        if self.uses_teacher:
+        if self.uses_teacher and ramp:
             with torch.no_grad():
                 teacher = self.teacher(batch.teacher)
         terms = self._grade_terms(student.logits, mirrored, batch.grades)
@@ -102,7 +108,6 @@ class MeanTeacher:
             more, seen = self._attention_terms(batch, student, teacher)
             terms |= more
             monitors |= seen
-        ramp = exponential_ramp(step, self.ramp_steps)
         return StepLosses(_total(terms, self.weights, ramp), terms, monitors)
 
     def _grade(self, batch: Batch) -> tuple[Grading, Tensor | None]:
@@ -156,6 +161,9 @@ class MeanTeacher:
             terms["attention_consistency"] = attention_consistency(f_student, f_teacher)
         return terms, monitors
 
+    def _ramp(self, step: int) -> float:
+        return exponential_ramp(step, self.ramp_steps, start=self.ramp_start)
+
     def _attention(self, class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
         return attention_mask(class_maps, classes, size, sharpness=self.sharpness, threshold=self.threshold)
 
@@ -163,8 +171,10 @@ class MeanTeacher:
         """The teacher's update (Eq. 1) after optimiser step τ = ``step``."""
         decay = teacher_decay(step, self.decay)
         update_teacher(self.teacher, self.student, decay)
-        update_buffers(self.teacher, self.student, decay, policy=self.buffers)
-        return {"teacher_decay": decay, "ramp": exponential_ramp(step, self.ramp_steps)}
+        ramp = self._ramp(step)
+        buffers: BufferPolicy = "ema" if self.buffers == "own" and not ramp else self.buffers
+        update_buffers(self.teacher, self.student, decay, policy=buffers)
+        return {"teacher_decay": decay, "ramp": ramp}
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Metrics of student and teacher on the validation data."""

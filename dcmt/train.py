@@ -149,6 +149,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
         ),
         decay=default_teacher_decay(steps) if decay is None else decay,
         ramp_steps=round(loss.ramp * steps),
+        ramp_start=round(loss.ramp_start * steps),
         buffers=config.teacher.buffers,
         sharpness=config.attention.sharpness,
         threshold=config.attention.threshold,

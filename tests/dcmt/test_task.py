@@ -143,6 +143,38 @@ def test_statistics_follow_the_student_where_the_teacher_does_not_run(
     assert not torch.equal(task.teacher.norm.running_mean, start)
 
 
+def test_before_the_ramp_starts_it_is_supervised_training(small_grader: Nets, small_batch: Batches) -> None:
+    """Bit for bit that of the labeled images alone: weights, statistics, teacher; from then on the teacher is asked."""
+    waiting = MeanTeacher(small_grader(), weights=LossWeights(), decay=0.9, ramp_steps=2, ramp_start=3)
+    alone = make(small_grader(), probability_consistency=0, attention_consistency=0)
+    calls: list[int] = []
+    waiting.teacher.register_forward_hook(lambda *_: calls.append(1))
+    optimizers = [torch.optim.SGD(task.parameters(), lr=0.1) for task in (waiting, alone)]
+    for step in range(3):
+        totals = []
+        both = small_batch(4, 2, seed=step)
+        labeled = both._replace(student=both.student[:4], teacher=both.teacher[:4])
+        for task, optimizer, batch in zip((waiting, alone), optimizers, (both, labeled), strict=True):
+            losses = task.losses(batch, step)
+            assert set(losses.terms) == {"grade", "attention"}
+            optimizer.zero_grad()
+            losses.total.backward()
+            optimizer.step()
+            ramp = task.after_update(step)["ramp"]
+            assert ramp == 0.0 or task is alone
+            totals.append(losses.total.item())
+        assert totals[0] == totals[1]
+    for network in ("student", "teacher"):
+        found, wanted = (getattr(task, network).state_dict() for task in (waiting, alone))
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert calls == []
+    terms = waiting.losses(small_batch(), 3).terms
+    assert {"probability_consistency", "attention_consistency"} <= set(terms)
+    assert calls == [1]
+    assert waiting.after_update(3)["ramp"] == pytest.approx(np.exp(-5))
+    assert waiting.after_update(5)["ramp"] == 1.0
+
+
 def test_schedules_that_are_logged(small_grader: Nets) -> None:
     task = make(small_grader(), decay=0.6, ramp_steps=4)
     logged = [task.after_update(step) for step in range(6)]
