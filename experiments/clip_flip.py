@@ -10,9 +10,7 @@ seeds, by bootstrap over patients; the difference is paired: the same patients d
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,13 +33,11 @@ def main() -> None:
     options = _options()
     arms: list[str] = options.configs
     jobs = [(arm, seed) for seed in options.seeds for arm in arms]
-    work = [
-        Work(
-            (arm, seed), options.runs / "logs" / f"{arm}-s{seed}.log", train, (options.runs, arm, seed, options.options)
-        )
-        for arm, seed in jobs
-    ]
-    side_by_side(work, options.jobs, nothing_more, say=print_now)
+    logs = options.runs / "logs"
+    side_by_side(
+        [Work(job, logs / f"{job[0]}-s{job[1]}.log", train, (options.runs, *job, options.options)) for job in jobs],
+        options.jobs,
+    )
     found: Found = {}
     for arm, seed in jobs:
         loaded = load_run(folder(options.runs, arm, seed), checkpoint="best", device="auto")
@@ -58,30 +54,14 @@ def main() -> None:
     print(text)
 
 
-def nothing_more(done: Work, found: Any) -> Iterable[Work]:
-    return ()
-
-
-def print_now(line: str) -> None:
-    print(line, flush=True)
-
-
 def train(runs: Path, arm: str, seed: int, more: list[str]) -> None:
     """One run; one that was started before goes on, one that is done ends at once. Raises RuntimeError."""
     path = folder(runs, arm, seed)
     if (path / "checkpoints").exists():
         arguments = ["train", "--resume", str(path)]
     else:
-        arguments = [
-            "train",
-            "--config",
-            str(ROOT / "configs" / f"{arm}.yaml"),
-            "--runs",
-            str(runs),
-            "--name",
-            path.name,
-        ]
-        arguments += ["--fit.seed", str(seed), "--fit.threads", "1", "--force", *more]
+        arguments = ["train", f"--config={ROOT / 'configs' / arm}.yaml", f"--runs={runs}", f"--name={path.name}"]
+        arguments += [f"--fit.seed={seed}", "--fit.threads=1", "--force", *more]
     if dcmt(arguments):
         raise RuntimeError(f"{path.name}: training failed")
 

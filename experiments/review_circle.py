@@ -73,7 +73,7 @@ def main() -> None:
         if name == "start":
             yield from (work(seed, arm) for arm in ARMS)
 
-    outcomes = side_by_side([work(seed, "start") for seed in options.seeds], options.jobs, then, say=print_now)
+    outcomes = side_by_side([work(seed, "start") for seed in options.seeds], options.jobs, then)
     results = []
     for seed, start in starts.items():
         found = {name: outcomes[seed, name][0] for name in ("start", *ARMS)}
@@ -83,10 +83,6 @@ def main() -> None:
     print(text)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")
-
-
-def print_now(line: str) -> None:
-    print(line, flush=True)
 
 
 def first_run(options: argparse.Namespace, start: Start, seed: int) -> tuple[dict[str, Any], int]:

@@ -29,8 +29,19 @@ class Work:
     arguments: tuple[Any, ...]
 
 
+def print_now(line: str) -> None:
+    print(line, flush=True)
+
+
+def nothing_more(done: Work, found: Any) -> Iterable[Work]:
+    return ()
+
+
 def side_by_side(
-    work: Iterable[Work], jobs: int, then: Callable[[Work, Any], Iterable[Work]], say: Callable[[str], None]
+    work: Iterable[Work],
+    jobs: int,
+    then: Callable[[Work, Any], Iterable[Work]] = nothing_more,
+    say: Callable[[str], None] = print_now,
 ) -> dict[Hashable, Any]:
     """Run all work, and what ``then`` says follows from each result. Returns the results by name.
 
