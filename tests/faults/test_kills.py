@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .conftest import Prepare, Trainee, Undisturbed, assert_same
 
 pytestmark = pytest.mark.faults
 KILLS = 50
+KINDS = ("at a random time", "at a random file operation", "inside a checkpoint's file")
 KILLS_A_RUN = 5
 # Calls that the interpreter reports: a kill at one of them leaves a file opened, half written, not yet moved or removed.
 _WRITING = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate")
@@ -65,11 +66,6 @@ def kill_in_file(number: int, share: float) -> Prepare:
     return arm
 
 
-def kinds_of_kill() -> Iterator[str]:
-    while True:
-        yield from ("at a random time", "at a random file operation", "inside a checkpoint's file")
-
-
 def killed_once(trainee: Trainee, name: str, kind: str, undisturbed: Undisturbed, draw: random.Random) -> bool:
     """One start of the run that is meant to be killed; whether it was before it ended."""
     run = trainee.run(name)
@@ -89,14 +85,15 @@ def killed_once(trainee: Trainee, name: str, kind: str, undisturbed: Undisturbed
 
 def test_fifty_kills(trainee: Trainee, undisturbed: Undisturbed, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(1)
-    kinds = kinds_of_kill()
     kills: collections.Counter[str] = collections.Counter()
     runs = 0
     while kills.total() < KILLS:
         runs += 1
+        assert runs <= 2 * KILLS, f"runs end before they are killed: {kills}"
         name = f"run_{runs}"
         for _ in range(min(KILLS_A_RUN, KILLS - kills.total())):
-            kind = next(kinds)
+            # Under changing load a run may end before its random time: kinds are balanced by the kills that happened.
+            kind = min(KINDS, key=lambda kind: kills[kind])
             if not killed_once(trainee, name, kind, undisturbed, draw):
                 break
             kills[kind] += 1
@@ -108,7 +105,6 @@ def test_fifty_kills(trainee: Trainee, undisturbed: Undisturbed, capsys: pytest.
             f"\n{kills.total()} of {KILLS} kills in {runs} runs ({', '.join(f'{n} {kind}' for kind, n in kills.items())}): "
             "each run ended as the undisturbed one, bit for bit, its metrics.csv and TensorBoard with every step once\n"
         )
-    assert min(kills.values()) >= 10
 
 
 def test_kill_between_the_best_checkpoint_and_its_note(trainee: Trainee, undisturbed: Undisturbed) -> None:
