@@ -17,7 +17,7 @@ import numpy.typing as npt
 from knee.decoders import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
 from knee.dicom import read_dicom
 from knee.errors import UserError
-from knee.files import refuse_existing, whole_file
+from knee.files import whole_file
 from knee.geometry import Geometry, prepare
 from knee.manifest import split_slice
 from knee.negatives import looks_inverted, mean_thumbnail, thumbnail
@@ -100,11 +100,9 @@ def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = F
     Raises:
         UserError: the file exists, or cannot be written.
     """
-    path = Path(path)
-    refuse_existing(path, force=force)
     done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
     assert done, image.shape
-    with whole_file(path, force=force) as scratch:
+    with whole_file(Path(path), force=force) as scratch:
         scratch.write_bytes(data.tobytes())
 
 
