@@ -18,14 +18,14 @@ from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
-from dcmt.device import choose_device
+from dcmt.device import autocast_type, choose_device
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
 from dcmt.run import RunFolder, file_hash, open_run
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
-from dcmt.validation import autocast_type, spread_over_grades
+from dcmt.validation import spread_over_grades
 from knee.errors import UserError
 from knee.evaluate import difference, predictions_table, report
 from knee.files import write_json

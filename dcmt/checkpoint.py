@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dcmt.device import PRECISIONS
 from knee.errors import Faults, UserError
 from knee.files import write_json
 
@@ -31,7 +32,6 @@ _MOST_JSON_BYTES = 1 << 26
 _MOST_BYTES = 1 << 36
 """Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
 _MOST_BUFFER = 1 << 24
-_PRECISIONS = ("fp32", "bf16", "fp16")
 _NAME = re.compile(r"step_\d{8,}")
 
 
@@ -51,7 +51,7 @@ class Checkpoint:
     def precision(self) -> str:
         """fp32, bf16 or fp16; fp32 where none is named, as for an untrained network. Raises UserError for another."""
         precision = self.state.get("precision", "fp32")
-        if precision not in _PRECISIONS:
+        if precision not in PRECISIONS:
             raise UserError(f"{self.folder}: its state.json names the precision {precision!r}, not fp32, bf16 or fp16")
         return str(precision)
 
@@ -271,10 +271,10 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappi
     """Safetensors and ``state.json`` with their checksums, all of it on disk at the end."""
     for name, values in files.items():
         save_file(dict(values), folder / f"{name}.safetensors")
+        _sync(folder / f"{name}.safetensors")
     sums = {f"{name}.safetensors": _checksum(folder / f"{name}.safetensors") for name in files}
     write_json(folder / "state.json", {**state, "sha256": sums})
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
+    _sync(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import torch
 
 from knee.errors import UserError
 
+_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", *_AUTOCAST_TYPES)
+
 
 def choose_device(name: str) -> torch.device:
     """The device of ``name``; "auto" takes CUDA, then Apple MPS, then the CPU. Raises UserError where it is not there."""
@@ -30,9 +33,13 @@ def choose_device(name: str) -> torch.device:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The autocast context of ``precision`` (fp32, bf16 or fp16)."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    dtype = autocast_type(precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """The autocast type of a precision by name; None for fp32."""
+    return _AUTOCAST_TYPES.get(precision)
 
 
 def choose_precision(wanted: str, device: torch.device, trial: Callable[[str], None]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from knee.files import moved_into_place
+from knee.files import moved_into_place, remove_leftovers
 
 METRICS_COLUMNS = ("step", "name", "value")
 
@@ -72,6 +72,7 @@ class Tracker:
 
     def _drop_after(self, step: int) -> None:
         kept = [row for row in read_metrics(self.path) if row[0] <= step] if self.path.exists() else []
+        remove_leftovers(self.path)
         with moved_into_place(self.path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(METRICS_COLUMNS)

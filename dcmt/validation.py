@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dcmt.config import AttentionConfig
+from dcmt.device import autocast_type
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData
 from dcmt.tracking import Tracker
@@ -18,11 +19,6 @@ from knee.predictions import Predictions, predict
 
 Rows = NDArray[np.int64]
 _TRACKED = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "ece")
-
-
-def autocast_type(precision: str) -> torch.dtype | None:
-    """The autocast type of a precision by name; None for fp32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 class GraderValidation:

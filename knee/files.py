@@ -29,6 +29,12 @@ def moved_into_place(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of ``moved_into_place(path)``; for a file that no other process is writing."""
+    for scratch in path.parent.glob(f".{path.name}.*.part"):
+        scratch.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     """``moved_into_place`` for what a person asked for.

@@ -36,6 +36,14 @@ def test_going_on_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
     assert [row[0] for row in read_metrics(tmp_path / "metrics.csv")] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_a_kill_left_beside_the_file_is_removed(tmp_path: Path) -> None:
+    track(tmp_path, range(1, 6))
+    (tmp_path / ".metrics.csv.4711.part").write_text("step,name,value\n1,loss")
+    (tmp_path / "notes.part").write_text("of a person")
+    track(tmp_path, range(6, 7), first_step=5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "notes.part"]
+
+
 @pytest.mark.parametrize("tail", ["6,loss/tot", "6,loss/total,0.", "6", "\n"])
 def test_row_cut_short_by_a_kill_is_dropped(tmp_path: Path, tail: str) -> None:
     track(tmp_path, range(1, 6))
