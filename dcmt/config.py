@@ -140,7 +140,8 @@ class LossConfig:
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
     ramp_start: float = 0.0
-    """Share of the run's steps before the ramp-up, on labeled images alone: an early teacher has nothing to teach."""
+    """Share of the run's steps before the ramp-up, on labeled images alone and without flip consistency: an early teacher has
+    nothing to teach, and an early student agrees with itself by saying the same of every image."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

@@ -40,15 +40,16 @@ class LossWeights:
     symmetry: bool = False
     """The grade term is that of images and mirror images, ½ (CE + CE^H)."""
     flip_consistency: float = 0.0
-    """λ: of the labeled images; λ · w(τ) of the unlabeled ones."""
+    """λ: of the labeled images, from the start of the ramp on; λ · w(τ) of the unlabeled ones."""
 
 
 class MeanTeacher:
     """Student and teacher trained together on labeled and unlabeled images; a ``knee.task.Task``.
 
-    ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``: before it, unlabeled images and the teacher's answers are
-    left out of the step altogether, which is what a weight of 0 means. ``decay`` is α. Where the teacher's forward pass is
-    left out, its buffers follow the student's by ``ema`` whatever the policy, since statistics of its own would never move.
+    ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``: before it, unlabeled images, the teacher's answers and flip
+    consistency are left out of the step altogether, as a weight of 0 leaves them out. ``decay`` is α. Where the teacher's
+    forward pass is left out, its buffers follow the student's by ``ema`` whatever the policy, since statistics of its own
+    would never move.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class MeanTeacher:
         ramp = self._ramp(step)
         if not ramp:
             batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
-        student, mirrored = self._grade(batch)
+        flip_weight = self.weights.flip_consistency if ramp else 0.0
+        student, mirrored = self._grade(batch, flip_weight)
         teacher: Grading | None = None
         if self.uses_teacher and ramp:
             with torch.no_grad():
                 teacher = self.teacher(batch.teacher)
-        terms = self._grade_terms(student.logits, mirrored, batch.grades)
+        terms = self._grade_terms(student.logits, mirrored, batch.grades, flip_weight)
         monitors: dict[str, Tensor] = {}
         if mirrored is not None:
             monitors["flip/changed"] = _changed(student.logits[: len(mirrored)], mirrored)
@@ -110,15 +112,17 @@ class MeanTeacher:
             monitors |= seen
         return StepLosses(_total(terms, self.weights, ramp), terms, monitors)
 
-    def _grade(self, batch: Batch) -> tuple[Grading, Tensor | None]:
+    def _grade(self, batch: Batch, flip_weight: float) -> tuple[Grading, Tensor | None]:
         """The student's gradings, and its logits of the mirror images that the flip terms need: labeled ones first."""
-        if not (self.weights.symmetry or self.weights.flip_consistency):
+        if not (self.weights.symmetry or flip_weight):
             return self.student(batch.student), None
-        count = len(batch.student if self.weights.flip_consistency else batch.grades)
+        count = len(batch.student if flip_weight else batch.grades)
         student, mirrored = with_flipped(self.student, batch.student, count=count)
         return student, mirrored.logits
 
-    def _grade_terms(self, logits: Tensor, mirrored: Tensor | None, grades: Tensor) -> dict[str, Tensor]:
+    def _grade_terms(
+        self, logits: Tensor, mirrored: Tensor | None, grades: Tensor, flip_weight: float
+    ) -> dict[str, Tensor]:
         labeled = len(grades)
         if mirrored is None:
             return {"grade": F.cross_entropy(logits[:labeled].float(), grades)}
@@ -126,7 +130,7 @@ class MeanTeacher:
         terms = {
             "grade": symmetry_loss(*pair, grades) if self.weights.symmetry else F.cross_entropy(pair[0].float(), grades)
         }
-        if self.weights.flip_consistency:
+        if flip_weight:
             terms["flip_consistency"] = flip_consistency(*pair)
             if len(logits) > labeled:
                 terms["flip_consistency_unlabeled"] = flip_consistency(logits[labeled:], mirrored[labeled:])

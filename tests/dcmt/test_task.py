@@ -143,6 +143,19 @@ def test_statistics_follow_the_student_where_the_teacher_does_not_run(
     assert not torch.equal(task.teacher.norm.running_mean, start)
 
 
+def test_flip_consistency_waits_for_the_ramp_and_symmetry_does_not(small_grader: Nets, small_batch: Batches) -> None:
+    weights = LossWeights(
+        symmetry=True, flip_consistency=10.0, probability_consistency=0, attention_consistency=0, attention=0
+    )
+    task = MeanTeacher(small_grader(), weights=weights, decay=0.9, ramp_steps=2, ramp_start=3)
+    graded: list[int] = []
+    task.student.register_forward_hook(lambda _, images, __: graded.append(len(images[0])))
+    before, after = (task.losses(small_batch(4, 2, seed=1), step).terms for step in (2, 3))
+    assert set(before) == {"grade"}
+    assert set(after) == {"grade", "flip_consistency", "flip_consistency_unlabeled"}
+    assert graded == [4 + 4, 6 + 6]
+
+
 def test_before_the_ramp_starts_it_is_supervised_training(small_grader: Nets, small_batch: Batches) -> None:
     """Bit for bit that of the labeled images alone: weights, statistics, teacher; from then on the teacher is asked."""
     waiting = MeanTeacher(small_grader(), weights=LossWeights(), decay=0.9, ramp_steps=2, ramp_start=3)
