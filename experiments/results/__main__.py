@@ -22,6 +22,7 @@ from experiments.results.figure import write_figure
 from experiments.results.jobs import Job, check_seeds, differences_between_rows, make_job
 from experiments.results.phantom import PHANTOM
 from experiments.results.radiographs import RADIOGRAPHS
+from experiments.results.readme import include_tables
 from experiments.results.run import Runner
 from experiments.results.statistics import SAMPLES, Results
 from experiments.results.store import read_result
@@ -29,6 +30,7 @@ from experiments.results.study import Study
 from experiments.results.tables import write_claims, write_per_grade, write_table
 from knee.errors import UserError
 
+OUT = ROOT / "docs" / "results"
 STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS)}
 
 
@@ -61,6 +63,8 @@ def _do(options: argparse.Namespace, study: Study) -> int:
         faults = runner.run_all(jobs, plan)
     results = load_results(study, out / "runs", options.seeds, samples=options.samples)
     write_everything(results, out)
+    if out == OUT:
+        include_tables(ROOT / "README.md")
     if not options.tables_only:
         _say_what_is_old(results, jobs)
     print(f"{len(results.runs)} runs in the tables: {out}")
@@ -141,7 +145,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     trial = bool(options.train) or options.patients != PhantomPlan().patients or bool(options.segmenter_steps)
     if trial and not options.tables_only:
         options.work = options.work / "trial"
-    options.out = options.out or (options.work / "tables" if trial else ROOT / "docs" / "results")
+    options.out = options.out or (options.work / "tables" if trial else OUT)
     options.seeds = options.seeds or list(STUDIES[options.study].seeds)
     return options
 

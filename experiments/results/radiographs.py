@@ -85,6 +85,7 @@ RADIOGRAPHS = Study(
     options=OPTIONS,
     code=("dcmt.train", "knee.folders", "knee.strata"),
     tables=(
+        Table("radiographs", "All methods on the radiographs", (*_FEW, *_ALL), _METRICS[:5], brief=True),
         Table("radiographs_10", "10 % of the training patients labeled", _FEW, _METRICS),
         Table("radiographs_100", "All labels", _ALL, _METRICS),
         Table(

@@ -51,6 +51,8 @@ class Table(NamedTuple):
     title: str
     cells: Sequence[Cell]
     metrics: Sequence[str]
+    brief: bool = False
+    """Only the network that stands for each row."""
 
 
 class Claim(NamedTuple):

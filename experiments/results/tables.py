@@ -29,7 +29,10 @@ def write_table(results: Results, table: Table, folder: Path) -> None:
 
 
 def markdown(results: Results, table: Table) -> list[str]:
-    """The lines of a table: each cell's networks, the one that stands for the method in bold, then what was published."""
+    """The lines of a table: each cell's networks, the one that stands for the method in bold, then what was published.
+
+    A brief table has the one alone.
+    """
     lines = [
         "| Method | Labels | Network | " + " | ".join(TITLES[metric] for metric in table.metrics) + " |",
         "|---|---|---|" + "---|" * len(table.metrics),
@@ -40,8 +43,8 @@ def markdown(results: Results, table: Table) -> list[str]:
         for network in results.study.networks:
             estimates = [results.estimate(cell, network, metric) for metric in table.metrics]
             stands = network == results.network(cell)
-            if stands or (any(estimates) and not looks_only):
-                name = f"**{network}**" if stands else network
+            if stands or (any(estimates) and not looks_only and not table.brief):
+                name = f"**{network}**" if stands and not table.brief else network
                 lines.append(f"{start} {name} | " + " | ".join(map(shown, estimates)) + " |")
         published = results.study.paper.get(cell, {})
         if published:

@@ -146,6 +146,9 @@ def test_tables_are_rebuilt_from_the_stored_files(results, tmp_path):
     assert f"| DC-MT | 10 % | **teacher** | {results.estimate(TEN['dcmt'], 'teacher', 'recall').value:.3f} [" in text
     assert "from 6 runs of commit 0123456789ab (6)" in text
     assert "`make results`" in text
+    brief = (tmp_path / "phantom.md").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("| DC-MT | 10 % | teacher | ") for line in brief) == 1
+    assert not any(line.startswith("| DC-MT | 10 % | student") for line in brief)
     claims = pd.read_csv(tmp_path / "phantom_claims.csv")
     assert {"holds", "not run", "stated"} <= set(claims["verdict"].str.partition(" (")[0])
     assert (tmp_path / "f1_by_fraction.png").stat().st_size > 10_000
