@@ -18,6 +18,7 @@ from clip_koa.timm_towers import timm_tower
 from clip_koa.towers import FixedTexts, GradeTexts, ImageTower, TextTower
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.normalise import Normalise
 
 
 def build_clip_grader(
@@ -25,6 +26,7 @@ def build_clip_grader(
     grade_set: GradeSet,
     *,
     image_size: int,
+    normalise: Normalise = "fixed",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     detach_texts: bool = True,
@@ -63,6 +65,7 @@ def build_clip_grader(
         image,
         texts,
         SimilarityScale(config.scale, start=start),
+        normalise=normalise,
         mean=mean,
         std=std,
         detach_texts=detach_texts,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clip_koa.head import ImageFeatures, SimilarityScale, similarities, similarity_maps
 from clip_koa.towers import GradeTexts, ImageTower, TextTower
+from knee.normalise import Normalise, normalised
 from knee.task import Grading
 
 
@@ -20,8 +21,9 @@ class ClipGrader(nn.Module):
     texts and the scale are detached unless ``detach_texts`` is false, as classifier weights are in attention losses:
     the map is to be moved by moving where the image tower looks, not by redefining the grade.
 
-    ``mean`` and ``std`` (one value for all channels, or three) normalise the images; without them the image tower's own
-    are taken, those its weights were trained with. They are buffers of three values and travel with the weights.
+    Images are normalised by ``knee.normalise``: with "fixed" by ``mean`` and ``std`` (one value for all channels, or
+    three), without them by the image tower's own, those its weights were trained with. They are buffers of three values
+    and travel with the weights.
     """
 
     mean: Tensor
@@ -33,6 +35,7 @@ class ClipGrader(nn.Module):
         text_tower: TextTower,
         scale: SimilarityScale,
         *,
+        normalise: Normalise = "fixed",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         detach_texts: bool = True,
@@ -43,6 +46,7 @@ class ClipGrader(nn.Module):
             raise ValueError(f"image tower of {image_tower.embed_dim} dimensions, text tower of {text_tower.embed_dim}")
         self.image_tower, self.text_tower, self.scale = image_tower, text_tower, scale
         self.detach_texts, self.against_mean = detach_texts, against_mean
+        self.normalise: Normalise = normalise
         self.register_buffer("mean", _channels(image_tower.pixel_mean if mean is None else mean))
         self.register_buffer("std", _channels(image_tower.pixel_std if std is None else std))
 
@@ -63,7 +67,7 @@ class ClipGrader(nn.Module):
 
     def embed(self, images: Tensor) -> ImageFeatures:
         """images (B, 1, H, W) in [0, 1] → embeddings; the grey channel is given three times."""
-        return self.image_tower((images.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return self.image_tower(normalised(images.expand(-1, 3, -1, -1), self.mean, self.std, self.normalise))
 
     def freeze_text(self) -> None:
         """Embed the texts once more and keep that, for prediction and export."""

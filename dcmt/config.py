@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from clip_koa.config import ClipConfig
+from knee.normalise import Normalise
 from knee.view_config import ViewConfig, strong_views
 from segmentation.config import UnetConfig
 
@@ -90,6 +91,8 @@ class ModelConfig:
     """Which stage's feature map to grade from, as timm counts them; -1 is the last; later stages are cut off."""
     dropout: float = 0.0
     """Share of pooled features dropped in training."""
+    normalise: Normalise = "image"
+    """image: each image by its own mean and deviation; fixed: all by those of the training set."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
@@ -277,8 +280,11 @@ class GraderConfig:
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
                 "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
             )
-        if self.model.head == "text" and self.model != ModelConfig(head="text", start=self.model.start):
-            raise ValueError("model.head is text, so the network is set under clip; leave the rest of model out")
+        model = self.model
+        if model.head == "text" and model != ModelConfig(head="text", start=model.start, normalise=model.normalise):
+            raise ValueError(
+                "model.head is text, so the network is set under clip; leave the rest of model out, but start and normalise"
+            )
         if self.model.head == "linear" and self.clip != ClipConfig():
             raise ValueError(
                 "options of clip are given but model.head is linear; write model.head: text, or leave them out"

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knee.errors import UserError
+from knee.normalise import Normalise, normalised
 from knee.task import Grading
 from knee.weights import near_names, no_retries_offline, read_state
 
@@ -24,7 +25,7 @@ from knee.weights import near_names, no_retries_offline, read_state
 class GradingNetwork(nn.Module):
     """Backbone, global average pooling and a linear classifier; a ``knee.task.Grader``.
 
-    Normalises its input by itself: ``mean`` and ``std`` are buffers and travel with the weights.
+    Normalises its input by itself (``knee.normalise``); ``mean`` and ``std`` are buffers and travel with the weights.
     """
 
     mean: Tensor
@@ -39,6 +40,7 @@ class GradingNetwork(nn.Module):
         stage: int = -1,
         dropout: float = 0.0,
         detach_classifier: bool = True,
+        normalise: Normalise = "fixed",
         mean: float = 0.5,
         std: float = 0.25,
     ) -> None:
@@ -48,12 +50,13 @@ class GradingNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.stage = stage
         self.detach_classifier = detach_classifier
+        self.normalise: Normalise = normalise
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
 
     def forward(self, images: Tensor) -> Grading:
         """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w)."""
-        features = self.features((images - self.mean) / self.std)
+        features = self.features(normalised(images, self.mean, self.std, self.normalise))
         logits = self.classifier(self.dropout(features.mean((2, 3))))
         weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
         return Grading(logits, F.conv2d(features, weight[:, :, None, None]))
@@ -77,6 +80,7 @@ def build_network(
     detach_classifier: bool = True,
     pretrained: bool = False,
     weights: str = "",
+    normalise: Normalise = "fixed",
     mean: float = 0.5,
     std: float = 0.25,
 ) -> GradingNetwork:
@@ -112,6 +116,7 @@ def build_network(
         stage=stage,
         dropout=dropout,
         detach_classifier=detach_classifier,
+        normalise=normalise,
         mean=mean,
         std=std,
     )

@@ -91,14 +91,15 @@ def build_grader(
 ) -> nn.Module:
     """The network of a config; ``fresh`` false leaves pretrained weights out, for a checkpoint to fill.
 
-    ``mean`` and ``std`` of the training images normalise, whatever the weights were trained with; without them a text
-    head's image tower takes its own.
+    ``mean`` and ``std`` of the training images normalise where ``model.normalise`` is fixed, whatever the weights were
+    trained with; without them a text head's image tower takes its own.
     """
     if config.model.head == "text":
         return build_clip_grader(
             config.clip,
             grade_set,
             image_size=config.data.image_size,
+            normalise=config.model.normalise,
             mean=None if mean is None else [mean],
             std=None if std is None else [std],
             detach_texts=config.attention.detach_classifier,
@@ -114,6 +115,7 @@ def build_grader(
         detach_classifier=config.attention.detach_classifier,
         pretrained=config.model.pretrained and fresh,
         weights=config.model.weights if fresh else "",
+        normalise=config.model.normalise,
         mean=0.5 if mean is None else mean,
         std=0.25 if std is None else std,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,8 @@ def _read(
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
+    # Their weights know images normalised in one way alone.
+    config = replace(config, model=replace(config.model, normalise="fixed"))
     options.out = options.out or Path(config.runs) / f"{config.name or stem}-{name}"
     return options, config
 
