@@ -18,6 +18,8 @@ DEATH = "DataLoader worker (pid 12) is killed by signal: Killed. "
 def handlers() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
     before = [signal.getsignal(number) for number in numbers]
+    # A shell starts what runs in its background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
