@@ -67,7 +67,7 @@ class ClipGrader(nn.Module):
 
     def embed(self, images: Tensor) -> ImageFeatures:
         """images (B, 1, H, W) in [0, 1] → embeddings; the grey channel is given three times."""
-        return self.image_tower(normalised(images.expand(-1, 3, -1, -1), self.mean, self.std, self.normalise))
+        return self.image_tower(normalised(images, self.mean, self.std, self.normalise).expand(-1, 3, -1, -1))
 
     def freeze_text(self) -> None:
         """Embed the texts once more and keep that, for prediction and export."""

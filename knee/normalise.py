@@ -16,7 +16,7 @@ LEAST_DEVIATION = 0.02
 
 
 def normalised(images: Tensor, mean: Tensor, std: Tensor, kind: Normalise) -> Tensor:
-    """images (B, C, H, W) in [0, 1] → the same shape; ``mean`` and ``std``, broadcast, where ``kind`` is fixed.
+    """images (B, 1, H, W) in [0, 1] → zero mean, unit deviation; ``mean`` and ``std``, broadcast, where ``kind`` is fixed.
 
     With "image", a change of brightness or contrast that clips nothing leaves the result as it is.
     """

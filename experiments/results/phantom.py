@@ -19,12 +19,7 @@ ROWS = (
     Row("supervised", "Supervised", _configs("supervised"), network="student"),
     Row("supervised_ema", "Supervised, EMA evaluated", _configs("supervised"), trained_as="supervised"),
     Row("supervised_lambda_a", "Supervised, λ_a alone", _configs("supervised_lambda_a"), network="student"),
-    Row(
-        "supervised_attention",
-        "Supervised, attention loss",
-        _configs("supervised_attention"),
-        network="student",
-    ),
+    Row("supervised_attention", "Supervised, attention loss", _configs("supervised_attention"), network="student"),
     Row("mean_teacher", "Mean teacher", _configs("mean_teacher")),
     Row("dcmt_nac", "DC-MT (NAC)", _configs("dcmt_nac")),
     Row("dcmt", "DC-MT", _configs("dcmt")),
