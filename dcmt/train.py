@@ -17,6 +17,7 @@ from dcmt.config import GraderConfig
 from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
 from dcmt.model import build_network
+from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, describe, load_knee_data
 from dcmt.run import RunFolder, RunLock, file_hash, open_run
 from dcmt.schedules import default_teacher_decay
@@ -26,6 +27,7 @@ from dcmt.training import Streams, train
 from dcmt.validation import GraderValidation
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.normalise import Normalise
 from knee.task import Task
 
 Say = Callable[[str], None]
@@ -129,7 +131,8 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
     if fresh and config.model.start:
-        load_start(student, Path(config.model.start), data.split.path, prompts_used(config, data.grade_set, None))
+        prompts = prompts_used(config, data.grade_set, None)
+        load_start(student, Path(config.model.start), data.split.path, prompts, config.model.normalise)
     loss = config.loss
     attention = loss.attention
     if attention and not data.cache.has_mask[data.labeled].any():
@@ -159,14 +162,15 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     )
 
 
-def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str, Any]) -> None:
+def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str, Any], normalise: Normalise) -> None:
     """Give the student the teacher's weights of another run's best checkpoint: training goes on, on more labels say.
 
     Raises UserError where that run is none, is of another network, was trained with another split file (it may have been
-    trained on images that are held out now), or matched other phrases than ``prompts`` (they come with its weights).
+    trained on images that are held out now), matched other phrases than ``prompts`` (they come with its weights), or saw
+    images normalised in another way than ``normalise``, which its weights do not know.
     """
     run, values = open_run(path)
-    found = run.checkpoints.best() if values["kind"] == "grader" else None
+    found = run.checkpoints.best() if values.pop("kind") == "grader" else None
     if found is None:
         raise UserError(
             f"model.start: {path} holds no checkpoint of a trained grader; give the folder of a finished run"
@@ -184,6 +188,12 @@ def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str
         raise UserError(
             f"model.start: {path} was trained on other phrases than this config's, and they come with its weights; give its "
             "clip.prompts, or start anew"
+        )
+    before: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
+    if before.model.normalise != normalise:
+        raise UserError(
+            f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config says {normalise}; "
+            f"give --model.normalise {before.model.normalise}, or start anew"
         )
 
 

@@ -19,6 +19,7 @@ from dcmt.tracking import read_metrics
 from dcmt.train import build_grader, load_start, train_grader
 from knee.errors import UserError
 from knee.grades import load_grade_set
+from knee.normalise import Normalise
 
 Make = Callable[..., GraderConfig]
 
@@ -158,16 +159,19 @@ def test_run_that_starts_from_another_has_its_teacher_in_both_networks(
         assert torch.equal(found[f"teacher.{name}"], wanted[name])
 
 
-def test_start_from_another_split_or_network_is_refused(
+def test_start_from_another_split_network_or_normalisation_is_refused(
     trained_run: RunFolder, tmp_path: Path, grader_config: Make
 ) -> None:
     config = grader_config()
     network = build_grader(config, load_grade_set(config.data.grade_set))
     split = Path(config.data.split)
-    load_start(network, trained_run.path, split, {})
+    load_start(network, trained_run.path, split, {}, config.model.normalise)
     other = tmp_path / "split.csv"
     other.write_text(split.read_text() + "\n")
     with pytest.raises(UserError, match=r"model\.start: .* was trained with another split than"):
-        load_start(network, trained_run.path, other, {})
+        load_start(network, trained_run.path, other, {}, config.model.normalise)
     with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
-        load_start(torch.nn.Linear(2, 2), trained_run.path, split, {})
+        load_start(torch.nn.Linear(2, 2), trained_run.path, split, {}, config.model.normalise)
+    another: Normalise = "fixed" if config.model.normalise == "image" else "image"
+    with pytest.raises(UserError, match=rf"model\.start: .* this config says {another}; give --model\.normalise"):
+        load_start(network, trained_run.path, split, {}, another)
