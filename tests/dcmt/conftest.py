@@ -48,6 +48,24 @@ def small_grader() -> Callable[..., SmallGrader]:
 
 
 @pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def save(checkpoints: Checkpoints, small_grader: Callable[..., nn.Module]) -> Callable[..., Path]:
+    """Saves a checkpoint of one small network at a step: ``save(3, seed=1)``."""
+
+    def write(step: int, *, seed: int = 0, grades: int = 3) -> Path:
+        network = small_grader(seed=seed, grades=grades)
+        return checkpoints.save(
+            step, {"student": network}, {"random": {"cpu": torch.get_rng_state()}}, {"precision": "fp32"}
+        )
+
+    return write
+
+
+@pytest.fixture
 def small_batch() -> Callable[..., Batch]:
     """A random batch from a seed, the teacher's view a noisy copy of the student's: ``small_batch(4, 2, seed=1)``."""
 
