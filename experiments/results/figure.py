@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from experiments.results.statistics import Results
@@ -35,7 +36,9 @@ def f1_by_fraction(results: Results) -> Figure:
     axis.grid(axis="y", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10)
+    bars, labels = axis.get_legend_handles_labels()
+    markers = [bar[0] if isinstance(bar, ErrorbarContainer) else bar for bar in bars]
+    axis.legend(markers, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,10 @@ def _values(found: Estimate) -> dict[str, float]:
 
 
 def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: str) -> None:
-    """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds."""
+    """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds.
+
+    ``NAME_brief.md`` is the same in fewer columns.
+    """
     judged = [(claim, judge(results, claim)) for claim in claims]
     lines = [
         {
@@ -107,20 +110,34 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         for claim, (found, verdict) in judged
     ]
     pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
-    text = [
+    rows = [
+        {
+            "Claim": claim.text,
+            "First": label(results, claim.first, _networks(results, claim)[0]),
+            "Second": _second(results, claim),
+            "Number": shown(found),
+            "Each seed": ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING,
+            "Verdict": verdict,
+        }
+        for claim, (found, verdict) in judged
+    ]
+    cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
+    head = [
         f"# {results.study.title}: what holds",
         "",
         "Differences are first minus second on the same test images, the same patients drawn for both. “Holds” is "
         "decided by the mean over the seeds unless the claim asks for its interval.",
         "",
-        "| Claim | First | Second | Number | Each seed | Verdict |",
-        "|---|---|---|---|---|---|",
     ]
-    for line, (_, (found, verdict)) in zip(lines, judged, strict=True):
-        each = ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING
-        text.append(f"| {line['claim']} | {line['first']} | {line['second']} | {shown(found)} | {each} | {verdict} |")
-    cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
-    (folder / f"{name}.md").write_text("\n".join([*text, "", *footer(results, cells), ""]), encoding="utf-8")
+    text = [*head, *_markdown(rows, tuple(rows[0])), "", *footer(results, cells), ""]
+    (folder / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
+    text = [*head, *_markdown(rows, ("Claim", "Number", "Each seed", "Verdict")), ""]
+    (folder / f"{name}_brief.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def _markdown(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
