@@ -94,32 +94,40 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
 
     ``NAME_brief.md`` is the same in fewer columns.
     """
-    judged = [(claim, judge(results, claim)) for claim in claims]
+    judged = [
+        (
+            claim,
+            label(results, claim.first, _networks(results, claim)[0]),
+            _second(results, claim),
+            *judge(results, claim),
+        )
+        for claim in claims
+    ]
     lines = [
         {
             "claim": claim.text,
             "metric": claim.metric,
-            "first": label(results, claim.first, _networks(results, claim)[0]),
-            "second": _second(results, claim),
+            "first": first,
+            "second": second,
             "kind": claim.kind,
             "rule": claim.rule,
             "bound": claim.bound,
             **(_values(found) if found else {}),
             "verdict": verdict,
         }
-        for claim, (found, verdict) in judged
+        for claim, first, second, found, verdict in judged
     ]
     pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
     rows = [
         {
             "Claim": claim.text,
-            "First": label(results, claim.first, _networks(results, claim)[0]),
-            "Second": _second(results, claim),
+            "First": first,
+            "Second": second,
             "Number": shown(found),
             "Each seed": ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING,
             "Verdict": verdict,
         }
-        for claim, (found, verdict) in judged
+        for claim, first, second, found, verdict in judged
     ]
     cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
     head = [
@@ -129,13 +137,13 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         "decided by the mean over the seeds unless the claim asks for its interval.",
         "",
     ]
-    text = [*head, *_markdown(rows, tuple(rows[0])), "", *footer(results, cells), ""]
+    text = [*head, *_pipe_table(rows, tuple(rows[0])), "", *footer(results, cells), ""]
     (folder / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
-    text = [*head, *_markdown(rows, ("Claim", "Number", "Each seed", "Verdict")), ""]
+    text = [*head, *_pipe_table(rows, ("Claim", "Number", "Each seed", "Verdict")), ""]
     (folder / f"{name}_brief.md").write_text("\n".join(text), encoding="utf-8")
 
 
-def _markdown(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
+def _pipe_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]
 
