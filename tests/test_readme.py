@@ -105,7 +105,6 @@ def test_the_commands_of_readme_run(followed: Path) -> None:
     assert runs == {
         "kl_xray-f1-s0",
         "unet",
-        "text_start",
         "dcmt_clip_koa-f1-s0",
         "clip_koa_paper-zeroshot",
         "clip_koa_paper-probe",
@@ -123,7 +122,7 @@ def test_readme_is_read_whole() -> None:
     found = [" ".join(words[:3]) for words in MAIN_PATH]
     for command in ("manifest", "split", "evaluate", "attention", "predict", "compare", "segment", "zeroshot", "probe"):
         assert any(f"dcmt {command}" in words for words in found), command
-    assert sum("train.py" in words for words in found) == 3
+    assert sum("train.py" in words for words in found) == 2
 
 
 def test_make_targets_of_readme_are_there() -> None:

@@ -69,7 +69,7 @@ class Job:
 def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Sequence[str] = ()) -> Job:
     """The run of a cell and a seed; ``more`` are options of train.py that come last. Raises UserError."""
     row = study.row(cell.row)
-    shared = (*row_arguments(study, row), *more)
+    shared = (*row_arguments(study, row), *study.options_at.get(cell.fraction, ()), *more)
     arguments = (*shared, f"--data.labeled_fraction={cell.fraction:g}", f"--fit.seed={seed}")
     config = resolved(shared)
     config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed

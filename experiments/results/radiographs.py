@@ -5,9 +5,8 @@ from __future__ import annotations
 from experiments.results.study import Cell, Claim, Row, Study, Table
 
 OPTIONS = (
-    "--fit.steps=4000",
-    "--fit.validate_every=500",
-    "--data.labeled_per_batch=20",
+    "--fit.steps=2800",
+    "--fit.validate_every=700",
     "--fit.precision=bf16",  # see phantom.py
 )
 
@@ -19,7 +18,7 @@ ROWS = (
         "Mean teacher, CLIP-KOA head",
         ("dcmt_clip_koa.yaml",),
         network="teacher + mirror",
-        options=("--loss.attention=0",),  # there are no masks
+        options=("--loss.attention=0", "--loss.attention_consistency=0"),  # there are no masks
     ),
 )
 
@@ -83,6 +82,7 @@ RADIOGRAPHS = Study(
     grade_set="kl",
     checkpoint="best",
     options=OPTIONS,
+    options_at={1.0: ("--data.labeled_per_batch=30",)},  # as many images a batch as where 10 are unlabeled
     code=("dcmt.train", "knee.folders", "knee.strata"),
     tables=(
         Table("radiographs", "All methods on the radiographs", (*_FEW, *_ALL), _METRICS[:5], brief=True),

@@ -96,6 +96,8 @@ class Study:
     """Modules that make the numbers; those that they import count too."""
     tables: tuple[Table, ...]
     claims: tuple[Claim, ...]
+    options_at: dict[float, tuple[str, ...]] = field(default_factory=dict)
+    """More of them at a labeled fraction."""
     mirror: bool = False
     """Grade the mirror images too."""
     per_grade: tuple[float, ...] = ()
@@ -112,10 +114,13 @@ class Study:
         return found[name]
 
     def trainings(self, *, full: bool, rows: Sequence[str] = ()) -> list[Cell]:
-        """The cells to train, each once, in order; those of ``rows`` alone where given. Raises UserError."""
+        """The cells to train, each once; those of ``rows`` alone where given. Raises UserError.
+
+        The last comes first: longer runs stand further down, and begun early they leave no core idle at the end.
+        """
         wanted = {self.row(name).training for name in rows} or {row.training for row in self.rows}
         cells = (*self.cells, *(self.more_cells if full else ()))
-        trained = (Cell(self.row(cell.row).training, cell.fraction) for cell in cells)
+        trained = (Cell(self.row(cell.row).training, cell.fraction) for cell in reversed(cells))
         return list(dict.fromkeys(cell for cell in trained if cell.row in wanted))
 
 

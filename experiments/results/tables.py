@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,25 @@ def markdown(results: Results, table: Table) -> list[str]:
 
     A brief table has the one alone.
     """
-    lines = [
-        "| Method | Labels | Network | " + " | ".join(TITLES[metric] for metric in table.metrics) + " |",
-        "|---|---|---|" + "---|" * len(table.metrics),
-    ]
+    lines = []
     for cell in table.cells:
-        start = f"| {results.study.row(cell.row).title} | {percent(cell.fraction)} |"
+        start = (results.study.row(cell.row).title, percent(cell.fraction))
         looks_only = bool(results.study.row(cell.row).trained_as)  # its other networks stand with the row it looks at
         for network in results.study.networks:
             estimates = [results.estimate(cell, network, metric) for metric in table.metrics]
             stands = network == results.network(cell)
             if stands or (any(estimates) and not looks_only and not table.brief):
                 name = f"**{network}**" if stands and not table.brief else network
-                lines.append(f"{start} {name} | " + " | ".join(map(shown, estimates)) + " |")
+                lines.append((*start, name, *map(shown, estimates)))
         published = results.study.paper.get(cell, {})
         if published:
             values = (f"{published[metric]:.3f}" if metric in published else _NOTHING for metric in table.metrics)
-            lines.append(f"{start} *as published* | " + " | ".join(values) + " |")
-    return lines
+            lines.append((*start, "*as published*", *values))
+    return _pipe_table(("Method", "Labels", "Network", *(TITLES[metric] for metric in table.metrics)), lines)
+
+
+def _pipe_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -129,6 +130,7 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         }
         for claim, first, second, found, verdict in judged
     ]
+    brief = ("Claim", "Number", *(("Each seed",) if len(results.study.seeds) > 1 else ()), "Verdict")
     cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
     head = [
         f"# {results.study.title}: what holds",
@@ -137,15 +139,9 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         "decided by the mean over the seeds unless the claim asks for its interval.",
         "",
     ]
-    text = [*head, *_pipe_table(rows, tuple(rows[0])), "", *footer(results, cells), ""]
-    (folder / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
-    text = [*head, *_pipe_table(rows, ("Claim", "Number", "Each seed", "Verdict")), ""]
-    (folder / f"{name}_brief.md").write_text("\n".join(text), encoding="utf-8")
-
-
-def _pipe_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    for columns, ending, foot in ((tuple(rows[0]), "", footer(results, cells)), (brief, "_brief", [])):
+        text = [*head, *_pipe_table(columns, [[row[column] for column in columns] for row in rows]), "", *foot]
+        (folder / f"{name}{ending}.md").write_text("\n".join(text).rstrip("\n") + "\n", encoding="utf-8")
 
 
 def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
@@ -193,12 +189,11 @@ def write_per_grade(results: Results, folder: Path, name: str) -> None:
             line for cell in columns for line in _csv_lines(results, cell, [m for _, _, m in per_grade_metrics(grades)])
         ]
         titles = [f"{results.study.row(cell.row).title} ({results.network(cell)})" for cell in columns]
-        text += [f"{percent(fraction)} of the labels", "", "| Metric | Grade | " + " | ".join(titles) + " |"]
-        text.append("|---|---|" + "---|" * len(columns))
-        for title, grade, metric in per_grade_metrics(grades):
-            estimates = (results.estimate(cell, results.network(cell), metric) for cell in columns)
-            text.append(f"| {title} | {grade} | " + " | ".join(map(shown, estimates)) + " |")
-        text.append("")
+        values = [
+            (title, grade, *(shown(results.estimate(cell, results.network(cell), metric)) for cell in columns))
+            for title, grade, metric in per_grade_metrics(grades)
+        ]
+        text += [f"{percent(fraction)} of the labels", "", *_pipe_table(("Metric", "Grade", *titles), values), ""]
     pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
     (folder / f"{name}.md").write_text("\n".join([*text, *footer(results, cells), ""]), encoding="utf-8")
 
@@ -227,10 +222,13 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
     sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
     steps = ", ".join(map(str, sorted({run.about["steps"] for run in runs})))
-    seeds = ", ".join(map(str, sorted({run.about["seed"] for run in runs})))
+    seeds = sorted({run.about["seed"] for run in runs})
+    mean = f"Mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]}"
+    each = " of a seed" if len(seeds) > 1 else ""
+    averaged = ", averaged over the seeds" if len(seeds) > 1 else ""
     return [
-        f"Mean over seeds {seeds}; 95 % intervals by bootstrap over the test patients ({results.samples} draws), averaged over "
-        f"the seeds. Test images of a seed: {sizes}. {steps} optimiser steps a run; checkpoint: {results.study.checkpoint}.",
+        f"{mean}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
+        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {results.study.checkpoint}.",
         "",
         f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")

@@ -20,6 +20,7 @@ from experiments.results.data import Data, PhantomPlan, RadiographPlan
 from experiments.results.jobs import Job, check_seeds, decisive, differences_between_rows, make_job, resolved
 from experiments.results.one import store, train
 from experiments.results.phantom import PHANTOM
+from experiments.results.radiographs import RADIOGRAPHS
 from experiments.results.run import Runner
 from experiments.results.store import Mirrored, grade_test, read_result, write_result
 from experiments.results.study import Cell, Study
@@ -41,8 +42,22 @@ def test_rows_of_the_phantom_differ_in_losses_and_unlabeled_images_alone():
     assert differences_between_rows(PHANTOM) == []
 
 
+def test_rows_of_the_radiographs_differ_in_head_losses_and_unlabeled_images_alone():
+    assert differences_between_rows(RADIOGRAPHS) == []
+
+
+def test_a_batch_of_radiographs_has_as_many_images_where_all_are_labeled():
+    sizes = set()
+    for cell in (*RADIOGRAPHS.cells, *RADIOGRAPHS.more_cells):
+        data = make_job(RADIOGRAPHS, cell, 0, PhantomPlan()).config["data"]
+        unlabeled = data["unlabeled_per_batch"] if cell.fraction < 1 else 0
+        sizes.add((cell.row == "supervised", cell.fraction == 1, data["labeled_per_batch"] + unlabeled))
+    assert sizes == {(False, False, 30), (False, True, 30), (True, False, 20), (True, True, 30)}
+
+
 def test_the_part_for_two_cores_is_seven_trainings():
     assert len(PHANTOM.trainings(full=False)) == 7
+    assert PHANTOM.trainings(full=False)[0] == PHANTOM.cells[-1], "the longest run is begun last"
     assert PHANTOM.trainings(full=False, rows=["supervised_ema"]) == [Cell("supervised", 0.1)]
     assert set(PHANTOM.trainings(full=False)) < set(PHANTOM.trainings(full=True))
     with pytest.raises(UserError, match="has no row dcmp; it has supervised, "):
