@@ -5,8 +5,8 @@ from __future__ import annotations
 from experiments.results.study import Cell, Claim, Row, Study, Table
 
 OPTIONS = (
-    "--fit.steps=2800",
-    "--fit.validate_every=700",
+    "--fit.steps=2400",
+    "--fit.validate_every=600",
     "--fit.precision=bf16",  # see phantom.py
 )
 
