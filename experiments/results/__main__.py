@@ -3,6 +3,7 @@
     python -m experiments.results phantom                             the phantom's seven configs, three seeds: make results
     python -m experiments.results phantom --full                      30 and 50 % of the labels too: make results-full
     python -m experiments.results radiographs --radiographs FOLDER    the published radiographs: make results-radiographs
+    python -m experiments.results radiographs_gpu --radiographs FOLDER   larger networks, on a GPU: make results-radiographs-gpu
     python -m experiments.results phantom --tables-only               tables and figure from the stored runs, no training
 
 Runs that are done are not done again; an interrupted one goes on. Further options go to every training, for a trial:
@@ -22,6 +23,7 @@ from experiments.results.figure import write_figure
 from experiments.results.jobs import Job, check_seeds, differences_between_rows, make_job
 from experiments.results.phantom import PHANTOM
 from experiments.results.radiographs import RADIOGRAPHS
+from experiments.results.radiographs_gpu import RADIOGRAPHS_GPU
 from experiments.results.readme import include_tables
 from experiments.results.run import Runner
 from experiments.results.statistics import SAMPLES, Results
@@ -31,7 +33,7 @@ from experiments.results.tables import write_claims, write_per_grade, write_tabl
 from knee.errors import UserError
 
 OUT = ROOT / "docs" / "results"
-STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS)}
+STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS, RADIOGRAPHS_GPU)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

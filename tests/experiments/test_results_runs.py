@@ -13,18 +13,31 @@ import torch
 import yaml
 
 from dcmt.apply import grade_rows, load_data, load_run
+from dcmt.config import GraderConfig
+from dcmt.options import read_config
 from dcmt.run import RunFolder, split_private
+from dcmt.train import build_grader
 from experiments.results.__main__ import STUDIES, main
 from experiments.results.code import code_hash, imported_modules
 from experiments.results.data import Data, PhantomPlan, RadiographPlan
-from experiments.results.jobs import Job, check_seeds, decisive, differences_between_rows, make_job, resolved
+from experiments.results.jobs import (
+    Job,
+    check_seeds,
+    decisive,
+    differences_between_rows,
+    make_job,
+    resolved,
+    row_arguments,
+)
 from experiments.results.one import store, train
 from experiments.results.phantom import PHANTOM
 from experiments.results.radiographs import RADIOGRAPHS
+from experiments.results.radiographs_gpu import RADIOGRAPHS_GPU
 from experiments.results.run import Runner
 from experiments.results.store import Mirrored, grade_test, read_result, write_result
-from experiments.results.study import Cell, Study
+from experiments.results.study import Cell, Row, Study
 from knee.errors import UserError
+from knee.grades import load_grade_set
 from knee.task import Grading
 
 
@@ -44,6 +57,17 @@ def test_rows_of_the_phantom_differ_in_losses_and_unlabeled_images_alone():
 
 def test_rows_of_the_radiographs_differ_in_head_losses_and_unlabeled_images_alone():
     assert differences_between_rows(RADIOGRAPHS) == []
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in RADIOGRAPHS_GPU.rows if "mean_teacher" not in row.name], ids=lambda row: row.name
+)
+def test_larger_networks_are_built_and_look_at_a_map_of_fourteen(row: Row):
+    config = read_config(GraderConfig, row_arguments(RADIOGRAPHS_GPU, row), program="train.py")
+    with torch.inference_mode():
+        grading = build_grader(config, load_grade_set("kl")).eval()(torch.rand(1, 1, 224, 224))
+    assert grading.logits.shape == (1, 5)
+    assert grading.class_maps.shape == (1, 5, 14, 14)
 
 
 def test_a_batch_of_radiographs_has_as_many_images_where_all_are_labeled():
