@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA
-from experiments.results.study import Cell, Claim, Row, Study, Table
+from experiments.results.study import Cell, Claim, Network, Row, Study, Table
 
 NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
 """By their names in timm."""
@@ -13,7 +13,7 @@ def _rows(backbone: str, title: str) -> tuple[Row, ...]:
     linear = (f"--model.backbone={backbone}", "--model.stage=-1")
     text = (f"--clip.image=timm:{backbone}", "--clip.stage=-1", "--loss.attention=0", "--loss.attention_consistency=0")
     base = ("kl_xray.yaml", "kl_gpu.yaml")
-    network = "teacher + mirror"
+    network: Network = "teacher + mirror"
     return (
         Row(f"{backbone}-supervised", f"{title}, supervised", (*base, "rows/supervised.yaml"), network, linear),
         Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", (*base, "rows/mean_teacher.yaml"), network, linear),
