@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA
-from experiments.results.study import Cell, Claim, Network, Row, Study, Table
+from dataclasses import replace
+
+from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA, RADIOGRAPHS
+from experiments.results.study import Cell, Claim, Network, Row, Table
 
 NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
 """By their names in timm."""
@@ -50,22 +52,16 @@ def _claims(backbone: str, title: str) -> tuple[Claim, ...]:
 
 _FEW, _ALL = (tuple(Cell(row.name, fraction) for row in ROWS) for fraction in (0.1, 1.0))
 
-RADIOGRAPHS_GPU = Study(
+RADIOGRAPHS_GPU = replace(
+    RADIOGRAPHS,
     name="radiographs_gpu",
     title="Few labels on real radiographs, larger networks at 224 px from random weights",
     command="make results-radiographs-gpu RADIOGRAPHS=data/knee_kl224",
     rows=ROWS,
     cells=(*_FEW, *_ALL),
     more_cells=(),
-    seeds=(0,),
-    grade_set="kl",
-    checkpoint="best",
     options=(),
     options_at={1.0: ("--data.labeled_per_batch=64",)},  # as many images a batch as where 32 are unlabeled
-    code=("dcmt.train", "knee.folders", "knee.strata"),
     tables=(Table("radiographs_gpu", "Larger networks on the radiographs", (*_FEW, *_ALL), METRICS[:5], brief=True),),
     claims=tuple(claim for backbone, title in NETWORKS.items() for claim in _claims(backbone, title)),
-    mirror=True,
-    per_grade=(0.1, 1.0),
-    networks=("student", "teacher", "student + mirror", "teacher + mirror"),
 )
