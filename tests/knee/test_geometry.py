@@ -35,6 +35,72 @@ def test_padding_is_black(invert):
     assert (geometry.top, geometry.left, geometry.side) == (-20, 0, 60)
 
 
+def local_scores(square, deviation):
+    """Local contrast normalisation, pixel by pixel from its definition."""
+    places = np.indices(square.shape).reshape(2, -1).T
+    values = square.ravel()
+
+    def weights(place):
+        window = np.exp(-((places - place) ** 2).sum(1) / (2 * deviation**2))
+        return window / window.sum()
+
+    windows = [weights(place) for place in places]
+    centered = values - [window @ values for window in windows]
+    deviations = np.sqrt([window @ centered**2 for window in windows])
+    return (centered / (deviations + 0.02)).reshape(square.shape)
+
+
+def test_local_contrast_is_the_z_score_within_a_gaussian_window():
+    image = RNG.random((24, 24)).astype(np.float32)
+    plain, _ = prepare(image, 24, percentiles=(0, 100))
+    square, _ = prepare(image, 24, percentiles=(0, 100), local_contrast=0.1)
+    unit = (image - image.min()) / (image.max() - image.min())
+    expected = np.clip(0.5 + local_scores(unit, 2.4) / 6, 0, 1) * 255
+    assert np.abs(square - expected).max() <= 1.5
+    assert np.abs(plain - expected).max() > 20
+
+
+def test_local_contrast_takes_exposure_away():
+    grid = np.mgrid[:64, :64] / 64
+    bone = (np.abs(grid[0] - 0.5 - 0.1 * np.sin(9 * grid[1])) < 0.04).astype(np.float32)
+    exposed = (bone + 1) * (1 + 2 * grid[1])
+
+    def correlation(contrast):
+        pair = [prepare(image, 64, local_contrast=contrast)[0].ravel() for image in (bone, exposed)]
+        return np.corrcoef(pair)[0, 1]
+
+    assert correlation(0) < 0.8
+    assert correlation(0.05) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (30, 50), (50, 30)])
+def test_local_contrast_of_a_negative_a_mirrored_and_a_padded_image(shape):
+    image = RNG.random(shape).astype(np.float32)
+    how = {"percentiles": (0, 100), "local_contrast": 0.1}
+    square, geometry = prepare(image, 40, **how)
+    inside = geometry.content(square)
+    assert inside.astype(int).std() > 20
+    assert (square == 0).sum() >= square.size - inside.size - 2 * 40
+    mirrored, _ = prepare(image, 40, mirror=True, **how)
+    assert np.abs(mirrored[:, ::-1].astype(int) - square).max() <= 1
+    negative, _ = prepare(image, 40, invert=True, **how)
+    difference = geometry.content(negative).astype(int) + inside - 255
+    assert np.abs(difference[2:-2, 2:-2]).max() <= 1
+    # Padding lends nothing: with a border of other values cut off by a box, the result is that of the image alone.
+    framed = np.full((shape[0] + 8, shape[1] + 8), 7, np.float32)
+    framed[4:-4, 4:-4] = image
+    boxed, _ = prepare(framed, 40, box=(4, 4, *shape), **how)
+    assert np.array_equal(boxed, square)
+
+
+def test_local_contrast_of_an_even_image_is_grey_and_of_faint_noise_faint():
+    image = np.zeros((64, 64), np.float32)
+    image[0, 0] = 1
+    assert prepare(image, 64, percentiles=(0, 100), local_contrast=0.05)[0][32, 32] == 128
+    image += RNG.random((64, 64)).astype(np.float32) * 0.01
+    assert prepare(image, 64, percentiles=(0, 100), local_contrast=0.05)[0][20:, 20:].std() < 10
+
+
 @pytest.mark.parametrize("shape", [(40, 40), (37, 90), (201, 64), (300, 300)])
 @pytest.mark.parametrize("size", [32, 96, 128])
 @pytest.mark.parametrize("mirror", [False, True])
