@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -124,9 +124,15 @@ def decisive(config: dict[str, Any]) -> dict[str, Any]:
 def differences_between_rows(study: Study, *, more: Sequence[str] = ()) -> list[str]:
     """What would make the comparison unfair: options that all rows should share and do not. Raises UserError.
 
-    The network may differ where a row has another head.
+    Rows of different families are not compared. The network may differ where a row has another head.
     """
-    configs = {row.name: flat(resolved((*row_arguments(study, row), *more))) for row in study.rows}
+    families: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in study.rows:
+        families.setdefault(row.family, {})[row.name] = flat(resolved((*row_arguments(study, row), *more)))
+    return [difference for configs in families.values() for difference in _differences(configs)]
+
+
+def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for option in next(iter(configs.values())):
         if not any(f"{option}.".startswith(f"{alike}.") for alike in _ALIKE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA, RADIOGRAPHS
-from experiments.results.study import Cell, Claim, Network, Row, Table
+from experiments.results.study import Cell, Claim, Row, Table
 
 NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
 """By their names in timm."""
@@ -15,12 +15,12 @@ def _rows(backbone: str, title: str) -> tuple[Row, ...]:
     linear = (f"--model.backbone={backbone}", "--model.stage=-1")
     text = (f"--clip.image=timm:{backbone}", "--clip.stage=-1", "--loss.attention=0", "--loss.attention_consistency=0")
     base = ("kl_xray.yaml", "kl_gpu.yaml")
-    network: Network = "teacher + mirror"
-    return (
-        Row(f"{backbone}-supervised", f"{title}, supervised", (*base, "rows/supervised.yaml"), network, linear),
-        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", (*base, "rows/mean_teacher.yaml"), network, linear),
-        Row(f"{backbone}-clip_koa", f"{title}, CLIP-KOA head", ("dcmt_clip_koa.yaml", "kl_gpu.yaml"), network, text),
+    rows = (
+        Row(f"{backbone}-supervised", f"{title}, supervised", (*base, "rows/supervised.yaml"), options=linear),
+        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", (*base, "rows/mean_teacher.yaml"), options=linear),
+        Row(f"{backbone}-clip_koa", f"{title}, CLIP-KOA head", ("dcmt_clip_koa.yaml", "kl_gpu.yaml"), options=text),
     )
+    return tuple(replace(row, network="teacher + mirror", family=backbone) for row in rows)
 
 
 ROWS = tuple(row for backbone, title in NETWORKS.items() for row in _rows(backbone, title))

@@ -30,6 +30,8 @@ class Row:
     """More options of train.py, over the files and over those of the study."""
     trained_as: str = ""
     """The row whose training is read, where this one only looks at it differently."""
+    family: str = ""
+    """Rows of one family are compared with each other and share all that is not the method; other families, other networks."""
 
     @property
     def training(self) -> str:

@@ -223,11 +223,12 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
     steps = ", ".join(map(str, sorted({run.about["steps"] for run in runs})))
     seeds = sorted({run.about["seed"] for run in runs})
-    mean = f"Mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"Seed {seeds[0]}"
-    each = " of a seed" if len(seeds) > 1 else ""
-    averaged = ", averaged over the seeds" if len(seeds) > 1 else ""
+    which, each, averaged = f"Seed {seeds[0]}", "", ""
+    if len(seeds) > 1:
+        which = f"Mean over seeds {', '.join(map(str, seeds))}"
+        each, averaged = " of a seed", ", averaged over the seeds"
     return [
-        f"{mean}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
+        f"{which}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
         f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {results.study.checkpoint}.",
         "",
         f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"

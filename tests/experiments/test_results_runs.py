@@ -55,8 +55,18 @@ def test_rows_of_the_phantom_differ_in_losses_and_unlabeled_images_alone():
     assert differences_between_rows(PHANTOM) == []
 
 
-def test_rows_of_the_radiographs_differ_in_head_losses_and_unlabeled_images_alone():
-    assert differences_between_rows(RADIOGRAPHS) == []
+@pytest.mark.parametrize("study", [RADIOGRAPHS, RADIOGRAPHS_GPU], ids=lambda study: study.name)
+def test_rows_of_the_radiographs_differ_in_head_losses_and_unlabeled_images_alone(study):
+    assert differences_between_rows(study) == []
+
+
+def test_rows_of_one_family_are_compared_and_no_others():
+    first, second = (Row(name, name, ("kl_xray.yaml",)) for name in "ab")
+    other = dataclasses.replace(second, options=("--model.backbone=resnet34",))
+    (difference,) = differences_between_rows(dataclasses.replace(RADIOGRAPHS, rows=(first, other)))
+    assert difference == 'model.backbone differs: "resnet18" for a; "resnet34" for b'
+    apart = dataclasses.replace(other, family="resnet34")
+    assert differences_between_rows(dataclasses.replace(RADIOGRAPHS, rows=(first, apart))) == []
 
 
 @pytest.mark.parametrize(
