@@ -45,9 +45,6 @@ class DataConfig:
     """Diameter of the ellipse that dilates the cartilage masks, in pixels of a 256-pixel image; 0 leaves them."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Grey values at these percentiles become black and white."""
-    local_contrast: float = 0.0
-    """For radiographs of uneven exposure: width of the window in which contrast is evened out (the standard deviation of a
-    Gaussian, as a share of the image's side; 0.09 is good); 0 leaves contrast as it is."""
     mirror_side: Literal["none", "L", "R"] = "none"
     """Mirror the knees of this side, so that medial is on the same side of every image."""
     invert: Literal["auto", "never"] = "never"
@@ -71,12 +68,6 @@ class DataConfig:
         _require(self.mask_dilation >= 0, "data.mask_dilation", self.mask_dilation, "0 or more")
         low, high = self.percentiles
         _require(0 <= low < high <= 100, "data.percentiles", self.percentiles, "two rising numbers from 0 to 100")
-        _require(
-            self.local_contrast == 0 or 0.01 <= self.local_contrast <= 1,
-            "data.local_contrast",
-            self.local_contrast,
-            "0, or from 0.01 to 1",
-        )
         _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
 
 
@@ -101,7 +92,8 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of pooled features dropped in training."""
     normalise: Normalise = "image"
-    """image: each image by its own mean and deviation; fixed: all by those of the training set."""
+    """image: each image by its own mean and deviation; local: each pixel by those of its neighbourhood (radiographs of uneven
+    exposure); fixed: all by those of the training set."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")

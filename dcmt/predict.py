@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,18 +91,10 @@ class ImageReader:
 
     def _prepare(self, pixels: Pixels) -> NDArray[np.uint8]:
         mirror = self._data.mirror_side != "none" and pixels.laterality == self._data.mirror_side
-        data = self._data
-        prepared = partial(
-            prepare,
-            pixels.values,
-            data.image_size,
-            percentiles=data.percentiles,
-            local_contrast=data.local_contrast,
-            mirror=mirror,
-        )
-        image, geometry = prepared()
+        size, percentiles = self._data.image_size, self._data.percentiles
+        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
         if self._template is not None and looks_inverted(geometry.content(image), self._template):
-            image, _ = prepared(invert=True)
+            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
         return image
 
 

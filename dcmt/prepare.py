@@ -117,7 +117,6 @@ def load_knee_data(
         Path(config.cache) if config.cache else manifest.folder / "cache",
         size=config.image_size,
         percentiles=config.percentiles,
-        local_contrast=config.local_contrast,
         invert=config.invert,
         mirror=(manifest.table["side"] == config.mirror_side).to_numpy(),
         places=[f"{manifest.path.name} line {line}: " for line in manifest.table["line"]],

@@ -75,14 +75,6 @@ class _Item(NamedTuple):
     invert: bool
 
 
-class _How(NamedTuple):
-    """What ``prepare`` is told for all images alike."""
-
-    size: int
-    percentiles: tuple[float, float]
-    local_contrast: float
-
-
 class _Prepared(NamedTuple):
     image: Bytes
     mask: Bytes | None
@@ -96,7 +88,6 @@ def build_cache(
     *,
     size: int,
     percentiles: tuple[float, float] = (0.5, 99.5),
-    local_contrast: float = 0,
     invert: str | Sequence[bool] = "auto",
     mirror: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
     places: Sequence[str] | None = None,
@@ -107,7 +98,7 @@ def build_cache(
     Args:
         folder: where caches lie; each has a folder of its own in it, named by options, file names, sizes and dates.
         size: S.
-        percentiles, local_contrast: as in ``prepare``.
+        percentiles: as in ``prepare``.
         invert: 'auto' finds negatives by comparison with the mean image (from 16 images on), 'never' leaves all as
             their files say, a sequence of N booleans says which to invert.
         mirror: (N,), which to mirror left to right; none by default.
@@ -128,12 +119,11 @@ def build_cache(
     ]
     if not items:
         raise UserError("no images to prepare: the manifest has no rows")
-    how = _How(size, percentiles, local_contrast)
-    final = Path(folder).resolve() / _key(items, how, search)
+    final = Path(folder).resolve() / _key(items, size, percentiles, search)
     cache = _open(final)
     if cache is None:
         try:
-            _build(items, final, how, search=search, progress=progress)
+            _build(items, final, size, percentiles, search=search, progress=progress)
         except OSError as error:
             raise UserError(
                 f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder"
@@ -143,9 +133,9 @@ def build_cache(
     return cache
 
 
-def _key(items: Sequence[_Item], how: _How, search: bool) -> str:
+def _key(items: Sequence[_Item], size: int, percentiles: tuple[float, float], search: bool) -> str:
     """A name that changes with the options and with any file's name, size or date."""
-    digest = hashlib.sha256(json.dumps([_VERSION, *how, search, len(items)]).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, size, list(percentiles), search, len(items)]).encode())
     faults = []
     for item in items:
         parts: list[Any] = [item.mirror, item.invert]
@@ -159,7 +149,7 @@ def _key(items: Sequence[_Item], how: _How, search: bool) -> str:
         digest.update(json.dumps(parts).encode() + b"\n")
     if faults:
         raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be read; {_WAY_OUT}:")
-    return f"{how.size}px-{digest.hexdigest()[:20]}"
+    return f"{size}px-{digest.hexdigest()[:20]}"
 
 
 def _open(folder: Path) -> ImageCache | None:
@@ -179,13 +169,21 @@ def _open(folder: Path) -> ImageCache | None:
         return None
 
 
-def _build(items: Sequence[_Item], final: Path, how: _How, *, search: bool, progress: bool) -> None:
+def _build(
+    items: Sequence[_Item],
+    final: Path,
+    size: int,
+    percentiles: tuple[float, float],
+    *,
+    search: bool,
+    progress: bool,
+) -> None:
     """Write a cache aside and move it into place. Two processes may do so at once: the first one's stays."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(final.parent)
     aside = Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=final.parent))
     try:
-        _write_cache(items, aside, how, search=search, progress=progress)
+        _write_cache(items, aside, size, percentiles, search=search, progress=progress)
         if final.exists() and _open(final) is None:
             final.rename(aside / "damaged")
             (aside / "damaged").rename(final.parent / f"{aside.name}.damaged")
@@ -211,17 +209,24 @@ def _remove_leftovers(folder: Path) -> None:
             continue
 
 
-def _write_cache(items: Sequence[_Item], folder: Path, how: _How, *, search: bool, progress: bool) -> None:
+def _write_cache(
+    items: Sequence[_Item],
+    folder: Path,
+    size: int,
+    percentiles: tuple[float, float],
+    *,
+    search: bool,
+    progress: bool,
+) -> None:
     """Write all files of a cache: images and masks one by one, so that memory does not grow with their number."""
 
     def attempt(item: _Item) -> _Prepared | str:
         try:
-            return _prepare(item, how)
+            return _prepare(item, size, percentiles)
         except UserError as error:
             return f"{item.place}{error}"
 
     faults: list[str] = []
-    size = how.size
     has_mask = np.zeros(len(items), np.bool_)
     geometries = np.zeros((len(items), 7), np.int32)
     # Written, not mapped: a full disk is then an error that can be told, not a signal that kills.
@@ -242,13 +247,15 @@ def _write_cache(items: Sequence[_Item], folder: Path, how: _How, *, search: boo
         masks.truncate(start + len(items) * size * size)
     np.save(folder / "has_mask.npy", has_mask)
     np.save(folder / "geometries.npy", geometries)
-    _write_negatives(items, folder, how, search=search)
+    _write_negatives(items, folder, size, percentiles, search=search)
     for path in folder.iterdir():
         with path.open("rb") as written:
             os.fsync(written.fileno())
 
 
-def _write_negatives(items: Sequence[_Item], folder: Path, how: _How, *, search: bool) -> None:
+def _write_negatives(
+    items: Sequence[_Item], folder: Path, size: int, percentiles: tuple[float, float], *, search: bool
+) -> None:
     """Find the negatives if asked to, and write them anew as positives."""
     inverted = np.array([item.invert for item in items])
     template = np.zeros(0, np.float32)
@@ -258,8 +265,8 @@ def _write_negatives(items: Sequence[_Item], folder: Path, how: _How, *, search:
         template, inverted = _find_negatives(images, [_geometry(numbers) for numbers in geometries])
         with (folder / "images.npy").open("r+b") as stream:
             for row in np.flatnonzero(inverted).tolist():
-                stream.seek(images.offset + row * how.size**2)
-                stream.write(_prepare(items[row]._replace(invert=True), how).image.tobytes())
+                stream.seek(images.offset + row * size * size)
+                stream.write(_prepare(items[row]._replace(invert=True), size, percentiles).image.tobytes())
     np.save(folder / "inverted.npy", inverted)
     np.save(folder / "template.npy", template)
 
@@ -270,16 +277,9 @@ def _start_array(stream: IO[bytes], count: int, size: int) -> int:
     return stream.tell()
 
 
-def _prepare(item: _Item, how: _How) -> _Prepared:
+def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepared:
     values = read_image(item.path).values
-    image, geometry = prepare(
-        values,
-        how.size,
-        percentiles=how.percentiles,
-        local_contrast=how.local_contrast,
-        invert=item.invert,
-        mirror=item.mirror,
-    )
+    image, geometry = prepare(values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
     if item.mask_path is None:
         return _Prepared(image, None, geometry)
     mask = read_mask(item.mask_path)

@@ -14,9 +14,6 @@ Values = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 _MOST_SAMPLES = 1_000_000
-_LEAST_DEVIATION = 0.02
-_SPAN = 6
-"""Local z-scores from −3 to 3 are shown from black to white."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +108,16 @@ def prepare(
     size: int,
     *,
     percentiles: tuple[float, float] = (0.5, 99.5),
-    local_contrast: float = 0,
     invert: bool = False,
     mirror: bool = False,
     box: tuple[int, int, int, int] | None = None,
 ) -> tuple[Bytes, Geometry]:
-    """Scale between two percentiles to 0–255, pad with black to a square, mirror, and resize; even out contrast if asked.
+    """Scale between two percentiles to 0–255, pad with black to a square, mirror, and resize.
 
     Args:
         values: (H, W), finite.
         size: S, the side of the result.
         percentiles: of the (cropped) image, shown as black and white. A constant image becomes black.
-        local_contrast: above 0, local contrast normalisation: every pixel becomes its z-score within a Gaussian window of
-            this standard deviation, as a share of the square's side, and −3 to 3 become 0 to 255 (Jarrett et al. 2009,
-            doi:10.1109/ICCV.2009.5459469, whose window is of pixels). Uneven exposure goes, edges stay.
         invert: turn a negative into a positive (before padding, which is black either way).
         mirror: left to right, so that left and right knees look alike.
         box: (top, left, height, width) of the part to use.
@@ -139,16 +132,10 @@ def prepare(
     else:
         rows, columns = slice(0, height), slice(0, width)
     scaled = _to_unit(np.asarray(values[rows, columns], np.float32), percentiles)
-    if invert:
-        scaled = 1 - scaled
     framed = np.zeros((height, width), np.float32)
-    framed[rows, columns] = scaled
-    square = np.clip(_resize(geometry.cut(framed), size, up=cv2.INTER_CUBIC), 0, 1)
-    if local_contrast:
-        framed[rows, columns] = 1
-        inside = _resize(geometry.cut(framed), size, up=cv2.INTER_LINEAR)
-        square = _locally_normalised(square, inside, local_contrast * size)
-    return np.rint(square * 255).astype(np.uint8), geometry
+    framed[rows, columns] = 1 - scaled if invert else scaled
+    square = _resize(geometry.cut(framed), size, up=cv2.INTER_CUBIC)
+    return np.rint(np.clip(square, 0, 1) * 255).astype(np.uint8), geometry
 
 
 def _to_unit(values: Values, percentiles: tuple[float, float]) -> Values:
@@ -160,26 +147,6 @@ def _to_unit(values: Values, percentiles: tuple[float, float]) -> Values:
     if high <= low:
         return np.zeros_like(values)
     return np.asarray(np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1), np.float32)
-
-
-def _locally_normalised(square: Values, inside: Values, deviation: float) -> Values:
-    """Values in [0, 1] as local z-scores, in [0, 1] again; ``inside`` weighs out the padding, which stays black.
-
-    The deviation is bounded from below, so that noise in an even area is not blown up.
-    """
-
-    def mean(values: Values) -> Values:
-        return np.asarray(_blurred(values, deviation) / weight, np.float32)
-
-    weight = np.maximum(_blurred(inside, deviation), 1e-6)
-    centered = square - mean(square * inside)
-    scores = centered / (np.sqrt(mean(centered * centered * inside)) + np.float32(_LEAST_DEVIATION))
-    return np.asarray(np.clip(0.5 + scores / _SPAN, 0, 1) * (inside > 0.5), np.float32)
-
-
-def _blurred(values: Values, deviation: float) -> Values:
-    """Gaussian-weighted sums; nothing comes from outside."""
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), deviation, borderType=cv2.BORDER_CONSTANT), np.float32)
 
 
 def _resize(square: Values, size: int, *, up: int) -> Values:
