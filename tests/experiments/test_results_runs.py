@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,6 +201,20 @@ def test_a_run_is_trained_stored_and_resumed(tiny_job, grader_values, tmp_path):
     assert folder.config.stat().st_mtime_ns == written
     train(tiny_job(steps=1), data, tmp_path, threads=1)  # another config: started anew
     assert folder.checkpoints.latest()[0].step == 1
+
+
+def test_the_seconds_told_are_the_whole_runs_whichever_checkpoint_is_graded(
+    tiny_job, grader_values, tmp_path, monkeypatch
+):
+    data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
+    job = dataclasses.replace(tiny_job(), checkpoint="best")
+    monkeypatch.setattr("dcmt.fit.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
+    train(job, data, tmp_path, threads=1)
+    best = tmp_path / "tiny" / "checkpoints" / "best.json"
+    best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 1}))
+    store(job, tmp_path, tmp_path / "out")
+    about = read_result(tmp_path / "out", "tiny").about
+    assert (about["checkpoint_step"], about["seconds"]) == (1, 2 * 10)
 
 
 def test_the_mirror_of_a_mirror_symmetric_grader_says_the_same():
