@@ -71,7 +71,7 @@ def store(job: Job, work: Path, out: Path) -> None:
     data = load_data(loaded)
     table = grade_test(loaded, data, mirror=job.mirror)
     state = loaded.checkpoint.state
-    last = RunFolder(work / job.name).checkpoints.latest()[0] or loaded.checkpoint  # the best one may be an early one
+    last = loaded.run.checkpoints.latest()[0] or loaded.checkpoint  # the best one may be an early one
     found, dirty = (work / "started" / f"{job.name}.txt").read_text(encoding="utf-8").splitlines()[1].split()
     about = {
         **{
