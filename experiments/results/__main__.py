@@ -59,7 +59,7 @@ def _do(options: argparse.Namespace, study: Study) -> int:
         jobs = [
             make_job(study, cell, seed, plan, more=options.train)
             for seed in options.seeds
-            for cell in study.trainings(full=options.full, rows=options.rows)
+            for cell in study.trainings(full=options.full, rows=options.rows, fractions=options.fractions)
         ]
         runner = Runner(options.work, out / "runs", options.threads, options.jobs, options.any_code)
         faults = runner.run_all(jobs, plan)
@@ -133,6 +133,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--radiographs", type=Path, metavar="FOLDER", help="the published layout, SPLIT/GRADE/*.png")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the study")
     parser.add_argument("--rows", nargs="+", default=[], help="run these rows alone")
+    parser.add_argument("--fractions", type=float, nargs="+", default=[], help="run these labeled fractions alone")
     parser.add_argument("--steps", type=int, help="optimiser steps of every run (a trial)")
     parser.add_argument("--patients", type=int, default=PhantomPlan().patients, help="of the phantom (a trial)")
     parser.add_argument("--segmenter-steps", type=int, default=0, help="of the phantom's segmenter (a trial)")

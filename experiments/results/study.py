@@ -115,15 +115,27 @@ class Study:
             raise UserError(f"{self.name} has no row {name}; it has {', '.join(found)}")
         return found[name]
 
-    def trainings(self, *, full: bool, rows: Sequence[str] = ()) -> list[Cell]:
-        """The cells to train, each once; those of ``rows`` alone where given. Raises UserError.
+    def trainings(self, *, full: bool, rows: Sequence[str] = (), fractions: Sequence[float] = ()) -> list[Cell]:
+        """The cells to train, each once; those of ``rows`` and ``fractions`` alone where given. Raises UserError.
 
         The last comes first: longer runs stand further down, and begun early they leave no core idle at the end.
         """
         wanted = {self.row(name).training for name in rows} or {row.training for row in self.rows}
         cells = (*self.cells, *(self.more_cells if full else ()))
+        here = sorted({cell.fraction for cell in cells})
+        if unknown := sorted(set(fractions) - set(here)):
+            has = ", ".join(f"{fraction:g}" for fraction in here)
+            more = "" if full else "; --full has more"
+            raise UserError(f"{self.name} has no labeled fraction {unknown[0]:g}; it has {has}{more}")
         trained = (Cell(self.row(cell.row).training, cell.fraction) for cell in reversed(cells))
-        return list(dict.fromkeys(cell for cell in trained if cell.row in wanted))
+        found = list(
+            dict.fromkeys(
+                cell for cell in trained if cell.row in wanted and (not fractions or cell.fraction in fractions)
+            )
+        )
+        if not found:
+            raise UserError(f"{self.name} has no cell of {', '.join(rows)} at {fractions[0]:g}")
+        return found
 
 
 def run_name(study: str, row: str, fraction: float, seed: int) -> str:

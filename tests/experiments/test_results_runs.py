@@ -100,6 +100,16 @@ def test_the_part_for_two_cores_is_seven_trainings():
         PHANTOM.trainings(full=False, rows=["dcmp"])
 
 
+def test_fractions_narrow_what_is_run():
+    assert PHANTOM.trainings(full=False, fractions=[1.0]) == [Cell("supervised_attention", 1.0)]
+    both = PHANTOM.trainings(full=True, rows=["dcmt", "mean_teacher"], fractions=[0.5, 0.3])
+    assert sorted(both) == [Cell(row, fraction) for row in ("dcmt", "mean_teacher") for fraction in (0.3, 0.5)]
+    with pytest.raises(UserError, match=r"has no labeled fraction 0\.3; it has 0\.1, 1; --full has more"):
+        PHANTOM.trainings(full=False, fractions=[0.3])
+    with pytest.raises(UserError, match=r"has no cell of supervised_lambda_a at 0\.3"):
+        PHANTOM.trainings(full=True, rows=["supervised_lambda_a"], fractions=[0.3])
+
+
 def test_the_seed_that_was_tuned_on_is_refused():
     check_seeds(PHANTOM, PHANTOM.seeds)
     with pytest.raises(UserError, match="tuned"):
