@@ -23,30 +23,28 @@ _SOON_KNOWN = (
     "--fit.validate_every=100",
 )
 
+
+def _row(name: str, title: str, *configs: str, options: tuple[str, ...] = ()) -> Row:
+    return Row(name, title, configs, network="teacher + mirror", options=options)
+
+
+_MEAN_TEACHER = ("kl_xray.yaml", "rows/mean_teacher.yaml")
 ROWS = (
-    Row("supervised", "Supervised", ("kl_xray.yaml", "rows/supervised.yaml"), network="teacher + mirror"),
-    Row("mean_teacher", "Mean teacher", ("kl_xray.yaml", "rows/mean_teacher.yaml"), network="teacher + mirror"),
-    Row(
-        "clip_koa",
-        "Mean teacher, CLIP-KOA head",
-        ("dcmt_clip_koa.yaml",),
-        network="teacher + mirror",
-        options=_NO_MASKS,
-    ),
+    _row("supervised", "Supervised", "kl_xray.yaml", "rows/supervised.yaml"),
+    _row("mean_teacher", "Mean teacher", *_MEAN_TEACHER),
+    _row("clip_koa", "Mean teacher, CLIP-KOA head", "dcmt_clip_koa.yaml", options=_NO_MASKS),
     # At 10 % alone. What the row above owes to its head, and what to the unlabeled images:
-    Row(
+    _row(
         "clip_koa_supervised",
         "Supervised, CLIP-KOA head",
-        ("dcmt_clip_koa.yaml",),
-        network="teacher + mirror",
+        "dcmt_clip_koa.yaml",
         options=(*_NO_MASKS, "--loss.probability_consistency=0", "--data.unlabeled_per_batch=0"),
     ),
     # and what to the flip terms that come with it.
-    Row(
+    _row(
         "mean_teacher_flip",
         "Mean teacher, flip terms",
-        ("kl_xray.yaml", "rows/mean_teacher.yaml"),
-        network="teacher + mirror",
+        *_MEAN_TEACHER,
         options=("--loss.symmetry=true", "--loss.flip_consistency=10", "--loss.ramp_start=0.5", "--loss.ramp=0.2"),
     ),
 )
