@@ -58,12 +58,13 @@ def _do(options: argparse.Namespace, study: Study) -> int:
         plan = _plan(options)
         jobs = [
             make_job(study, cell, seed, plan, more=options.train)
-            for seed in options.seeds
+            for seed in options.seeds or study.all_seeds
             for cell in study.trainings(full=options.full, rows=options.rows, fractions=options.fractions)
+            if options.seeds or seed in study.seeds_at(cell.fraction, full=options.full)
         ]
         runner = Runner(options.work, out / "runs", options.threads, options.jobs, options.any_code)
         faults = runner.run_all(jobs, plan)
-    results = load_results(study, out / "runs", options.seeds, samples=options.samples)
+    results = load_results(study, out / "runs", options.seeds or study.all_seeds, samples=options.samples)
     write_everything(results, out)
     if out == OUT:
         include_tables(ROOT / "README.md")
@@ -131,7 +132,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="the part that takes long, too")
     parser.add_argument("--tables-only", action="store_true", help="train nothing")
     parser.add_argument("--radiographs", type=Path, metavar="FOLDER", help="the published layout, SPLIT/GRADE/*.png")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the study")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: those of the study")
     parser.add_argument("--rows", nargs="+", default=[], help="run these rows alone")
     parser.add_argument("--fractions", type=float, nargs="+", default=[], help="run these labeled fractions alone")
     parser.add_argument("--steps", type=int, help="optimiser steps of every run (a trial)")
@@ -149,7 +150,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if trial and not options.tables_only:
         options.work = options.work / "trial"
     options.out = options.out or (options.work / "tables" if trial else OUT)
-    options.seeds = options.seeds or list(STUDIES[options.study].seeds)
     return options
 
 

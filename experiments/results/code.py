@@ -14,7 +14,7 @@ PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation")
 WITHOUT_NUMBERS = (
     "knee.review", "knee.figures", "knee.overlays", "dcmt.pictures", "dcmt.tracking",  # draw, show, record
     "knee.errors", "dcmt.options",  # speak; what the options say is in the hash of the config
-    "knee.dicom", "knee.nifti", "knee.decoders",  # read formats that no experiment here uses
+    "knee.dicom", "knee.nifti",  # read formats that no experiment here uses
 )  # fmt: skip
 """Modules that no number depends on: changing a figure must not cost hours of training."""
 

@@ -10,8 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from experiments.results.statistics import Results
-from experiments.results.study import Cell, Row
-from experiments.results.tables import percent
+from experiments.results.study import Cell, Row, percent
 from knee.figures import COLOURS, save_figure
 
 _MARKERS = "osD^vhp"

@@ -29,6 +29,8 @@ _ALIKE = (
     "fit.steps", "fit.epochs", "fit.accumulation", "fit.precision", "fit.validate_every", "fit.patience",
 )  # fmt: skip
 """What rows that are compared have in common, besides the data."""
+_ALIKE_WITH_A_TEACHER = ("loss.ramp", "loss.ramp_start")
+"""The same, of rows that learn from a teacher's answers."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,12 @@ def differences_between_rows(study: Study, *, more: Sequence[str] = ()) -> list[
 def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = []
     for option in next(iter(configs.values())):
-        if not any(f"{option}.".startswith(f"{alike}.") for alike in _ALIKE):
+        if not any(f"{option}.".startswith(f"{alike}.") for alike in (*_ALIKE, *_ALIKE_WITH_A_TEACHER)):
             continue
         values: dict[str, list[str]] = {}
         for name, config in configs.items():
+            if option in _ALIKE_WITH_A_TEACHER and not config["loss.probability_consistency"]:
+                continue
             if not (option.startswith("model.") and config["model.head"] == "text"):
                 values.setdefault(json.dumps(config[option]), []).append(name)
         if len(values) > 1:

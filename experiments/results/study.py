@@ -100,6 +100,8 @@ class Study:
     claims: tuple[Claim, ...]
     options_at: dict[float, tuple[str, ...]] = field(default_factory=dict)
     """More of them at a labeled fraction."""
+    more_seeds: dict[float, tuple[int, ...]] = field(default_factory=dict)
+    """Seeds besides `seeds` that ``--full`` runs at a labeled fraction."""
     mirror: bool = False
     """Grade the mirror images too."""
     per_grade: tuple[float, ...] = ()
@@ -114,6 +116,15 @@ class Study:
         if name not in found:
             raise UserError(f"{self.name} has no row {name}; it has {', '.join(found)}")
         return found[name]
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Every seed that a table may hold."""
+        return tuple(sorted({*self.seeds, *(seed for more in self.more_seeds.values() for seed in more)}))
+
+    def seeds_at(self, fraction: float, *, full: bool) -> tuple[int, ...]:
+        """The seeds run at a labeled fraction."""
+        return (*self.seeds, *(self.more_seeds.get(fraction, ()) if full else ()))
 
     def trainings(self, *, full: bool, rows: Sequence[str] = (), fractions: Sequence[float] = ()) -> list[Cell]:
         """The cells to train, each once; those of ``rows`` and ``fractions`` alone where given. Raises UserError.
@@ -145,3 +156,12 @@ def run_name(study: str, row: str, fraction: float, seed: int) -> str:
     'phantom-dcmt-f0.1-s2'
     """
     return f"{study}-{row}-f{fraction:g}-s{seed}"
+
+
+def percent(fraction: float) -> str:
+    """A share of the labels.
+
+    >>> percent(0.1), percent(1.0)
+    ('10 %', '100 %')
+    """
+    return f"{100 * fraction:g} %"

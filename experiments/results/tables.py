@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from experiments.results.statistics import Estimate, Results
-from experiments.results.study import Cell, Claim, Network, Table
+from experiments.results.store import Stored
+from experiments.results.study import Cell, Claim, Network, Table, percent
 from knee.grades import load_grade_set
 
 TITLES = {
@@ -63,15 +64,6 @@ def shown(estimate: Estimate | None) -> str:
     if estimate is None:
         return _NOTHING
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def percent(fraction: float) -> str:
-    """A share of the labels.
-
-    >>> percent(0.1), percent(1.0)
-    ('10 %', '100 %')
-    """
-    return f"{100 * fraction:g} %"
 
 
 def _csv_lines(results: Results, cell: Cell, metrics: Sequence[str]) -> list[dict[str, Any]]:
@@ -130,13 +122,15 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         }
         for claim, first, second, found, verdict in judged
     ]
-    brief = ("Claim", "Number", *(("Each seed",) if len(results.study.seeds) > 1 else ()), "Verdict")
+    several = any(found and len(found.by_seed) > 1 for _, _, _, found, _ in judged)
+    brief = ("Claim", "Number", *(("Each seed",) if several else ()), "Verdict")
     cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
     head = [
         f"# {results.study.title}: what holds",
         "",
-        "Differences are first minus second on the same test images, the same patients drawn for both. “Holds” is "
-        "decided by the mean over the seeds unless the claim asks for its interval.",
+        "Differences are first minus second on the same test images, the same patients drawn for both; where second is a "
+        "printed number, it is taken as exact. “Holds” is decided by the mean over the seeds unless the claim asks for "
+        "its interval.",
         "",
     ]
     for columns, ending, foot in ((tuple(rows[0]), "", footer(results, cells)), (brief, "_brief", [])):
@@ -222,16 +216,43 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
     sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
     steps = ", ".join(map(str, sorted({run.about["steps"] for run in runs})))
-    seeds = sorted({run.about["seed"] for run in runs})
-    which, each, averaged = f"Seed {seeds[0]}", "", ""
-    if len(seeds) > 1:
-        which = f"Mean over seeds {', '.join(map(str, seeds))}"
-        each, averaged = " of a seed", ", averaged over the seeds"
+    several = len({run.about["seed"] for run in runs}) > 1
+    each, averaged = (" of a seed", ", averaged over the seeds") if several else ("", "")
     return [
-        f"{which}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
-        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {results.study.checkpoint}.",
+        f"{_seeds(runs)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
+        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, runs)}.",
         "",
         f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
         + "; their configs are in `runs/`.",
     ]
+
+
+def _seeds(runs: Sequence[Stored]) -> str:
+    """The seeds of the runs, by labeled fraction where these differ in them."""
+    by_fraction: dict[float, set[int]] = {}
+    for run in runs:
+        by_fraction.setdefault(run.about["fraction"], set()).add(run.about["seed"])
+    fractions: dict[tuple[int, ...], list[str]] = {}
+    for fraction, seeds in sorted(by_fraction.items()):
+        fractions.setdefault(tuple(sorted(seeds)), []).append(percent(fraction))
+    said = [
+        (f"mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}", shares)
+        for seeds, shares in fractions.items()
+    ]
+    words = "; ".join(f"{seeds} at {' and '.join(shares)}" for seeds, shares in said) if len(said) > 1 else said[0][0]
+    return words[0].upper() + words[1:]
+
+
+def _checkpoints(results: Results, runs: Sequence[Stored]) -> str:
+    """Which checkpoint was graded; where it was chosen, after which steps it was found."""
+    if results.study.checkpoint == "last":
+        return "last"
+    steps: dict[tuple[str, float], list[int]] = {}
+    for run in runs:
+        steps.setdefault((run.about["row"], run.about["fraction"]), []).append(run.about["checkpoint_step"])
+    found = ", ".join(
+        f"{results.study.row(row).title} {percent(fraction)}: {', '.join(map(str, each))}"
+        for (row, fraction), each in steps.items()
+    )
+    return f"best by validation, after these steps: {found}"

@@ -47,7 +47,7 @@ def made_up() -> Made:
             columns[f"{network}_iou"] = np.clip(own.normal(iou, 0.1, 4 * patients), 0, 1)
         about = {"name": f"phantom-{row}-f{fraction:g}-s{seed}", "row": row, "fraction": fraction, "seed": seed}
         about |= {"commit": "0123456789ab", "changed_files": False, "steps": 5, "test_images": 4 * patients}
-        about |= {"config_hash": "c", "code_hash": "d", "seconds": 1.0}
+        about |= {"config_hash": "c", "code_hash": "d", "seconds": 1.0, "checkpoint_step": 5}
         return Stored(about, pd.DataFrame(columns).round(4))
 
     return build

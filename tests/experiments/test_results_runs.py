@@ -110,6 +110,23 @@ def test_fractions_narrow_what_is_run():
         PHANTOM.trainings(full=True, rows=["supervised_lambda_a"], fractions=[0.3])
 
 
+def test_further_seeds_are_run_where_few_labels_make_them_count():
+    assert RADIOGRAPHS.all_seeds == (0, 1, 2)
+    assert RADIOGRAPHS.seeds_at(0.1, full=True) == (0, 1, 2)
+    assert RADIOGRAPHS.seeds_at(0.1, full=False) == RADIOGRAPHS.seeds_at(1.0, full=True) == (0,)
+    assert PHANTOM.all_seeds == PHANTOM.seeds_at(0.3, full=True) == (1, 2, 3)
+
+
+def test_rows_that_hear_a_teacher_hear_it_from_the_same_step_on():
+    first, second = (Row(name, name, ("kl_xray.yaml", "rows/mean_teacher.yaml")) for name in "ab")
+    later = dataclasses.replace(second, options=("--loss.ramp_start=0.5",))
+    study = dataclasses.replace(RADIOGRAPHS, rows=(first, later))
+    assert differences_between_rows(study) == ["loss.ramp_start differs: 0.25 for a; 0.5 for b"]
+    without = ("--loss.probability_consistency=0", "--data.unlabeled_per_batch=0")
+    alone = dataclasses.replace(later, options=(*later.options, *without))
+    assert differences_between_rows(dataclasses.replace(study, rows=(first, alone))) == []
+
+
 def test_the_seed_that_was_tuned_on_is_refused():
     check_seeds(PHANTOM, PHANTOM.seeds)
     with pytest.raises(UserError, match="tuned"):
@@ -159,6 +176,7 @@ def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
 def test_the_code_behind_training_is_found():
     found = imported_modules(PHANTOM.code)
     assert {"dcmt.losses", "dcmt.teacher", "knee.attention", "knee.phantom.mr", "segmentation.unet"} <= found.keys()
+    assert "knee.decoders" in found, "PNG files are read by it"
     assert not {name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.apply"))}
 
 

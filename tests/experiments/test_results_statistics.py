@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.results.__main__ import load_results, write_everything
+from experiments.results.__main__ import STUDIES, load_results, write_everything
+from experiments.results.code import ROOT
 from experiments.results.figure import f1_by_fraction
 from experiments.results.phantom import PHANTOM
 from experiments.results.radiographs import RADIOGRAPHS
 from experiments.results.statistics import Results, draws
 from experiments.results.store import Stored, read_result, write_result
 from experiments.results.study import Cell, Claim, run_name
-from experiments.results.tables import judge
+from experiments.results.tables import footer, judge
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.intervals import bootstrap_by_patient
@@ -186,3 +187,44 @@ def test_a_damaged_result_is_refused_by_name(results, tmp_path):
     (tmp_path / f"{run.name}.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         read_result(tmp_path, run.name)
+
+
+def test_runs_that_grade_alike_differ_by_nothing_in_every_draw(results):
+    """A seed of its own for each run would give the same means and another interval."""
+    results.runs["mean_teacher", 0.1, 1] = Stored(
+        {**results.runs["dcmt", 0.1, 1].about, "name": "phantom-mean_teacher-f0.1-s1", "row": "mean_teacher"},
+        results.runs["dcmt", 0.1, 1].table,
+    )
+    alone = Results(PHANTOM, {key: run for key, run in results.runs.items() if key[2] == 1}, samples=200)
+    found = alone.compare((TEN["mean_teacher"], "teacher"), (TEN["dcmt"], "teacher"), "macro_f1")
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_the_footer_tells_the_seeds_of_each_share_and_the_steps_of_the_best_checkpoints(made_up):
+    runs = {
+        ("supervised", fraction, seed): made_up("supervised", fraction, seed)
+        for fraction, seed in ((0.1, 0), (0.1, 1), (1.0, 0))
+    }
+    for number, run in enumerate(runs.values()):
+        run.about["checkpoint_step"] = 100 * number
+    text = footer(Results(RADIOGRAPHS, runs), [Cell("supervised", 0.1), Cell("supervised", 1.0)])[0]
+    assert text.startswith("Mean over seeds 0, 1 at 10 %; seed 0 at 100 %; 95 % intervals")
+    assert text.endswith("best by validation, after these steps: Supervised 10 %: 0, 100, Supervised 100 %: 200.")
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_published_tables_are_those_of_the_stored_runs(study, tmp_path):
+    """Means and seeds from the runs, the numbers of the Markdown from the CSV; intervals need all the draws."""
+    published = ROOT / "docs" / "results"
+    names = [table.name for table in study.tables] + [f"{study.name}_claims"]
+    names = [name for name in names if (published / f"{name}.csv").exists()]
+    write_everything(load_results(study, published / "runs", study.all_seeds, samples=2), tmp_path)
+    for name in names:
+        there, here = (pd.read_csv(folder / f"{name}.csv") for folder in (published, tmp_path))
+        exact = [column for column in there if column not in ("low", "high", "verdict")]
+        pd.testing.assert_frame_equal(there[exact], here[exact])
+        text = (published / f"{name}.md").read_text(encoding="utf-8")
+        if "stands" in there:
+            there = there[there["stands"]]
+        for line in there.itertuples():
+            assert f"{line.mean:.3f} [{line.low:.3f}, {line.high:.3f}]" in text
