@@ -35,7 +35,8 @@ def build_clip_grader(
     """The grader that ``config`` describes, for square images of ``image_size`` pixels.
 
     ``mean`` and ``std`` are the training set's; without them the image tower's own are taken. ``fresh`` false builds the
-    same network for a checkpoint to fill: no weights and no prompts are read, since a checkpoint holds both.
+    same network for a checkpoint to fill: no weights and no prompts are read, since a checkpoint holds both; embeddings
+    from a file are read all the same, for their width.
 
     Raises:
         UserError: an unknown model or prompt set, weights that cannot be had or do not fit; Faults: a bad prompt file.
@@ -78,6 +79,8 @@ def read_text_embeddings(path: Path, count: int) -> Tensor:
     Raises:
         UserError: not a file of numbers, or not one row of finite numbers a grade.
     """
+    if not path.exists():
+        raise UserError(f"clip.text: there is no file {path}; a run that was trained with it needs it, too")
     try:
         values = np.load(path, allow_pickle=False)
         embeddings = torch.as_tensor(np.asarray(values, dtype=np.float32))

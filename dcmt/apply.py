@@ -22,7 +22,7 @@ from dcmt.device import autocast_type, choose_device
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, file_hash, open_run
+from dcmt.run import RunFolder, open_run, other_split
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import spread_over_grades
@@ -54,7 +54,7 @@ class LoadedRun:
 
     @property
     def precision(self) -> torch.dtype | None:
-        """The autocast type the run was trained with; fp32 elsewhere than on its kind of device."""
+        """The autocast type the run was trained with."""
         return autocast_type(self.checkpoint.precision)
 
 
@@ -95,8 +95,7 @@ def load_data(loaded: LoadedRun) -> KneeData:
     Refuses another split than the one trained with: its test images may have been trained on.
     """
     data = load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
-    trained_with = loaded.checkpoint.state.get("split_sha256")
-    if trained_with is not None and trained_with != file_hash(data.split.path):
+    if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(
             f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; the split "
             f"it was trained with is {loaded.run.local / 'split.csv'}: put that back"

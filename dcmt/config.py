@@ -233,6 +233,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("epochs", 0), ("accumulation", 1), ("validate_every", 0), ("log_every", 1)):
             _require(getattr(self, name) >= least, f"fit.{name}", getattr(self, name), f"{least} or more")
+        _require(self.threads >= 0, "fit.threads", self.threads, "0 or more")
+        _require(0 <= self.seed < 2**63, "fit.seed", self.seed, "from 0 to 2⁶³ − 1")
         _require(self.checkpoint_minutes > 0, "fit.checkpoint_minutes", self.checkpoint_minutes, "above 0")
         _require(self.patience >= 0, "fit.patience", self.patience, "0 or more")
         _require(self.most_bad_steps >= 1, "fit.most_bad_steps", self.most_bad_steps, "1 or more")

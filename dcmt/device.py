@@ -50,7 +50,8 @@ def choose_precision(wanted: str, device: torch.device, trial: Callable[[str], N
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        with torch.cuda.device(device):  # emulated, it is slower than fp32
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type != "cpu":
         return "fp32"
     return min(("bf16", "fp32"), key=lambda precision: _fastest(lambda: trial(precision)))
@@ -63,6 +64,11 @@ def _fastest(step: Callable[[], None], *, tries: int = 3) -> float:
         step()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised this for want of memory, of the GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_gib(device: torch.device) -> float:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dcmt.checkpoint import Checkpoint, Checkpoints, flatten_optimizer, restore_optimizer
 from dcmt.config import FitConfig, OptimizerConfig
-from dcmt.device import autocast, memory_gib
+from dcmt.device import autocast, memory_gib, out_of_memory
 from dcmt.schedules import learning_rate_factor
 from dcmt.stop import stop_on_signal
 from dcmt.tracking import Tracker
@@ -53,7 +53,9 @@ class Progress:
     seconds: float = 0.0
 
     def note(self, value: float) -> bool:
-        """Take a validation's value in; whether it is the best so far."""
+        """Take a validation's value in; whether it is the best so far. NaN says that there was nothing to validate on."""
+        if math.isnan(value):
+            return False
         if value > self.best_value:
             self.best_value, self.best_step, self.validations_since_best = value, self.step, 0
             return True
@@ -135,6 +137,11 @@ class Fit:
         try:
             self._step(batches)
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise UserError(
+                    f"out of memory on {self.device} in step {self.progress.step}; lower data.labeled_per_batch and "
+                    "data.unlabeled_per_batch (fit.accumulation makes up for it), data.image_size, or take a smaller network"
+                ) from error
             # torch notices a dead worker wherever the main process happens to be.
             raise worker_death(error) or error from error
 
@@ -225,6 +232,8 @@ class Fit:
         random: dict[str, Tensor] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            random["mps"] = torch.mps.get_rng_state()
         state = {
             **self.state,
             "progress": {**vars(self.progress)},
@@ -254,7 +263,9 @@ class Fit:
             torch.set_rng_state(random["cpu"])
             if "cuda" in random and self.device.type == "cuda":
                 torch.cuda.set_rng_state(random["cuda"], self.device)
-            self._window.load(checkpoint.tensors("window"))
+            if "mps" in random and self.device.type == "mps":
+                torch.mps.set_rng_state(random["mps"])
+            self._window.load(checkpoint.tensors("window"), self.device)
             self.progress = Progress(**checkpoint.state["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -305,6 +316,11 @@ class BufferKeeper:
 def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
     """The optimiser of a config, fused where torch can."""
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise UserError(
+            "nothing of the network is trained: image tower, text tower and scale are all fixed; set clip.train_image, "
+            "clip.train_text or clip.scale (dcmt zeroshot grades without training)"
+        )
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     options["fused"] = device.type in ("cpu", "cuda") or None
     if config.name == "sgd":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ def new_or_resumed(
         return *_resumed(kind_of_config, options.resume, options.rest, kind=kind, program=program), True
     config = read_config(kind_of_config, options.rest, program=program)
     name = config.name or default_name(options.rest, fraction=config.data.labeled_fraction, seed=config.fit.seed)
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise UserError(f"name {name!r} leads out of the folder of runs; give a plain name, and the folder by --runs")
     return config, create_run(Path(config.runs) / name, config, kind=kind, force=options.force), False
 
 
@@ -140,6 +143,8 @@ def start(seed: int, threads: int, device: str, *, deterministic: bool) -> torch
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch before 2.11, in this way alone
     torch.use_deterministic_algorithms(deterministic)
     return choose_device(device)
 

@@ -125,17 +125,20 @@ def build_network(
 def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
     if not timm.is_model(backbone):
         raise UserError(f"model.backbone: timm has no {backbone!r}{near_names(backbone, timm.list_models())}")
-    transformer = "vit" in backbone or "deit" in backbone
-    options: dict[str, object] = (
-        {"img_size": image_size} if transformer else {"output_stride": stride} if stride else {}
-    )
+    try:
+        settings = timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:  # a tag that its architecture does not have
+        tags = ", ".join(timm.list_pretrained(f"{backbone.partition('.')[0]}.*")) or "none"
+        raise UserError(f"model.backbone: timm has no {backbone!r}; known are {tags}") from error
+    fixed = bool(settings and settings.fixed_input_size)  # vision transformers, Swin
+    options: dict[str, object] = {"img_size": image_size} if fixed else {"output_stride": stride} if stride else {}
     try:
         with no_retries_offline() if pretrained else contextlib.nullcontext():
             body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"model.stride: {backbone} cannot have stride {stride} in timm; set model.stride to 8, 16 or 32, to 0 for its own, "
-            "or take a ResNet, SE-ResNeXt or ConvNeXt"
+            f"model.stride: {backbone} cannot have stride {stride} for {image_size} px in timm ({error}); set model.stride to "
+            "8, 16 or 32, to 0 for its own, or take a ResNet, SE-ResNeXt or ConvNeXt"
         ) from error
     except Exception as error:
         if not pretrained:

@@ -18,8 +18,9 @@ from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import UserError
 from knee.evaluate import predictions_table
-from knee.folders import IMAGE_SUFFIXES, image_files
+from knee.folders import IMAGE_SUFFIXES, image_files, side_in_name
 from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
+from knee.manifest import is_file
 from knee.predictions import predict
 
 Say = Callable[[str], None]
@@ -40,6 +41,7 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
     out.mkdir(parents=True, exist_ok=True)
+    _remove_earlier(out)
     root = options.images if options.images.is_dir() else options.images.parent
     reader = ImageReader(loaded)
     tables = []
@@ -49,12 +51,19 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
             bar.update(len(paths[start : start + _CHUNK]))
             if read:
                 files = [path.relative_to(root).as_posix() for path in read]
-                tables.append(_grade(loaded, name, images, files))
+                table = _grade(loaded, name, images, files)
+                table.insert(1, "side", reader.sides[-len(read) :])
+                tables.append(table)
                 if not options.no_overlays:
-                    _write_overlays(loaded, name, images, files, out / "overlays")
+                    _write_overlays(loaded, name, images, files, out)
     if reader.rejected:
         pd.DataFrame(reader.rejected, columns=["image", "reason"]).to_csv(out / "rejected.csv", index=False)
         say(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
+    if reader.mirrors and (unknown := reader.sides.count("")):
+        say(
+            f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither the file nor the end of its name "
+            f"says L or R), so they are graded as they are; the network was trained with {reader.mirrors} knees mirrored"
+        )
     if not tables:
         raise UserError(f"no image in {options.images} could be read; the reasons are in {out / 'rejected.csv'}")
     table = pd.concat(tables, ignore_index=True)
@@ -66,13 +75,31 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     return 0
 
 
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier ``dcmt predict`` wrote here, and nothing else: its results would pass for the new ones."""
+    table = out / "predictions.csv"
+    if table.exists():
+        for image in pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []):
+            overlay_path(out, image).unlink(missing_ok=True)
+    for path in (table, out / "rejected.csv"):
+        path.unlink(missing_ok=True)
+
+
+def overlay_path(out: Path, image: str) -> Path:
+    """Where the overlay of an image lies. The whole name is kept: knee.png and knee.dcm in one folder are two cases."""
+    return out / "overlays" / f"{image}.png"
+
+
 class ImageReader:
-    """Prepares images as the run's training data were; keeps a list of what could not be read."""
+    """Prepares images as the run's training data were; keeps a list of what could not be read, and the sides of the rest."""
 
     def __init__(self, loaded: LoadedRun) -> None:
         self._data = loaded.config.data
         self._template = loaded.run.template()
         self.rejected: list[tuple[str, str]] = []
+        self.sides: list[str] = []
+        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
+        """The side that is mirrored; empty where none is."""
 
     def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
@@ -83,14 +110,14 @@ class ImageReader:
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
-            image = self._prepare(pixels)
-            images.append(image)
+            self.sides.append(pixels.laterality or side_in_name(path.name))
+            images.append(self._prepare(pixels, self.sides[-1]))
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
 
-    def _prepare(self, pixels: Pixels) -> NDArray[np.uint8]:
-        mirror = self._data.mirror_side != "none" and pixels.laterality == self._data.mirror_side
+    def _prepare(self, pixels: Pixels, side: str) -> NDArray[np.uint8]:
+        mirror = bool(side) and side == self.mirrors
         size, percentiles = self._data.image_size, self._data.percentiles
         image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
         if self._template is not None and looks_inverted(geometry.content(image), self._template):
@@ -117,7 +144,7 @@ def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[
     return table
 
 
-def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], folder: Path) -> None:
+def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], out: Path) -> None:
     for shown in case_pictures(
         {name: loaded.networks[name]},
         _loader(images),
@@ -127,8 +154,7 @@ def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], fil
         precision=loaded.precision,
         attention=loaded.config.attention,
     ):
-        # The whole name is kept: knee.png and knee.dcm in one folder are two cases.
-        write_png(folder / f"{files[shown.row]}.png", shown.picture, force=True)
+        write_png(overlay_path(out, files[shown.row]), shown.picture, force=True)
 
 
 def find_images(path: Path) -> list[Path]:
@@ -138,6 +164,6 @@ def find_images(path: Path) -> list[Path]:
         if not found:
             raise UserError(f"{path} holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
         return found
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path} is neither an image nor a folder")
     return [path]

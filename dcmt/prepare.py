@@ -211,12 +211,12 @@ class TrainingBatches:
                 yield batch_to(found, self._device, channels_last=self._channels_last)
 
 
-def masked_rows(data: KneeData, rows: Rows, *, least: int = 1) -> Rows:
-    """Those of ``rows`` that have a mask. Raises UserError where there are fewer than ``least``."""
-    found = rows[data.cache.has_mask[rows]]
+def drawn_rows(data: KneeData, rows: Rows, *, least: int = 0) -> Rows:
+    """Those of ``rows`` that have a mask drawn by a person. Raises UserError where there are fewer than ``least``."""
+    found: Rows = rows[data.cache.has_mask[rows] & ~data.manifest.by_segmenter[rows]]
     if len(found) < least:
         raise UserError(
-            f"{data.manifest.path}: {len(found)} of {len(rows)} rows have a mask, at least {least} are needed; draw some and "
-            "name their files in the column mask"
+            f"{data.manifest.path}: {len(found)} of {len(rows)} rows have a drawn mask, at least {least} are needed; draw some "
+            "and name their files in the column mask"
         )
     return found

@@ -17,6 +17,7 @@ from dcmt.prepare import KneeData
 from dcmt.review_files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from dcmt.review_options import CLAIM
 from knee.errors import UserError
+from knee.files import typed
 from knee.review.cases import ReviewCase, most_doubtful
 from knee.review.collect import CaseFacts, review_cases
 from knee.review.export import Identity, ReviewExport
@@ -155,8 +156,8 @@ def _report(export: ReviewExport, looked: int, options: argparse.Namespace, *, s
     if export.keep_identity and "dicom" in export.formats:
         say("the DICOM objects name the patients: keep them where the source may be kept")
     if export.run.sanity_figure is None and "html" in export.formats:
-        say(f"the page has no weight-randomisation figure; make one with: dcmt review sanity {options.run}")
+        say(f"the page has no weight-randomisation figure; make one with: dcmt review sanity {typed(options.run)}")
     say(f"which case is which image: {export.key_path} (stays with you)")
     if "html" in export.formats:
-        say(f"open {export.folder / 'review.html'}, then: dcmt review import {options.run} verdicts_….json")
+        say(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")
     say(CLAIM)

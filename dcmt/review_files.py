@@ -9,6 +9,7 @@ from dcmt.apply import KINDS
 from dcmt.checkpoint import Checkpoint
 from dcmt.run import RunFolder, open_run
 from knee.errors import UserError
+from knee.files import typed
 from knee.review.key import KeyedCase, read_key
 
 
@@ -48,7 +49,7 @@ def open_reviewed(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Keye
     if values["kind"] not in KINDS:
         raise UserError(f"{path} is a run of kind {values['kind']}; reviews are of a grader's run")
     if not key_path(run).exists():
-        raise UserError(f"{path} was not exported for review yet; begin with: dcmt review export {path}")
+        raise UserError(f"{path} was not exported for review yet; begin with: dcmt review export {typed(path)}")
     return run, values, read_key(key_path(run))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name, verdicts_path
 from knee.errors import UserError
+from knee.files import typed
 from knee.grades import load_grade_set
 from knee.manifest import read_manifest
 from knee.review.agreement import agreements
@@ -33,7 +34,7 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
     say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
     target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
-    say(f"next: dcmt review labels {options.run} --out {target}")
+    say(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")
     return 0
 
 
@@ -42,7 +43,9 @@ def labels_command(options: argparse.Namespace, *, say: Say) -> int:
     run, values, key = open_reviewed(options.run)
     table = verdicts_path(run)
     if not table.exists():
-        raise UserError(f"{options.run} has no verdicts yet; hand them in with: dcmt review import {options.run} FILE…")
+        raise UserError(
+            f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
+        )
     verdicts = read_verdicts(table)
     manifest = read_manifest(values["data"]["manifest"], load_grade_set(values["data"]["grade_set"]))
     labels = reviewed_labels(manifest, verdicts, key, skip_held_out=options.skip_held_out)

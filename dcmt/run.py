@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,7 +68,7 @@ class RunFolder:
 
     @property
     def template_path(self) -> Path:
-        """The mean knee of the training data, by which negatives are told; a thumbnail of an average, nobody's image."""
+        """The mean knee of all images, by which negatives are told; a thumbnail of an average, nobody's image."""
         return self.path / "template.npy"
 
     def template(self) -> NDArray[np.float32] | None:
@@ -248,6 +249,12 @@ def code_version() -> str:
             for path in sorted((root / package).rglob("*.py")):
                 digest.update(path.read_bytes())
         return f"sources-{digest.hexdigest()[:12]}"
+
+
+def other_split(state: Mapping[str, Any], split: Path) -> bool:
+    """Whether a checkpoint's state is of another split than the file; what it was trained on may be in test there."""
+    trained_with = state.get("split_sha256")
+    return trained_with is not None and trained_with != file_hash(split)
 
 
 def file_hash(path: Path) -> str:

@@ -53,8 +53,9 @@ def default_teacher_decay(steps: int, *, share: float = 0.05, highest: float = 0
 def learning_rate_factor(step: int, steps: int, *, schedule: str, warmup: int = 0, final: float = 0.01) -> float:
     """The factor on the base learning rate at ``step`` of ``steps``.
 
-    ``schedule``: "constant", "cosine" (to ``final`` at the end) or "onecycle" (as torch.s OneCycleLR: cosine from
-    1/25 up to 1 over the first 30 %, then down to 1/250 000). ``warmup`` steps rise linearly before constant and cosine.
+    ``schedule``: "constant", "cosine" (to ``final`` at the end) or "onecycle" (as torch's OneCycleLR without its change of
+    momentum: cosine from 1/25 up to 1 over the first 30 %, then down to 1/250 000).
+    ``warmup`` steps rise linearly before constant and cosine.
 
     >>> [round(learning_rate_factor(s, 100, schedule="cosine"), 3) for s in (0, 50, 100)]
     [1.0, 0.505, 0.01]

@@ -18,11 +18,12 @@ from dcmt.device import choose_device
 from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
 from dcmt.options import config_from_values
-from dcmt.prepare import KneeData, load_knee_data, masked_rows
-from dcmt.run import RunFolder, RunLock, open_run
+from dcmt.prepare import KneeData, drawn_rows, load_knee_data
+from dcmt.run import RunFolder, RunLock, open_run, other_split
 from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from knee.errors import UserError
+from knee.files import refuse_existing
 from knee.manifest import write_manifest
 from knee.masks import mask_dice, mask_iou
 from knee.task import Task
@@ -42,18 +43,18 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
-    """Train the U-Net on the training rows that have a mask, whatever their grade."""
+    """Train the U-Net on the training rows that have a drawn mask, whatever their grade."""
     with RunLock(run):
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         kind = SegmenterRun(config, data)
-        held_out = int(data.cache.has_mask[data.split.rows("val")].sum())
-        say(f"{len(kind.streams.labeled)} training images have a mask; {held_out} for validation")
+        held_out = len(drawn_rows(data, data.split.rows("val")))
+        say(f"{len(kind.streams.labeled)} training images have a drawn mask; {held_out} for validation")
         return train(config, run, data, kind, device=device, say=say, resume=resume)
 
 
 class SegmenterRun:
-    """A ``dcmt.training.Kind``: the U-Net, on the training rows that have a mask."""
+    """A ``dcmt.training.Kind``: the U-Net, on the training rows that have a drawn mask."""
 
     command = "dcmt segment train"
     next = "dcmt segment predict {run} --out FOLDER"
@@ -61,12 +62,12 @@ class SegmenterRun:
     def __init__(self, config: SegmenterConfig, data: KneeData) -> None:
         self.config = config
         self.data = data
-        rows = masked_rows(data, data.split.rows("train"), least=2)
+        rows = drawn_rows(data, data.split.rows("train"), least=2)
         self.streams = Streams(rows, np.zeros(0, np.int64), dilation=0.0)
 
     def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> SegmentationTask:
         """The U-Net and its losses."""
-        return build_task(self.config, self.data, device=device)
+        return build_task(self.config, self.data, device=device, fresh=checkpoint is None)
 
     def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
         """Nothing more is needed."""
@@ -76,12 +77,15 @@ class SegmenterRun:
         return {}
 
 
-def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device) -> SegmentationTask:
-    """The U-Net of a config, validated on the validation rows that have a drawn mask."""
+def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device, fresh: bool) -> SegmentationTask:
+    """The U-Net of a config, validated on the validation rows that have a drawn mask.
+
+    ``fresh`` false builds it for a checkpoint to fill: no weights are fetched.
+    """
     mean, std = data.cache.mean_std(data.split.rows("train"))
-    segmenter = build_segmenter(config.unet.encoder, encoder_weights=config.unet.encoder_weights, mean=mean, std=std)
-    rows = data.split.rows("val")
-    rows = rows[data.cache.has_mask[rows]]
+    weights = config.unet.encoder_weights if fresh else ""
+    segmenter = build_segmenter(config.unet.encoder, encoder_weights=weights, mean=mean, std=std)
+    rows = drawn_rows(data, data.split.rows("val"))
 
     def validate(network: Segmenter) -> Mapping[str, float]:
         return {f"val/{name}": value for name, value in overlap(network, data, rows, device=device).items()}
@@ -105,14 +109,14 @@ def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.dev
     return {"dice": float(np.nanmean(np.concatenate(dice))), "iou": float(np.nanmean(np.concatenate(iou)))}
 
 
-def load_segmenter(run: RunFolder, config: SegmenterConfig) -> Segmenter:
-    """The best segmenter of a run."""
+def load_segmenter(run: RunFolder, config: SegmenterConfig) -> tuple[Segmenter, Checkpoint]:
+    """The best segmenter of a run, and where it comes from."""
     checkpoint = run.checkpoints.best()
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet")
     segmenter = build_segmenter(config.unet.encoder)
     checkpoint.load_network("segmenter", segmenter)
-    return segmenter
+    return segmenter, checkpoint
 
 
 def predict_command(options: argparse.Namespace, *, say: Say) -> int:
@@ -125,10 +129,18 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     if options.manifest:
         data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
+    refuse_existing(target, force=options.force)
     device = choose_device(options.device)
     data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
-    network = load_segmenter(run, config).to(device)
-    report_drawn(network, data, device=device, say=say)
+    network, checkpoint = load_segmenter(run, config)
+    network.to(device)
+    if other_split(checkpoint.state, data.split.path):
+        say(
+            f"{data.split.path} changed since the segmenter was trained, so how it finds the drawn masks of test is not told: "
+            "it may have been trained on them"
+        )
+    else:
+        report_drawn(network, data, device=device, say=say)
     rows = data.split.rows("train") if options.rows == "train" else np.arange(len(data.manifest.table))
     rows = rows[~data.cache.has_mask[rows]]
     table = write_masks(
@@ -141,11 +153,13 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         force=options.force,
     )
     write_manifest(target, table, force=options.force)
-    written = table["mask_source"].eq("segmenter")
-    confidence = table.loc[written, "mask_confidence"].astype(float)
-    say(
-        f"{int(written.sum())} masks in {options.out}; mean confidence {confidence.mean():.3f}, lowest {confidence.min():.3f}"
+    confidence = table["mask_confidence"].iloc[rows].astype(float)
+    sure = (
+        f"; mean confidence {confidence.mean():.3f}, lowest {confidence.min():.3f}"
+        if len(rows)
+        else ", all rows have one"
     )
+    say(f"{len(rows)} masks written to {options.out}{sure}")
     say(f"the manifest that names them: {target}")
     return 0
 
@@ -153,8 +167,7 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
 def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device, say: Say) -> None:
     """Say how well the segmenter finds the drawn masks of validation and test."""
     for split in ("val", "test"):
-        rows = data.split.rows(split)
-        rows = rows[data.cache.has_mask[rows]]
+        rows = drawn_rows(data, data.split.rows(split))
         if len(rows):
             found = overlap(network, data, rows, device=device)
             say(f"{split}: Dice {found['dice']:.3f}, IoU {found['iou']:.3f} per image on {len(rows)} drawn masks")

@@ -48,8 +48,8 @@ class MeanTeacher:
 
     ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``: before it, unlabeled images, the teacher's answers and flip
     consistency are left out of the step altogether, as a weight of 0 leaves them out. ``decay`` is α. Where the teacher's
-    forward pass is left out, its buffers follow the student's by ``ema`` whatever the policy, since statistics of its own
-    would never move.
+    forward pass is left out, its buffers follow the student's by ``ema`` where the policy is ``own``, since statistics of its
+    own would never move.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracke
 from dcmt.prepare import KneeData, TrainingBatches
 from dcmt.run import RunFolder, file_hash, versions
 from dcmt.tracking import Tracker
+from knee.files import typed
 from knee.task import Task
 from knee.view_config import ViewConfig
 
@@ -110,19 +111,20 @@ def train(
             steps=steps,
             say=say,
             state={**run_state(data, best_metric=task.best_metric), **kind.state(checkpoint)},
-            resume_command=f"{kind.command} --resume {run.path}",
+            resume_command=f"{kind.command} --resume {typed(run.path)}",
         )
         if checkpoint is not None:
             fit.restore(checkpoint)
             done = checkpoint.step >= steps
+            longer = "--fit.epochs above the config's" if config.fit.epochs else f"--fit.steps above {checkpoint.step}"
             say(
-                f"{run.path} is done: step {checkpoint.step} of {steps}; go on with --fit.steps above {checkpoint.step}"
+                f"{run.path} is done: step {checkpoint.step} of {steps}; go on with {longer}"
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
         progress = fit.run()
         if not fit.was_stopped:
-            say(f"run folder: {run.path}; next: {kind.next.format(run=run.path)}")
+            say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")
         return progress
 
 

@@ -46,7 +46,7 @@ def zeroshot_command(arguments: Sequence[str], *, say: Say) -> int:
     grader, run, data = _prepare(config, options, "zeroshot")
     say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
     _keep(run, grader, config, data)
-    return _evaluate(run, options, say)
+    return _evaluate(run, options, config.fit.device, say)
 
 
 def probe_command(arguments: Sequence[str], *, say: Say) -> int:
@@ -59,7 +59,7 @@ def probe_command(arguments: Sequence[str], *, say: Say) -> int:
     grader.to(device)
     probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
     _keep(run, probe, config, data)
-    return _evaluate(run, options, say)
+    return _evaluate(run, options, config.fit.device, say)
 
 
 def fit_probe(
@@ -141,6 +141,6 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
     run.checkpoints.save(0, {"teacher": network}, {}, state | prompts_used(config, data.grade_set, None))
 
 
-def _evaluate(run: RunFolder, options: argparse.Namespace, say: Say) -> int:
-    chosen = {"run": run.path, "checkpoint": "last", "device": "auto", "flip": True}
+def _evaluate(run: RunFolder, options: argparse.Namespace, device: str, say: Say) -> int:
+    chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True}
     return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on), say=say)

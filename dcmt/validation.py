@@ -37,7 +37,6 @@ class GraderValidation:
         attention: AttentionConfig,
         tracker: Tracker,
         cases: int,
-        workers: int = 0,
     ) -> None:
         self.data = data
         rows = data.split.rows("val")
@@ -46,7 +45,6 @@ class GraderValidation:
         self.precision = precision
         self.attention = attention
         self.tracker = tracker
-        self.workers = workers
         self.shown = spread_over_grades(self.rows, data.grades, count=min(cases, len(self.rows)))
 
     def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
@@ -64,7 +62,7 @@ class GraderValidation:
     def _predict(self, network: nn.Module) -> Predictions:
         return predict(
             network,
-            self.data.loader(self.rows, workers=self.workers),
+            self.data.loader(self.rows),
             device=self.device,
             precision=autocast_type(self.precision),
             masks=self.data.masks,

@@ -22,6 +22,7 @@ from dcmt.prepare import KneeData
 from dcmt.run import RunFolder, open_run
 from knee.errors import Faults, UserError
 from knee.evaluate import difference, report
+from knee.files import typed
 from knee.grades import GradeSet
 from knee.predictions import Predictions
 
@@ -187,7 +188,9 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
         if "teacher" not in values or not isinstance(values["checkpoint_step"], int):
             raise ValueError("no metrics of a teacher")
     except OSError as error:
-        raise UserError(f"{path} is not there; evaluate first: dcmt evaluate {run.path} --split {split}") from error
+        raise UserError(
+            f"{path} is not there; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the metrics of an evaluation ({error}); evaluate the run anew"

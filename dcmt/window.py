@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,17 +46,22 @@ class Window:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is noted, by name, so that a resumed run logs the same means."""
-        return {name: torch.stack(values).float() for name, values in self.values.items()}
+        return {name: _stacked(values) for name, values in self.values.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.values = {name: list(values.unbind()) for name, values in tensors.items()}
+    def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take up what `tensors` gave; on ``device``, where the values to come will be."""
+        self.values = {name: list(values.to(device).unbind()) for name, values in tensors.items()}
 
     def means(self) -> dict[str, float]:
         """The mean of each, in order of their names."""
-        return {name: torch.stack([v.float() for v in self.values[name]]).mean().item() for name in sorted(self.values)}
+        return {name: _stacked(self.values[name]).mean().item() for name in sorted(self.values)}
 
     def idle_terms(self) -> set[str]:
         """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
         terms = {name.removeprefix("loss/"): values for name, values in self.values.items() if name.startswith("loss/")}
         zero = {name for name, values in terms.items() if self.count >= 2 and not any(v.item() for v in values)}
         return (zero - {"total"}) | self._without_gradient
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.float() for value in values])

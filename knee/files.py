@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,15 @@ def write_json(path: Path, value: Any) -> None:
     """Write or replace a JSON file. Raises OSError as ``moved_into_place``."""
     with moved_into_place(path) as scratch:
         scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def typed(path: Path) -> str:
+    """A path as it is typed into a shell.
+
+    >>> typed(Path("runs/run one"))
+    "'runs/run one'"
+    """
+    return shlex.quote(str(path))
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -196,6 +196,15 @@ def _patient_and_side(file: str, pattern: str | None) -> tuple[str, str]:
     return match["patient"] or match["stem"], (match["side"] or match["word"])[0].upper()
 
 
+def side_in_name(name: str) -> str:
+    """The side that a file's name ends with: "L", "R", or "" where it says none.
+
+    >>> side_in_name("007_left.png"), side_in_name("knee.dcm")
+    ('L', '')
+    """
+    return _patient_and_side(name, None)[1]
+
+
 def _stem(file: str) -> str:
     """The path without its suffix (``.nii.gz`` is one)."""
     return file[: -len(".nii.gz")] if file.lower().endswith(".nii.gz") else file.rpartition(".")[0]

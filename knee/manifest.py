@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from knee.errors import Faults, UserError, counted
 from knee.files import write_text
@@ -53,6 +55,13 @@ class Manifest:
     def folder(self) -> Path:
         """The folder that relative paths start from."""
         return self.path.parent
+
+    @property
+    def by_segmenter(self) -> NDArray[np.bool_]:
+        """(N,) Which rows' masks were written by a segmenter (column mask_source, where there is one), not drawn."""
+        if "mask_source" not in self.table:
+            return np.zeros(len(self.table), dtype=bool)
+        return self.table["mask_source"].eq("segmenter").to_numpy(dtype=bool)
 
     def image_path(self, row: int) -> Path:
         """Where the image of row ``row`` lies (with ``#k`` for slice k of a NIfTI volume)."""

@@ -202,7 +202,7 @@ def _grade(grader: Grader, images: Tensor, precision: torch.dtype | None, rows: 
         wrong = rows[(~torch.isfinite(grading.logits)).any(1).cpu().numpy()]
         raise UserError(
             f"the network's output is not finite for {len(wrong)} of {len(rows)} images (first: row {wrong[0]}); "
-            "evaluate an earlier checkpoint, or in full precision (fp32)"
+            "evaluate an earlier checkpoint (--checkpoint), or train again with fit.precision fp32"
         )
     return grading
 

@@ -73,16 +73,19 @@ def write_masks(
 ) -> pd.DataFrame:
     """Write a PNG for every mask, on the original pixels, and return the manifest's table naming them.
 
-    Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``.
+    Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``; a mask
+    that a segmenter wrote before keeps both.
     Paths of images and masks are made relative to the folder ``relative_to``. ``dilation`` in pixels at 256, applied to
     what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless ``force``.
     """
     table = manifest.table.drop(columns="line", errors="ignore").copy()
-    drawn = table["mask"].ne("").to_numpy()
+    has_mask = table["mask"].ne("").to_numpy()
     table["image"] = [_relative(manifest.image_path(row), relative_to) for row in range(len(table))]
     masks = [_relative(path, relative_to) if (path := manifest.mask_path(row)) else "" for row in range(len(table))]
-    source = np.where(drawn, "drawn", "").astype(object)
+    source = np.where(has_mask, np.where(manifest.by_segmenter, "segmenter", "drawn"), "").astype(object)
     confidence = np.full(len(table), "", dtype=object)
+    if "mask_confidence" in table:
+        confidence = np.where(source == "segmenter", table["mask_confidence"].to_numpy(object), "")
     names = mask_names(manifest.table["image"])
     for batch in found:
         for row, probabilities, sure in zip(batch.rows, batch.probabilities, batch.confidence, strict=True):
@@ -98,17 +101,17 @@ def write_masks(
 
 
 def mask_names(images: Iterable[str]) -> list[str]:
-    """A file name for the mask of every image, no two alike.
+    """A file name for the mask of every image, no two alike, none hidden.
 
-    >>> mask_names(["a/1.png", "a/1.dcm", "2.nii#7", "3"])
+    >>> mask_names(["a/1.png", "a/1.dcm", "2.nii#7", "../3"])
     ['a_1_0.png', 'a_1_1.png', '2.nii_7.png', '3.png']
     """
     stems = []
     for image in images:
         path, mark, number = str(image).partition("#")  # a slice of a volume keeps its number
-        stems.append(
-            (path + mark + number if mark else str(Path(path).with_suffix(""))).replace("/", "_").replace("#", "_")
-        )
+        stem = path + mark + number if mark else str(Path(path).with_suffix(""))
+        parts = [part for part in stem.replace("#", "_").split("/") if part not in ("", ".", "..")]
+        stems.append("_".join(parts).lstrip("."))
     often = Counter(stems)
     return [f"{stem}_{row}.png" if often[stem] > 1 else f"{stem}.png" for row, stem in enumerate(stems)]
 

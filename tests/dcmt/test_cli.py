@@ -60,6 +60,7 @@ def test_help(command: list[str], main: Main) -> None:
         (["train", "--fit.stepz", "3"], "there is no option fit.stepz; did you mean fit.steps"),
         (["train", "--fit.steps", "x"], "option fit.steps"),
         (["train", "--labeled-fraction", "2"], "data.labeled_fraction is 2"),
+        (["train", "--name", "../../elsewhere"], "leads out of the folder of runs"),
         (["train", "--data.manifest", "nowhere.csv"], "nowhere.csv"),
         (["check", "nowhere.csv"], "nowhere.csv"),
         (["split", "nowhere.csv", "--out", "a.csv"], "nowhere.csv"),

@@ -13,8 +13,9 @@ from torch import nn
 
 from dcmt.checkpoint import Checkpoints
 from dcmt.config import OptimizerConfig
-from dcmt.fit import Fit
+from dcmt.fit import Fit, make_optimizer
 from dcmt.task import LossWeights, MeanTeacher
+from dcmt.window import Window
 from knee.errors import UserError
 from knee.task import Batch, StepLosses
 
@@ -126,10 +127,41 @@ def test_early_stopping_and_the_best_checkpoint(make_fit: MakeFit, tmp_path: Pat
 
 
 def test_without_validation_data_the_last_checkpoint_is_the_best(make_fit: MakeFit, tmp_path: Path) -> None:
-    fit = make_fit(steps=4)
+    fit = make_fit(steps=4, validate_every=1, patience=2)
     fit.task.validation = None
-    fit.run()
+    assert fit.run().step == 4, "nothing to validate on is no reason to stop"
     assert Checkpoints(tmp_path / "run" / "checkpoints").best().step == 4
+
+
+def test_want_of_memory_is_told_with_the_way_out(make_fit: MakeFit) -> None:
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+
+        class Batches:
+            def from_batch(self, batch: int, error: RuntimeError = error) -> Iterator[Any]:
+                raise error
+                yield
+
+        with pytest.raises(UserError, match=r"out of memory on cpu in step 0; lower data\.labeled_per_batch"):
+            make_fit(batches=Batches()).run()
+
+
+def test_a_network_of_which_nothing_is_trained_is_refused(small_grader: Nets) -> None:
+    task = MeanTeacher(small_grader().requires_grad_(False), weights=LossWeights(), decay=0.8, ramp_steps=6)
+    with pytest.raises(UserError, match="nothing of the network is trained"):
+        make_optimizer(task, OptimizerConfig(), torch.device("cpu"))
+
+
+def test_losses_of_a_resumed_window_are_where_the_new_ones_will_be() -> None:
+    window = Window()
+    window.load({"loss/total": torch.tensor([1.0, 2.0])}, torch.device("meta"))
+    assert {value.device.type for value in window.values["loss/total"]} == {"meta"}
+    window.load({"loss/total": torch.tensor([1.0, 2.0])}, torch.device("cpu"))
+    window.values["loss/total"].append(torch.tensor(6.0, dtype=torch.bfloat16))
+    assert window.means() == {"loss/total": 3.0}
+    assert window.tensors()["loss/total"].tolist() == [1.0, 2.0, 6.0]
 
 
 def test_two_half_batches_make_the_gradient_of_a_whole_one(

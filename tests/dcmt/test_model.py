@@ -81,8 +81,19 @@ def test_vision_transformer_grades_from_its_patch_grid() -> None:
 
 
 @pytest.mark.parametrize(
+    ("backbone", "size", "side"),
+    [("davit_tiny", 64, 2), ("fastvit_t8", 64, 2), ("swin_tiny_patch4_window7_224", 112, 4)],
+)
+def test_names_like_a_vision_transformer_are_no_reason_to_take_one_for_it(backbone: str, size: int, side: int) -> None:
+    network = tiny(backbone=backbone, image_size=size, stride=0, stage=-1).eval()
+    with torch.no_grad():
+        assert network(images(1, size)).class_maps.shape == (1, 3, side, side)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"backbone": "resnet18.nope"}, r"timm has no 'resnet18\.nope'; known are resnet18\.a1_in1k"),
         ({"backbone": "resnet19"}, "timm has no 'resnet19'; did you mean .*resnet1"),
         ({"backbone": "no such thing"}, "timm has no 'no such thing'"),
         ({"stride": 16}, "gives a feature map of 6 × 6 for 48 px, a stride of about 8, not 16; set model.stride to 0"),

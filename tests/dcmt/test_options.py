@@ -43,6 +43,8 @@ def test_later_options_override_the_file(tmp_path: Path) -> None:
         (["--fit.steps", "many"], r"option fit\.steps: expected .*int.*many"),
         (["--fit.steps"], r"fit\.steps.*expected one argument"),
         (["--fit.steps", "0"], r"fit\.steps is 0; it must be 1 or more"),
+        (["--fit.threads", "-1"], r"fit\.threads is -1; it must be 0 or more"),
+        (["--fit.seed", str(2**64)], r"fit\.seed is 18446744073709551616; it must be from 0 to"),
         (["--fit.steps", "2.5"], r"option fit\.steps: expected"),
         (["--data.labeled_fraction", "0"], r"data\.labeled_fraction is 0(\.0)?; it must be above 0 and at most 1"),
         (["--data.labeled_fraction", "1.5"], r"data\.labeled_fraction is 1\.5"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dcmt.config import GraderConfig
-from dcmt.prepare import KneeData, TrainingBatches, describe, load_knee_data, masked_rows
+from dcmt.prepare import KneeData, TrainingBatches, describe, drawn_rows, load_knee_data
 from knee.errors import UserError
 from knee.task import Batch
 from knee.views import ViewConfig
@@ -195,8 +195,8 @@ def test_description_counts_what_is_there(copy: Copy, grader_config: Make) -> No
 def test_too_few_masks_are_told(copy: Copy) -> None:
     copy.change("manifest.csv", lambda table: table.__setitem__("mask", ""))
     data = copy.load()
-    with pytest.raises(UserError, match=r"0 of \d+ rows have a mask, at least 2 are needed"):
-        masked_rows(data, data.split.rows("train"), least=2)
+    with pytest.raises(UserError, match=r"0 of \d+ rows have a drawn mask, at least 2 are needed"):
+        drawn_rows(data, data.split.rows("train"), least=2)
 
 
 def test_views_of_the_config_are_those_used(copy: Copy, grader_config: Make) -> None:

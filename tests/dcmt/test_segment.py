@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from dcmt.config import SegmenterConfig
+from dcmt.prepare import load_knee_data
 from dcmt.run import RunFolder, create_run
-from dcmt.segment import predict_command, train_segmenter
+from dcmt.segment import SegmenterRun, predict_command, train_segmenter
 from dcmt.tracking import read_metrics
 from knee.errors import UserError
+from segmentation.unet import build_segmenter
 
 Make = Callable[..., SegmenterConfig]
 
@@ -80,6 +85,57 @@ def test_nothing_is_overwritten_unasked(trained: RunFolder, tmp_path: Path) -> N
     predict(trained, tmp_path, force=True)
 
 
+def test_masks_of_a_segmenter_are_not_taken_for_drawn_ones(
+    trained: RunFolder, phantom: Path, tmp_path: Path, segmenter_config: Make
+) -> None:
+    before = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    predict(trained, tmp_path)
+    masked = tmp_path / "manifest_masks.csv"
+    first = pd.read_csv(masked, dtype=str, keep_default_na=False)
+    config = segmenter_config(**{"data.manifest": str(masked), "fit.steps": 1})
+    said: list[str] = []
+    train_segmenter(config, create_run(tmp_path / "run", config, kind="segmenter"), say=said.append, resume=False)
+    drawn = int((before["mask"].ne("") & before["split"].eq("train")).sum())
+    assert any(f"{drawn} training images have a drawn mask" in line for line in said)
+
+    said = predict(
+        trained, tmp_path, manifest=masked, manifest_out=tmp_path / "again.csv", out=tmp_path / "more", rows="all"
+    )
+    again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
+    known = first["mask_source"].ne("")
+    for column in ("mask_source", "mask_confidence"):
+        assert again.loc[known, column].tolist() == first.loc[known, column].tolist()
+    assert again.loc[~known, "mask_source"].eq("segmenter").all()
+    assert any(f"{int((~known).sum())} masks written" in line for line in said)
+
+
+def test_a_split_made_anew_says_nothing_of_test(trained: RunFolder, phantom: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained.path, tmp_path / "unet")
+    for state in (tmp_path / "unet" / "checkpoints").glob("step_*/state.json"):
+        values = json.loads(state.read_text())
+        state.write_text(json.dumps({**values, "split_sha256": "0" * 64}))
+    said = predict(RunFolder(tmp_path / "unet"), tmp_path)
+    assert any("changed since the segmenter was trained" in line for line in said)
+    assert not [line for line in said if "Dice" in line]
+
+
+def test_a_resumed_segmenter_fetches_no_weights(trained: RunFolder, segmenter_config: Make, monkeypatch) -> None:
+    config = segmenter_config(**{"unet.encoder_weights": "imagenet"})
+    asked: list[str] = []
+
+    def build(encoder: str, *, encoder_weights: str = "", **options: float) -> nn.Module:
+        asked.append(encoder_weights)
+        return build_segmenter(encoder, **options)
+
+    monkeypatch.setattr("dcmt.segment.build_segmenter", build)
+    data = load_knee_data(config.data, graded=False)
+    for checkpoint in (None, trained.checkpoints.best()):
+        SegmenterRun(config, data).task(steps=1, device=torch.device("cpu"), checkpoint=checkpoint)
+    assert asked == ["imagenet", ""]
+
+
 def test_run_of_another_kind_is_refused(trained_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the run of a segmenter"):
         predict(trained_run, tmp_path)
@@ -94,5 +150,5 @@ def test_too_few_masks_to_learn_from(phantom: Path, tmp_path: Path, segmenter_co
     table.to_csv(tmp_path / "data/manifest.csv", index=False)
     config = segmenter_config(**{"data.manifest": str(tmp_path / "data/manifest.csv")})
     run = create_run(tmp_path / "run", config, kind="segmenter")
-    with pytest.raises(UserError, match=r"0 of \d+ rows have a mask, at least 2 are needed"):
+    with pytest.raises(UserError, match=r"0 of \d+ rows have a drawn mask, at least 2 are needed"):
         train_segmenter(config, run, say=lambda _: None, resume=False)

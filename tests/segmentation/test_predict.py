@@ -131,4 +131,5 @@ def test_dilation_enlarges_what_is_written(manifest: Manifest, prepared, tmp_pat
 def test_images_alike_in_name_get_masks_of_their_own(tmp_path: Path) -> None:
     names = mask_names(["a/b.png", "a_b.png", "c.png", "c.jpg", "../d/e.png", "v.nii.gz#1", "v.nii.gz#2"])
     assert len(set(names)) == len(names)
-    assert all(name.endswith(".png") and "/" not in name for name in names)
+    assert all(name.endswith(".png") and "/" not in name and not name.startswith((".", "_")) for name in names)
+    assert mask_names(["../../a/.b.png", ".c.png"]) == ["a_.b.png", "c.png"]

@@ -1,0 +1,97 @@
+"""Grading images that no manifest knows: sides, what an earlier call left, slices of volumes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+
+from dcmt.apply import load_run
+from dcmt.predict import ImageReader, find_images, predict_command
+from dcmt.run import RunFolder
+from knee.errors import UserError
+from knee.images import prepare
+
+
+def picture(path: Path, *, seed: int = 0) -> np.ndarray:
+    """A grey ramp with noise, darker on the left, and its file."""
+    values = np.tile(np.linspace(40, 200, 48), (48, 1)) + np.random.default_rng(seed).normal(0, 9, (48, 48))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), values.clip(0, 255).astype(np.uint8))
+    return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+
+
+def grade(run: RunFolder, images: Path, out: Path, **changes: object) -> list[str]:
+    options = {"run": run.path, "images": images, "out": out, "checkpoint": "best", "device": "cpu"}
+    options |= {"student": False, "no_overlays": False, "force": False}
+    said: list[str] = []
+    assert predict_command(argparse.Namespace(**{**options, **changes}), say=said.append) == 0
+    return said
+
+
+def test_a_knee_is_mirrored_by_the_side_that_its_name_ends_with(trained_run: RunFolder, tmp_path: Path) -> None:
+    loaded = load_run(trained_run.path, checkpoint="best", device="cpu")
+    data = dataclasses.replace(loaded.config.data, mirror_side="L")
+    loaded = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, data=data))
+    names = ["007_left.png", "007R.png", "knee.png"]
+    pixels = [picture(tmp_path / name) for name in names]
+    reader = ImageReader(loaded)
+    images, read = reader.read([tmp_path / name for name in names])
+    assert [path.name for path in read] == names
+    assert reader.sides == ["L", "R", ""]
+    for image, values, mirror in zip(images, pixels, (True, False, False), strict=True):
+        expected, _ = prepare(values, data.image_size, percentiles=data.percentiles, mirror=mirror)
+        np.testing.assert_array_equal(image, expected)
+    assert not np.array_equal(images[0], images[1])
+
+
+def test_unknown_sides_are_told_where_they_count(trained_run: RunFolder, tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "in" / "knee.png")
+    picture(tmp_path / "in" / "007_left.png")
+    assert not [line for line in grade(trained_run, tmp_path / "in", tmp_path / "out") if "the side of" in line]
+    started = ImageReader.__init__
+
+    def mirroring(self: ImageReader, loaded: object) -> None:
+        started(self, loaded)  # type: ignore[arg-type]
+        self.mirrors = "L"
+
+    monkeypatch.setattr(ImageReader, "__init__", mirroring)
+    said = grade(trained_run, tmp_path / "in", tmp_path / "out", force=True)
+    assert [line for line in said if "the side of 1 of 2 images is unknown" in line]
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", keep_default_na=False)
+    assert dict(zip(table["image"], table["side"], strict=True)) == {"007_left.png": "L", "knee.png": ""}
+
+
+def test_force_removes_what_the_earlier_call_wrote_and_nothing_else(trained_run: RunFolder, tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "a.png")
+    (tmp_path / "one" / "empty.png").touch()
+    picture(tmp_path / "two" / "b.png", seed=1)
+    out = tmp_path / "out"
+    grade(trained_run, tmp_path / "one", out)
+    assert (out / "rejected.csv").exists()
+    (out / "overlays" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="--force"):
+        grade(trained_run, tmp_path / "two", out)
+    grade(trained_run, tmp_path / "two", out, force=True)
+    assert {path.name for path in (out / "overlays").iterdir()} == {"b.png.png", "mine.png"}
+    assert not (out / "rejected.csv").exists()
+    assert pd.read_csv(out / "predictions.csv")["image"].tolist() == ["b.png"]
+
+
+def test_a_slice_of_a_volume_is_graded(trained_run: RunFolder, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 900, (40, 40, 3)).astype(np.int16)
+    path = tmp_path / "vol 1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([0.4, 0.4, 3, 1])), path)
+    with pytest.raises(UserError, match=r"rejected\.csv"):
+        grade(trained_run, path, tmp_path / "whole")
+    assert "#" in pd.read_csv(tmp_path / "whole" / "rejected.csv")["reason"].iat[0]
+    grade(trained_run, Path(f"{path}#2"), tmp_path / "slice")
+    assert pd.read_csv(tmp_path / "slice" / "predictions.csv")["image"].tolist() == ["vol 1.nii.gz#2"]
+    with pytest.raises(UserError, match="neither an image nor a folder"):
+        find_images(tmp_path / "none.nii.gz#2")
