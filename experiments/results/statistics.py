@@ -51,6 +51,10 @@ class Results:
         row = self.study.row(cell.row).training
         return sorted(seed for trained, fraction, seed in self.runs if (trained, fraction) == (row, cell.fraction))
 
+    def of(self, cell: Cell) -> list[Stored]:
+        """The runs of a cell, by seed."""
+        return [self._run(cell, seed) for seed in self.seeds(cell)]
+
     def network(self, cell: Cell) -> Network:
         """The network that stands for the cell's row."""
         return self.study.row(cell.row).network

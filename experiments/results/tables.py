@@ -220,7 +220,7 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     each, averaged = (" of a seed", ", averaged over the seeds") if several else ("", "")
     return [
         f"{_seeds(runs)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
-        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, runs)}.",
+        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, cells)}.",
         "",
         f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
@@ -244,15 +244,13 @@ def _seeds(runs: Sequence[Stored]) -> str:
     return words[0].upper() + words[1:]
 
 
-def _checkpoints(results: Results, runs: Sequence[Stored]) -> str:
+def _checkpoints(results: Results, cells: Sequence[Cell]) -> str:
     """Which checkpoint was graded; where it was chosen, after which steps it was found."""
     if results.study.checkpoint == "last":
         return "last"
-    steps: dict[tuple[str, float], list[int]] = {}
-    for run in runs:
-        steps.setdefault((run.about["row"], run.about["fraction"]), []).append(run.about["checkpoint_step"])
-    found = ", ".join(
-        f"{results.study.row(row).title} {percent(fraction)}: {', '.join(map(str, each))}"
-        for (row, fraction), each in steps.items()
-    )
-    return f"best by validation, after these steps: {found}"
+    found = [
+        f"{results.study.row(cell.row).title} {percent(cell.fraction)}, {', '.join(map(str, steps))}"
+        for cell in dict.fromkeys(cells)
+        if (steps := [run.about["checkpoint_step"] for run in results.of(cell)])
+    ]
+    return f"best by validation, after these steps: {'; '.join(found)}"

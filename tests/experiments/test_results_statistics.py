@@ -209,7 +209,7 @@ def test_the_footer_tells_the_seeds_of_each_share_and_the_steps_of_the_best_chec
         run.about["checkpoint_step"] = 100 * number
     text = footer(Results(RADIOGRAPHS, runs), [Cell("supervised", 0.1), Cell("supervised", 1.0)])[0]
     assert text.startswith("Mean over seeds 0, 1 at 10 %; seed 0 at 100 %; 95 % intervals")
-    assert text.endswith("best by validation, after these steps: Supervised 10 %: 0, 100, Supervised 100 %: 200.")
+    assert text.endswith("best by validation, after these steps: Supervised 10 %, 0, 100; Supervised 100 %, 200.")
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
