@@ -59,7 +59,7 @@ _MORE = tuple(Cell(name, fraction) for fraction in (0.05, 0.25, 0.5) for name in
 METRICS = ("accuracy", "kappa", "adjacent", "macro_f1", "ece", "flip_changed", "flip_divergence")
 PUBLISHED_CLIP_KOA = 0.7186
 """Accuracy that Jeong and Lee 2025 print for this test split, with towers from 400 million pairs."""
-# A plain ResNet-18 at 112 px, 16 epochs, flips, affine and gamma, mirrored-pair prediction: measured once by other code, on this split.
+# A plain ResNet-18 at 112 px: 16 epochs, flips, affine, gamma, mirrored-pair prediction; measured by other code, on this split.
 _BASELINE = {0.1: {"accuracy": 0.531, "kappa": 0.618}, 1.0: {"accuracy": 0.628, "kappa": 0.734}}
 
 
