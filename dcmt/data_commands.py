@@ -80,6 +80,8 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
     if options.skip_bad:
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
+    for remark in found.remarks:
+        say(f"worth a look: {remark}")
     split_faults = _split_faults(options, found) if options.split else []
     if options.skip_bad:
         if split_faults:

@@ -6,7 +6,7 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,38 @@ from knee.decoders import Pixels, check_size, finite
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
+
+
+class Subject(NamedTuple):
+    """Whose knee a file shows and which, both '' where it does not say."""
+
+    patient: str
+    side: str
+    """'L', 'R' or ''."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says of itself that it is DICOM. Raises OSError where it cannot be read."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def read_subject(path: Path) -> Subject | None:
+    """PatientID and laterality of a DICOM file, from its header alone; None where it is none or cannot be read."""
+    tags = ["PatientID", "ImageLaterality", "Laterality", "SeriesDescription"]
+    # Damaged headers raise almost anything; what is wrong is told when the image is read.
+    try:
+        if not is_dicom(path):
+            return None
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                return None
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            patient = str(dataset.get("PatientID") or "").strip(" \0")
+            return Subject(patient, _dicom_side(dataset) or "")
+    except Exception:
+        return None
 
 
 def read_dicom(path: Path) -> Pixels:

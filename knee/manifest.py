@@ -108,7 +108,9 @@ class Inspection:
     bad: tuple[BadRow, ...]
     """What is wrong with single rows, in the order of the lines; one can go on without these rows."""
     leaks: tuple[BadRow, ...]
-    """Patients in two splits: nobody should go on with these."""
+    """Patients in two splits, or one person under the names of two: nobody should go on with these."""
+    remarks: tuple[str, ...] = ()
+    """What is no fault and worth a look, in sentences."""
 
     @property
     def bad_lines(self) -> frozenset[int]:
@@ -131,7 +133,7 @@ class Inspection:
         return self._told(sorted([*self.bad, *self.leaks], key=lambda row: row.line))
 
     def leak_faults(self) -> list[str]:
-        """The patients in two splits alone."""
+        """The leaks alone."""
         return self._told(self.leaks)
 
     def _told(self, rows: Sequence[BadRow]) -> list[str]:

@@ -8,7 +8,6 @@ from knee.check import check_data, check_images, drop_bad
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images import write_png
-from knee.manifest import read_manifest
 
 KL = load_grade_set("kl")
 IMAGE = np.arange(120, dtype=np.uint8).reshape(10, 12)
@@ -16,8 +15,8 @@ IMAGE = np.arange(120, dtype=np.uint8).reshape(10, 12)
 
 @pytest.fixture
 def path(tmp_path):
-    for name in ("good", "masked", "other_size", "grey_mask"):
-        write_png(tmp_path / f"{name}.png", IMAGE)
+    for number, name in enumerate(("good", "masked", "other_size", "grey_mask")):
+        write_png(tmp_path / f"{name}.png", np.roll(IMAGE, number))
     write_png(tmp_path / "flat.png", np.full((10, 12), 7, np.uint8))
     write_png(tmp_path / "m.png", (IMAGE > 60).astype(np.uint8))
     write_png(tmp_path / "small.png", np.ones((5, 6), np.uint8))
@@ -88,16 +87,95 @@ def test_patient_in_two_splits_is_not_skipped(path, tmp_path):
     assert not (tmp_path / "r.csv").exists()
 
 
-def test_side_that_the_file_contradicts(tmp_path):
+def write_dicom(path, pixels, **fields):
     image = pydicom.Dataset()
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = "1.2.3"
-    image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = 10, 12, 1, "MONOCHROME2"
+    image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = *pixels.shape, 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
-    image.ImageLaterality, image.PixelData = "R", IMAGE.tobytes()
-    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    (tmp_path / "manifest.csv").write_text("image,patient,side,grade,mask\na.dcm,1,L,0,\n")
-    (bad,) = check_images(read_manifest(tmp_path / "manifest.csv", KL), progress=False)
+    image.PixelData = pixels.tobytes()
+    for name, value in fields.items():
+        setattr(image, name, value)
+    image.save_as(path, enforce_file_format=True)
+
+
+def checked(folder, *rows):
+    (folder / "manifest.csv").write_text("\n".join(["image,patient,side,grade,mask", *rows]))
+    return check_data(folder / "manifest.csv", KL, progress=False)
+
+
+def test_side_that_the_file_contradicts(tmp_path):
+    write_dicom(tmp_path / "a.dcm", IMAGE, ImageLaterality="R")
+    found = checked(tmp_path, "a.dcm,1,L,0,")
+    (bad,) = check_images(found.manifest, progress=False)
     assert bad.reason == "image 'a.dcm' is of side R by its file, L by the manifest; mend the side"
+    assert found.bad == (bad,)
+    assert found.remarks == ()
+
+
+def test_side_that_only_the_file_tells_is_a_remark(tmp_path):
+    write_dicom(tmp_path / "a.dcm", IMAGE, ImageLaterality="R")
+    write_dicom(tmp_path / "b.dcm", IMAGE[::-1])
+    found = checked(tmp_path, "a.dcm,1,,0,", "b.dcm,2,,0,")
+    assert found.faults() == []
+    (remark,) = found.remarks
+    assert remark.startswith("1 image (line 2) without a side in the manifest, though the file says it")
+
+
+def test_one_patient_id_under_two_patients_is_a_leak(tmp_path):
+    for number, person in enumerate("XXY"):
+        write_dicom(tmp_path / f"{number}.dcm", np.roll(IMAGE, number), PatientID=person)
+    found = checked(tmp_path, "0.dcm,1,,0,", "1.dcm,2,,0,", "2.dcm,3,,0,")
+    assert found.bad == ()
+    assert found.faults() == [
+        "manifest.csv line 3: image '1.dcm' is of patient '2', '0.dcm' (line 2) of '1', but both files have one PatientID; "
+        "write one patient"
+    ]
+    with pytest.raises(Faults, match="1 fault of patients in two splits or under two names, which cannot be skipped"):
+        drop_bad(found, tmp_path / "r.csv")
+    assert checked(tmp_path, "0.dcm,1,,0,", "1.dcm,1,,0,", "2.dcm,3,,0,").faults() == []
+
+
+def test_a_blanked_patient_id_is_a_remark(tmp_path):
+    for number in range(3):
+        write_dicom(tmp_path / f"{number}.dcm", np.roll(IMAGE, number), PatientID="ANONYMOUS")
+    found = checked(tmp_path, "0.dcm,1,,0,", "1.dcm,2,,0,", "2.dcm,3,,0,")
+    assert found.faults() == []
+    (remark,) = found.remarks
+    assert remark.startswith("all 3 DICOM files that name a patient name the same, and the manifest 3")
+    assert "ANONYMOUS" not in remark
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_the_same_pixels_of_another_patient_or_grade_are_faults(tmp_path, kind):
+    values = IMAGE.astype(kind) * kind(1 if kind is np.uint8 else 257)
+    for name in "abc":
+        np.save(tmp_path / f"{name}.npy", values)
+    np.save(tmp_path / "turned.npy", values.reshape(12, 10))
+    values[0, 0] += 1
+    np.save(tmp_path / "almost.npy", values)
+    found = checked(tmp_path, "a.npy,1,L,0,", "b.npy,2,L,3,", "almost.npy,3,,0,", "turned.npy,4,,0,", "c.npy,1,,,")
+    assert found.faults() == [
+        "manifest.csv line 2: image 'a.npy' has the pixels of 'b.npy' (line 3), with another patient and grade; keep the row "
+        "that is right",
+        "manifest.csv line 3: image 'b.npy' has the pixels of 'a.npy' (line 2), with another patient and grade; keep the row "
+        "that is right",
+        "manifest.csv line 6: image 'c.npy' has the pixels of 'b.npy' (line 3), with another patient; keep the row that is "
+        "right",
+    ]
+    assert checked(tmp_path, "a.npy,1,L,0,", "c.npy,1,,,").faults() == []
+    assert "with another side;" in checked(tmp_path, "a.npy,1,L,0,", "c.npy,1,R,0,").faults()[0]
+    # One file on two lines is told once.
+    assert len(checked(tmp_path, "a.npy,1,L,0,", "./a.npy,2,L,0,").faults()) == 2
+
+
+def test_wide_images_are_a_remark(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, width in (("square", 10), ("knee", 15), ("both", 16), ("wide", 30)):
+        write_png(tmp_path / f"{name}.png", rng.integers(0, 256, (10, width), np.uint8))
+    found = checked(tmp_path, *(f"{name}.png,{name},,0," for name in ("square", "knee", "both", "wide")))
+    assert found.faults() == []
+    (remark,) = found.remarks
+    assert remark.startswith("2 images (lines 4, 5) at least 1.6 times as wide as high: if these show both knees, crop")
