@@ -143,7 +143,9 @@ def _data_commands(commands: _Commands) -> None:
     manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
     manifest.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
     manifest.add_argument(
-        "--pattern", help="regular expression with a group `patient`, and perhaps `side`, in the file's path"
+        "--pattern",
+        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
+        "the file's path",
     )
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
     manifest.set_defaults(command=_command("dcmt.data_commands", "manifest"))

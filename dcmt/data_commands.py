@@ -50,6 +50,8 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
         grade_names=grade_set.names,
     )
     write_manifest(target, table, force=options.force)
+    for note in table.attrs["notes"]:
+        say(note)
     graded = table["grade"].notna()
     counts = table.loc[graded, "grade"].astype(int).value_counts().sort_index()
     by_grade = "".join(f"  {grade}: {count}" for grade, count in counts.items()) or " none"

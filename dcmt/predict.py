@@ -18,9 +18,11 @@ from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import UserError
 from knee.evaluate import predictions_table
-from knee.folders import IMAGE_SUFFIXES, image_files, side_in_name
+from knee.folders import IMAGE_SUFFIXES, image_files
 from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.manifest import is_file
+from knee.own_folders import mark_as_own
+from knee.patients import side_in_path
 from knee.predictions import predict
 
 Say = Callable[[str], None]
@@ -42,6 +44,8 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
     out.mkdir(parents=True, exist_ok=True)
     _remove_earlier(out)
+    if not options.no_overlays:
+        mark_as_own(out / "overlays")
     root = options.images if options.images.is_dir() else options.images.parent
     reader = ImageReader(loaded)
     tables = []
@@ -110,7 +114,7 @@ class ImageReader:
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
-            self.sides.append(pixels.laterality or side_in_name(path.name))
+            self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
             images.append(self._prepare(pixels, self.sides[-1]))
             read.append(path)
         size = self._data.image_size

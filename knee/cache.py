@@ -21,6 +21,7 @@ from knee.geometry import Geometry, prepare
 from knee.images import read_image, read_mask
 from knee.manifest import split_slice
 from knee.negatives import looks_inverted, mean_thumbnail, thumbnail
+from knee.own_folders import mark_as_own
 from knee.pool import map_in_order
 from knee.shared_array import open_shared
 from knee.tables import shortened
@@ -126,7 +127,7 @@ def build_cache(
             _build(items, final, size, percentiles, search=search, progress=progress)
         except OSError as error:
             raise UserError(
-                f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder"
+                f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder (--data.cache)"
             ) from error
         cache = _open(final)
     assert cache is not None, final
@@ -226,6 +227,7 @@ def _write_cache(
         except UserError as error:
             return f"{item.place}{error}"
 
+    mark_as_own(folder)
     faults: list[str] = []
     has_mask = np.zeros(len(items), np.bool_)
     geometries = np.zeros((len(items), 7), np.int32)

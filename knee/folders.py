@@ -6,22 +6,24 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from knee.errors import Faults, UserError
-from knee.tables import shortened
+from knee.errors import UserError
+from knee.patients import Placed, placed, tell_subjects
+from knee.scan import IMAGE_SUFFIXES, image_files, passed_note, scan, stem
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy", ".dcm", ".nii", ".nii.gz")
+__all__ = ["IMAGE_SUFFIXES", "image_files", "manifest_from_folder"]
+
 _SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
 _CHEN = re.compile(r"(train|val|test)/([0-9])/([0-9]+)([LR])\.png")
-_SIDE_AT_END = re.compile(
-    r"(?P<patient>.*[0-9])(?P<side>[LR])|(?P<stem>.+)[-_ ](?P<word>[LRlr]|left|right|LEFT|RIGHT|Left|Right)"
-)
+_UNGRADED = ("ungraded", "unlabeled")
+_MOST_NAMED = 5
 
 
 def manifest_from_folder(
@@ -40,22 +42,24 @@ def manifest_from_folder(
     ``grade_names``, or 'ungraded' / 'unlabeled' (files outside any grade folder are ungraded, too); ``auto``, the first
     that fits. A folder ``masks`` holds masks under the images' own names.
 
-    The patient is the file's name without a side at its end; ``pattern``, a regular expression with a group ``patient``
-    and perhaps ``side``, is searched in the path below the folder instead. ``attrs["notes"]`` of the table says in
-    sentences what was taken for what.
+    Patient and side are told by ``knee.patients.tell_subjects``; ``pattern``, a regular expression with a group
+    ``patient`` and perhaps ``side``, is searched in the path below the folder instead ('folder' and 'file' stand for the
+    image's folder and its name). ``attrs["notes"]`` of the table says in sentences what was taken for what.
 
     Args:
         relative_to: the folder that the manifest will lie in (default: ``folder``); image paths start there.
 
     Raises:
-        UserError: no folder, no images, a file that does not fit the layout or the pattern, links out of the folder.
+        UserError: no folder, no images, a file that does not fit the layout or the pattern, a patient that may be told in
+            two ways, links out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; give the folder that holds the images")
-    files = image_files(folder)
+    files, passed_over = scan(folder)
     if not files:
-        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does")
+        fault = f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"
+        raise UserError(". ".join([fault, *passed_note(passed_over)]))
     odd = [file for file in files if not _CHEN.fullmatch(file)]
     if layout == "chen" and odd:
         raise UserError(
@@ -68,7 +72,7 @@ def manifest_from_folder(
         rows = [_chen_row(file) for file in files]
         notes = [f"{folder}: layout chen; the patient is the number in the file's name, the side the letter after it."]
     else:
-        rows, notes = _tree_rows(folder, files, pattern, grade_count, [name.lower() for name in grade_names])
+        rows, notes = _tree_rows(folder, files, pattern, _Grades(grade_count, [name.lower() for name in grade_names]))
     table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split"])
     if not (table["split"] != "").any():
         table = table.drop(columns="split")
@@ -76,56 +80,8 @@ def manifest_from_folder(
     for column in ("image", "mask"):
         table[column] = [_relative(folder.resolve() / name, start) if name else "" for name in table[column]]
     table["grade"] = table["grade"].astype("Int64")
-    table.attrs["notes"] = notes
+    table.attrs["notes"] = [*notes, *passed_note(passed_over)]
     return table
-
-
-def image_files(folder: str | Path) -> list[str]:
-    """Paths of the images below ``folder``, sorted, with '/' between their parts; hidden ones are left out.
-
-    A scan reads what lies in the folder and nothing else: a link that leads out of it may bring in other people's files
-    under this folder's name, so it is refused. A link to an image that is found by its own name is left out, since the
-    same picture under two names may end up in both training and test.
-
-    Raises:
-        Faults: links that lead out of the folder, to nowhere or in a circle.
-    """
-    folder = Path(folder)
-    found: dict[str, Path] = {}
-    links: dict[str, Path] = {}
-    faults = []
-    for place, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        here = Path(place)
-        for name in [*names, *(name for name in inner if (here / name).is_symlink())]:
-            path = here / name
-            shown = path.relative_to(folder).as_posix()
-            if name.startswith(".") or (name in names and not name.lower().endswith(IMAGE_SUFFIXES)):
-                continue
-            if not path.is_symlink():
-                if path.is_file():
-                    found[shown] = path.resolve()
-            elif reason := _refused_link(path, folder):
-                faults.append(f"{shown}: {reason}")
-            elif path.is_file():
-                links[shown] = path.resolve()
-    if faults:
-        raise Faults(
-            shortened(sorted(faults)),
-            summary=f"{folder}: {len(faults)} links lead out of the folder; put the files themselves there, give the folder "
-            "that holds them, or write the manifest by hand (it may name any path):",
-        )
-    known = set(found.values())
-    return sorted([*found, *(shown for shown, target in links.items() if target not in known)])
-
-
-def _refused_link(path: Path, folder: Path) -> str | None:
-    """Why a link is not followed; None where it stays in the folder."""
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        return "is a link to nowhere"
-    return None if target.is_relative_to(folder.resolve()) else f"is a link to {target}"
 
 
 def _relative(path: Path, start: Path) -> str:
@@ -142,84 +98,101 @@ def _chen_row(file: str) -> dict[str, object]:
     return {"image": file, "patient": patient, "side": side, "grade": int(grade), "mask": "", "split": split}
 
 
+class _Grades(NamedTuple):
+    """What folders of grades are called."""
+
+    number: int
+    names: list[str]
+
+    def names_grade(self, part: str) -> bool:
+        """Whether ``part`` is the name of a folder of a grade, or of ungraded images."""
+        return part.lower() in (*self.names, *_UNGRADED) or re.fullmatch("[0-9]{1,2}", part) is not None
+
+
 def _tree_rows(
-    folder: Path, files: list[str], pattern: str | None, grade_count: int, grade_names: list[str]
+    folder: Path, files: list[str], pattern: str | None, grades: _Grades
 ) -> tuple[list[dict[str, object]], list[str]]:
-    masks = {_stem(name): name for name in files if name.startswith("masks/")}
+    masks = {stem(name): name for name in files if name.startswith("masks/")}
     images = [name for name in files if not name.startswith("masks/")]
     if not images:
         raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
+    placement = [_split_and_grade(file, grades) for file in images]
+    places = _places(images, grades)
+    subjects, told = tell_subjects(folder, places, pattern)
     rows: list[dict[str, object]] = []
-    for file in images:
-        split, grade = _split_and_grade(file, grade_count, grade_names)
-        patient, side = _patient_and_side(file, pattern)
-        mask = masks.get(f"masks/{_stem(file)}", "")
+    for file, (split, grade), (patient, side) in zip(images, placement, subjects, strict=True):
+        mask = masks.get(f"masks/{stem(file)}", "")
         rows.append({"image": file, "patient": patient, "side": side, "grade": grade, "mask": mask, "split": split})
-    return rows, _notes(folder, rows, pattern)
+    return rows, [*_notes(folder, rows), *told, *_lone_note(rows, pattern), *_unknown_folders(rows, grades)]
 
 
-def _split_and_grade(file: str, grade_count: int, grade_names: list[str]) -> tuple[str, int | None]:
-    folders = file.lower().split("/")[:-1]
-    split = _SPLIT_NAMES.get(folders[0], "") if folders else ""
-    if split:
-        folders = folders[1:]
+def _split_and_grade(file: str, grades: _Grades) -> tuple[str, int | None]:
+    split, folders = _below_split(file)
     for part in folders[:1]:
-        if part in grade_names:
-            return split, grade_names.index(part)
+        if part.lower() in grades.names:
+            return split, grades.names.index(part.lower())
         if re.fullmatch("[0-9]{1,2}", part):
-            if int(part) >= grade_count:
+            if int(part) >= grades.number:
                 raise UserError(
-                    f"{file}: folder '{part}' is not a grade from 0 to {grade_count - 1}, nor 'ungraded'; rename it"
+                    f"{file}: folder '{part}' is not a grade from 0 to {grades.number - 1}, nor 'ungraded'; rename it"
                 )
             return split, int(part)
     return split, None
 
 
-def _patient_and_side(file: str, pattern: str | None) -> tuple[str, str]:
-    if pattern is not None:
-        try:
-            match = re.search(pattern, file)
-        except re.error as error:
-            raise UserError(
-                f"pattern '{pattern}' is not a regular expression ({error}); e.g. (?P<patient>[0-9]+)_"
-            ) from error
-        groups = match.groupdict() if match else {}
-        if not groups.get("patient"):
-            raise UserError(
-                f"{file}: pattern '{pattern}' finds no group 'patient' in it; write it like (?P<patient>[0-9]+)_"
-            )
-        return str(groups["patient"]), (groups.get("side") or "")[:1].upper()
-    stem = _stem(file).rsplit("/", 1)[-1]
-    match = _SIDE_AT_END.fullmatch(stem)
-    if not match:
-        return stem, ""
-    return match["patient"] or match["stem"], (match["side"] or match["word"])[0].upper()
+def _below_split(file: str) -> tuple[str, list[str]]:
+    """The split that a file lies in ('' for none), and its folders below that."""
+    folders = file.split("/")[:-1]
+    split = _SPLIT_NAMES.get(folders[0].lower(), "") if folders else ""
+    return split, folders[1:] if split else folders
 
 
-def side_in_name(name: str) -> str:
-    """The side that a file's name ends with: "L", "R", or "" where it says none.
+def _places(images: list[str], grades: _Grades) -> list[Placed]:
+    """Each image with its folders below split and grade; what lies beside such folders counts as one of them."""
+    parted = [_below_split(file) for file in images]
+    any_split = any(split for split, _ in parted)
+    any_grade = any(folders and grades.names_grade(folders[0]) for _, folders in parted)
+    places = []
+    for file, (split, folders) in zip(images, parted, strict=True):
+        below = list(folders)
+        if any_split and not split and below and not grades.names_grade(below[0]):
+            below.pop(0)
+        if below and (any_grade or grades.names_grade(below[0])):
+            below.pop(0)
+        places.append(placed(file, below))
+    return places
 
-    >>> side_in_name("007_left.png"), side_in_name("knee.dcm")
-    ('L', '')
-    """
-    return _patient_and_side(name, None)[1]
 
-
-def _stem(file: str) -> str:
-    """The path without its suffix (``.nii.gz`` is one)."""
-    return file[: -len(".nii.gz")] if file.lower().endswith(".nii.gz") else file.rpartition(".")[0]
-
-
-def _notes(folder: Path, rows: list[dict[str, object]], pattern: str | None) -> list[str]:
+def _notes(folder: Path, rows: list[dict[str, object]]) -> list[str]:
     patients = len({row["patient"] for row in rows})
     ungraded = sum(row["grade"] is None for row in rows)
-    notes = [f"{folder}: layout tree; {len(rows)} images, {ungraded} of them ungraded, {patients} patients."]
-    if pattern is not None:
-        return [*notes, f"The patient is what '{pattern}' finds."]
-    notes.append("The patient is the file's name without a side (L, R, left, right) at its end.")
-    if patients == len(rows) > 1:
-        notes.append(
-            "So every image is a patient of its own. If several images show one person, give --pattern, "
-            "or a patient may end up in both training and test."
-        )
-    return notes
+    return [f"{folder}: layout tree; {len(rows)} images, {ungraded} of them ungraded, {patients} patients."]
+
+
+def _lone_note(rows: list[dict[str, object]], pattern: str | None) -> list[str]:
+    if pattern is not None or not len({row["patient"] for row in rows}) == len(rows) > 1:
+        return []
+    return [
+        "So every image is a patient of its own. If several images show one person, give --pattern, "
+        "or a patient may end up in both training and test."
+    ]
+
+
+def _unknown_folders(rows: list[dict[str, object]], grades: _Grades) -> list[str]:
+    """Folders where that of a grade would be, and that are none; not where they are the patients' own."""
+    found: dict[str, set[object]] = {}
+    for row in rows:
+        _, folders = _below_split(str(row["image"]))
+        if folders and not grades.names_grade(folders[0]):
+            found.setdefault(folders[0], set()).add(row["patient"])
+    ungraded = all(row["grade"] is None for row in rows)
+    if ungraded and all(len(patients) == 1 for patients in found.values()):
+        return []
+    if not found:
+        return []
+    names = [f"'{name}'" for name in sorted(found)[:_MOST_NAMED]]
+    names += [f"{len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
+    return [
+        f"No grade is read from {'the folder' if len(found) == 1 else 'the folders'} {', '.join(names)}; a folder of a grade "
+        f"is named by its number, 0 to {grades.number - 1}, or its name in the grade set, one of ungraded images 'ungraded'."
+    ]

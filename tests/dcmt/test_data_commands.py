@@ -122,3 +122,28 @@ def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.Captu
     (folder / "kl.csv").write_text(text)
     assert run("split", folder / "kl.csv", "--grade-set", "cartilage", "--out", folder / "new.csv") == 2
     assert "grades are read as those of the set 'cartilage', --grade-set" in capsys.readouterr().err
+
+
+def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0/p1/slice0", "0/p1/slice1", "1/p2/slice0", "Grade 3/p3/slice0"):
+        write_png(tmp_path / f"{name}.png", np.arange(120, dtype=np.uint8).reshape(10, 12))
+    assert run("manifest", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "The patient is the folder that the file lies in" in told
+    assert "No grade is read from the folder 'Grade 3'" in told
+    assert pd.read_csv(tmp_path / "manifest.csv")["patient"].tolist() == ["p1", "p1", "p2", "p3"]
+    # Four equal pictures of three patients and two grades.
+    assert run("check", tmp_path / "manifest.csv") == 2
+    assert "has the pixels of" in capsys.readouterr().err
+    assert run("manifest", tmp_path, "--pattern", "file", "--force") == 0
+    assert set(pd.read_csv(tmp_path / "manifest.csv")["patient"]) == {"slice0", "slice1"}
+
+
+def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_png(tmp_path / "1.png", np.arange(200, dtype=np.uint8).reshape(10, 20))
+    assert run("manifest", tmp_path) == 0
+    capsys.readouterr()
+    assert run("check", tmp_path / "manifest.csv") == 0
+    told = capsys.readouterr().out
+    assert "worth a look: 1 image (line 2) at least 1.6 times as wide as high" in told
+    assert "1 images, all sound" in told

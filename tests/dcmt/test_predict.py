@@ -79,7 +79,7 @@ def test_force_removes_what_the_earlier_call_wrote_and_nothing_else(trained_run:
     with pytest.raises(UserError, match="--force"):
         grade(trained_run, tmp_path / "two", out)
     grade(trained_run, tmp_path / "two", out, force=True)
-    assert {path.name for path in (out / "overlays").iterdir()} == {"b.png.png", "mine.png"}
+    assert {path.name for path in (out / "overlays").glob("*.png")} == {"b.png.png", "mine.png"}
     assert not (out / "rejected.csv").exists()
     assert pd.read_csv(out / "predictions.csv")["image"].tolist() == ["b.png"]
 

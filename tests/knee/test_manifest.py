@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knee.cache import build_cache
 from knee.errors import Faults, UserError
+from knee.folders import image_files
 from knee.grades import load_grade_set
 from knee.images import write_png
 from knee.manifest import inspect_manifest, manifest_from_folder, read_manifest, split_slice, write_manifest
+from knee.own_folders import MARK, mark_as_own
 
 KL = load_grade_set("kl")
 HEADER = "image,patient,side,grade,mask"
@@ -261,6 +264,25 @@ def test_a_scan_does_not_leave_the_folder(tmp_path):
     # Who writes a path in a manifest means it.
     path = written(tmp_path, "data/train/2/2R.png,1,R,2,", "other/0/2R.png,2,R,2,")
     assert len(read_manifest(path, KL).table) == 2
+
+
+def test_folders_that_the_toolkit_wrote_hold_no_images(tmp_path):
+    touch(tmp_path, "2/1L.png", "0/2R.png")
+    paths = [tmp_path / "2/1L.png", tmp_path / "0/2R.png"]
+    cache = build_cache(paths, [None, None], tmp_path / "cache", size=8, progress=False)
+    mark_as_own(tmp_path / "graded" / "overlays")
+    touch(tmp_path, "graded/overlays/2/1L.png.png", "runs/one/figures/roc.png")
+    (tmp_path / "runs/one/local").mkdir()
+    (tmp_path / "runs/one/config.yaml").write_text("kind: grader\n")
+    assert image_files(tmp_path) == ["0/2R.png", "2/1L.png"]
+    assert manifest_from_folder(tmp_path)["image"].tolist() == ["0/2R.png", "2/1L.png"]
+    # A cache that an earlier version wrote has no mark.
+    (cache.folder / MARK).unlink()
+    assert image_files(tmp_path) == ["0/2R.png", "2/1L.png"]
+    # Who names such a folder means it, and an array of one's own may be called like one of a cache.
+    assert len(image_files(tmp_path / "graded/overlays")) == 1
+    np.save(tmp_path / "0" / "images.npy", np.arange(64.0).reshape(8, 8))
+    assert len(image_files(tmp_path)) == 3
 
 
 def test_grade_names_as_folders(tmp_path):
