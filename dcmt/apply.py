@@ -216,7 +216,7 @@ def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None
     """The tables of an evaluation: the networks called ``names`` with their intervals, and the last one grade by grade."""
     last = reports[names[-1]]
     lines = [
-        f"{last['graded']} graded images of {last['patients']} patients; {last['interval']['level']:.0%} intervals, "
+        f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "
         "bootstrap over patients",
         *metric_table({name: reports[name]["metrics"] for name in names}),
     ]

@@ -35,7 +35,7 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     grades = values[titles[0]]["grades"]
     say(
         f"{options.network} of both, {values[titles[0]]['graded']} graded {options.split} images of "
-        f"{values[titles[0]]['patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
+        f"{values[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
     )
     for line in metric_table(columns):
         say(line)
@@ -56,6 +56,12 @@ def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
     if first.grade_set != second.grade_set:
         raise UserError(
             f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
+        )
+    dilations = [run.config.data.mask_dilation for run in (first, second)]
+    if dilations[0] != dilations[1]:
+        raise UserError(
+            f"{paths} widen the masks differently (data.mask_dilation {dilations[0]:g} and {dilations[1]:g}), so their TIoU "
+            "cannot be compared; train both with one"
         )
     if first.checkpoint.state.get("split_sha256") != second.checkpoint.state.get("split_sha256"):
         raise UserError(f"{paths} are of different split files; train both on one split to compare them")

@@ -212,7 +212,7 @@ def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> Loaded
 def _stored_predictions(run: RunFolder, split: str) -> pd.DataFrame:
     path = run.predictions(split)
     try:
-        table = pd.read_csv(path).astype({"grade": "Int64"})
+        table = pd.read_csv(path, dtype={"case": str, "image": str}).astype({"grade": "Int64"})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); evaluate the run anew") from error
     if not {"case", "image", "grade"} <= set(table):

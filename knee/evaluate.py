@@ -5,7 +5,7 @@ Student and teacher, and any two methods, are compared on the same cases with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from knee.grades import GradeSet
 
 Floats = NDArray[np.float64]
+_OF_ALL_CASES = ("empty_maps", "entropy", "flip_changed", "flip_divergence")
 
 
 def report(
@@ -44,13 +45,15 @@ def report(
     graded, known_grades = _known(grades, len(predictions))
     statistics = _statistics(predictions, graded, known_grades, grade_set)
     values = statistics(np.ones((1, len(predictions))))
-    spread = intervals(statistics, patients, samples=samples, seed=seed)
+    counted = _counted(values, graded, known_grades, ~np.isnan(predictions.iou))
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
     confusion = np.zeros((grade_set.count, grade_set.count), dtype=np.int64)
     np.add.at(confusion, (known_grades, predictions.predicted[graded]), 1)
     return {
         "cases": len(predictions),
         "graded": int(graded.sum()),
         "patients": len(np.unique(np.asarray(patients).astype(str))),
+        "graded_patients": len(np.unique(np.asarray(patients)[graded].astype(str))),
         "with_mask": int((~np.isnan(predictions.iou)).sum()),
         "grades": list(grade_set.names),
         "interval": {"level": 0.95, "method": "percentile bootstrap over patients", "samples": samples, "seed": seed},
@@ -87,7 +90,8 @@ def difference(
         return {name: after[name] - before[name] for name in before.keys() & after.keys()}
 
     values = statistics(np.ones((1, len(first))))
-    spread = intervals(statistics, patients, samples=samples, seed=seed)
+    counted = _counted(values, graded, known_grades, ~np.isnan(first.iou) & ~np.isnan(second.iou))
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
     return {
         name: {"value": _plain(values[name][0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
         for name in of_first(np.ones((1, len(first))))
@@ -198,6 +202,23 @@ def _statistics(
         return of_grades | {name: metrics.weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics
+
+
+def _counted(
+    names: Iterable[str], graded: NDArray[np.bool_], grades: NDArray[np.int64], with_mask: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    """The cases (N,) that each statistic counts: those with a mask, those of one grade, all that are graded, or all."""
+    counted = {}
+    for name in names:
+        grade = name.removeprefix("recall_")
+        if name in ("tiou", "iou"):
+            counted[name] = with_mask
+        elif grade.isdigit():
+            counted[name] = graded.copy()
+            counted[name][graded] = grades == int(grade)
+        elif name not in _OF_ALL_CASES:
+            counted[name] = graded
+    return counted
 
 
 def _columns(predictions: Predictions) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,19 +43,27 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
 
 
 def intervals(
-    statistics: Callable[[Floats], dict[str, Floats]], patients: ArrayLike, *, samples: int = 1000, seed: int
+    statistics: Callable[[Floats], dict[str, Floats]],
+    patients: ArrayLike,
+    *,
+    samples: int = 1000,
+    seed: int,
+    counted: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals (low, high) of statistics that take weights (S, N) and give values (S,) by name.
 
-    Patients (N,). With fewer than two patients nothing is known of the spread: (NaN, NaN).
+    Patients (N,). ``counted`` says of a statistic which cases (N,) it counts, where these are not all. With cases of fewer
+    than two patients nothing is known of the spread: (NaN, NaN).
     """
     chunks = [statistics(weights) for weights in patient_weights(patients, samples=samples, seed=seed)]
-    alone = len(np.unique(np.asarray(patients).astype(str))) < 2
-    unknown = (float("nan"), float("nan"))
-    return {
-        name: unknown if alone else percentile_interval(np.concatenate([chunk[name] for chunk in chunks]))
-        for name in chunks[0]
-    }
+    names = np.asarray(patients).astype(str)
+    found = {}
+    for name in chunks[0]:
+        cases = (counted or {}).get(name, np.ones(len(names), dtype=bool))
+        known = len(np.unique(names[cases])) > 1
+        draws = np.concatenate([chunk[name] for chunk in chunks])
+        found[name] = percentile_interval(draws) if known else (float("nan"), float("nan"))
+    return found
 
 
 def bootstrap_by_patient(

@@ -64,11 +64,12 @@ def reviewed_labels(
 
     Adds ``grade_original`` (an earlier one stays), ``review`` (what became of the case, empty where it was not read)
     and ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in
-    the key, or its image not in the manifest.
+    the key, or its image not in the manifest. A verdict that was withdrawn counts as none.
     """
     readings: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in latest_verdicts(verdicts).values():
-        readings[verdict.case].append(verdict)
+        if verdict.says_anything:
+            readings[verdict.case].append(verdict)
     rows = {image: row for row, image in enumerate(manifest.table["image"])}
     _check(manifest, rows, readings, key, skip_held_out)
     table = manifest.table.copy()

@@ -38,7 +38,8 @@ function giveGrade(grade) {
 
 function giveVerdict(verdict) {
   const item = view.item, needsModel = verdict === "agree" || verdict === "disagree";
-  if (needsModel && isVeiled(item)) {
+  // Without a grade neither would say which one the case takes.
+  if (needsModel && (isVeiled(item) || store.entry(item.case).final_grade === null)) {
     notice("Grade first; then you can agree or disagree with the model.");
     return;
   }
@@ -64,7 +65,7 @@ function refresh() {
   }
   for (const button of $("verdicts").children) {
     button.setAttribute("aria-pressed", String(entry.verdict === button.dataset.verdict));
-    button.setAttribute("aria-disabled", String(veiled && ["agree", "disagree"].includes(button.dataset.verdict)));
+    button.setAttribute("aria-disabled", String(entry.final_grade === null && ["agree", "disagree"].includes(button.dataset.verdict)));
   }
   $("grade-note").textContent = gradeNote(entry, veiled);
   if (document.activeElement !== $("comment")) $("comment").value = entry.comment;

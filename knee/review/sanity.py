@@ -27,13 +27,14 @@ _MAP_SIZE = 64
 
 
 def weight_randomisation(
-    network: nn.Module, images: Tensor, *, steps: int = 8, seed: int = 0, batch: int = 32
+    network: nn.Module, images: Tensor, *, steps: int = 8, seed: int = 0, batch: int = 32, keep: tuple[str, ...] = ()
 ) -> pd.DataFrame:
     """How alike the maps are before and after more and more of the weights are randomised, from the top down.
 
     network: a ``Grader``; it is copied and stays as it is. images (N, 1, S, S) in [0, 1], on its device. Each step
     shuffles the values within the next parameters (so their distribution stays), last registered first, about an equal
-    number of tensors a step. The maps are of the grade that the intact network gives.
+    number of tensors a step. The maps are of the grade that the intact network gives. Parameters whose names begin with one
+    of ``keep`` stay as they are and do not count.
 
     Returns one row a step, the intact network first: ``step``, ``share`` (of the weights that are random), ``from_layer``
     (the lowest layer shuffled), ``correlation`` (Spearman's, mean over images; a map that shows nothing counts as 0),
@@ -46,7 +47,11 @@ def weight_randomisation(
     generator = torch.Generator().manual_seed(seed)
     classes = _in_batches(shuffled, images, batch, lambda grading, _: grading.logits.argmax(1))
     intact = _maps(shuffled, images, classes, batch)
-    named = [(name, parameter) for name, parameter in shuffled.named_parameters() if parameter.numel() > 1]
+    named = [
+        (name, parameter)
+        for name, parameter in shuffled.named_parameters()
+        if parameter.numel() > 1 and not name.startswith(keep)
+    ]
     total, random = sum(parameter.numel() for _, parameter in named), 0
     rows = [{"step": 0, "share": 0.0, "from_layer": "none", **_likeness(intact, intact)}]
     for number, places in enumerate(np.array_split(np.arange(len(named))[::-1], min(steps, len(named))), 1):

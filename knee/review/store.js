@@ -6,6 +6,8 @@ const byName = new Map(cases.map((item) => [item.case, item]));
 const VERDICTS = { agree: "Agree", disagree: "Disagree", unsure: "Unsure", bad_image: "Bad image" };
 const SCHEMA = "knee-review-verdicts/1";
 
+const says = (entry) => entry.final_grade !== null || entry.verdict !== null || entry.comment !== "";
+
 const store = {
   reader: "",
   blind: true,
@@ -53,17 +55,17 @@ const store = {
 
   change(name, change) {
     const entry = { ...this.entry(name), ...change, time: new Date().toISOString() };
+    // What was handed in and is withdrawn is handed in again, empty: else it would stay in force.
+    entry.said = Boolean(entry.said || says(entry));
     this.entries.set(name, entry);
     this.write(this.key("entry", this.reader, name), entry);
     this.unsaved = true;
     return entry;
   },
 
-  // Entries worth handing in: graded, judged or commented on.
+  // Entries worth handing in: graded, judged or commented on, now or before.
   said() {
-    return cases
-      .map((item) => [item.case, this.entry(item.case)])
-      .filter(([, entry]) => entry.final_grade !== null || entry.verdict || entry.comment);
+    return cases.map((item) => [item.case, this.entry(item.case)]).filter(([, entry]) => entry.said || says(entry));
   },
 
   document() {
@@ -111,7 +113,7 @@ const store = {
     for (const { case: name, blind_grade, final_grade, verdict, comment, time } of known) {
       const own = this.entry(name);
       if (own.time && own.time >= time) continue;
-      const entry = { blind_grade, final_grade, verdict, comment: String(comment || ""), time, revealed: true };
+      const entry = { blind_grade, final_grade, verdict, comment: String(comment || ""), time, revealed: true, said: true };
       this.entries.set(name, entry);
       this.write(this.key("entry", this.reader, name), entry);
     }

@@ -37,6 +37,11 @@ class Verdict:
     """One of ``VERDICTS`` on the model's grade and map, or empty."""
     comment: str
 
+    @property
+    def says_anything(self) -> bool:
+        """Whether it grades, judges or comments; not once all of that was withdrawn."""
+        return self.blind_grade is not None or self.final_grade is not None or bool(self.verdict or self.comment)
+
 
 COLUMNS = tuple(field.name for field in fields(Verdict))
 

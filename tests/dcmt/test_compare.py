@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_runs_of_another_split_are_refused(trained_run, other_run, tmp_path, cap
     for state in changed.glob("checkpoints/*/state.json"):
         state.write_text(json.dumps(json.loads(state.read_text()) | {"split_sha256": "0" * 16}))
     assert "different split files" in refusal(capsys, "compare", trained_run.path, changed)
+
+
+def test_runs_that_widen_masks_differently_are_refused(trained_run, other_run, tmp_path, capsys):
+    changed = shutil.copytree(other_run, tmp_path / "masks")
+    values = yaml.safe_load((changed / "config.yaml").read_text())
+    values["data"]["mask_dilation"] = 3
+    (changed / "config.yaml").write_text(yaml.safe_dump(values))
+    assert re.search(r"data\.mask_dilation \d+ and 3\)", refusal(capsys, "compare", trained_run.path, changed))
 
 
 @pytest.fixture

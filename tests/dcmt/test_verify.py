@@ -13,6 +13,7 @@ import pytest
 
 from dcmt.cli import main
 from dcmt.run import RunFolder
+from dcmt.verify import _stored_predictions
 
 Verify = Callable[..., tuple[int, str]]
 
@@ -126,6 +127,11 @@ def test_other_weights_are_told(run: RunFolder, verify: Verify) -> None:
     assert code == 2
     assert "teacher c" in printed
     assert "student c" not in printed
+
+
+def test_files_named_by_numbers_are_read_as_they_are_written(run: RunFolder) -> None:
+    touch_table(run, lambda table: table.update({"image": pd.Series(["00000001"] * len(table))}))
+    assert _stored_predictions(run, "test")["image"].iat[0] == "00000001"
 
 
 def test_predictions_of_images_that_are_not_of_the_split_are_refused(run: RunFolder, verify: Verify) -> None:

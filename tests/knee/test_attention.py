@@ -93,6 +93,15 @@ def test_gradient_reaches_the_chosen_class_alone() -> None:
     assert maps.grad[:, [0, 2, 3]].abs().sum() == 0
 
 
+def test_a_first_look_in_inference_mode_leaves_training_as_it_was() -> None:
+    size = (17, 19)  # of no other test: what is computed once for a size must serve both modes
+    with torch.inference_mode():
+        attention_mask(class_maps(), torch.tensor([0, 1, 2]), size)
+    maps = class_maps().requires_grad_()
+    attention_mask(maps, torch.tensor([0, 1, 2]), size, sharpness=4.0).sum().backward()
+    assert maps.grad is not None and maps.grad.abs().sum() > 0
+
+
 def test_gradient_share_counts_pixels_near_the_threshold() -> None:
     x = torch.tensor([[[0.0, 0.39, 0.41, 1.0]]])
     assert gradient_share(soft_threshold(x)) == pytest.approx(0.5)

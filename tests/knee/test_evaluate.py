@@ -60,6 +60,20 @@ class TestReport:
         grades = pd.Series([0, 1, None, None], dtype="Int64", index=[7, 3, 1, 0])
         assert report(predictions, grades, range(4), CARTILAGE, samples=5)["graded"] == 2
 
+    def test_cases_of_one_patient_tell_nothing_of_the_spread(self) -> None:
+        """Whatever the other patients of the split, who have no grade or no mask, or another grade."""
+        predictions = made(np.eye(3)[[0, 1, 2, 0]], iou=np.array([0.9, 0.1, np.nan, np.nan]))
+        found = report(predictions, [0, 0, None, None], ["a", "a", "b", "c"], CARTILAGE, samples=50)
+        for name in ("accuracy", "kappa", "tiou", "recall_0"):
+            assert found["metrics"][name]["value"] is not None
+            assert (found["metrics"][name]["low"], found["metrics"][name]["high"]) == (None, None)
+        assert found["metrics"]["entropy"]["low"] == 0
+        assert (found["patients"], found["graded_patients"]) == (3, 1)
+        found = report(made(np.eye(3)[[0, 1, 1, 1]]), [0, 1, 1, 0], ["a", "b", "c", "a"], CARTILAGE, samples=50)
+        assert found["metrics"]["recall_0"]["low"] is None, "grade 0 is of one patient"
+        assert found["metrics"]["recall_1"]["low"] == 1
+        assert found["metrics"]["accuracy"]["low"] is not None
+
     def test_no_grade_at_all(self) -> None:
         found = report(made(np.eye(3), iou=np.ones(3)), [None] * 3, range(3), CARTILAGE, samples=5)
         assert "accuracy" not in found["metrics"] and found["metrics"]["tiou"]["value"] == 1

@@ -76,6 +76,14 @@ def test_an_unsure_grade_is_no_label_and_the_latest_word_counts(manifest, key):
     assert labels.table["grade"].iat[1] == 4
 
 
+def test_a_withdrawn_verdict_counts_as_none(manifest, key):
+    said = [_verdict("ce", None, verdict="bad_image", day=1), _verdict("ce", None, verdict="", day=2)]
+    assert reviewed_labels(manifest, said[:1], key).bad_image == ("ce",)
+    labels = reviewed_labels(manifest, said, key)
+    assert str(labels) == "0 graded, 0 corrected, 0 confirmed, 0 undecided, 0 bad image, 0 skipped"
+    assert labels.table["reviewers"].eq("").all()
+
+
 def test_held_out_cases_are_refused_by_name(manifest, key):
     with pytest.raises(Faults, match=r"case cf is of the test split.*--skip-held-out"):
         reviewed_labels(manifest, [_verdict("cf", 0), _verdict("cb", 1)], key)

@@ -49,6 +49,20 @@ def test_maps_that_depend_on_the_weights_fall_apart(images):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_what_is_kept_stays_and_does_not_count(images):
+    """As the texts of a trained grader, which are computed once: shuffling them would change nothing."""
+
+    class WithTexts(Learned):
+        def __init__(self) -> None:
+            super().__init__()
+            self.texts = nn.Linear(500, 500)
+
+    table = weight_randomisation(WithTexts(), images, steps=3, keep=("texts.",))
+    assert table["from_layer"].tolist() == ["none", "head", "body.2", "body.0"]
+    assert table["share"].iat[-1] == 1
+    assert weight_randomisation(WithTexts(), images, steps=4)["from_layer"].iat[1] == "texts"
+
+
 def test_maps_that_show_the_image_alone_are_found_out(images):
     table = weight_randomisation(Edges(), images, steps=3)
     assert table["correlation"].tolist() == pytest.approx([1] * 4)
