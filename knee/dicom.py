@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, convert_color_space
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -102,9 +102,8 @@ def _check_pixel_data(dataset: pydicom.Dataset) -> None:
 
 
 def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:
+    # Color comes as RGB: pydicom from 3 on has converted YBR already, though the dataset still says what the file does.
     if array.ndim == 3:
-        if str(dataset.PhotometricInterpretation) != "RGB":
-            array = convert_color_space(array, str(dataset.PhotometricInterpretation), "RGB")
         return array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     values = apply_modality_lut(array, dataset)
     return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))

@@ -30,7 +30,7 @@ def make_split(
         the sets of growing f lie inside one another.
 
     Raises:
-        UserError: fractions that are no shares; a patient that the table puts in two splits.
+        UserError: fractions that are no shares; a seed below 0; a patient that the table puts in two splits.
     """
     if (
         len(fractions) != 3
@@ -41,7 +41,7 @@ def make_split(
             f"fractions {tuple(fractions)} are not three shares of train, val and test that sum to 1; "
             "e.g. 0.7, 0.1, 0.2"
         )
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     highest = _highest_grades(table)
     places = _given_splits(table) if keep else {}
     limits = np.cumsum(fractions)[:2]
@@ -59,7 +59,7 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int) -> list[pd.DataFra
     patient's highest grade.
 
     Raises:
-        UserError: fewer than 3 folds, or fewer patients than folds.
+        UserError: fewer than 3 folds, fewer patients than folds, or a seed below 0.
     """
     highest = _highest_grades(table)
     if folds < 3 or len(highest) < folds:
@@ -67,7 +67,7 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int) -> list[pd.DataFra
             f"{folds} folds of {len(highest)} patients: give 3 folds or more (test, validation, training), "
             "one patient at least in each"
         )
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     # Strata are dealt one after the other without starting anew, so that the parts differ by one patient at most.
     dealt = [patient for stratum in _strata(list(highest), highest, rng) for patient in stratum]
     parts = {patient: number % folds for number, patient in enumerate(dealt)}
@@ -76,6 +76,12 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int) -> list[pd.DataFra
         _frame(table, {patient: roles[(part - fold) % folds] for patient, part in parts.items()}, highest, rng)
         for fold in range(folds)
     ]
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise UserError(f"seed is {seed}; give a whole number from 0")
+    return np.random.default_rng(seed)
 
 
 def _highest_grades(table: pd.DataFrame) -> dict[str, int]:

@@ -121,8 +121,8 @@ def check_folder(folder: Path, *, force: bool) -> None:
         raise UserError(f"{folder} is not empty; give the name of a new folder, or --force to write over what is there")
 
 
-def check_numbers(kind: str, patients: int, slices: int, size: int, drawn_masks: int) -> None:
-    """Refuse sizes that leave a split empty or a picture without a visible joint; all faults in one go."""
+def check_numbers(kind: str, patients: int, slices: int, size: int, seed: int, drawn_masks: int) -> None:
+    """Refuse sizes that leave a split empty or a picture without a visible joint, and seeds below 0; all faults in one go."""
     faults = []
     if kind not in KINDS:
         faults.append(f"kind is {kind!r}; write {' or '.join(KINDS)}")
@@ -132,6 +132,8 @@ def check_numbers(kind: str, patients: int, slices: int, size: int, drawn_masks:
         faults.append(f"slices is {slices}; give at least 1")
     if not 32 <= size <= 1024:
         faults.append(f"size is {size} pixels; give 32 to 1024")
+    if seed < 0:
+        faults.append(f"seed is {seed}; give a whole number from 0")
     if drawn_masks < 0:
         faults.append(f"drawn_masks is {drawn_masks}; give 0 or more")
     if faults:
@@ -175,7 +177,7 @@ def write_phantom(
     a number makes no sense.
     """
     folder = Path(folder)
-    check_numbers(kind, patients, slices, size, drawn_masks)
+    check_numbers(kind, patients, slices, size, seed, drawn_masks)
     check_folder(folder, force=force)
     plan = Plan(kind, patients, slices, size, seed)
     train = sum(split_of(patient, patients) == "train" for patient in range(patients))

@@ -167,6 +167,18 @@ def test_dicom_window_for_radiographs_and_not_for_mr(tmp_path):
     np.testing.assert_array_equal(whole, DEEP)
 
 
+def test_a_ramp_in_color_reads_alike_as_rgb_and_as_ybr(tmp_path):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    neutral = np.full_like(ramp, 128)
+    stored = {"RGB": (ramp, ramp, ramp), "YBR_FULL": (ramp, neutral, neutral)}
+    for photometric, planes in stored.items():
+        color = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+        size = {"Rows": 4, "Columns": 256}
+        data = dicom_bytes(np.stack(planes, 2), **color, **size)
+        values = read_pixels(written(tmp_path, f"{photometric}.dcm", data)).values
+        np.testing.assert_allclose(values, ramp, atol=0.01)
+
+
 def test_nifti_volume_slices(tmp_path):
     volume = RNG.integers(0, 1000, (5, 6, 7)).astype(np.int16)
     for packed in (False, True):

@@ -69,8 +69,8 @@ def test_refuses_a_folder_that_holds_something(folder: Path, tmp_path: Path) -> 
 
 def test_refuses_all_bad_numbers_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
-        write_phantom(tmp_path / "new", kind="ct", patients=2, slices=0, size=8, drawn_masks=-1)  # type: ignore[arg-type]
-    for word in ("kind", "patients", "slices", "size", "drawn_masks"):
+        write_phantom(tmp_path / "new", kind="ct", patients=2, slices=0, size=8, seed=-1, drawn_masks=-1)  # type: ignore[arg-type]
+    for word in ("kind", "patients", "slices", "size", "seed", "drawn_masks"):
         assert word in str(told.value)
     assert not (tmp_path / "new").exists()
 

@@ -1,6 +1,7 @@
 """Splits: leak-free, nested and stratified whatever the table; refusals name who and what."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -127,6 +128,13 @@ def test_the_manifests_own_split_is_kept():
 def test_fractions_that_are_no_shares(fractions):
     with pytest.raises(UserError, match="sum to 1"):
         make_split(as_manifest(["a"], [0]).table, fractions=fractions, seed=0)
+
+
+@pytest.mark.parametrize("draw", [make_split, functools.partial(make_folds, folds=3)])
+def test_a_seed_below_zero_is_refused(draw):
+    table = as_manifest(["a", "b", "c"], [0, 1, 2]).table
+    with pytest.raises(UserError, match="seed is -1; give a whole number from 0"):
+        draw(table, seed=-1)
 
 
 def test_written_and_read(tmp_path):
