@@ -106,7 +106,7 @@ def run_cases(loaded: LoadedRun, data: KneeData, rows: Rows, split: str) -> Iter
         loaded.networks["student"],
         loaded.networks["teacher"],
         data.loader(rows),
-        case_facts(data, rows, split),
+        case_facts(data, rows, split, percentiles=loaded.config.data.percentiles),
         device=loaded.device,
         precision=loaded.precision,
         masks=data.masks,
@@ -116,8 +116,13 @@ def run_cases(loaded: LoadedRun, data: KneeData, rows: Rows, split: str) -> Iter
     )
 
 
-def case_facts(data: KneeData, rows: Rows, split: str) -> Callable[[int], CaseFacts]:
-    """What is known of a row. An unlabeled image has no grade here, whatever the manifest says."""
+def case_facts(
+    data: KneeData, rows: Rows, split: str, *, percentiles: tuple[float, float]
+) -> Callable[[int], CaseFacts]:
+    """What is known of a row. An unlabeled image has no grade here, whatever the manifest says.
+
+    ``percentiles`` are those that the images were prepared with.
+    """
     names = dict(zip(rows.tolist(), data.cases(rows), strict=True))
     grades = np.full(len(data.grades), -1) if split == "unlabeled" else data.grades
     sides = data.manifest.table["side"].tolist()
@@ -130,6 +135,8 @@ def case_facts(data: KneeData, rows: Rows, split: str) -> Callable[[int], CaseFa
             grade=int(grades[row]) if grades[row] >= 0 else None,
             side=sides[row],
             mirrored=geometry.mirror,
+            inverted=bool(data.cache.inverted[row]),
+            percentiles=percentiles,
             source=data.manifest.image_path(row),
             geometry=geometry,
         )

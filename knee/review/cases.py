@@ -72,6 +72,10 @@ class ReviewCase:
     """``L``, ``R`` or empty: the anatomical side."""
     mirrored: bool = False
     """Whether ``image`` is shown mirrored against the original."""
+    inverted: bool = False
+    """Whether ``image`` is the positive of a negative, beyond what its file says."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Of the original's grey values: what ``image`` shows as black and white."""
     cartilage: NDArray[np.bool_] | None = None
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None

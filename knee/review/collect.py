@@ -29,6 +29,8 @@ class CaseFacts:
     grade: int | None = None
     side: str = ""
     mirrored: bool = False
+    inverted: bool = False
+    percentiles: tuple[float, float] = (0.5, 99.5)
     source: Path | None = None
     geometry: Restorable | None = None
 

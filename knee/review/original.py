@@ -21,7 +21,7 @@ class Original:
     path: Path
     """The source, perhaps with ``#k`` for slice k of a volume."""
     grey: NDArray[np.uint8]
-    """(H, W), scaled between two percentiles; light bone whatever the file's photometric interpretation."""
+    """(H, W), scaled and inverted as the case's image was: light bone whatever the file's photometric interpretation."""
     student: NDArray[np.float32]
     """x (H, W) in [0, 1]; 0 outside of what the network was shown."""
     teacher: NDArray[np.float32]
@@ -35,7 +35,7 @@ def read_original(case: ReviewCase) -> Original:
     pixels = read_pixels(case.source)
     height, width = pixels.values.shape
     side = max(height, width)
-    square, _ = prepare(pixels.values, side)
+    square, _ = prepare(pixels.values, side, percentiles=case.percentiles, invert=case.inverted)
     top, left = (side - height) // 2, (side - width) // 2
     student, teacher = (
         np.clip(case.geometry.restore(view.attention(case.image.shape[0])), 0, 1).astype(np.float32)

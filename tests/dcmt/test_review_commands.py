@@ -21,6 +21,7 @@ from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.options import config_from_values
 from dcmt.prepare import load_knee_data
+from dcmt.review_export import case_facts
 from dcmt.run import create_run
 from dcmt.train import train_grader
 from knee.review.key import read_key
@@ -238,6 +239,16 @@ def test_verdicts_that_cannot_be_taken_are_refused_whole(reviewed, save, tmp_pat
     assert "--revise" in capsys.readouterr().err
     assert main(["review", "import", str(reviewed.run), str(changed), "--revise"]) == 0
     assert "1 of them in place of earlier ones" in capsys.readouterr().out
+
+
+def test_a_case_knows_how_its_image_was_prepared(grader_config):
+    data = load_knee_data(grader_config().data)
+    inverted = np.arange(len(data.cache.inverted)) == 3
+    facts = case_facts(
+        replace(data, cache=replace(data.cache, inverted=inverted)), np.arange(5), "train", percentiles=(1.0, 90.0)
+    )
+    assert [facts(row).inverted for row in range(5)] == inverted[:5].tolist()
+    assert facts(3).percentiles == (1.0, 90.0)
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,18 @@ def test_pictures_have_the_originals_pixels_and_are_not_replaced(tmp_path, case_
     cv2.imwrite(str(tmp_path / "knee.png"), np.zeros((10, 20), np.uint8))
     with pytest.raises(UserError, match="20 × 10 pixels now"):
         read_original(case)
+
+
+def test_a_negative_is_shown_as_the_networks_saw_it(tmp_path, case_of, run):
+    """What the cache turned into a positive, between the percentiles of the run's config."""
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
+    cv2.imwrite(str(tmp_path / "knee.png"), ramp)
+    percentiles = (10.0, 80.0)
+    image, geometry = prepare(ramp, SIZE, percentiles=percentiles, invert=True)
+    case = replace(case_of(tmp_path / "knee.png"), image=image, geometry=geometry)
+    original = read_original(replace(case, inverted=True, percentiles=percentiles))
+    assert original.grey[0, 0] == 255 and original.grey[0, -1] == 0
+    assert (original.grey == 255).sum(1)[0] == pytest.approx(20, abs=1)
+    assert (original.grey == 0).sum(1)[0] == pytest.approx(40, abs=1)
+    seen = cv2.resize(original.grey, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    assert np.abs(seen.astype(int) - image).max() <= 1
