@@ -32,6 +32,8 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
     done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise)
     keep_private(table)
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
+    if done.older:
+        revised += f", {done.older} of them older than what the table holds of their readers, which still counts"
     say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
     target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
     say(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -30,12 +30,18 @@ class Agreement:
     """Share of equal grades."""
     adjacent: float
     """Share of grades at most one apart."""
+    left_out: int = 0
+    """Cases that the reader and an earlier model graded, or one unknown: one kappa over two models is of neither."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.first} – {self.second}: kappa {self.kappa:.2f} ({self.low:.2f} to {self.high:.2f}), "
-            f"{self.exact:.0%} equal, {self.adjacent:.0%} within one grade, {self.cases} cases"
-        )
+        said = "no case in common"
+        if self.cases:
+            said = (
+                f"kappa {self.kappa:.2f} ({self.low:.2f} to {self.high:.2f}), "
+                f"{self.exact:.0%} equal, {self.adjacent:.0%} within one grade, {self.cases} cases"
+            )
+        left_out = f"; {self.left_out} not known to be of the latest model are left out" if self.left_out else ""
+        return f"{self.first} – {self.second}: {said}{left_out}"
 
 
 def agreements(
@@ -43,7 +49,8 @@ def agreements(
 ) -> list[Agreement]:
     """Every pair of readers, then each reader with the teacher and with the student.
 
-    Blind grades alone count: a grade given with the model's in view agrees with it too well. Bad images and pairs
+    Blind grades alone count: a grade given with the model's in view agrees with it too well. The model is that of the
+    key's last case, so of the latest export; cases of any other are counted and left out. Bad images and pairs
     without a case in common are left out.
     """
     grades: dict[str, dict[str, int]] = {}
@@ -51,14 +58,24 @@ def agreements(
         if verdict.blind_grade is not None and verdict.verdict != "bad_image" and verdict.case in key:
             grades.setdefault(verdict.reviewer, {})[verdict.case] = verdict.blind_grade
     readers = sorted(grades)
+    latest = _of_the_latest_model(key)
     models = {
-        "teacher": {name: case.teacher_grade for name, case in key.items()},
-        "student": {name: case.student_grade for name, case in key.items()},
+        "teacher": {name: case.teacher_grade for name, case in latest.items()},
+        "student": {name: case.student_grade for name, case in latest.items()},
     }
     pairs = [(one, other, grades[one], grades[other]) for one, other in combinations(readers, 2)]
-    pairs += [(reader, name, grades[reader], said) for name, said in models.items() for reader in readers]
-    found = (_agreement(one, other, a, b, key, samples, seed) for one, other, a, b in pairs)
-    return [agreement for agreement in found if agreement.cases]
+    found = [_agreement(one, other, a, b, key, samples, seed) for one, other, a, b in pairs]
+    for name, said in models.items():
+        for reader in readers:
+            agreement = _agreement(reader, name, grades[reader], said, key, samples, seed)
+            found.append(replace(agreement, left_out=len(grades[reader].keys() - latest.keys())))
+    return [agreement for agreement in found if agreement.cases or agreement.left_out]
+
+
+def _of_the_latest_model(key: Mapping[str, KeyedCase]) -> dict[str, KeyedCase]:
+    """The cases whose grades the model of the latest export gave."""
+    hashes = [case.model_hash for case in key.values()]
+    return {name: case for name, case in key.items() if case.model_hash == hashes[-1]}
 
 
 def _agreement(
@@ -72,7 +89,8 @@ def _agreement(
 ) -> Agreement:
     common = sorted(given.keys() & other.keys())
     if not common:
-        return Agreement(first, second, 0, *[float("nan")] * 5)
+        nan = float("nan")
+        return Agreement(first, second, 0, nan, nan, nan, nan, nan)
     a, b = np.array([given[case] for case in common]), np.array([other[case] for case in common])
     patients = [key[case].patient for case in common]
     low, high = bootstrap_by_patient(quadratic_kappa, patients, (a, b), samples=samples, seed=seed)

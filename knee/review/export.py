@@ -93,8 +93,15 @@ class ReviewExport:
         )
         for case in cases:
             identity = identities[case.case]
+            keyed.pop(case.case, None)  # so that the cases of the latest export come last
             keyed[case.case] = KeyedCase(
-                case.case, identity.image, identity.patient, case.split, case.student.grade, case.teacher.grade
+                case=case.case,
+                image=identity.image,
+                patient=identity.patient,
+                split=case.split,
+                student_grade=case.student.grade,
+                teacher_grade=case.teacher.grade,
+                model_hash=self.run.model_hash,
             )
             if set(self.formats) != {"html"}:
                 self._write_files(case, dicom)

@@ -16,7 +16,10 @@ from knee.tables import read_table, shortened
 
 @dataclass(frozen=True)
 class KeyedCase:
-    """What must be known of a case to turn its verdict into a label. ``image`` is as in the manifest."""
+    """What must be known of a case to turn its verdict into a label, and to compare its readers with the model.
+
+    ``image`` is as in the manifest.
+    """
 
     case: str
     image: str
@@ -24,13 +27,19 @@ class KeyedCase:
     split: str
     student_grade: int
     teacher_grade: int
+    model_hash: str = ""
+    """Of the model that gave the grades (``ReviewRun.model_hash``); empty in keys that did not keep it."""
 
 
 COLUMNS = tuple(field.name for field in fields(KeyedCase))
+_REQUIRED = COLUMNS[:-1]  # keys of earlier versions have no model_hash
 
 
 def write_key(path: Path, cases: Iterable[KeyedCase], *, force: bool = False) -> None:
-    """Write the key as CSV. Raises UserError where it exists (unless ``force``) or cannot be written."""
+    """Write the key as CSV, in the order given: the cases of the latest export last.
+
+    Raises UserError where it exists (unless ``force``) or cannot be written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -39,8 +48,11 @@ def write_key(path: Path, cases: Iterable[KeyedCase], *, force: bool = False) ->
 
 
 def read_key(path: Path) -> dict[str, KeyedCase]:
-    """The cases of a key by name. Raises UserError where it cannot be read, Faults for what is wrong with its rows."""
-    table, faults = read_table(path, COLUMNS)
+    """The cases of a key by name, in its order.
+
+    Raises UserError where it cannot be read, Faults for what is wrong with its rows.
+    """
+    table, faults = read_table(path, _REQUIRED)
     return dict(_checked(path, table.to_dict("records"), faults))
 
 
@@ -48,7 +60,7 @@ def _checked(path: Path, rows: Iterable[Mapping[Any, Any]], faults: list[str]) -
     found: dict[str, KeyedCase] = {}
     for row in rows:
         at = f"{path.name} line {row['line']}:"
-        texts = {name: str(row[name]) for name in COLUMNS}
+        texts = {name: str(row.get(name, "")) for name in COLUMNS}
         grades = [texts.pop(name) for name in ("student_grade", "teacher_grade")]
         if not all(grade.isdecimal() for grade in grades):
             faults.append(f"{at} grades {grades} are not whole numbers; export the review again")

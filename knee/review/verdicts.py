@@ -66,27 +66,32 @@ class Imported:
     """Verdicts that the table held already, word for word."""
     revised: int
     """Verdicts added that take the place of an earlier one of the same reader."""
+    older: int = 0
+    """Verdicts added that are earlier than what the table held of the same reader, which goes on counting."""
 
 
 def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expected, revise: bool = False) -> Imported:
     """Check verdicts files and append them to ``verdicts.csv``: all of them or, with any fault, none.
 
     What the table holds already is skipped, so a reader may hand in a file that has grown. A verdict that changed is
-    appended as a newer row if ``revise``, and refused otherwise; no row is ever removed. Raises Faults listing all that
-    is wrong in all files, UserError where a file cannot be read or the table not be written.
+    appended as a further row if ``revise``, and refused otherwise; no row is ever removed, and the one of the latest time
+    counts (``latest_verdicts``). Raises Faults listing all that is wrong in all files, UserError where a file cannot be read
+    or the table not be written.
     """
     faults: list[str] = []
     given = [verdict for path in paths for verdict in _read_file(Path(path), expected, faults)]
     faults += _repeated(given)
     before = read_verdicts(table_path) if Path(table_path).exists() else []
     latest, held = latest_verdicts(before), set(before)
-    new, changed = [], 0
+    new: list[Verdict] = []
+    revised = older = 0
     for verdict in dict.fromkeys(given):
         earlier = latest.get((verdict.case, verdict.reviewer))
         if verdict in held:
             continue
         if earlier is not None:
-            changed += 1
+            comes_later = _moment(verdict) >= _moment(earlier)
+            revised, older = revised + comes_later, older + (not comes_later)
             if not revise:
                 faults.append(
                     f"case {verdict.case}: reader {verdict.reviewer} said something else at {earlier.time}; "
@@ -97,7 +102,7 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
         raise Faults(shortened(faults), summary=f"{len(faults)} faults; nothing was imported")
     if new:
         _append(Path(table_path), new)
-    return Imported(added=len(new), known=len(set(given)) - len(new), revised=changed)
+    return Imported(added=len(new), known=len(set(given)) - len(new), revised=revised, older=older)
 
 
 def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: int) -> dict[str, Any]:
@@ -148,9 +153,13 @@ def latest_verdicts(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdic
     latest: dict[tuple[str, str], Verdict] = {}
     for verdict in verdicts:
         key = verdict.case, verdict.reviewer
-        if key not in latest or datetime.fromisoformat(verdict.time) >= datetime.fromisoformat(latest[key].time):
+        if key not in latest or _moment(verdict) >= _moment(latest[key]):
             latest[key] = verdict
     return latest
+
+
+def _moment(verdict: Verdict) -> datetime:
+    return datetime.fromisoformat(verdict.time)
 
 
 def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdict]:

@@ -239,6 +239,10 @@ def test_verdicts_that_cannot_be_taken_are_refused_whole(reviewed, save, tmp_pat
     assert "--revise" in capsys.readouterr().err
     assert main(["review", "import", str(reviewed.run), str(changed), "--revise"]) == 0
     assert "1 of them in place of earlier ones" in capsys.readouterr().out
+    before = save([replace(sound[0], final_grade=(sound[0].final_grade + 2) % 3, time="2025-02-01T12:00:00Z")])
+    assert main(["review", "import", str(reviewed.run), str(before), "--revise"]) == 0
+    told = "1 verdicts added, 1 of them older than what the table holds of their readers, which still counts"
+    assert told in capsys.readouterr().out
 
 
 def test_a_case_knows_how_its_image_was_prepared(grader_config):

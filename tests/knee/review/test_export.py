@@ -50,6 +50,16 @@ def test_the_key_keeps_the_cases_of_earlier_exports(export, cases, make_case):
     assert set(read_key(export.key_path)) == {*(case.case for case in cases), make_case(9).case}
 
 
+def test_the_key_tells_the_model_of_each_case_and_ends_with_the_latest_export(export, cases, run):
+    export.write(cases, _identities(cases))
+    later = replace(export, formats=("html",), force=True, run=replace(run, model_hash="f" * 16))
+    later.write(cases[:1], _identities(cases))
+    assert [(case.case, case.model_hash) for case in read_key(export.key_path).values()] == [
+        (cases[1].case, run.model_hash),
+        (cases[0].case, "f" * 16),
+    ]
+
+
 def test_a_source_that_cannot_be_read_is_listed_and_the_others_are_written(export, cases):
     cases[0].source.write_bytes(b"damaged")
     export.write(cases, _identities(cases))

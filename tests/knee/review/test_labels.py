@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,28 @@ def test_agreement_is_that_of_blind_grades():
     assert [found.second for found in student] == ["student", "student"]
     assert student[0].kappa == pytest.approx(0)
     assert "40 cases" in str(between)
+
+
+def test_agreement_with_the_model_is_that_of_the_latest_export_s_model():
+    """A later export with other weights took over some cases of the key: one kappa over both would be of no model."""
+    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", f"p{n}", "train", n % 5, n % 5, "first") for n in range(20)}
+    key |= {f"c{n}": replace(key.pop(f"c{n}"), teacher_grade=0, model_hash="second") for n in range(10)}
+    verdicts = [_verdict(f"c{n}", n % 5) for n in range(20)]
+    teacher, student = agreements(verdicts, key, samples=100)
+    assert (teacher.cases, teacher.left_out, teacher.exact) == (10, 10, pytest.approx(0.2))
+    assert (student.cases, student.left_out, student.exact) == (10, 10, 1)
+    assert str(teacher).endswith("10 cases; 10 not known to be of the latest model are left out")
+    both = [*verdicts, *(replace(verdict, reviewer="R2") for verdict in verdicts)]
+    assert (agreements(both, key, samples=100)[0].cases, agreements(both, key, samples=100)[0].left_out) == (20, 0)
+    teacher, _ = agreements(verdicts[10:], key, samples=100)
+    assert str(teacher) == "R1 – teacher: no case in common; 10 not known to be of the latest model are left out"
+
+
+def test_a_key_without_models_is_read_and_counts_as_one_model(tmp_path, key):
+    write_key(tmp_path / "key.csv", key.values())
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "key.csv").read_text().splitlines()]
+    assert lines[0] == "case,image,patient,split,student_grade,teacher_grade", "as keys were before"
+    (tmp_path / "old.csv").write_text("\n".join(lines) + "\n")
+    assert read_key(tmp_path / "old.csv") == key
+    found = agreements([_verdict("ca", 2), _verdict("cb", 1)], read_key(tmp_path / "old.csv"), samples=10)
+    assert [(agreement.cases, agreement.left_out) for agreement in found] == [(2, 0), (2, 0)]

@@ -65,6 +65,21 @@ def test_a_changed_verdict_needs_to_be_asked_for(tmp_path, table):
     assert latest_verdicts(read_verdicts(table))["c1", "R1"].final_grade == 4
 
 
+def test_a_verdict_older_than_the_one_held_is_kept_and_not_counted_as_revised(tmp_path, table):
+    import_verdicts([_file(tmp_path / "a.json", _entry(), _entry("c2"))], table, expected=EXPECTED)
+    older = _entry(final_grade=4, time="2025-02-28T12:00:00Z")
+    # 12:30 at +01:00 is half an hour before 12:00 at +00:00.
+    as_well = _entry("c2", final_grade=4, time="2025-03-01T12:30:00+01:00")
+    file = _file(tmp_path / "b.json", older, as_well, _entry("c3"))
+    done = import_verdicts([file], table, expected=EXPECTED, revise=True)
+    assert done == Imported(added=3, known=0, revised=0, older=2)
+    latest = latest_verdicts(read_verdicts(table))
+    assert [latest[case, "R1"].final_grade for case in ("c1", "c2")] == [2, 2]
+    same_time = _file(tmp_path / "c.json", _entry(final_grade=3))
+    assert import_verdicts([same_time], table, expected=EXPECTED, revise=True).revised == 1
+    assert latest_verdicts(read_verdicts(table))["c1", "R1"].final_grade == 3
+
+
 def test_all_faults_are_told_at_once_and_nothing_is_imported(tmp_path, table):
     wrong = _file(
         tmp_path / "wrong.json",
