@@ -27,6 +27,18 @@ MagneticFieldStrength FlipAngle
 KEPT = tuple(_KEPT.split())
 """Attributes of the image itself, by keyword; all others, private ones included, are left behind."""
 
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
+_LOOKUP = ("LUTDescriptor", "LUTData")
+KEPT_WITHIN = {
+    "AnatomicRegionSequence": _CODE,
+    "ViewCodeSequence": _CODE,
+    "ModalityLUTSequence": (*_LOOKUP, "ModalityLUTType"),
+    "VOILUTSequence": _LOOKUP,
+}
+"""What is kept of the items of each sequence in ``KEPT``: no free text, no sequence within, nothing private."""
+
+_LOOKUP_UNITS = ("OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
+
 EMPTIED = (
     "StudyDate",
     "StudyTime",
@@ -43,15 +55,19 @@ _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfRefe
 
 
 def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
-    """A copy of a single-frame image with the attributes in ``KEPT`` alone, named after its case.
+    """A copy of a single-frame image with the attributes in ``KEPT`` and ``KEPT_WITHIN`` alone, named after its case.
 
     Its identifiers are replaced by salted ones: the same study stays one study, and who has the salt finds the source.
     Pixels are copied as they are, with what is burned into them; compressed ones are decompressed.
     """
     copy = Dataset()
     for keyword in KEPT:
-        if keyword in source:
+        if keyword not in source:
+            continue
+        if keyword not in KEPT_WITHIN:
             copy[keyword] = source[keyword]
+        elif items := [item for item in (_rebuilt(item, keyword) for item in source[keyword].value) if item]:
+            setattr(copy, keyword, items)
     if "AcquisitionContextSequence" in source:
         copy.AcquisitionContextSequence = []  # may hold free text
     # The caret says that one part is all there is to the name.
@@ -73,6 +89,18 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
     copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID
     copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
     return copy
+
+
+def _rebuilt(item: Dataset, sequence: str) -> Dataset:
+    """An item of a sequence with what ``KEPT_WITHIN`` names alone; empty where it has nothing of it."""
+    made = Dataset()
+    for keyword in KEPT_WITHIN[sequence]:
+        if keyword in item:
+            made[keyword] = item[keyword]
+    # Required and meant for terms of the standard, but any text fits in it.
+    if "ModalityLUTType" in made and made.ModalityLUTType not in _LOOKUP_UNITS:
+        made.ModalityLUTType = "US"
+    return made
 
 
 def fill_required(image: Dataset) -> None:

@@ -59,7 +59,22 @@ def write_dicom(path: Path, pixels: np.ndarray) -> None:
     image.PixelSpacing, image.SliceThickness = [0.4, 0.4], 3
     image.ImageOrientationPatient, image.ImagePositionPatient = [0, 1, 0, 0, 0, -1], [-40, -60, 60]
     image.PixelData = pixels.astype(np.uint16).tobytes()
+    code = {"CodeValue": "72696002", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Knee"}
+    lookup = {"LUTDescriptor": [256, 0, 16], "LUTExplanation": MARKER, "LUTData": np.arange(256, dtype="<u2").tobytes()}
+    image.AnatomicRegionSequence, image.ViewCodeSequence = [nested(code)], [nested(code)]
+    image.VOILUTSequence, image.ModalityLUTSequence = [nested(lookup)], [nested(lookup | {"ModalityLUTType": MARKER})]
     image.save_as(path, enforce_file_format=True)
+
+
+def nested(values: dict[str, Any]) -> pydicom.Dataset:
+    """An item of a sequence with these values, the marker in a private element and in texts of the item and within."""
+    item, within = pydicom.Dataset(), pydicom.Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    item.private_block(0x0009, MARKER, create=True).add_new(1, "LO", MARKER)
+    within.CodeMeaning = item.MappingResourceName = MARKER
+    item.AnatomicRegionModifierSequence = [within]
+    return item
 
 
 def write_image(path: Path, suffix: str, pixels: np.ndarray) -> None:
@@ -140,7 +155,7 @@ def private_run(private_data: Path) -> Path:
         ["evaluate", run],
         ["attention", run, "--cases", "2"],
         ["review", "sanity", run, "--steps", "2", "--images", "2"],
-        ["review", "export", run, "--split", "test", "--cases", "6", "--format", "html,png,nifti,dicom"],
+        ["review", "export", run, "--split", "test", "--format", "html,png,nifti,dicom"],
         ["review", "export", run, "--cases", "2"],
     ):
         assert main([*command, "--device", "cpu"]) == 0, command
@@ -204,7 +219,7 @@ def test_all_kinds_of_output_were_searched(private_run: Path) -> None:
         r"figures/confusion_test\.png", r"figures/sanity\.png", r"attention_test/.*\.png",
         r"checkpoints/step_\d+/state\.json", r"checkpoints/step_\d+/teacher\.safetensors", r"checkpoints/best\.json",
         r"review/test/review\.html", r"review/test/png/.*\.png", r"review/test/nifti/.*\.nii\.gz",
-        r"review/test/dicom/.*\.dcm", r"review/unlabeled/review\.html",
+        r"review/test/dicom/.*_source\.dcm", r"review/test/dicom/.*_capture\.dcm", r"review/unlabeled/review\.html",
     ):  # fmt: skip
         assert [name for name in files if re.fullmatch(kind, name)], kind
 

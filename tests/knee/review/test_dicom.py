@@ -277,3 +277,57 @@ def test_existing_objects_stay_and_bad_sources_are_named(tmp_path, write_source,
     assert refused.files == () and "has no StudyInstanceUID" in refused.left_out[0]
     with pytest.raises(UserError, match="image file is not known"):
         export.write(replace(case, source=None))
+
+
+def _secretive(item: pydicom.Dataset) -> pydicom.Dataset:
+    """An item with a name in a private element, and in a sequence within."""
+    item.private_block(0x0009, "ACME", create=True).add_new(1, "LO", "Doe")
+    item.AnatomicRegionModifierSequence = [pydicom.Dataset()]
+    item.AnatomicRegionModifierSequence[0].CodeMeaning = "of Jane Doe"
+    return item
+
+
+def _lookup(**more: object) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.LUTExplanation = [4096, 0, 16], "by Doe"
+    item.add_new("LUTData", "OW", np.arange(0, 8192, 2, dtype="<u2").tobytes())
+    for keyword, value in more.items():
+        setattr(item, keyword, value)
+    return _secretive(item)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_nothing_within_the_kept_sequences_names_the_patient(write_source, case_of, export, syntax):
+    code, empty = pydicom.Dataset(), pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "72696002", "SCT", "Knee"
+    code.CodingSchemeVersion, code.MappingResourceName = "1.0", "Doe"
+    path = write_source(
+        "DX",
+        _source_values("DX"),
+        AnatomicRegionSequence=[_secretive(code)],
+        ViewCodeSequence=[_secretive(empty)],
+        VOILUTSequence=[_lookup()],
+        ModalityLUTSequence=[_lookup(ModalityLUTType="Doe's")],
+        RescaleSlope=None,
+        RescaleIntercept=None,
+        RescaleType=None,
+    )
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(path, dataset, implicit_vr=syntax.is_implicit_VR, little_endian=True, force_encoding=True)
+    exported = export.write(case_of(path, "R"))
+    assert exported.left_out == ()
+    assert [file for file in exported.files if b"Doe" in file.read_bytes()] == []
+    copy = pydicom.dcmread(_named(exported)["source"])
+    assert "ViewCodeSequence" not in copy, "nothing of it was left"
+    (region,) = copy.AnatomicRegionSequence
+    assert [element.keyword for element in region] == [
+        "CodeValue",
+        "CodingSchemeDesignator",
+        "CodingSchemeVersion",
+        "CodeMeaning",
+    ]
+    (lookup,) = copy.ModalityLUTSequence
+    assert [element.keyword for element in lookup] == ["LUTDescriptor", "ModalityLUTType", "LUTData"]
+    assert lookup.ModalityLUTType == "US"
+    assert np.array_equal(read_pixels(_named(exported)["source"]).values, read_pixels(path).values)
