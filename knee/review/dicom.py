@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,22 @@ from knee.files import whole_file
 from knee.manifest import split_slice
 from knee.review.cases import ReviewCase
 from knee.review.html import ReviewRun
-from knee.review.identity import deidentified, fill_required, salted_uid
+from knee.review.identity import deidentified, empty_unknown, fill_required, salted_uid
+from knee.review.making import NotMade, making
 from knee.review.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
 from knee.review.original import Original
 from knee.review.picture import case_picture, contour_lines
 
 NETWORKS = ("teacher", "student")
 _SERIES_NUMBERS = {"capture": 9001, "map": 9002, "mask": 9003, "report": 9004}
-_MR_GEOMETRY = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID")
+_MR_GEOMETRY = (
+    "PixelSpacing",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "SliceThickness",
+    "FrameOfReferenceUID",
+)
+_IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -56,66 +67,83 @@ class DicomExport:
     _counts: dict[str, int] = field(init=False, default_factory=dict)
 
     def write(self, case: ReviewCase, original: Original) -> Exported:
-        """Write the objects of one case. Raises UserError where a file cannot be written."""
-        try:
-            source = read_dicom(original.path)
-        except UserError as error:
-            return Exported((), (f"case {case.case}: {error}",))
-        reference = self._reference(case, source, original.spacing_mm)
-        made: list[tuple[str, Dataset]] = []
-        left_out: list[str] = []
-        if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
-            left_out.append(f"case {case.case}: its file says that text is burned into the pixels; look before sharing")
-        if source is not None and not self.keep_identity:
-            made.append(("source", reference))
-        for network in self.networks:
-            made += self._objects(case, network, original, reference, left_out)
-        paths = [self.folder / f"{case.case}_{name}.dcm" for name, _ in made]
-        for path, (_, dataset) in zip(paths, made, strict=True):
-            with whole_file(path, force=self.force) as scratch:
-                dataset.save_as(scratch, enforce_file_format=True)
-        return Exported(tuple(paths), tuple(left_out))
+        """Write the objects of one case; those that cannot be made of its source are told in ``left_out``.
 
-    def _objects(
-        self,
-        case: ReviewCase,
-        network: str,
-        original: Original,
-        reference: Dataset,
-        left_out: list[str],
-    ) -> list[tuple[str, Dataset]]:
+        Raises NotMade where there is none at all, UserError where a file cannot be written.
+        """
+        left_out: list[str] = []
+        with making("dicom"):
+            makers = list(self._makers(case, original, left_out))
+        contents: dict[Path, bytes] = {}
+        for name, make in makers:
+            try:
+                with making(name):
+                    contents[self.folder / f"{case.case}_{name}.dcm"] = _encoded(make())
+            except NotMade as error:
+                left_out.append(str(error))
+        for path, content in contents.items():
+            with whole_file(path, force=self.force) as scratch:
+                scratch.write_bytes(content)
+        return Exported(tuple(contents), tuple(f"case {case.case}: {reason}" for reason in dict.fromkeys(left_out)))
+
+    def _makers(
+        self, case: ReviewCase, original: Original, left_out: list[str]
+    ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
+        """The objects of a case by name, each still to be made."""
+        source = read_dicom(original.path)
+        reference = self._reference(case, source, original, left_out)
+        if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
+            left_out.append("its file says that text is burned into the pixels; look before sharing")
+        if source is not None and not self.keep_identity:
+            yield "source", lambda: reference
+        for network in self.networks:
+            yield from self._network_makers(case, network, original, reference, left_out)
+
+    def _network_makers(
+        self, case: ReviewCase, network: str, original: Original, reference: Dataset, left_out: list[str]
+    ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
         x: NDArray[np.float32] = getattr(original, network)
-        picture = case_picture(original.grey, x, case, self.run, network)
-        title = f"Attention {network}"
-        place = self._place(reference, "capture")
-        made = [(f"{network}_capture", secondary_capture(picture, reference, self.run, place, title=title))]
+        named = {"title": f"Attention {network}", "network": network}
+        yield f"{network}_capture", partial(self._capture, case, network, original, reference)
         shows = bool((x > self.run.threshold).any())
         if not shows:
-            left_out.append(f"case {case.case}: the {network}'s map shows nothing, so there is no region to export")
+            left_out.append(f"the {network}'s map shows nothing, so there is no region to export")
         if reference.get("Modality") == "MR":
             missing = [keyword for keyword in _MR_GEOMETRY if not reference.get(keyword)]
             if missing:
-                left_out.append(f"case {case.case}: the source has no {', '.join(missing)}: no map and no segmentation")
-                return made
-            named = {"title": title, "network": network}
+                left_out.append(f"the source has no {', '.join(missing)}: no map and no segmentation")
+                return
             place = self._place(reference, "map")
-            made.append((f"{network}_map", parametric_map(x, reference, self.run, place, **named)))
+            yield f"{network}_map", partial(parametric_map, x, reference, self.run, place, **named)
             if shows:
                 place = self._place(reference, "mask")
-                made.append((f"{network}_mask", segmentation(x, reference, self.run, place, **named)))
+                yield f"{network}_mask", partial(segmentation, x, reference, self.run, place, **named)
         elif "PixelData" in reference and (lines := contour_lines(x, threshold=self.run.threshold)):
             place = self._place(reference, "report")
             view = getattr(case, network)
-            report = attention_report(lines, view, reference, self.run, place, title=title, network=network)
-            made.append((f"{network}_report", report))
-        return made
+            yield f"{network}_report", partial(attention_report, lines, view, reference, self.run, place, **named)
 
-    def _reference(self, case: ReviewCase, source: Dataset | None, spacing_mm: tuple[float, float] | None) -> Dataset:
-        """The image that the objects refer to: the source, its de-identified copy, or identifiers made up for it."""
+    def _capture(self, case: ReviewCase, network: str, original: Original, reference: Dataset) -> Dataset:
+        picture = case_picture(original.grey, getattr(original, network), case, self.run, network)
+        place = self._place(reference, "capture")
+        return secondary_capture(picture, reference, self.run, place, title=f"Attention {network}")
+
+    def _reference(self, case: ReviewCase, source: Dataset | None, original: Original, left_out: list[str]) -> Dataset:
+        """The image that the objects refer to: the source, its de-identified copy, or identifiers made up for it.
+
+        Raises UserError where nothing can refer to the source.
+        """
         if source is None:
-            return _made_up(case, self.salt, spacing_mm)
+            return _made_up(case, self.salt, original.spacing_mm)
+        missing = [keyword for keyword in _IDENTIFIERS if not source.get(keyword)]
+        if missing:
+            raise UserError(
+                f"{original.path}: has no {', '.join(missing)}, so nothing can refer to it; export as png or nifti instead"
+            )
         reference = source if self.keep_identity else deidentified(source, case.case, self.salt)
         fill_required(reference)
+        if emptied := empty_unknown(reference):
+            left_out.append(f"{', '.join(emptied)}: what its file says is no value of the standard, and is left empty")
         if case.side and not (reference.get("ImageLaterality") or reference.get("Laterality")):
             reference.Laterality = case.side
         return reference
@@ -134,15 +162,14 @@ def read_dicom(path: Path) -> Dataset | None:
             return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path)
-    missing = [
-        keyword
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-        if not dataset.get(keyword)
-    ]
-    if missing:
-        raise UserError(f"{path}: has no {', '.join(missing)}, so nothing can refer to it; export as png instead")
-    return dataset
+        return pydicom.dcmread(path)
+
+
+def _encoded(dataset: Dataset) -> bytes:
+    """The object as its file is to be."""
+    content = io.BytesIO()
+    dataset.save_as(content, enforce_file_format=True)
+    return content.getvalue()
 
 
 def _made_up(case: ReviewCase, salt: bytes, spacing_mm: tuple[float, float] | None) -> Dataset:

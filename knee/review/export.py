@@ -12,6 +12,7 @@ from knee.review.cases import ReviewCase
 from knee.review.dicom import DicomExport
 from knee.review.html import ReviewRun, write_review_html
 from knee.review.key import KeyedCase, read_key, write_key
+from knee.review.making import NotMade
 from knee.review.original import read_original
 from knee.review.pictures import write_case_nifti, write_case_png
 
@@ -47,7 +48,8 @@ class ReviewExport:
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
     left_out: list[str] = field(init=False, default_factory=list)
-    """With reasons: images that cannot be read again, maps that show nothing, sources without a place in space."""
+    """With reasons: images that cannot be read again, maps that show nothing, sources without a place in space, files that
+    cannot be made of a source."""
     removed: int = field(init=False, default=0)
     """Files of an earlier export, which would have stayed mixed with the new ones."""
 
@@ -59,8 +61,9 @@ class ReviewExport:
     def write(self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity]) -> None:
         """Write the cases, each once in all formats; memory does not grow with their number.
 
-        A case whose source cannot be read is still in the HTML, and listed in ``left_out``. Raises UserError where
-        there is no case, something is there already (unless ``force``), or cannot be written. With ``force``, an
+        A case whose source cannot be read, or does not bear what was asked for, is still in the HTML and the key, and listed
+        in ``left_out``. Raises UserError where there is no case, something is there already (unless ``force``), or cannot be
+        written. With ``force``, an
         earlier export's files of the same formats go once the new ones are there; files made by anyone else stay.
         """
         self._refuse_filled()
@@ -114,14 +117,18 @@ class ReviewExport:
         except UserError as error:
             self.left_out.append(f"case {case.case}: {error}")
             return
-        if "png" in self.formats:
-            self.files += write_case_png(self.folder / "png", case, original, self.run, force=self.force)
-        if "nifti" in self.formats:
-            self.files += write_case_nifti(self.folder / "nifti", case, original, force=self.force)
-        if "dicom" in self.formats:
-            exported = dicom.write(case, original)
-            self.files += exported.files
-            self.left_out += exported.left_out
+        for name in self.formats:
+            try:
+                if name == "png":
+                    self.files += write_case_png(self.folder / name, case, original, self.run, force=self.force)
+                elif name == "nifti":
+                    self.files += write_case_nifti(self.folder / name, case, original, force=self.force)
+                elif name == "dicom":
+                    exported = dicom.write(case, original)
+                    self.files += exported.files
+                    self.left_out += exported.left_out
+            except NotMade as error:
+                self.left_out.append(f"case {case.case}: {error}")
 
     def _remove_earlier(self, keyed: Mapping[str, KeyedCase]) -> None:
         """Remove what an earlier export wrote and this one did not: files named after a case, as this class names them.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 _KEPT = """
 SOPClassUID ImageType Modality PresentationIntentType InstanceNumber SeriesNumber
@@ -109,6 +111,30 @@ def fill_required(image: Dataset) -> None:
     for keyword in (*keywords, "PositionReferenceIndicator") if "FrameOfReferenceUID" in image else keywords:
         if keyword not in image:
             setattr(image, keyword, "")
+
+
+def empty_unknown(image: Dataset) -> list[str]:
+    """Empty dates, time and sex where they are no values of the standard: no object can take them over.
+
+    Returns their keywords.
+    """
+    keywords = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+    emptied = [keyword for keyword in keywords if keyword in image and not _is_known(keyword, image[keyword].value)]
+    for keyword in emptied:
+        setattr(image, keyword, "")
+    return emptied
+
+
+def _is_known(keyword: str, value: Any) -> bool:
+    if value in (None, ""):
+        return True
+    if keyword == "PatientSex":
+        return value in ("M", "F", "O")
+    try:
+        (TM if keyword == "StudyTime" else DA)(value)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def salted_uid(salt: bytes, uid: str) -> UID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Place:
 def secondary_capture(picture: Picture, reference: Dataset, run: ReviewRun, place: Place, *, title: str) -> Dataset:
     """The picture as an RGB Secondary Capture of the reference's study, which every viewer shows."""
     spacing = reference.get("PixelSpacing") or reference.get("ImagerPixelSpacing")
-    side, orientation = _side(reference), _orientation(reference)
+    side, orientation = _side(reference), _recorded_orientation(reference) or _nearest_orientation(reference)
     capture: Dataset = hd.sc.SCImage.from_ref_dataset(
         ref_dataset=reference,
         pixel_array=picture.pixels,
@@ -66,12 +67,11 @@ def secondary_capture(picture: Picture, reference: Dataset, run: ReviewRun, plac
         coordinate_system="PATIENT",
         pixel_spacing=tuple(round(float(mm) / picture.factor, 8) for mm in spacing) if spacing else None,
         laterality=side,
-        patient_orientation=orientation or ("L", "F"),  # asked for even where it is unknown
+        patient_orientation=("L", "F"),  # asked for even where it is unknown; the true one, perhaps composite, follows
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **place.common,
     )
-    if orientation is None:
-        capture.PatientOrientation = None
+    capture.PatientOrientation = list(orientation) if orientation else None
     if side is None and "Laterality" in capture:
         del capture.Laterality
     capture.ImageType = ["DERIVED", "SECONDARY"]
@@ -182,7 +182,9 @@ def attention_report(
         imaging_measurements=[_region(line, view, reference, run, network) for line in lines],
         title=codes.cid7021.ImagingMeasurementReport,
         # The image library asks for both of these; a radiograph may have neither.
-        referenced_images=[reference] if _orientation(reference) and reference.get("ImagerPixelSpacing") else None,
+        referenced_images=[reference]
+        if _recorded_orientation(reference) and reference.get("ImagerPixelSpacing")
+        else None,
     )
     made: Dataset = hd.sr.ComprehensiveSR(evidence=[reference], content=content[0], is_complete=True, **place.common)
     _finish(made, reference, run, place, title)
@@ -255,11 +257,17 @@ def _side(reference: Dataset) -> str | None:
     return None
 
 
-def _orientation(reference: Dataset) -> tuple[str, str] | None:
-    """Towards what the rows and the columns run: as recorded, else by the nearest axis of the patient."""
+def _recorded_orientation(reference: Dataset) -> tuple[str, str] | None:
+    """Towards what the rows and the columns run, as the file says: ``P``, or ``PR`` for a direction between two axes."""
     recorded = reference.get("PatientOrientation")
-    if recorded and len(recorded) == 2 and all(recorded):
-        return str(recorded[0]), str(recorded[1])
+    if not recorded or isinstance(recorded, str) or len(recorded) != 2:
+        return None
+    rows, columns = (str(letters).strip() for letters in recorded)
+    return (rows, columns) if all(re.fullmatch("[APRLHF]{1,3}", letters) for letters in (rows, columns)) else None
+
+
+def _nearest_orientation(reference: Dataset) -> tuple[str, str] | None:
+    """Towards what the rows and the columns run, by the nearest axis of the patient."""
     cosines = reference.get("ImageOrientationPatient")
     if not cosines or len(cosines) != 6:
         return None

@@ -16,39 +16,54 @@ from knee.nifti import is_nifti, parse_header, slice_view, volume_affine, volume
 from knee.review.cases import ReviewCase
 from knee.review.dicom import NETWORKS, read_dicom
 from knee.review.html import ReviewRun
+from knee.review.making import making
 from knee.review.original import Original
 from knee.review.picture import case_picture
 
 Affine = NDArray[np.float64]
+_PLACE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 
 def write_case_png(
     folder: Path, case: ReviewCase, original: Original, run: ReviewRun, *, force: bool = False
 ) -> tuple[Path, ...]:
-    """One picture a network, ``CASE_NETWORK.png``, with its legend. Raises UserError where it cannot be written."""
-    paths = []
-    for network in NETWORKS:
-        picture = case_picture(original.grey, getattr(original, network), case, run, network)
-        paths.append(folder / f"{case.case}_{network}.png")
-        write_png(paths[-1], picture.pixels, force=force)
-    return tuple(paths)
+    """One picture a network, ``CASE_NETWORK.png``, with its legend.
+
+    Raises NotMade where this case has none, UserError where they cannot be written.
+    """
+    with making("png"):
+        pictures = {
+            folder / f"{case.case}_{network}.png": case_picture(
+                original.grey, getattr(original, network), case, run, network
+            )
+            for network in NETWORKS
+        }
+    for path, picture in pictures.items():
+        write_png(path, picture.pixels, force=force)
+    return tuple(pictures)
 
 
 def write_case_nifti(folder: Path, case: ReviewCase, original: Original, *, force: bool = False) -> tuple[Path, ...]:
     """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice that lies where the source's slice lies.
 
-    The affine is that of the source's volume, moved to the slice, or that of an MR slice in DICOM; any other image has
-    none, and its map is a plain array, rows first, in steps of its spacing. Raises UserError where it cannot be written.
+    The affine is that of the source's volume, moved to the slice, or that of a DICOM slice which says where it lies; any
+    other image has none, and its map is a plain array, rows first, in steps of its spacing. Raises NotMade where this case
+    has none, UserError where they cannot be written.
     """
-    paths = []
-    for network in NETWORKS:
-        image = _slice_image(getattr(original, network), original)
-        image.header["descrip"] = b"attention; research use only"
-        path = folder / f"{case.case}_{network}.nii.gz"
+    with making("nifti"):
+        files = {
+            folder / f"{case.case}_{network}.nii.gz": _packed(_slice_image(getattr(original, network), original))
+            for network in NETWORKS
+        }
+    for path, content in files.items():
         with whole_file(path, force=force) as scratch:
-            scratch.write_bytes(gzip.compress(image.to_bytes(), 6, mtime=0))
-        paths.append(path)
-    return tuple(paths)
+            scratch.write_bytes(content)
+    return tuple(files)
+
+
+def _packed(image: nibabel.Nifti1Image) -> bytes:
+    image.header["descrip"] = b"attention; research use only"
+    return gzip.compress(image.to_bytes(), 6, mtime=0)
 
 
 def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
@@ -60,7 +75,7 @@ def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Im
     if is_nifti(head):
         return _in_volume(x, head, index or 0)
     dataset = read_dicom(file)
-    if dataset is not None and dataset.get("ImageOrientationPatient") and dataset.get("PixelSpacing"):
+    if dataset is not None and all(dataset.get(keyword) for keyword in _PLACE):
         affine = dicom_affine(
             dataset.ImageOrientationPatient,
             dataset.ImagePositionPatient,

@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from knee.errors import UserError
 from knee.images import prepare, read_pixels
 from knee.review.dicom import DicomExport, Exported
+from knee.review.making import NotMade
 from knee.review.original import read_original
 
 SIZE = 128
@@ -229,7 +230,8 @@ def test_monochrome1_is_inverted_exactly_once(write_source, case_of, export, kin
 def test_without_spacing_or_geometry_there_is_a_capture_and_a_sentence(write_source, case_of, export):
     exported = export.write(case_of(write_source("MR", _source_values("MR"), PixelSpacing=None), "L"))
     assert sorted(_named(exported)) == ["source", "student_capture", "teacher_capture"]
-    assert "no PixelSpacing: no map and no segmentation" in exported.left_out[0]
+    told = "case 000000000001: the source has no PixelSpacing: no map and no segmentation"
+    assert exported.left_out == (told,), "once, not for each network"
 
 
 def test_a_map_that_shows_nothing_has_no_region(write_source, case_of, export, make_case):
@@ -273,10 +275,44 @@ def test_existing_objects_stay_and_bad_sources_are_named(tmp_path, write_source,
     with pytest.raises(UserError, match=r"cut\.dcm"):
         export.write(replace(case, source=tmp_path / "cut.dcm"))
     nameless = write_source("CR", _source_values("CR"), StudyInstanceUID=None)
-    refused = export.write(replace(case, source=nameless, case="c3"))
-    assert refused.files == () and "has no StudyInstanceUID" in refused.left_out[0]
+    with pytest.raises(NotMade, match="has no StudyInstanceUID"):
+        export.write(replace(case, source=nameless, case="c3"))
     with pytest.raises(UserError, match="image file is not known"):
         export.write(replace(case, source=None))
+
+
+def test_an_orientation_between_two_axes_is_kept_and_a_wrong_one_is_not(write_source, case_of, export):
+    for number, (recorded, expected) in enumerate(
+        ((["PR", "FR"], ["PR", "FR"]), (["AL", "F"], ["AL", "F"]), (["LEFT", "FOOT"], None), ("PR", None))
+    ):
+        path = write_source("DX", _source_values("DX"), PatientOrientation=recorded)
+        exported = export.write(case_of(path, "R", case=f"c{number}"))
+        assert exported.left_out == () and len(exported.files) == 5
+        made = pydicom.dcmread(_named(exported)["teacher_capture"]).PatientOrientation
+        assert (list(made) if made else None) == expected, recorded
+
+
+def test_a_radiograph_with_an_orientation_in_space_alone_has_a_report(write_source, case_of, export):
+    space = {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1], "PatientOrientation": None}
+    exported = export.write(case_of(write_source("CR", _source_values("CR"), **space), "R"))
+    assert exported.left_out == () and "teacher_report" in _named(exported)
+
+
+def test_values_that_the_standard_does_not_know_are_left_empty_where_the_patient_is_named(
+    write_source, case_of, export
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        odd = {"PatientSex": "U", "PatientBirthDate": "unknown", "StudyTime": "noon"}
+        path = write_source("MR", _source_values("MR"), **odd)
+    exported = replace(export, keep_identity=True).write(case_of(path, "L"))
+    assert len(exported.files) == 6
+    told = "PatientBirthDate, PatientSex, StudyTime: what its file says is no value of the standard, and is left empty"
+    assert exported.left_out == (f"case 000000000001: {told}",)
+    for file in exported.files:
+        made = pydicom.dcmread(file)
+        assert (made.PatientID, made.PatientSex, made.PatientBirthDate) == ("SECRET17", "", "")
+        assert made.StudyDate == "20200102"
 
 
 def _secretive(item: pydicom.Dataset) -> pydicom.Dataset:

@@ -60,6 +60,68 @@ def test_the_key_tells_the_model_of_each_case_and_ends_with_the_latest_export(ex
     ]
 
 
+def test_what_cannot_be_made_of_one_case_is_listed_and_everything_else_is_written(export, cases, monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("of a library")
+
+    monkeypatch.setattr("knee.review.dicom.parametric_map", fail)
+    monkeypatch.setattr("knee.review.pictures.case_picture", fail)
+    monkeypatch.setattr("knee.review.pictures.dicom_affine", fail)
+    export.write(cases, _identities(cases))
+    told = "\n".join(export.left_out)
+    for number, what in ((0, "png"), (1, "png"), (1, "nifti"), (1, "teacher_map"), (1, "student_map")):
+        assert f"case {cases[number].case}: no {what} (KeyError: 'of a library')" in told
+    assert len(export.left_out) == 5
+    written = {path.relative_to(export.folder).as_posix() for path in export.files}
+    assert {f"nifti/{cases[0].case}_student.nii.gz", f"dicom/{cases[1].case}_teacher_mask.dcm"} <= written
+    assert "review.html" in written and len(read_key(export.key_path)) == 2
+
+
+def test_a_full_disk_still_ends_the_export(export, cases, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(UserError, match="cannot be written"):
+        export.write(cases, _identities(cases))
+
+
+def test_an_odd_source_costs_its_own_objects_alone(export, make_case, write_source):
+    values = np.arange(8000, dtype=np.uint16).reshape(100, 80)
+    sources = {
+        "composite": write_source("DX", values, PatientOrientation=["PR", "FR"]),
+        "thin": write_source("MR", values, SliceThickness=None),
+        "nowhere": write_source("MR", values, ImagePositionPatient=None),
+        "nameless": write_source("MR", values, StudyInstanceUID=None),
+        "odd class": write_source("MR", values, SOPClassUID="1.2.3"),
+        "sound": write_source("MR", values),
+    }
+    cases = []
+    for name, source in sources.items():
+        image, geometry = prepare(read_pixels(source).values, 128)
+        cases.append(make_case(len(cases), case=name, image=image, geometry=geometry, source=source))
+    export.write(cases, _identities(cases))
+    assert export.cases == 6 and len(read_key(export.key_path)) == 6
+    assert (export.folder / "review.html").read_text().count('"case":') == 6
+    made = {name: {path.parent.name for path in export.files if path.name.startswith(f"{name}_")} for name in sources}
+    assert made == {name: {"png", "nifti", "dicom"} for name in sources} | {"nameless": {"png", "nifti"}}
+    told = "\n".join(export.left_out)
+    assert "case thin: the source has no SliceThickness: no map and no segmentation" in told
+    assert "case nowhere: the source has no ImagePositionPatient: no map and no segmentation" in told
+    assert "case nameless: " in told and "has no StudyInstanceUID" in told
+    assert "case odd class: no teacher_map" in told
+    assert "composite" not in told and "sound" not in told
+
+
+def test_a_source_without_identifiers_has_pictures_and_maps(export, make_case, write_source):
+    source = write_source("CR", np.arange(8000, dtype=np.uint16).reshape(100, 80), StudyInstanceUID=None)
+    image, geometry = prepare(read_pixels(source).values, 128)
+    case = make_case(1, image=image, geometry=geometry, source=source)
+    plain = replace(export, formats=("png", "nifti"))
+    plain.write([case], _identities([case]))
+    assert len(plain.files) == 4 and plain.left_out == []
+
+
 def test_a_source_that_cannot_be_read_is_listed_and_the_others_are_written(export, cases):
     cases[0].source.write_bytes(b"damaged")
     export.write(cases, _identities(cases))

@@ -75,6 +75,15 @@ def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_sour
     assert place == pytest.approx((4.5 / 16 * 200, 200 - 11.5 / 16 * 200 - 20), abs=1.5)
 
 
+def test_a_slice_without_a_position_is_a_plain_array(tmp_path, case_of, write_source):
+    values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
+    case = case_of(write_source("MR", values, ImagePositionPatient=None))
+    written = nibabel.load(write_case_nifti(tmp_path / "out", case, read_original(case))[0])
+    assert written.shape == (200, 160, 1)
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (0, 0)
+    assert written.header.get_zooms()[:2] == pytest.approx((0.4, 0.4))
+
+
 def test_the_slice_normal_is_that_of_a_right_handed_scanner():
     affine = dicom_affine([1, 0, 0, 0, 1, 0], [0, 0, 0], [2, 3], 4)
     assert affine @ [1, 0, 0, 1] == pytest.approx([0, -2, 0, 1])
