@@ -41,9 +41,8 @@ def _interpolation(positions: int, pixels: int, device: torch.device) -> Tensor:
     Two small products take less than a tenth of the time of torch's bilinear kernel and its gradient on a CPU (0.6 against
     11 ms for 30 maps of 12 × 12 to 96 × 96); the weights are torch's (``align_corners=False``).
     """
-    with torch.inference_mode(
-        False
-    ):  # else a first call in inference mode would leave a matrix that no gradient may pass
+    # Else a first call in inference mode would leave a matrix that no gradient may pass.
+    with torch.inference_mode(False):
         unit = torch.eye(positions, device=device)
         return F.interpolate(unit[:, None], size=pixels, mode="linear", align_corners=False)[:, 0].T.contiguous()
 
