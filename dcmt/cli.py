@@ -121,6 +121,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -137,7 +144,7 @@ def _data_commands(commands: _Commands) -> None:
     phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
     phantom.set_defaults(command=_command("dcmt.data_commands", "phantom"))
 
-    manifest = commands.add_parser("manifest", help="make a manifest from a folder of a known layout")
+    manifest = commands.add_parser("manifest", help="make a manifest from a folder of images")
     manifest.add_argument("folder", type=Path)
     manifest.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
     manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
@@ -146,6 +153,36 @@ def _data_commands(commands: _Commands) -> None:
         "--pattern",
         help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
         "the file's path",
+    )
+    manifest.add_argument(
+        "--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV, Excel, OpenDocument"
+    )
+    sheet = manifest.add_argument_group("how the spreadsheet is read, where it does not say so itself; may be repeated")
+    sheet.add_argument("--sheet", metavar="NAME", help="which sheet of the file")
+    sheet.add_argument(
+        "--column",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="ROLE=NAME",
+        help="the column that is the image, patient, side or grade; grade_L and grade_R for a row a patient",
+    )
+    sheet.add_argument(
+        "--side",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="VALUE=L",
+        help="what stands for left (=L), or right (=R)",
+    )
+    sheet.add_argument("--missing", action="append", default=[], metavar="VALUE", help="what stands for not graded")
+    sheet.add_argument(
+        "--only",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="NAME=VALUE",
+        help="take the rows with this value alone",
     )
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
     manifest.set_defaults(command=_command("dcmt.data_commands", "manifest"))

@@ -7,11 +7,15 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from knee.errors import Faults, UserError, counted
 from knee.files import refuse_existing
-from knee.grades import load_grade_set
+from knee.grades import GradeSet, load_grade_set
 from knee.manifest import Inspection, Manifest, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from knee.sheet import Sheet
 
 Say = Callable[[str], None]
 
@@ -41,6 +45,8 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
 
     grade_set = load_grade_set(options.grade_set)
     target = options.out or options.folder / "manifest.csv"
+    refuse_existing(target, force=options.force)
+    sheet = _sheet(options, grade_set)
     table = manifest_from_folder(
         options.folder,
         options.layout,
@@ -48,6 +54,7 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
         pattern=options.pattern,
         grade_count=grade_set.count,
         grade_names=grade_set.names,
+        sheet=sheet,
     )
     write_manifest(target, table, force=options.force)
     for note in table.attrs["notes"]:
@@ -60,8 +67,8 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
     )
     if not graded.any():
         say(
-            "no folder is named after a grade, so no image has one: put the images into folders GRADE/* or SPLIT/GRADE/*, or "
-            "write the grades you have into the column grade"
+            "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet that holds the "
+            "grades by --grades, or write them into the column grade"
         )
     if "split" in table and table["split"].ne("").any():
         say("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
@@ -73,6 +80,32 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
     kind = "" if options.grade_set == "kl" else f" --grade-set {shlex.quote(options.grade_set)}"
     say(f"wrote {target}; next: dcmt split {shlex.quote(str(target))}{kind} --out data_splits/NAME.csv")
     return 0
+
+
+def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
+    """The spreadsheet of ``--grades``, read as the options that go with it say."""
+    from knee.sheet import read_sheet
+
+    asked = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
+    asked |= {"--missing": options.missing, "--only": options.only}
+    if options.grades is None:
+        alone = next((option for option, value in asked.items() if value), None)
+        if alone:
+            raise UserError(f"{alone} tells how the spreadsheet of --grades is read; give that too")
+        return None
+    sides = dict(options.side)
+    odd = next((value for value, side in sides.items() if side not in ("L", "R")), None)
+    if odd is not None:
+        raise UserError(f"--side {odd}={sides[odd]}: a side is L or R; write --side {odd}=R or --side {odd}=L")
+    return read_sheet(
+        options.grades,
+        grade_set,
+        name=options.sheet,
+        columns=dict(options.column),
+        sides=sides,
+        missing=options.missing,
+        only=dict(options.only),
+    )
 
 
 def check(options: argparse.Namespace, *, say: Say) -> int:

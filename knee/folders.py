@@ -10,9 +10,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from knee.errors import UserError
+from knee.dicom import Subject
+from knee.errors import Faults, UserError, counted
 from knee.patients import Placed, placed, tell_subjects
 from knee.scan import IMAGE_SUFFIXES, image_files, passed_note, scan, stem
+from knee.sheet import Sheet
+from knee.sheet_join import grades_of, subjects_of_images
+from knee.tables import shortened
 
 __all__ = ["IMAGE_SUFFIXES", "image_files", "manifest_from_folder"]
 
@@ -34,6 +38,7 @@ def manifest_from_folder(
     pattern: str | None = None,
     grade_count: int = 10,
     grade_names: Sequence[str] = (),
+    sheet: Sheet | None = None,
 ) -> pd.DataFrame:
     """The manifest table of a folder of images.
 
@@ -48,10 +53,12 @@ def manifest_from_folder(
 
     Args:
         relative_to: the folder that the manifest will lie in (default: ``folder``); image paths start there.
+        sheet: grades, and perhaps patients and sides, of a spreadsheet (``knee.sheet_join`` tells how it is joined).
 
     Raises:
         UserError: no folder, no images, a file that does not fit the layout or the pattern, a patient that may be told in
-            two ways, links out of the folder.
+            two ways, links out of the folder, a sheet that fits no image. Faults: all of a sheet's rows that contradict each
+            other, an image's name or its folder's grade.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,11 +75,13 @@ def manifest_from_folder(
         )
     if layout not in ("auto", "chen", "tree"):
         raise UserError(f"layout '{layout}' is unknown; write auto, chen or tree")
-    if not odd and layout != "tree" and pattern is None:
+    if not odd and layout != "tree" and pattern is None and sheet is None:
         rows = [_chen_row(file) for file in files]
         notes = [f"{folder}: layout chen; the patient is the number in the file's name, the side the letter after it."]
     else:
-        rows, notes = _tree_rows(folder, files, pattern, _Grades(grade_count, [name.lower() for name in grade_names]))
+        rows, notes = _tree_rows(
+            folder, files, pattern, _Grades(grade_count, [name.lower() for name in grade_names]), sheet
+        )
     table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split"])
     if not (table["split"] != "").any():
         table = table.drop(columns="split")
@@ -110,7 +119,7 @@ class _Grades(NamedTuple):
 
 
 def _tree_rows(
-    folder: Path, files: list[str], pattern: str | None, grades: _Grades
+    folder: Path, files: list[str], pattern: str | None, grades: _Grades, sheet: Sheet | None
 ) -> tuple[list[dict[str, object]], list[str]]:
     masks = {stem(name): name for name in files if name.startswith("masks/")}
     images = [name for name in files if not name.startswith("masks/")]
@@ -118,12 +127,38 @@ def _tree_rows(
         raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
     placement = [_split_and_grade(file, grades) for file in images]
     places = _places(images, grades)
-    subjects, told = tell_subjects(folder, places, pattern)
+    listed = subjects_of_images(sheet, images) if sheet else {}
+    subjects, told = tell_subjects(folder, places, pattern, listed)
+    if any(subject.patient for subject in listed.values()):
+        told.append("The patient of an image that the sheet names with one is the sheet's.")
     rows: list[dict[str, object]] = []
     for file, (split, grade), (patient, side) in zip(images, placement, subjects, strict=True):
         mask = masks.get(f"masks/{stem(file)}", "")
         rows.append({"image": file, "patient": patient, "side": side, "grade": grade, "mask": mask, "split": split})
+    if sheet:
+        joined = _take_grades(sheet, rows, subjects)
+        return rows, [*_notes(folder, rows), *told, *joined, *_lone_note(rows, pattern)]
     return rows, [*_notes(folder, rows), *told, *_lone_note(rows, pattern), *_unknown_folders(rows, grades)]
+
+
+def _take_grades(sheet: Sheet, rows: list[dict[str, object]], subjects: Sequence[Subject]) -> list[str]:
+    """Write the sheet's grades into the rows; sentences that say what was joined."""
+    entries, notes = grades_of(sheet, [str(row["image"]) for row in rows], subjects)
+    faults = []
+    for row, entry in zip(rows, entries, strict=True):
+        if entry is None:
+            continue
+        if row["grade"] not in (None, entry.grade):
+            faults.append(
+                f"{row['image']}: lies in the folder of grade {row['grade']}, row {entry.row} of the sheet says {entry.grade}"
+            )
+        row["grade"] = entry.grade
+    if faults:
+        raise Faults(
+            shortened(faults),
+            summary=f"{sheet.path}: {counted(len(faults), 'image')} with another grade than the folder's; mend one:",
+        )
+    return notes
 
 
 def _split_and_grade(file: str, grades: _Grades) -> tuple[str, int | None]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from knee.dicom import Subject, read_subject
-from knee.errors import UserError, counted
+from knee.errors import Faults, UserError, counted
 from knee.pool import map_in_order
 from knee.scan import stem
+from knee.tables import shortened
 
 FOLDER, FILE = "folder", "file"
 """What ``--pattern`` may be instead of a regular expression."""
@@ -71,31 +72,53 @@ def side_in_path(file: str) -> str:
     return _SIDES.get(folders[-1].lower(), "") or (_name_and_side(folders[-1])[1] if nobody else "")
 
 
-def tell_subjects(folder: Path, images: Sequence[Placed], pattern: str | None) -> tuple[list[Subject], list[str]]:
+def tell_subjects(
+    folder: Path, images: Sequence[Placed], pattern: str | None, listed: Mapping[str, Subject] | None = None
+) -> tuple[list[Subject], list[str]]:
     """Patient and side of every image of a folder, and in sentences how they were told.
+
+    What is ``listed`` of an image (in a spreadsheet; '' for what is not) comes before all else.
 
     With ``pattern`` (a regular expression with a group ``patient`` and perhaps ``side``, or 'folder' or 'file') the
     patient is what it finds. Otherwise a DICOM file tells its own; the others by their name, or, where the names are
     such as 'left' or 'slice07', by the one folder that they lie in.
 
     Raises:
-        UserError: the pattern does not fit; names that occur in several folders, or that name nobody.
+        UserError: the pattern does not fit; names that occur in several folders, or that name nobody. Faults: a listed side
+            that the image's name or header contradicts.
     """
     files = [folder / image.file for image in images]
     headers = list(map_in_order(read_subject, files, description="reading headers"))
-    known = [header if header and header.patient and pattern is None else None for header in headers]
-    by, notes = _rule([image for image, header in zip(images, known, strict=True) if header is None], pattern)
-    found = []
-    for image, header, own in zip(images, headers, known, strict=True):
-        patient, side = (own.patient, side_in_path(image.file)) if own else by(image)
+    said = [(listed or {}).get(image.file, Subject("", "")) for image in images]
+    known = [
+        header if header and header.patient and pattern is None and not one.patient else None
+        for header, one in zip(headers, said, strict=True)
+    ]
+    untold = [image for image, header, one in zip(images, known, said, strict=True) if not (header or one.patient)]
+    by, notes = _rule(untold, pattern, alone=len(images) == 1)
+    found, faults = [], []
+    for image, header, own, one in zip(images, headers, known, said, strict=True):
+        patient = one.patient or (own.patient if own else "")
+        patient, side = (patient, side_in_path(image.file)) if patient else by(image)
         if header and header.side and not (side and pattern not in (None, FOLDER, FILE)):
             side = header.side
-        found.append(Subject(patient, side))
+        if one.side and side not in ("", one.side):
+            faults.append(f"{image.file}: is listed as side {one.side}, but by its name or header it is {side}")
+        found.append(Subject(patient, one.side or side))
+    if faults:
+        raise Faults(
+            shortened(faults), summary=f"{folder}: {counted(len(faults), 'image')} of another side than listed:"
+        )
     return found, [*notes, *_header_notes(images, headers, known, found)]
 
 
-def _rule(images: Sequence[Placed], pattern: str | None) -> tuple[Callable[[Placed], Subject], list[str]]:
-    """How to tell patient and side of images that do not tell it themselves, and the sentence that says so."""
+def _rule(
+    images: Sequence[Placed], pattern: str | None, *, alone: bool
+) -> tuple[Callable[[Placed], Subject], list[str]]:
+    """How to tell patient and side of images that do not tell it themselves, and the sentence that says so.
+
+    ``alone``: there is no other image, so that no two can be mixed up.
+    """
     by_file_note = "The patient is the file's name without a side (L, R, left, right) at its end."
     by_folder_note = "The patient is the folder that the file lies in, without a side at its end"
     if pattern == FILE:
@@ -108,7 +131,7 @@ def _rule(images: Sequence[Placed], pattern: str | None) -> tuple[Callable[[Plac
         return _by_file, []
     _refuse_shared_names(images)
     nobody = [image for image in images if _NOBODY.fullmatch(_name(image))]
-    if not nobody or len(images) == 1:
+    if not nobody or alone:
         return _by_file, [by_file_note]
     homeless = next((image for image in nobody if not image.folders), None)
     if homeless:

@@ -83,6 +83,9 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         target = folder / "my folder" / str(row.split) / str(row.grade) / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
+    table = pd.read_csv(drawn).sort_values("grade")
+    sheet = pd.DataFrame({"file": table["image"].map(lambda image: Path(image).stem), "KL": table["grade"]})
+    sheet.to_excel(folder / "grades.xlsx", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         later = []
@@ -114,6 +117,8 @@ def test_the_commands_of_readme_run(followed: Path) -> None:
     assert (run / "attention_test" / "sheet.png").is_file()
     trained_on = list((followed / "my folder" / "train").rglob("*.png"))
     assert len(pd.read_csv(followed / "graded" / "predictions.csv")) == len(trained_on)
+    joined = pd.read_csv(followed / "data" / "joined.csv")
+    assert joined["grade"].tolist() == pd.read_csv(followed / "data" / "mine.csv")["grade"].tolist()
     masks = pd.read_csv(followed / "data" / "manifest_masks.csv")
     assert masks.loc[masks["split"] == "train", "mask"].notna().all()
 

@@ -113,7 +113,8 @@ def test_a_folder_without_grades_is_told_what_to_do(tmp_path: Path, capsys: pyte
     assert run("manifest", folder) == 0
     told = capsys.readouterr().out
     assert "by grade none; ungraded: 1" in told
-    assert "no folder is named after a grade" in told
+    assert "no image has a grade" in told
+    assert "--grades" in told
     assert f"dcmt split '{folder / 'manifest.csv'}' --out" in told
 
 
@@ -147,3 +148,57 @@ def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "worth a look: 1 image (line 2) at least 1.6 times as wide as high" in told
     assert "1 images, all sound" in told
+
+
+def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("7_L", "7_R", "8_L"):
+        write_png(tmp_path / "images" / f"{name}.png", rng.integers(0, 256, (10, 12), np.uint8))
+    sheet = tmp_path / "grades.csv"
+    sheet.write_text("who;which;visit;KL;KL again\n7;1;a;2;0\n7;2;a;TKR;0\n7;2;b;4;0\n8;2;a;1;0\n", encoding="utf-8")
+    out = tmp_path / "manifest.csv"
+    asked = ("manifest", tmp_path / "images", "--grades", sheet, "--out", out)
+    assert run(*asked) == 2
+    assert "--column 'patient=NAME'" in capsys.readouterr().err
+    sides = ("--side", "1=R", "--side", "2=L")
+    named = (*asked, "--column", "patient=who", "--column", "side=which", *sides)
+    assert run(*named) == 2
+    told = capsys.readouterr().err
+    assert "grades.csv row 3: grade 'TKR' is not 0–4" in told
+    assert "--missing 'TKR'" in told
+    assert not out.exists()
+    assert run(*named, "--missing", "tkr", "--only", "visit=a") == 0
+    assert "2 of 3 images have a grade there" in capsys.readouterr().out
+    table = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert table["image"].tolist() == ["images/7_L.png", "images/7_R.png", "images/8_L.png"]
+    assert table["grade"].tolist() == ["", "2", "1"]
+    assert run("check", out) == 0
+    out.write_text("kept")
+    assert run(*named, "--missing", "TKR", "--only", "visit=a") == 2
+    assert out.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--missing", "9"], "--missing tells how the spreadsheet of --grades is read; give that too"),
+        (["--grades", "g.csv", "--side", "1=right"], "--side 1=right: a side is L or R"),
+        (["--grades", "g.csv", "--column", "grade"], "'grade' is not NAME=VALUE"),
+        (["--grades", "g.csv"], "g.csv: cannot be read"),
+    ],
+)
+def test_how_a_spreadsheet_is_read_needs_words_that_fit(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_png(tmp_path / "7_L.png", np.arange(120, dtype=np.uint8).reshape(10, 12))
+    try:
+        assert run("manifest", tmp_path, *options) == 2
+    except SystemExit as end:  # argparse
+        assert end.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "manifest.csv").exists()
