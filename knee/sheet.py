@@ -174,8 +174,6 @@ class _Reader(NamedTuple):
 
 def _rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
     """All rows as texts, with their numbers; empty ones are left out."""
-    import python_calamine  # here, so that nothing else needs it
-
     if path.suffix.lower() not in _EXCEL:
         if name is not None:
             raise UserError(
@@ -183,6 +181,8 @@ def _rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
             )
         header, rows = read_csv_rows(path, ("patient", "side", "grade"))
         return [(1, header), *rows]
+    import python_calamine  # here, so that nothing else needs it
+
     try:
         with python_calamine.CalamineWorkbook.from_path(path) as book:
             names = book.sheet_names
