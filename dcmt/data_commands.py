@@ -93,6 +93,11 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
         if alone:
             raise UserError(f"{alone} tells how the spreadsheet of --grades is read; give that too")
         return None
+    for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only")):
+        names = [name for name, _ in getattr(options, role)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{option} {twice}=… is given twice; keep one")
     sides = dict(options.side)
     odd = next((value for value, side in sides.items() if side not in ("L", "R")), None)
     if odd is not None:

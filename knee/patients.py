@@ -77,15 +77,16 @@ def tell_subjects(
 ) -> tuple[list[Subject], list[str]]:
     """Patient and side of every image of a folder, and in sentences how they were told.
 
-    What is ``listed`` of an image (in a spreadsheet; '' for what is not) comes before all else.
+    What is ``listed`` of an image (in a spreadsheet; '' for what is not) comes before all else. Where some images have no
+    listed patient, the others must be listed as they are told, or one person may go by two names.
 
     With ``pattern`` (a regular expression with a group ``patient`` and perhaps ``side``, or 'folder' or 'file') the
     patient is what it finds. Otherwise a DICOM file tells its own; the others by their name, or, where the names are
     such as 'left' or 'slice07', by the one folder that they lie in.
 
     Raises:
-        UserError: the pattern does not fit; names that occur in several folders, or that name nobody. Faults: a listed side
-            that the image's name or header contradicts.
+        UserError: the pattern does not fit; names that occur in several folders, or that name nobody. Faults: a listed
+            side, or patient of some images, that the image's name or header contradicts.
     """
     files = [folder / image.file for image in images]
     headers = list(map_in_order(read_subject, files, description="reading headers"))
@@ -96,8 +97,16 @@ def tell_subjects(
     ]
     untold = [image for image, header, one in zip(images, known, said, strict=True) if not (header or one.patient)]
     by, notes = _rule(untold, pattern, alone=len(images) == 1)
+    unlisted = next((image.file for image, one in zip(images, said, strict=True) if not one.patient), None)
     found, faults = [], []
     for image, header, own, one in zip(images, headers, known, said, strict=True):
+        if one.patient and unlisted:
+            told = header.patient if header and header.patient and pattern is None else by(image).patient
+            if told != one.patient:
+                faults.append(
+                    f"{image.file}: is listed as patient '{one.patient}', but by its name or header it is '{told}', as "
+                    f"'{unlisted}' is told, which may be the same person's; list the patient of every image"
+                )
         patient = one.patient or (own.patient if own else "")
         patient, side = (patient, side_in_path(image.file)) if patient else by(image)
         if header and header.side and not (side and pattern not in (None, FOLDER, FILE)):
@@ -107,7 +116,9 @@ def tell_subjects(
         found.append(Subject(patient, one.side or side))
     if faults:
         raise Faults(
-            shortened(faults), summary=f"{folder}: {counted(len(faults), 'image')} of another side than listed:"
+            shortened(faults),
+            summary=f"{folder}: {counted(len(faults), 'fault')}; mend the sheet, or do without its patients (--column "
+            "'patient=') or sides (--column 'side='):",
         )
     return found, [*notes, *_header_notes(images, headers, known, found)]
 

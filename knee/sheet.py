@@ -34,17 +34,19 @@ _NAMES = {
         "participantid",
     },
     "side": {"side", "laterality", "knee", "kneeside"},
-    "grade": {"grade", "kl", "klg", "klgrade", "kellgrenlawrence", "kellgrenlawrencegrade", "xrkl", "label"},
 }
+_GRADE = {"grade", "label"}
+_KL_GRADE = {"kl", "klg", "klgrade", "kellgrenlawrence", "kellgrenlawrencegrade", "xrkl"}
 _LOOSE = {"id", "case", "caseid"}
 """Names of a patient's column where no column names images; beside one, they may number the rows."""
 _OF_VISIT = re.compile("v[0-9]{2}xrkl")
 _SIDE_WORDS = {"l": "L", "left": "L", "r": "R", "right": "R"}
 _SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
 _NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
-_GRADE_PREFIX = re.compile(r"(?:kl|klg|grade|kl[- ]grade|k[-/&]l)[-: ]*(?=[0-9])", re.IGNORECASE)
+_GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
 _EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_TITLES = 20
+_MOST_VALUES = 5
 
 
 class Entry(NamedTuple):
@@ -66,6 +68,8 @@ class Sheet:
     columns: dict[str, str]
     """Which column (by its header) is what."""
     entries: tuple[Entry, ...]
+    one_knee: bool = False
+    """Whether it was said that no column is the side: a patient's grade is of the knee that is shown."""
 
     @property
     def names_images(self) -> bool:
@@ -95,7 +99,8 @@ def read_sheet(
 
     Args:
         name: which sheet of the file (default: the only one).
-        columns: header by role (``ROLES``), before what the names tell; '' for none.
+        columns: header by role (``ROLES``), before what the names tell; '' for none. Names with KL count in the grade set
+            ``kl`` alone.
         sides: 'L' or 'R' by what the sheet writes instead of left and right.
         missing: what the sheet writes for 'not graded', beside '.', '-', 'NA' and nothing.
         only: take the rows that have these values, by header.
@@ -109,14 +114,16 @@ def read_sheet(
     if not header:
         raise UserError(f"{path}: has no row of two columns; its header should name them, such as patient, side, grade")
     rows = table[[fields for _, fields in table].index(header) + 1 :]
-    roles = _roles(path, header, columns or {})
+    if not rows:
+        raise UserError(f"{path}: has a header and no rows")
+    roles = _roles(path, header, columns or {}, kl=grade_set.name == "kl")
+    _refuse_ragged(path, header, rows)
     for column, value in (only or {}).items():
         place = _place(path, header, column)
+        values = quoted(list(dict.fromkeys(_field(fields, place) for _, fields in rows))[:_MOST_VALUES])
         rows = [(number, fields) for number, fields in rows if _field(fields, place) == value]
         if not rows:
-            raise UserError(f"{path}: no row has '{value}' in the column '{column}'; see --only")
-    if not any(any(fields) for _, fields in rows):
-        raise UserError(f"{path}: has a header and no rows")
+            raise UserError(f"{path}: no row has '{value}' in the column '{column}', but {values}; see --only")
     faults: list[str] = []
     reader = _Reader(roles, grade_set, dict(sides or {}), {value.casefold() for value in missing})
     entries: list[Entry] = []
@@ -127,7 +134,8 @@ def read_sheet(
             faults.append(f"{path.name} row {number}: {error}")
     if faults:
         raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
-    return Sheet(path, {role: header[place] for role, place in roles.items()}, tuple(entries))
+    one_knee = (columns or {}).get("side") == ""
+    return Sheet(path, {role: header[place] for role, place in roles.items()}, tuple(entries), one_knee)
 
 
 class _Reader(NamedTuple):
@@ -139,13 +147,17 @@ class _Reader(NamedTuple):
     missing: set[str]
 
     def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
-        """What a row says; nothing where it names neither image nor patient."""
+        """What a row says; nothing where it names neither image nor patient, and has no grade."""
         image, patient = self._text("image", fields), self._text("patient", fields)
+        given = [role for role in ("grade", "grade_L", "grade_R") if role in self.roles]
         if not (image or patient):
+            if not all(self._is_missing(self._text(role, fields)) for role in given):
+                raise UserError(
+                    "has a grade and names neither image nor patient; write whose it is (of merged cells only the first has "
+                    "the text), or delete the row"
+                )
             return
-        for role in ("grade", "grade_L", "grade_R"):
-            if role not in self.roles:
-                continue
+        for role in given:
             grade = self._grade(self._text(role, fields))
             side = role[-1] if role != "grade" else self._side(self._text("side", fields))
             if "side" in self.roles and not (side or image) and grade is not None:
@@ -155,8 +167,11 @@ class _Reader(NamedTuple):
     def _text(self, role: str, fields: Sequence[str]) -> str:
         return _field(fields, self.roles[role]) if role in self.roles else ""
 
+    def _is_missing(self, text: str) -> bool:
+        return text.casefold() in self.missing or _NO_GRADE.fullmatch(text) is not None
+
     def _grade(self, text: str) -> int | None:
-        if text.casefold() in self.missing or _NO_GRADE.fullmatch(text):
+        if self._is_missing(text):
             return None
         try:
             return self.grade_set.parse(_GRADE_PREFIX.sub("", text, count=1))
@@ -203,6 +218,19 @@ def _rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
     return [(number, fields) for number, fields in texts if any(fields)]
 
 
+def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list[str]]]) -> None:
+    """Refuse rows of a CSV file that end before the last title, or go on behind the header."""
+    least = max(place for place, title in enumerate(header, start=1) if title)
+    faults = [
+        f"{path.name} row {number}: {counted(len(fields), 'field')} where the header has {len(header)}; put quotation marks "
+        "around a field that holds a separator, or delete the row"
+        for number, fields in rows
+        if len(fields) < least or any(fields[len(header) :])
+    ]
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
+
+
 def _cell(cell: Any) -> str:
     """A cell as a person reads it: 9001.0 is '9001'."""
     if isinstance(cell, bool) or not isinstance(cell, float | int):
@@ -215,7 +243,7 @@ def _field(fields: Sequence[str], place: int) -> str:
     return fields[place].strip() if place < len(fields) else ""
 
 
-def _roles(path: Path, header: list[str], given: Mapping[str, str]) -> dict[str, int]:
+def _roles(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
     """The place of each role's column."""
     unknown = [role for role in given if role not in ROLES]
     if unknown:
@@ -223,13 +251,15 @@ def _roles(path: Path, header: list[str], given: Mapping[str, str]) -> dict[str,
     roles = {role: _place(path, header, column) for role, column in given.items() if column}
     free = [place for place in range(len(header)) if place not in roles.values()]
     asked = set(ROLES) - given.keys()
-    if {"grade_L", "grade_R"} & given.keys():
+    if "grade" in roles and {"grade_L", "grade_R"} & roles.keys():
+        raise UserError(f"{path}: --column names a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'")
+    if {"grade_L", "grade_R"} & roles.keys():
         asked -= {"grade", "side"}
-    elif "grade" in given or "side" in given:
+    elif {"grade", "side"} & roles.keys():
         asked -= {"grade_L", "grade_R"}
     fitting: dict[str, list[int]] = defaultdict(list)
     for place in free:
-        for role in asked & set(_roles_of(header[place])):
+        for role in asked & set(_roles_of(header[place], kl=kl)):
             fitting[role].append(place)
     if not fitting["patient"] and "patient" in asked and "image" not in roles and not fitting["image"]:
         fitting["patient"] = [place for place in free if _plain(header[place]) in _LOOSE]
@@ -263,14 +293,15 @@ def _roles(path: Path, header: list[str], given: Mapping[str, str]) -> dict[str,
     return {role: roles[role] for role in ROLES if role in roles}
 
 
-def _roles_of(title: str) -> Iterator[str]:
-    """What a column of this header may be.
+def _roles_of(title: str, *, kl: bool = True) -> Iterator[str]:
+    """What a column of this header may be; ``kl``: whether KL grades are asked for.
 
     >>> list(_roles_of("Kellgren-Lawrence grade")), list(_roles_of("KL_right")), list(_roles_of("Age"))
     (['grade'], ['grade_R'], [])
     """
     plain = _plain(title)
-    if _OF_VISIT.fullmatch(plain):
+    grades = _GRADE | _KL_GRADE if kl else _GRADE
+    if plain in grades or (kl and _OF_VISIT.fullmatch(plain)):
         yield "grade"
     for role, names in _NAMES.items():
         if plain in names:
@@ -278,7 +309,7 @@ def _roles_of(title: str) -> Iterator[str]:
     words = re.findall("[a-z0-9]+", title.lower())
     sides = {_SIDE_WORDS[word] for word in words if word in _SIDE_WORDS}
     rest = "".join(word for word in words if word not in (*_SIDE_WORDS, "knee"))
-    if len(sides) == 1 and rest in _NAMES["grade"]:
+    if len(sides) == 1 and rest in grades:
         yield f"grade_{sides.pop()}"
 
 
@@ -291,7 +322,7 @@ def _place(path: Path, header: list[str], column: str) -> int:
     places = [place for place, title in enumerate(header) if title == column]
     places = places or [place for place, title in enumerate(header) if title.casefold() == column.casefold()]
     if len(places) != 1:
-        fault = f"has {len(places)} columns '{column}'" if places else f"has no column '{column}'"
+        fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
         raise UserError(f"{path}: {fault}; there are {', '.join(title for title in header[:_MOST_TITLES] if title)}")
     return places[0]
 

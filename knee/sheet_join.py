@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from knee.dicom import Subject
 from knee.errors import Faults, UserError, counted
@@ -13,24 +13,42 @@ from knee.tables import shortened
 
 
 def subjects_of_images(sheet: Sheet, images: Sequence[str]) -> dict[str, Subject]:
-    """Patient and side by image, '' what is not said; none where the sheet names no images. Raises Faults as ``grades_of``."""
+    """Patient and side by image, '' what is not said; none where the sheet names no images.
+
+    Raises:
+        Faults: as ``grades_of``; patients that differ in case or in zeros at the front.
+    """
     if not sheet.names_images:
         return {}
+    by_image = _by_image(sheet, images)
+    firsts: dict[str, dict[str, int]] = defaultdict(dict)
+    for entry in sheet.entries:
+        if entry.patient:
+            firsts[entry.patient.casefold().lstrip("0")].setdefault(entry.patient, entry.row)
+    _refuse(
+        sheet,
+        [
+            f"rows {' and '.join(map(str, rows.values()))}: patients {quoted(list(rows))}, one person or two? Write one alike "
+            "in all rows, two with names that differ in more"
+            for rows in firsts.values()
+            if len(rows) > 1
+        ],
+    )
     return {
         image: Subject(_first(entry.patient for entry in entries), _first(entry.side for entry in entries))
-        for image, entries in _by_image(sheet, images).items()
+        for image, entries in by_image.items()
     }
 
 
 def grades_of(sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject]) -> tuple[list[Entry | None], list[str]]:
     """The sheet's row for each image, None where it has none, and in sentences what was joined.
 
-    A sheet that names images is joined by their paths, their names, or these without suffix, whichever fits one image; the
-    others by patient and side, where '007' is '7' if there is no other of that number.
+    A sheet that names images is joined by their paths, or the ends of these, without suffix if need be; the others by
+    patient and side, where '007' is '7' if there is no other of that number.
 
     Raises:
-        UserError: no row fits any image; Faults: two grades of one knee or image, a name that fits several images, a patient
-            with images of both knees where the sheet does not tell them apart.
+        UserError: no row fits any image; Faults: two grades of one knee or image, a name that fits several images,
+            images of a side where the sheet tells none.
     """
     if sheet.names_images:
         by_image = _by_image(sheet, images)
@@ -56,20 +74,26 @@ def grades_of(sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject]) 
 
 def _by_image(sheet: Sheet, images: Sequence[str]) -> dict[str, list[Entry]]:
     """The rows of each image that has any."""
-    index: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        for key in (image, stem(image), image.rsplit("/", 1)[-1], stem(image.rsplit("/", 1)[-1])):
-            index[key.casefold()].add(image)
+    index = _Index(images)
+    named = {name: sorted(index.images_named(name)) for name in {entry.image for entry in sheet.entries}}
     found: dict[str, list[Entry]] = defaultdict(list)
     faults = []
     for entry in sheet.entries:
-        fitting = _images_named(entry.image, index)
+        fitting = named[entry.image]
         if len(fitting) > 1:
-            some = quoted(sorted(fitting)[:2])
+            some = quoted(fitting[:2])
             faults.append(f"row {entry.row}: '{entry.image}' may be {some}; write the path in the folder")
         for image in fitting if len(fitting) == 1 else ():
             found[image].append(entry)
     for image, entries in found.items():
+        longest = max(entries, key=lambda entry: len(entry.image))
+        ends = set(_ends(stem(longest.image).casefold()))
+        other = next((entry for entry in entries if stem(entry.image).casefold() not in ends), None)
+        if other:
+            names = quoted([other.image, longest.image])
+            faults.append(
+                f"rows {other.row} and {longest.row}: {names} both fit '{image}'; write the path in the folder"
+            )
         for what, facts in (
             ("patient", {entry.patient for entry in entries if entry.patient}),
             ("side", {entry.side for entry in entries if entry.side}),
@@ -82,17 +106,40 @@ def _by_image(sheet: Sheet, images: Sequence[str]) -> dict[str, list[Entry]]:
     return dict(found)
 
 
-def _images_named(name: str, index: Mapping[str, set[str]]) -> set[str]:
-    """The images that a field may mean: by its path, else by its name, with or without suffix."""
-    if not name:
+class _Index:
+    """The images of a folder, to be found by what a sheet calls them."""
+
+    def __init__(self, images: Sequence[str]) -> None:
+        self._paths: dict[str, set[str]] = defaultdict(set)
+        self._ends: dict[str, set[str]] = defaultdict(set)
+        self._images = set(images)
+        for image in images:
+            for path in (image.casefold(), stem(image).casefold()):
+                self._paths[path].add(image)
+                for end in _ends(path):
+                    self._ends[end].add(image)
+
+    def images_named(self, name: str) -> set[str]:
+        """The images that a field may mean: of that path, else all that differ from it by folders at its front alone.
+
+        A name in another folder may be another patient's. The suffix may differ or be absent.
+        """
+        if name in self._images:
+            return {name}
+        texts = (name.casefold(), stem(name).casefold()) if name else ()
+        for text in texts:
+            if len(self._paths.get(text, ())) == 1:
+                return self._paths[text]
+            fitting = self._ends.get(text, set()).union(*(self._paths.get(end, ()) for end in _ends(text)))
+            if fitting:
+                return fitting
         return set()
-    for key in (name, stem(name)):
-        if len(index.get(key.casefold(), ())) == 1:
-            return index[key.casefold()]
-    last = name.rsplit("/", 1)[-1]
-    fitting = index.get(last.casefold()) or index.get(stem(last).casefold()) or set()
-    ends = {image for image in fitting if f"/{name}".casefold().endswith(f"/{image}".casefold())}
-    return ends if len(ends) == 1 else fitting
+
+
+def _ends(path: str) -> Iterator[str]:
+    """The path, and what is left of it without its first folders."""
+    parts = path.split("/")
+    return ("/".join(parts[first:]) for first in range(len(parts)))
 
 
 def _by_knee(
@@ -133,12 +180,8 @@ def _by_knee(
         if found[-1] is not None:
             shown[patient].add(subject.side)
             count[patient, subject.side] += 1
-    both = next((patient for patient, sides in shown.items() if len(sides) > 1), None)
-    if both is not None and not sheet.has_sides:
-        faults.append(
-            f"patient '{both}' has images of both knees and one grade; a column must tell the side (--column 'side=NAME', or "
-            "--column 'grade_L=NAME' --column 'grade_R=NAME')"
-        )
+    if not sheet.has_sides:
+        faults += _sides_left_open(sheet, shown)
     _refuse(sheet, faults)
     several = sum(number > 1 for number in count.values())
     notes = []
@@ -152,6 +195,21 @@ def _by_knee(
             "with a group 'side' tells it."
         )
     return found, used, notes
+
+
+def _sides_left_open(sheet: Sheet, shown: dict[str, set[str]]) -> list[str]:
+    """What is wrong with grades of patients where images of them show these sides."""
+    columns = "--column 'side=NAME', or --column 'grade_L=NAME' --column 'grade_R=NAME'"
+    both = next((patient for patient, sides in shown.items() if len(sides) > 1), None)
+    if both is not None:
+        return [f"patient '{both}' has images of both knees and one grade; a column must tell the side ({columns})"]
+    sided = next((patient for patient, sides in shown.items() if any(sides)), None)
+    if sided is None or sheet.one_knee:
+        return []
+    return [
+        f"patient '{sided}' has images of side {_first(shown[sided])} and a grade of no side; write which column tells it "
+        f"({columns}), or --column 'side=' if the grade of a patient is of the knee that is shown"
+    ]
 
 
 def _as_written(in_sheet: Sequence[str], in_folder: Sequence[str]) -> tuple[dict[str, str], int]:
@@ -195,11 +253,15 @@ def _refuse(sheet: Sheet, faults: Sequence[str]) -> None:
 
 
 def _nothing_fits(sheet: Sheet, image: str, subject: Subject) -> str:
-    entry = next(iter(sheet.entries), None)
+    entry = next((entry for entry in sheet.entries if entry.image or not sheet.names_images), None)
     if entry is None:
-        return f"{sheet.path}: no row names {'an image' if sheet.names_images else 'a patient'}; see --column"
+        way_out = "an image; --column 'image=' goes by patient" if sheet.names_images else "a patient; see --column"
+        return f"{sheet.path}: no row names {way_out}"
     if sheet.names_images:
-        return f"{sheet.path}: no row fits an image: it has '{entry.image}', the folder '{image}'; see --column"
+        return (
+            f"{sheet.path}: no row fits an image: it has '{entry.image}', the folder '{image}'; name images by their path in "
+            "the folder, or by its end; see --column"
+        )
     return (
         f"{sheet.path}: no row fits an image: it has patient '{entry.patient}'{_on(entry.side)}, the folder patient "
         f"'{subject.patient}'{_on(subject.side)} ('{image}'); see --pattern and --column"

@@ -12,12 +12,13 @@ import pandas as pd
 from knee.errors import Faults, UserError
 
 MOST_FAULTS = 200
+_SEPARATORS = ",;\t|"
 
 
 def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows of a small CSV file, each row with the line it starts on.
 
-    Between the fields: ',', ';', tab or '|', whichever the first line has most of.
+    Between the fields: ',', ';', tab or '|', whichever the first line with any of them has most of.
 
     Raises:
         UserError: missing, a folder, empty, not UTF-8, or not a table of text.
@@ -35,8 +36,8 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
         raise UserError(f"{path} line {line}: is not UTF-8 text; save the table as 'CSV UTF-8'") from error
     if not text.strip():
         raise UserError(f"{path}: is empty; its first line names the columns, {','.join(required)}")
-    first = next(line for line in text.splitlines() if line.strip())
-    separator = max(",;\t|", key=first.count)
+    first = next((line for line in text.splitlines() if any(mark in line for mark in _SEPARATORS)), "")
+    separator = max(_SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows, start = [], 1
     try:

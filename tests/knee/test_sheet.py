@@ -14,7 +14,7 @@ from knee.grades import load_grade_set
 from knee.images import write_png
 from knee.manifest import manifest_from_folder
 from knee.sheet import read_sheet
-from knee.sheet_join import _as_written
+from knee.sheet_join import _as_written, _Index
 
 KL = load_grade_set("kl")
 RNG = np.random.default_rng(0)
@@ -111,7 +111,9 @@ def test_how_a_grade_is_written(tmp_path, text, grade):
     assert read_sheet(path, KL).entries[0].grade == grade
 
 
-@pytest.mark.parametrize("text", ["5", "-1", "none", "mild", "2.5", "2-3", "?", "KL", "TKR", "²", "grade 22", "2 3"])
+@pytest.mark.parametrize(
+    "text", ["5", "-1", "none", "mild", "2.5", "2-3", "?", "KL", "TKR", "²", "grade 22", "2 3", "KL -1", "0KL2"]
+)
 def test_what_is_no_grade_is_refused_unless_it_is_said_to_be_missing(tmp_path, text):
     path = csv_sheet(tmp_path, "patient;side;KL", f"1;L;{text}", "1;R;2")
     with pytest.raises(Faults, match=r"grades.csv row 2: grade") as caught:
@@ -143,6 +145,7 @@ def test_a_graded_row_of_no_side_where_sides_are_told(tmp_path):
         ("patient,side,score", "which column is the grade"),
         ("who,side,KL", "which column names the image, or the patient"),
         ("file,KL_left,KL_right", "two knees in a row, which names one image"),
+        ("patient,side,KL,KL", "'KL', 'KL' may all be the grade"),
     ],
 )
 def test_columns_that_cannot_be_told_are_asked_for(tmp_path, header, told):
@@ -150,6 +153,40 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path, header, told):
     with pytest.raises(UserError, match="--column") as caught:
         read_sheet(path, KL)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([["patient", "side", "KL"], [1, "L", 2], [None, "R", 3]], "row 3: has a grade and names neither"),
+        ([["patient", "KL", None], [None, "left", "right"], [1, 2, 3]], "row 2: has a grade and names neither"),
+        ([["file", "KL"], [None, 0], ["a.png", 1]], "row 2: has a grade and names neither"),
+    ],
+)
+def test_a_grade_of_nobody_is_refused(tmp_path, rows, told):
+    """Of merged cells only the first has the text."""
+    path = excel_sheet(tmp_path, *rows)
+    with pytest.raises(Faults, match=told):
+        read_sheet(path, KL)
+
+
+@pytest.mark.parametrize(("line", "number"), [("1,L,62,3,1,painful,", 7), ("1,L,3,2", 4)])
+def test_rows_of_more_or_fewer_fields_than_the_header(tmp_path, line, number):
+    """A separator within a field, or a forgotten one, moves the fields after it into other columns."""
+    for only in ({}, {"patient": "2"}):
+        with pytest.raises(Faults, match=f"row 2: {number} fields where the header has 5") as caught:
+            read_sheet(csv_sheet(tmp_path, "patient,side,age,KL,note", line, "2,L,62,1,,,"), KL, only=only)
+        assert "row 3" not in str(caught.value)
+    assert read_sheet(csv_sheet(tmp_path, "patient,side,KL,", "2,L,1"), KL).entries[0].grade == 1
+    path = excel_sheet(tmp_path, ["patient", "KL"], [2, 1, "an aside"])
+    assert read_sheet(path, KL).entries[0].grade == 1
+
+
+def test_a_title_above_the_header_of_a_csv_file(tmp_path):
+    path = csv_sheet(tmp_path, "Befunde 2024", "", "patient;side;KL", "1;L;2,5", "1;R;2")
+    with pytest.raises(Faults, match="row 4: grade '2,5'"):
+        read_sheet(path, KL)
+    assert read_sheet(path, KL, only={"side": "R"}).entries == ((5, "", "1", "R", 2),)
 
 
 def test_named_columns_come_first(tmp_path):
@@ -162,6 +199,26 @@ def test_named_columns_come_first(tmp_path):
         read_sheet(csv_sheet(tmp_path, "who,which", "1,2"), KL, columns={"patient": "nobody"})
     with pytest.raises(UserError, match="--column age=…: a column is one of image, patient"):
         read_sheet(path, KL, columns={"age": "who"})
+    with pytest.raises(UserError, match="has 2 columns 'KL', so rename one"):
+        read_sheet(csv_sheet(tmp_path, "id,KL,KL", "7,1,2"), KL, columns={"grade": "KL"})
+
+
+def test_columns_said_to_be_none_leave_the_others(tmp_path):
+    path = csv_sheet(tmp_path, "id,knee,KL,KL_left,KL_right", "7,2,0,1,2")
+    sheet = read_sheet(path, KL, columns={"grade": "", "side": ""})
+    assert sheet.columns == {"patient": "id", "grade_L": "KL_left", "grade_R": "KL_right"}
+    with pytest.raises(UserError, match="a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'"):
+        read_sheet(path, KL, columns={"grade": "KL", "grade_L": "KL_left"})
+
+
+def test_grades_of_another_set_are_not_looked_for_in_a_column_of_kl(tmp_path):
+    cartilage = load_grade_set("cartilage")
+    for header in ("patient,side,KL,cartilage", "patient,side,V00XRKL,cartilage", "patient,KL_left,KL_right,cartilage"):
+        path = csv_sheet(tmp_path, header, "1,L,2,0")
+        with pytest.raises(UserError, match="which column is the grade"):
+            read_sheet(path, cartilage)
+    path = csv_sheet(tmp_path, "patient,side,KL,grade", "1,L,2,0")
+    assert read_sheet(path, cartilage).columns["grade"] == "grade"
 
 
 def test_a_number_beside_the_images_is_no_patient(tmp_path):
@@ -182,7 +239,7 @@ def test_two_grades_of_one_knee_are_refused_one_said_twice_is_not(tmp_path):
         "9002_L.png": None,
         "9002_R.png": 1,
     }
-    assert "no row has '99' in the column 'READPRJ'" in refusal(
+    assert "no row has '99' in the column 'READPRJ', but '15', '37', '42'" in refusal(
         tmp_path, csv_sheet(tmp_path, *lines), only={"READPRJ": "99"}
     )
 
@@ -192,7 +249,17 @@ def test_one_grade_for_a_patient_is_not_given_to_both_knees(tmp_path):
     path = csv_sheet(tmp_path, "patient,KL", "9001,2")
     assert "patient '9001' has images of both knees and one grade" in refusal(tmp_path, path)
     (tmp_path / "images" / "9001_R.png").unlink()
-    assert grades(tmp_path, path)["9001_L.png"] == 2
+    told = refusal(tmp_path, path)
+    assert "patient '9001' has images of side L and a grade of no side" in told
+    assert "--column 'side=' if the grade of a patient is of the knee that is shown" in told
+    assert grades(tmp_path, path, columns={"side": ""})["9001_L.png"] == 2
+
+
+def test_the_grade_of_the_other_knee_by_a_side_of_another_name(tmp_path):
+    touch(tmp_path, "9001_L.png")
+    path = csv_sheet(tmp_path, "patient,Side (L/R),KL", "9001,R,4")
+    assert "has images of side L and a grade of no side" in refusal(tmp_path, path)
+    assert "no row fits" in refusal(tmp_path, path, columns={"side": "Side (L/R)"})
 
 
 def test_an_image_of_no_side_takes_no_grade_from_a_sheet_of_sides(tmp_path):
@@ -240,7 +307,7 @@ def test_slices_of_a_knee_all_take_its_grade(tmp_path):
         "b\\two.png",
         "./b/two.png",
         "D:\\study\\b\\two.png",
-        "/old/two.dcm",
+        "/old/b/two.dcm",
     ],
 )
 def test_how_a_row_may_name_an_image(tmp_path, name):
@@ -256,6 +323,36 @@ def test_a_name_that_fits_two_images_needs_its_folder(tmp_path):
     assert grades(tmp_path, path) == {"P1/knee.png": 1, "P2/knee.png": 3}
 
 
+def test_a_name_in_another_folder_is_another_image(tmp_path):
+    touch(tmp_path, "P1/a_L.png", "P2/knee.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P1/knee.png,3"))
+    assert "it has 'P1/knee.png', the folder 'P1/a_L.png'; name images by their path in the folder" in told
+    touch(tmp_path, "a.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P8/a.png,3", "P9/a.png,3", "P8/a,3"))
+    assert "rows 3 and 2: 'P9/a.png', 'P8/a.png' both fit 'a.png'" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("A.png", {"A.png"}),
+        ("a.png", {"a.png"}),
+        ("a", {"A.png", "a.png"}),
+        ("two.png", {"two.png"}),
+        ("two.jpg", {"b/two.jpg"}),
+        ("old/b/two.png", {"two.png"}),
+        ("b/two", {"b/two.jpg"}),
+        ("three.dcm", {"b/three.png", "c/three.png"}),
+        ("C/three.dcm", {"c/three.png"}),
+        ("d/three.png", set()),
+        ("", set()),
+    ],
+)
+def test_which_images_a_name_fits(name, images):
+    index = _Index(["A.png", "a.png", "two.png", "b/two.jpg", "b/three.png", "c/three.png"])
+    assert index.images_named(name) == images
+
+
 def test_patients_and_sides_of_the_sheet_come_first_where_it_names_images(tmp_path):
     touch(tmp_path, "slice1.png", "slice2.png", "slice3.png")
     lines = ["image,patient,side,KL", "slice1.png,007,L,2", "slice2.png,007,R,3", "slice3.png,8,,"]
@@ -265,6 +362,19 @@ def test_patients_and_sides_of_the_sheet_come_first_where_it_names_images(tmp_pa
     assert numbers(table["grade"]) == [2, 3, None]
     # Without its row, 'slice3' is nobody's, and refused as ever.
     assert "slice3.png: neither the name 'slice3'" in refusal(tmp_path, csv_sheet(tmp_path, *lines[:3]))
+
+
+def test_one_person_under_two_names_is_refused(tmp_path):
+    """Excel drops the zeros of '007'; the other knee, of no row, would be another patient's."""
+    touch(tmp_path, "007_L.png", "007_R.png")
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", 7, 2])
+    told = refusal(tmp_path, path)
+    assert "007_L.png: is listed as patient '7', but by its name or header it is '007', as '007_R.png' is told" in told
+    assert joined(tmp_path, path, columns={"patient": ""})["patient"].tolist() == ["007", "007"]
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", "007", 2])
+    assert joined(tmp_path, path)["patient"].tolist() == ["007", "007"]
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", "007", 2], ["007_R.png", 7, 3])
+    assert "rows 2 and 3: patients '007', '7', one person or two?" in refusal(tmp_path, path)
 
 
 def test_rows_of_one_image_that_contradict_each_other(tmp_path):
@@ -292,6 +402,9 @@ def test_a_sheet_that_fits_no_image_says_what_both_have(tmp_path):
     assert "it has patient '9001', side R, the folder patient 'IM1', side L ('IM1_L.png')" in told
     assert "it has '9001.png', the folder 'IM1_L.png'" in refusal(
         tmp_path, csv_sheet(tmp_path, "image,KL", "9001.png,2")
+    )
+    assert "no row names an image; --column 'image=' goes by patient" in refusal(
+        tmp_path, csv_sheet(tmp_path, "patient,file,KL", "9001,,2")
     )
 
 
