@@ -29,11 +29,9 @@ def _row(name: str, title: str, *configs: str, options: tuple[str, ...] = ()) ->
 
 
 _MEAN_TEACHER = ("kl_xray.yaml", "rows/mean_teacher.yaml")
-# As in dcmt_clip_koa.yaml, so that all rows with a teacher hear it from the same step on.
-RAMP = ("--loss.ramp_start=0.5", "--loss.ramp=0.2")
 ROWS = (
     _row("supervised", "Supervised", "kl_xray.yaml", "rows/supervised.yaml"),
-    _row("mean_teacher", "Mean teacher", *_MEAN_TEACHER, options=RAMP),
+    _row("mean_teacher", "Mean teacher", *_MEAN_TEACHER),
     _row("clip_koa", "Mean teacher, CLIP-KOA head", "dcmt_clip_koa.yaml", options=_NO_MASKS),
     # At 10 % alone. What the row above owes to its head, and what to the unlabeled images:
     _row(
@@ -47,7 +45,7 @@ ROWS = (
         "mean_teacher_flip",
         "Mean teacher, flip terms",
         *_MEAN_TEACHER,
-        options=("--loss.symmetry=true", "--loss.flip_consistency=10", *RAMP),
+        options=("--loss.symmetry=true", "--loss.flip_consistency=10"),
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA, RADIOGRAPHS, RAMP
+from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA, RADIOGRAPHS
 from experiments.results.study import Cell, Claim, Row, Table
 
 NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
@@ -61,7 +61,7 @@ RADIOGRAPHS_GPU = replace(
     cells=(*_FEW, *_ALL),
     more_cells=(),
     more_seeds={},
-    options=RAMP,
+    options=(),
     options_at={1.0: ("--data.labeled_per_batch=64",)},  # as many images a batch as where 32 are unlabeled
     tables=(Table("radiographs_gpu", "Larger networks on the radiographs", (*_FEW, *_ALL), METRICS[:5], brief=True),),
     claims=tuple(claim for backbone, title in NETWORKS.items() for claim in _claims(backbone, title)),
