@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from dcmt.apply import load_run
+from dcmt.cli import main
 from dcmt.predict import ImageReader, find_images, predict_command
 from dcmt.run import RunFolder
 from knee.errors import UserError
@@ -95,3 +97,21 @@ def test_a_slice_of_a_volume_is_graded(trained_run: RunFolder, tmp_path: Path) -
     assert pd.read_csv(tmp_path / "slice" / "predictions.csv")["image"].tolist() == ["vol 1.nii.gz#2"]
     with pytest.raises(UserError, match="neither an image nor a folder"):
         find_images(tmp_path / "none.nii.gz#2")
+
+
+def test_own_overlays_and_caches_are_not_graded(trained_run: RunFolder, phantom: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "knees"
+    folder.mkdir()
+    names = sorted(path.name for path in (phantom.parent / "images").iterdir())[:3]
+    for name in names:
+        shutil.copy(phantom.parent / "images" / name, folder / name)
+    shutil.copytree(phantom.parent / "cache", folder / "cache")
+    arguments = ["predict", str(trained_run.path), str(folder), "--device", "cpu", "--out"]
+    for number in range(2):
+        assert main([*arguments, str(folder / f"graded{number}")]) == 0
+        assert pd.read_csv(folder / f"graded{number}" / "predictions.csv")["image"].tolist() == names
+        assert len(list((folder / f"graded{number}").rglob("*.png"))) == 3
+    # The folder of the images may be that of the predictions, too: it keeps its images.
+    assert main([*arguments, str(folder), "--force"]) == 0
+    assert main([*arguments, str(tmp_path / "last")]) == 0
+    assert pd.read_csv(tmp_path / "last" / "predictions.csv")["image"].tolist() == names
