@@ -15,7 +15,6 @@ import dcmt
 from dcmt.apply import LoadedRun, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.review_files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
-from dcmt.review_options import CLAIM
 from knee.errors import UserError
 from knee.files import typed
 from knee.review.cases import ReviewCase, most_doubtful
@@ -167,4 +166,3 @@ def _report(export: ReviewExport, looked: int, options: argparse.Namespace, *, s
     say(f"which case is which image: {export.key_path} (stays with you)")
     if "html" in export.formats:
         say(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")
-    say(CLAIM)

@@ -29,7 +29,9 @@ def add_review_commands(commands: Commands, *, say: Say) -> None:
     def export(options: argparse.Namespace) -> int:
         from dcmt.review_export import export_command
 
-        return export_command(options, say=say)
+        code = export_command(options, say=say)
+        say(CLAIM)
+        return code
 
     def import_(options: argparse.Namespace) -> int:
         from dcmt.review_verdicts import import_command

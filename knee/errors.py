@@ -21,6 +21,15 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
+def quoted(names: Sequence[str]) -> str:
+    """Names with quotation marks around them.
+
+    >>> quoted(["a", "b"])
+    "'a', 'b'"
+    """
+    return ", ".join(f"'{name}'" for name in names)
+
+
 class Faults(UserError):
     """All faults of one input, reported together, one a line."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from knee.dicom import Subject, read_subject
-from knee.errors import Faults, UserError, counted
+from knee.errors import Faults, UserError, counted, quoted
 from knee.pool import map_in_order
 from knee.scan import stem
 from knee.tables import shortened
@@ -152,7 +152,7 @@ def _rule(
         )
     deep = next((image for image in images if len(image.folders) > 1), None)
     if deep:
-        raise UserError(f"{deep.file}: which of the folders {_shown(deep.folders)} is the patient? {_WAY_OUT}")
+        raise UserError(f"{deep.file}: which of the folders {quoted(deep.folders)} is the patient? {_WAY_OUT}")
     reason = f", since names such as '{_name(nobody[0])}' name nobody; --pattern tells it otherwise."
     return lambda image: _by_folder(image) if image.folders else _by_file(image), [by_folder_note + reason]
 
@@ -244,7 +244,3 @@ def _header_notes(
             "header, which is taken."
         )
     return notes
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

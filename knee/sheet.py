@@ -6,17 +6,16 @@ A grade given to the wrong knee is worse than none: what a sheet leaves open is 
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from knee.errors import Faults, UserError, counted
+from knee.errors import Faults, UserError, counted, quoted
 from knee.grades import GradeSet
-from knee.tables import read_csv_rows, shortened
+from knee.tables import read_sheet_rows, shortened
 
 ROLES = ("image", "patient", "side", "grade", "grade_L", "grade_R")
 """What a column may be; the last two are for sheets with a row a patient."""
@@ -44,7 +43,6 @@ _SIDE_WORDS = {"l": "L", "left": "L", "r": "R", "right": "R"}
 _SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
 _NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
 _GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
-_EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _MOST_TITLES = 20
 _MOST_VALUES = 5
 
@@ -109,7 +107,7 @@ def read_sheet(
         UserError: unreadable, or a column cannot be told; Faults: all fields that are no grade or no side.
     """
     path = Path(path)
-    table = _rows(path, name)
+    table = read_sheet_rows(path, name)
     header = next((fields for _, fields in table if sum(map(bool, fields)) > 1), [])
     if not header:
         raise UserError(f"{path}: has no row of two columns; its header should name them, such as patient, side, grade")
@@ -187,37 +185,6 @@ class _Reader(NamedTuple):
         return _SIDE_WORDS[match[1].lower()] if match else ""
 
 
-def _rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
-    """All rows as texts, with their numbers; empty ones are left out."""
-    if path.suffix.lower() not in _EXCEL:
-        if name is not None:
-            raise UserError(
-                f"{path}: is no Excel or OpenDocument file ({', '.join(_EXCEL)}), so it has no sheets; leave out --sheet"
-            )
-        header, rows = read_csv_rows(path, ("patient", "side", "grade"))
-        return [(1, header), *rows]
-    import python_calamine  # here, so that nothing else needs it
-
-    try:
-        with python_calamine.CalamineWorkbook.from_path(path) as book:
-            names = book.sheet_names
-            if not names:
-                raise UserError(f"{path}: has no sheets; save it again, or as 'CSV UTF-8'")
-            if name is None and len(names) > 1:
-                raise UserError(f"{path}: has the sheets {quoted(names)}; write one of them after --sheet")
-            if name is not None and name not in names:
-                raise UserError(f"{path}: has no sheet '{name}'; there are {quoted(names)}")
-            cells = book.get_sheet_by_name(name or names[0]).to_python(skip_empty_area=False)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a spreadsheet"
-        ) from error
-    except python_calamine.CalamineError as error:
-        raise UserError(f"{path}: is damaged or no spreadsheet ({error}); save it again, or as 'CSV UTF-8'") from error
-    texts = [(number, [_cell(cell) for cell in row]) for number, row in enumerate(cells, start=1)]
-    return [(number, fields) for number, fields in texts if any(fields)]
-
-
 def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list[str]]]) -> None:
     """Refuse rows of a CSV file that end before the last title, or go on behind the header."""
     least = max(place for place, title in enumerate(header, start=1) if title)
@@ -229,13 +196,6 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list
     ]
     if faults:
         raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
-
-
-def _cell(cell: Any) -> str:
-    """A cell as a person reads it: 9001.0 is '9001'."""
-    if isinstance(cell, bool) or not isinstance(cell, float | int):
-        return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else str(cell).strip()
-    return str(int(cell)) if float(cell).is_integer() else str(cell)
 
 
 def _field(fields: Sequence[str], place: int) -> str:
@@ -325,8 +285,3 @@ def _place(path: Path, header: list[str], column: str) -> int:
         fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
         raise UserError(f"{path}: {fault}; there are {', '.join(title for title in header[:_MOST_TITLES] if title)}")
     return places[0]
-
-
-def quoted(names: Sequence[str]) -> str:
-    """Names with quotation marks around them."""
-    return ", ".join(f"'{name}'" for name in names)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from knee.dicom import Subject
-from knee.errors import Faults, UserError, counted
+from knee.errors import Faults, UserError, counted, quoted
 from knee.scan import stem
-from knee.sheet import Entry, Sheet, quoted
+from knee.sheet import Entry, Sheet
 from knee.tables import shortened
 
 

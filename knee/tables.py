@@ -1,17 +1,19 @@
-"""CSV tables that people make: read as texts with the line of each row."""
+"""Tables that people make, CSV or spreadsheets: read as texts with the line of each row."""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, quoted
 
 MOST_FAULTS = 200
+_EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _SEPARATORS = ",;\t|"
 
 
@@ -95,3 +97,48 @@ def shortened(faults: list[str]) -> list[str]:
     if len(faults) <= MOST_FAULTS:
         return faults
     return [*faults[:MOST_FAULTS], f"… and {len(faults) - MOST_FAULTS} more"]
+
+
+def read_sheet_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
+    """All rows of a sheet of an Excel or OpenDocument file, or of a CSV file, as texts with their numbers; no empty ones.
+
+    Args:
+        name: which sheet (default: the only one).
+
+    Raises:
+        UserError: unreadable, no such sheet, several and none named, or as ``read_csv_rows``.
+    """
+    if path.suffix.lower() not in _EXCEL:
+        if name is not None:
+            raise UserError(
+                f"{path}: is no Excel or OpenDocument file ({', '.join(_EXCEL)}), so it has no sheets; leave out --sheet"
+            )
+        header, rows = read_csv_rows(path, ("patient", "side", "grade"))
+        return [(1, header), *rows]
+    import python_calamine  # here, so that nothing else needs it
+
+    try:
+        with python_calamine.CalamineWorkbook.from_path(path) as book:
+            names = book.sheet_names
+            if not names:
+                raise UserError(f"{path}: has no sheets; save it again, or as 'CSV UTF-8'")
+            if name is None and len(names) > 1:
+                raise UserError(f"{path}: has the sheets {quoted(names)}; write one of them after --sheet")
+            if name is not None and name not in names:
+                raise UserError(f"{path}: has no sheet '{name}'; there are {quoted(names)}")
+            cells = book.get_sheet_by_name(name or names[0]).to_python(skip_empty_area=False)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); give the path of a spreadsheet"
+        ) from error
+    except python_calamine.CalamineError as error:
+        raise UserError(f"{path}: is damaged or no spreadsheet ({error}); save it again, or as 'CSV UTF-8'") from error
+    texts = [(number, [_cell(cell) for cell in row]) for number, row in enumerate(cells, start=1)]
+    return [(number, fields) for number, fields in texts if any(fields)]
+
+
+def _cell(cell: Any) -> str:
+    """A cell as a person reads it: 9001.0 is '9001'."""
+    if isinstance(cell, bool) or not isinstance(cell, float | int):
+        return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else str(cell).strip()
+    return str(int(cell)) if float(cell).is_integer() else str(cell)
