@@ -119,6 +119,20 @@ CLAIMS = (
         )
         for metric in ("accuracy", "kappa")
     ),
+    *(
+        Claim(
+            f"kappa at {percent(fraction)}: {title} minus supervised",
+            "kappa",
+            Cell(row, fraction),
+            Cell("supervised", fraction),
+            rule="stated",
+        )
+        for fraction in (0.05, 0.25, 0.5)
+        for row, title in (
+            ("mean_teacher", "the mean teacher"),
+            ("clip_koa", "the mean teacher with CLIP-KOA head"),
+        )
+    ),
     Claim(
         "accuracy with all labels, CLIP-KOA head, above what CLIP-KOA printed for this split (weights from 400 million pairs)",
         "accuracy",
