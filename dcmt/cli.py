@@ -132,28 +132,7 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def _data_commands(commands: _Commands) -> None:
-    phantom = commands.add_parser("phantom", help="write the built-in phantom: images, masks, manifest")
-    phantom.add_argument("folder", type=Path)
-    phantom.add_argument("--kind", choices=("mr", "xray"), default="mr", help="sagittal MR slices or AP radiographs")
-    phantom.add_argument("--patients", type=int, help="number of patients (default: about 2,300 images)")
-    phantom.add_argument("--slices", type=int, help="images a patient")
-    phantom.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
-    phantom.add_argument("--seed", type=int, default=0)
-    phantom.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
-    phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
-    phantom.set_defaults(command=_command("dcmt.data_commands", "phantom"))
-
-    manifest = commands.add_parser("manifest", help="make a manifest from a folder of images")
-    manifest.add_argument("folder", type=Path)
-    manifest.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
-    manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
-    manifest.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
-    manifest.add_argument(
-        "--pattern",
-        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
-        "the file's path",
-    )
+def _sheet_options(manifest: argparse.ArgumentParser) -> None:
     manifest.add_argument(
         "--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV, Excel, OpenDocument"
     )
@@ -184,6 +163,31 @@ def _data_commands(commands: _Commands) -> None:
         metavar="NAME=VALUE",
         help="take the rows with this value alone",
     )
+
+
+def _data_commands(commands: _Commands) -> None:
+    phantom = commands.add_parser("phantom", help="write the built-in phantom: images, masks, manifest")
+    phantom.add_argument("folder", type=Path)
+    phantom.add_argument("--kind", choices=("mr", "xray"), default="mr", help="sagittal MR slices or AP radiographs")
+    phantom.add_argument("--patients", type=int, help="number of patients (default: about 2,300 images)")
+    phantom.add_argument("--slices", type=int, help="images a patient")
+    phantom.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
+    phantom.add_argument("--seed", type=int, default=0)
+    phantom.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
+    phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    phantom.set_defaults(command=_command("dcmt.data_commands", "phantom"))
+
+    manifest = commands.add_parser("manifest", help="make a manifest from a folder of images")
+    manifest.add_argument("folder", type=Path)
+    manifest.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
+    manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
+    manifest.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
+    manifest.add_argument(
+        "--pattern",
+        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
+        "the file's path",
+    )
+    _sheet_options(manifest)
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
     manifest.set_defaults(command=_command("dcmt.data_commands", "manifest"))
 

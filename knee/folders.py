@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from knee.dicom import Subject
 from knee.errors import Faults, UserError, counted
 from knee.patients import Placed, placed, tell_subjects
 from knee.scan import IMAGE_SUFFIXES, image_files, passed_note, scan, stem
-from knee.sheet import Sheet
-from knee.sheet_join import grades_of, subjects_of_images
+from knee.sheet import Entry, Sheet
+from knee.sheet_join import grades_of, rows_by_image, subjects_of_images
 from knee.tables import shortened
 
 __all__ = ["IMAGE_SUFFIXES", "image_files", "manifest_from_folder"]
@@ -127,7 +127,8 @@ def _tree_rows(
         raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
     placement = [_split_and_grade(file, grades) for file in images]
     places = _places(images, grades)
-    listed = subjects_of_images(sheet, images) if sheet else {}
+    by_image = rows_by_image(sheet, images) if sheet else {}
+    listed = subjects_of_images(sheet, by_image) if sheet else {}
     subjects, told = tell_subjects(folder, places, pattern, listed)
     if any(subject.patient for subject in listed.values()):
         told.append("The patient of an image that the sheet names with one is the sheet's.")
@@ -136,14 +137,19 @@ def _tree_rows(
         mask = masks.get(f"masks/{stem(file)}", "")
         rows.append({"image": file, "patient": patient, "side": side, "grade": grade, "mask": mask, "split": split})
     if sheet:
-        joined = _take_grades(sheet, rows, subjects)
+        joined = _take_grades(sheet, rows, subjects, by_image)
         return rows, [*_notes(folder, rows), *told, *joined, *_lone_note(rows, pattern)]
     return rows, [*_notes(folder, rows), *told, *_lone_note(rows, pattern), *_unknown_folders(rows, grades)]
 
 
-def _take_grades(sheet: Sheet, rows: list[dict[str, object]], subjects: Sequence[Subject]) -> list[str]:
+def _take_grades(
+    sheet: Sheet,
+    rows: list[dict[str, object]],
+    subjects: Sequence[Subject],
+    by_image: Mapping[str, Sequence[Entry]],
+) -> list[str]:
     """Write the sheet's grades into the rows; sentences that say what was joined."""
-    entries, notes = grades_of(sheet, [str(row["image"]) for row in rows], subjects)
+    entries, notes = grades_of(sheet, [str(row["image"]) for row in rows], subjects, by_image)
     faults = []
     for row, entry in zip(rows, entries, strict=True):
         if entry is None:

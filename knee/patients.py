@@ -21,7 +21,8 @@ from knee.tables import shortened
 FOLDER, FILE = "folder", "file"
 """What ``--pattern`` may be instead of a regular expression."""
 
-_SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+"""What a side may be called, in lower case."""
 _SIDE_AT_END = re.compile(
     r"(?P<patient>.*[0-9])(?P<side>[LR])|(?P<stem>.+)[-_ ](?P<word>[LRlr]|left|right|LEFT|RIGHT|Left|Right)"
 )
@@ -49,7 +50,7 @@ def placed(file: str, folders: Sequence[str]) -> Placed:
     >>> placed("2/P7/left/slice01.png", ["P7", "left"])
     Placed(file='2/P7/left/slice01.png', folders=('P7',))
     """
-    by_side = bool(folders) and folders[-1].lower() in _SIDES
+    by_side = bool(folders) and folders[-1].lower() in SIDES
     return Placed(file, tuple(folders[:-1] if by_side else folders))
 
 
@@ -64,12 +65,12 @@ def side_in_path(file: str) -> str:
     """
     *folders, name = stem(file).split("/")
     side, nobody = _name_and_side(name)[1], _NOBODY.fullmatch(name) is not None
-    words = {_SIDES[word] for word in re.split("[-_ ]+", name.lower()) if word in _SIDES}
+    words = {SIDES[word] for word in re.split("[-_ ]+", name.lower()) if word in SIDES}
     if not side and nobody and len(words) == 1:
         side = words.pop()
     if side or not folders:
         return side
-    return _SIDES.get(folders[-1].lower(), "") or (_name_and_side(folders[-1])[1] if nobody else "")
+    return SIDES.get(folders[-1].lower(), "") or (_name_and_side(folders[-1])[1] if nobody else "")
 
 
 def tell_subjects(
@@ -91,17 +92,15 @@ def tell_subjects(
     files = [folder / image.file for image in images]
     headers = list(map_in_order(read_subject, files, description="reading headers"))
     said = [(listed or {}).get(image.file, Subject("", "")) for image in images]
-    known = [
-        header if header and header.patient and pattern is None and not one.patient else None
-        for header, one in zip(headers, said, strict=True)
-    ]
+    naming = [header if header and header.patient and pattern is None else None for header in headers]
+    known = [None if one.patient else header for header, one in zip(naming, said, strict=True)]
     untold = [image for image, header, one in zip(images, known, said, strict=True) if not (header or one.patient)]
     by, notes = _rule(untold, pattern, alone=len(images) == 1)
     unlisted = next((image.file for image, one in zip(images, said, strict=True) if not one.patient), None)
     found, faults = [], []
-    for image, header, own, one in zip(images, headers, known, said, strict=True):
+    for image, header, named, own, one in zip(images, headers, naming, known, said, strict=True):
         if one.patient and unlisted:
-            told = header.patient if header and header.patient and pattern is None else by(image).patient
+            told = (named or by(image)).patient
             if told != one.patient:
                 faults.append(
                     f"{image.file}: is listed as patient '{one.patient}', but by its name or header it is '{told}', as "

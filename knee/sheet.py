@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from knee.errors import Faults, UserError, counted, quoted
 from knee.grades import GradeSet
+from knee.patients import SIDES
 from knee.tables import read_sheet_rows, shortened
 
 ROLES = ("image", "patient", "side", "grade", "grade_L", "grade_R")
@@ -39,7 +40,6 @@ _KL_GRADE = {"kl", "klg", "klgrade", "kellgrenlawrence", "kellgrenlawrencegrade"
 _LOOSE = {"id", "case", "caseid"}
 """Names of a patient's column where no column names images; beside one, they may number the rows."""
 _OF_VISIT = re.compile("v[0-9]{2}xrkl")
-_SIDE_WORDS = {"l": "L", "left": "L", "r": "R", "right": "R"}
 _SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
 _NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
 _GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
@@ -182,7 +182,7 @@ class _Reader(NamedTuple):
         match = _SIDE_VALUE.fullmatch(text)
         if not (match or not text):
             raise UserError(f"side '{text}' is not left or right; say what it means by --side '{text}=R' (or =L)")
-        return _SIDE_WORDS[match[1].lower()] if match else ""
+        return SIDES[match[1].lower()] if match else ""
 
 
 def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list[str]]]) -> None:
@@ -200,7 +200,7 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list
 
 def _field(fields: Sequence[str], place: int) -> str:
     """A field; '' where the row ends before it."""
-    return fields[place].strip() if place < len(fields) else ""
+    return fields[place] if place < len(fields) else ""
 
 
 def _roles(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
@@ -267,8 +267,8 @@ def _roles_of(title: str, *, kl: bool = True) -> Iterator[str]:
         if plain in names:
             yield role
     words = re.findall("[a-z0-9]+", title.lower())
-    sides = {_SIDE_WORDS[word] for word in words if word in _SIDE_WORDS}
-    rest = "".join(word for word in words if word not in (*_SIDE_WORDS, "knee"))
+    sides = {SIDES[word] for word in words if word in SIDES}
+    rest = "".join(word for word in words if word not in (*SIDES, "knee"))
     if len(sides) == 1 and rest in grades:
         yield f"grade_{sides.pop()}"
 

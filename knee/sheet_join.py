@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from knee.dicom import Subject
 from knee.errors import Faults, UserError, counted, quoted
@@ -12,15 +12,14 @@ from knee.sheet import Entry, Sheet
 from knee.tables import shortened
 
 
-def subjects_of_images(sheet: Sheet, images: Sequence[str]) -> dict[str, Subject]:
-    """Patient and side by image, '' what is not said; none where the sheet names no images.
+def subjects_of_images(sheet: Sheet, by_image: Mapping[str, Sequence[Entry]]) -> dict[str, Subject]:
+    """Patient and side by image, '' what is not said, of the rows that ``rows_by_image`` found.
 
     Raises:
-        Faults: as ``grades_of``; patients that differ in case or in zeros at the front.
+        Faults: patients that differ in case or in zeros at the front.
     """
     if not sheet.names_images:
         return {}
-    by_image = _by_image(sheet, images)
     firsts: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in sheet.entries:
         if entry.patient:
@@ -40,18 +39,18 @@ def subjects_of_images(sheet: Sheet, images: Sequence[str]) -> dict[str, Subject
     }
 
 
-def grades_of(sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject]) -> tuple[list[Entry | None], list[str]]:
+def grades_of(
+    sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject], by_image: Mapping[str, Sequence[Entry]]
+) -> tuple[list[Entry | None], list[str]]:
     """The sheet's row for each image, None where it has none, and in sentences what was joined.
 
-    A sheet that names images is joined by their paths, or the ends of these, without suffix if need be; the others by
-    patient and side, where '007' is '7' if there is no other of that number.
+    A sheet that names images is joined by ``rows_by_image``; the others by patient and side, where '007' is '7' if there is
+    no other of that number.
 
     Raises:
-        UserError: no row fits any image; Faults: two grades of one knee or image, a name that fits several images,
-            images of a side where the sheet tells none.
+        UserError: no row fits any image; Faults: two grades of one knee, images of a side where the sheet tells none.
     """
     if sheet.names_images:
-        by_image = _by_image(sheet, images)
         found = [_graded(by_image.get(image, [])) for image in images]
         used = {entry.row for entries in by_image.values() for entry in entries}
         notes: list[str] = []
@@ -72,8 +71,16 @@ def grades_of(sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject]) 
     return found, [*told, *notes]
 
 
-def _by_image(sheet: Sheet, images: Sequence[str]) -> dict[str, list[Entry]]:
-    """The rows of each image that has any."""
+def rows_by_image(sheet: Sheet, images: Sequence[str]) -> dict[str, list[Entry]]:
+    """The rows of each image that has any, by its path or the end of it, without suffix if need be.
+
+    Empty where the sheet names no images.
+
+    Raises:
+        Faults: a name that fits several images; two patients, sides or grades of one image.
+    """
+    if not sheet.names_images:
+        return {}
     index = _Index(images)
     named = {name: sorted(index.images_named(name)) for name in {entry.image for entry in sheet.entries}}
     found: dict[str, list[Entry]] = defaultdict(list)
