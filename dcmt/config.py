@@ -135,6 +135,8 @@ class LossConfig:
     """Eq. 3, all images; times the ramp."""
     teacher_temperature: float = 1.0
     """Divides the teacher's logits in Eq. 3: 1 as printed, below 1 surer answers to learn from."""
+    teacher_mirror: bool = False
+    """The teacher's answer in Eq. 3 is the mean of those to the image and to its mirror image."""
     attention_consistency: float = 1.0
     """Eq. 4, all images; times the ramp."""
     symmetry: bool = False

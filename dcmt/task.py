@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_koa.losses import flip_consistency, symmetry_loss
-from dcmt.losses import attention_consistency, attention_loss, probability_consistency
+from dcmt.losses import attention_consistency, attention_loss, mean_logits, probability_consistency
 from dcmt.schedules import exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
@@ -37,6 +37,8 @@ class LossWeights:
     inside_weight: float = 0.001
     teacher_temperature: float = 1.0
     """Of the teacher's answers in Eq. 3; not a weight, but 1 is what is printed."""
+    teacher_mirror: bool = False
+    """The teacher's answer is the mean of its probabilities of the image and of its mirror image; not printed either."""
     symmetry: bool = False
     """The grade term is that of images and mirror images, ½ (CE + CE^H)."""
     flip_consistency: float = 0.0
@@ -94,8 +96,7 @@ class MeanTeacher:
         student, mirrored = self._grade(batch, flip_weight)
         teacher: Grading | None = None
         if self.uses_teacher and ramp:
-            with torch.no_grad():
-                teacher = self.teacher(batch.teacher)
+            teacher = self._teach(batch.teacher)
         terms = self._grade_terms(student.logits, mirrored, batch.grades, flip_weight)
         monitors: dict[str, Tensor] = {}
         if mirrored is not None:
@@ -119,6 +120,15 @@ class MeanTeacher:
         count = len(batch.student if flip_weight else batch.grades)
         student, mirrored = with_flipped(self.student, batch.student, count=count)
         return student, mirrored.logits
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> Grading:
+        """The teacher's gradings: class maps of the images; logits of them, or of the mean with their mirror images."""
+        if not self.weights.teacher_mirror:
+            grading: Grading = self.teacher(images)
+            return grading
+        seen, mirrored = with_flipped(self.teacher, images)
+        return Grading(mean_logits(seen.logits, mirrored.logits), seen.class_maps)
 
     def _grade_terms(
         self, logits: Tensor, mirrored: Tensor | None, grades: Tensor, flip_weight: float

@@ -149,6 +149,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
             mse_weight=loss.mse_weight,
             inside_weight=loss.inside_weight,
             teacher_temperature=loss.teacher_temperature,
+            teacher_mirror=loss.teacher_mirror,
             symmetry=loss.symmetry,
             flip_consistency=loss.flip_consistency,
         ),

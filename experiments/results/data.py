@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from dcmt.config import SegmenterConfig
 from dcmt.options import read_config
 from experiments.results.code import ROOT, code_hash
+from experiments.results.machine import fast_precision
 from knee.errors import UserError
 from knee.folders import image_files
 
@@ -57,7 +58,7 @@ class PhantomPlan:
 
     def _segmenter(self) -> tuple[str, ...]:
         steps = (f"--fit.steps={self.segmenter_steps}",) if self.segmenter_steps else ()
-        return ("--config", str(_UNET), "--fit.precision=bf16", *steps)
+        return ("--config", str(_UNET), f"--fit.precision={fast_precision()}", *steps)
 
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
         """As `experiments/demo.sh`: phantom, split, segmenter, its masks."""
@@ -84,7 +85,7 @@ def _segmenter_values(arguments: tuple[str, ...]) -> dict[str, Any]:
     """What of the segmenter's config changes its masks."""
     config = dataclasses.asdict(read_config(SegmenterConfig, arguments, program="dcmt segment train"))
     kept = {name: config[name] for name in ("views", "unet", "optimizer")}
-    kept["fit"] = {name: config["fit"][name] for name in ("steps", "precision")}
+    kept["fit"] = {"steps": config["fit"]["steps"]}
     values: dict[str, Any] = json.loads(json.dumps(kept))
     return values
 

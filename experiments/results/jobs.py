@@ -22,8 +22,14 @@ from knee.errors import UserError
 _NOT_IN_HASH = ("name", "runs", "report")
 _NOT_IN_HASH_OF = {
     "data": ("manifest", "split", "cache", "workers"),
-    "fit": ("threads", "log_every", "checkpoint_minutes"),
+    "fit": ("threads", "log_every", "checkpoint_minutes", "precision"),  # the result tells the precision
 }
+_NEUTRAL = {"model.normalise": "fixed", "loss.teacher_mirror": False}
+"""Options that came after the first results, with the value that does what was done before: left out there."""
+_NOTHING = object()
+_CONSISTENCIES = ("probability_consistency", "attention_consistency", "flip_consistency")
+_OF_CONSISTENCIES = ("ramp", "ramp_start", "teacher_temperature", "teacher_mirror")
+"""What acts on those terms alone."""
 _ALIKE = (
     "views", "optimizer", "attention", "model", "data.labeled_per_batch", "data.image_size", "data.mask_dilation",
     "fit.steps", "fit.epochs", "fit.accumulation", "fit.precision", "fit.validate_every", "fit.patience",
@@ -111,15 +117,23 @@ def _resolved_json(arguments: tuple[str, ...]) -> str:
 
 
 def decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config changes the numbers: no names, paths, threads or reports.
+    """What of a config changes the numbers: no names, paths, threads, reports or last digits.
 
-    >>> decisive({"name": "a", "fit": {"steps": 3, "threads": 1}})
-    {'fit': {'steps': 3}}
+    >>> decisive({"name": "a", "fit": {"steps": 3, "threads": 1}, "model": {"stage": 3, "normalise": "fixed"}})
+    {'fit': {'steps': 3}, 'model': {'stage': 3}}
     """
     kept = {name: value for name, value in config.items() if name not in _NOT_IN_HASH}
-    for section, names in _NOT_IN_HASH_OF.items():
-        if section in kept:
-            kept[section] = {name: value for name, value in kept[section].items() if name not in names}
+    for section, values in kept.items():
+        if isinstance(values, dict):
+            left_out = _NOT_IN_HASH_OF.get(section, ())
+            kept[section] = {
+                name: value
+                for name, value in values.items()
+                if name not in left_out and _NEUTRAL.get(f"{section}.{name}", _NOTHING) != value
+            }
+    loss = kept.get("loss")
+    if loss and not any(loss.get(name) for name in _CONSISTENCIES):
+        kept["loss"] = {name: value for name, value in loss.items() if name not in _OF_CONSISTENCIES}
     return kept
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from experiments.results.machine import fast_precision
 from experiments.results.study import Cell, Claim, Row, Rule, Study, Table, percent
 
 SEEDS = (1, 2, 3)
 """Each draws a phantom, a split, masks, weights and batches of its own. Tuning looks at seed 0 alone."""
 
-# Timing both precisions beside another run may choose one for this row and the other for the next.
-OPTIONS = ("--fit.precision=bf16",)
+OPTIONS = (f"--fit.precision={fast_precision()}",)
 
 
 def _configs(row: str) -> tuple[str, ...]:

@@ -90,6 +90,42 @@ def test_without_unlabeled_images_it_is_equation_4_whatever_the_step():
     assert first.total.item() == pytest.approx((first.terms["grade"] + 10 * first.terms["flip_consistency"]).item())
 
 
+@pytest.mark.parametrize("step", [0, 4, 99])
+def test_a_mirrored_teacher_answers_with_the_mean_of_both_sides(step):
+    batch = make_batch()
+    found = make_task(probability_consistency=2.0, teacher_mirror=True).losses(batch, step)
+
+    weight = LinearGrader().weight.detach().double()
+    student, teacher, mirrored = (
+        plain_softmax((images.double() * weight).sum((2, 3)))
+        for images in (batch.student, batch.teacher, batch.teacher.flip(3))
+    )
+    wanted = (student - (teacher + mirrored) / 2).square().mean()
+    assert found.terms["probability_consistency"].item() == pytest.approx(wanted.item(), rel=1e-5)
+    ramp = math.exp(-5 * (1 - step / 10) ** 2) if step < 10 else 1.0
+    assert (found.total - found.terms["grade"]).item() == pytest.approx(2 * ramp * wanted.item(), rel=1e-4)
+
+
+def test_a_mirrored_teacher_teaches_a_student_that_sees_sides_though_both_have_the_same_weights():
+    batch = make_batch()
+    same = batch._replace(teacher=batch.student)
+    plain, mirrored = (
+        make_task(probability_consistency=1.0, teacher_mirror=mirror).losses(same, 99) for mirror in (False, True)
+    )
+    assert plain.terms["probability_consistency"].item() == 0
+    assert mirrored.terms["probability_consistency"].item() > 0
+    symmetric = make_task(LinearGrader(symmetric=True), probability_consistency=1.0, teacher_mirror=True)
+    assert symmetric.losses(same, 99).terms["probability_consistency"].item() == pytest.approx(0, abs=1e-10)
+
+
+def test_a_mirrored_teacher_chooses_the_attention_by_its_answer_and_keeps_it_on_the_image():
+    weights = {"attention": 1.0, "attention_consistency": 1.0, "probability_consistency": 1.0}
+    batch = make_batch(0)  # labeled images: the class is the label, whatever the teacher says
+    plain, mirrored = (make_task(**weights, teacher_mirror=mirror).losses(batch, 4) for mirror in (False, True))
+    for name in ("attention", "attention_consistency"):
+        assert mirrored.terms[name].item() == pytest.approx(plain.terms[name].item(), abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("weights", "images", "teacher_images"),
     [
@@ -98,6 +134,7 @@ def test_without_unlabeled_images_it_is_equation_4_whatever_the_step():
         ({"flip_consistency": 1.0}, 2 * (LABELED + UNLABELED), 0),
         ({"symmetry": True, "probability_consistency": 1.0}, 2 * LABELED + UNLABELED, LABELED + UNLABELED),
         ({"flip_consistency": 1.0, "attention_consistency": 1.0}, 2 * (LABELED + UNLABELED), LABELED + UNLABELED),
+        ({"probability_consistency": 1.0, "teacher_mirror": True}, LABELED + UNLABELED, 2 * (LABELED + UNLABELED)),
     ],
 )
 def test_one_forward_pass_of_no_more_images_than_the_terms_need(weights, images, teacher_images):

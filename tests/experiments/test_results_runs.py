@@ -148,6 +148,22 @@ def test_what_changes_numbers_changes_the_hash_and_nothing_else_does():
     assert "elsewhere" not in json.dumps(unlike.config)
 
 
+def test_options_that_have_nothing_to_act_on_do_not_change_the_hash():
+    plan = PhantomPlan()
+
+    def hashed(row: str, *more: str) -> str:
+        return make_job(PHANTOM, Cell(row, 0.1), 1, plan, more=more).config_hash
+
+    for option in ("--fit.precision=fp32", "--fit.precision=bf16"):
+        assert hashed("dcmt", option) == hashed("dcmt")
+    for option in ("--loss.ramp=0.7", "--loss.ramp_start=0.1", "--loss.teacher_temperature=0.9"):
+        assert hashed("dcmt", option) != hashed("dcmt")
+        assert hashed("supervised", option) == hashed("supervised")
+    # Options younger than some stored results count from the value on that is not what was done before.
+    for option in ("--model.normalise=image", "--loss.teacher_mirror=true"):
+        assert hashed("dcmt", option) != hashed("dcmt")
+
+
 def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
     files = {
         "dcmt/train.py": "def run():\n    from knee.loss import cost\n    return cost(1)\n",
