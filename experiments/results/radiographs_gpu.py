@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.results.radiographs import METRICS, PUBLISHED_CLIP_KOA, RADIOGRAPHS
+from experiments.results.radiographs import METRICS, NO_MASKS, PUBLISHED_CLIP_KOA, RADIOGRAPHS
 from experiments.results.study import Cell, Claim, Row, Table
 
 NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
@@ -13,11 +13,11 @@ NETWORKS = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", 
 
 def _rows(backbone: str, title: str) -> tuple[Row, ...]:
     linear = (f"--model.backbone={backbone}", "--model.stage=-1")
-    text = (f"--clip.image=timm:{backbone}", "--clip.stage=-1", "--loss.attention=0", "--loss.attention_consistency=0")
+    text = (f"--clip.image=timm:{backbone}", "--clip.stage=-1", *NO_MASKS)
     base = ("kl_xray.yaml", "kl_gpu.yaml")
     rows = (
         Row(f"{backbone}-supervised", f"{title}, supervised", (*base, "rows/supervised.yaml"), options=linear),
-        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", (*base, "rows/mean_teacher.yaml"), options=linear),
+        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", base, options=(*linear, *NO_MASKS)),
         Row(f"{backbone}-clip_koa", f"{title}, CLIP-KOA head", ("dcmt_clip_koa.yaml", "kl_gpu.yaml"), options=text),
     )
     return tuple(replace(row, network="teacher + mirror", family=backbone) for row in rows)

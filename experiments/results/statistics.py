@@ -51,6 +51,10 @@ class Results:
         row = self.study.row(cell.row).training
         return sorted(seed for trained, fraction, seed in self.runs if (trained, fraction) == (row, cell.fraction))
 
+    def is_shown(self, cell: Cell) -> bool:
+        """Whether a table has a line for the cell: it has a run, or none though it belongs to the part run by default."""
+        return cell not in self.study.more_cells or bool(self.seeds(cell))
+
     def of(self, cell: Cell) -> list[Stored]:
         """The runs of a cell, by seed."""
         return [self._run(cell, seed) for seed in self.seeds(cell)]

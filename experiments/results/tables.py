@@ -32,10 +32,12 @@ def write_table(results: Results, table: Table, folder: Path) -> None:
 def markdown(results: Results, table: Table) -> list[str]:
     """The lines of a table: each cell's networks, the one that stands for the method in bold, then what was published.
 
-    A brief table has the one alone.
+    A brief table has the one alone. What the full part alone would tell, and has not yet, takes no line.
     """
     lines = []
     for cell in table.cells:
+        if not (results.is_shown(cell) or cell in results.study.paper):
+            continue
         start = (results.study.row(cell.row).title, percent(cell.fraction))
         looks_only = bool(results.study.row(cell.row).trained_as)  # its other networks stand with the row it looks at
         for network in results.study.networks:
@@ -85,7 +87,7 @@ def _values(found: Estimate) -> dict[str, float]:
 def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: str) -> None:
     """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds.
 
-    ``NAME_brief.md`` is the same in fewer columns.
+    ``NAME_brief.md`` is the same in fewer columns, without what the full part alone would tell and has not yet.
     """
     judged = [
         (
@@ -124,7 +126,7 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
     ]
     several = any(found and len(found.by_seed) > 1 for _, _, _, found, _ in judged)
     brief = ("Claim", "Number", *(("Each seed",) if several else ()), "Verdict")
-    cells = [cell for claim in claims for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
+    cells = [cell for claim in claims for cell in _cells(claim)]
     head = [
         f"# {results.study.title}: what holds",
         "",
@@ -133,8 +135,12 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
         "its interval.",
         "",
     ]
-    for columns, ending, foot in ((tuple(rows[0]), "", footer(results, cells)), (brief, "_brief", [])):
-        text = [*head, *_pipe_table(columns, [[row[column] for column in columns] for row in rows]), "", *foot]
+    shown_rows = [row for row, claim in zip(rows, claims, strict=True) if all(map(results.is_shown, _cells(claim)))]
+    for columns, ending, listed, foot in (
+        (tuple(rows[0]), "", rows, footer(results, cells)),
+        (brief, "_brief", shown_rows, []),
+    ):
+        text = [*head, *_pipe_table(columns, [[row[column] for column in columns] for row in listed]), "", *foot]
         (folder / f"{name}{ending}.md").write_text("\n".join(text).rstrip("\n") + "\n", encoding="utf-8")
 
 
@@ -151,6 +157,10 @@ def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
         return found, f"stated ({sure})"
     holds = (found.low if claim.rule == "interval" else found.value) > claim.bound
     return found, f"{'holds' if holds else 'does not hold'} ({sure})"
+
+
+def _cells(claim: Claim) -> list[Cell]:
+    return [cell for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
 
 
 def _networks(results: Results, claim: Claim) -> tuple[Network, Network]:
@@ -177,7 +187,8 @@ def write_per_grade(results: Results, folder: Path, name: str) -> None:
     text, lines = [f"# {results.study.title}: grade by grade", ""], []
     cells = []
     for fraction in results.study.per_grade:
-        columns = [cell for cell in results.study.cells if cell.fraction == fraction and results.seeds(cell)]
+        every = (*results.study.cells, *results.study.more_cells)
+        columns = [cell for cell in every if cell.fraction == fraction and results.seeds(cell)]
         cells += columns
         lines += [
             line for cell in columns for line in _csv_lines(results, cell, [m for _, _, m in per_grade_metrics(grades)])
