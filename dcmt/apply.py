@@ -18,7 +18,7 @@ from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
-from dcmt.device import autocast_type, choose_device
+from dcmt.device import autocast_type, choose_device, flush_denormals
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
@@ -60,6 +60,7 @@ class LoadedRun:
 
 def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint."""
+    flush_denormals()
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:

@@ -13,7 +13,7 @@ import torch
 
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, FitConfig
-from dcmt.device import autocast, choose_device, choose_precision
+from dcmt.device import autocast, choose_device, choose_precision, flush_denormals
 from dcmt.fit import Batches, BufferKeeper
 from dcmt.options import config_from_values, config_paths, option_names, read_config
 from dcmt.run import RunFolder, create_run, keep_config, open_run
@@ -139,6 +139,7 @@ def default_name(arguments: Sequence[str], *, fraction: float, seed: int) -> str
 
 def start(seed: int, threads: int, device: str, *, deterministic: bool) -> torch.device:
     """Seeds and threads, set in this one place; returns the device."""
+    flush_denormals()  # before threads are started: they inherit it
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dcmt.checkpoint import Checkpoint
 from dcmt.config import DataConfig, SegmenterConfig
-from dcmt.device import choose_device
+from dcmt.device import choose_device, flush_denormals
 from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
 from dcmt.options import config_from_values
@@ -130,6 +130,7 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
     refuse_existing(target, force=options.force)
+    flush_denormals()
     device = choose_device(options.device)
     data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
     network, checkpoint = load_segmenter(run, config)

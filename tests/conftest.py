@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ ROOT = Path(__file__).parent.parent
 def one_thread() -> None:
     """Several tests compare bits, and the machine has few cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def denormals_as_before() -> Iterator[None]:
+    """A run sets this for its process; hypothesis refuses to draw numbers where it is set."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

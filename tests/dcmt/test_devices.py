@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.fit import Fit
+from dcmt.launch import start
 from dcmt.run import RunFolder, create_run
 from dcmt.tracking import read_metrics
 from dcmt.train import train_grader
@@ -83,3 +85,17 @@ def test_a_run_stopped_between_log_rows_goes_on_as_the_undisturbed_one(
     exact = 0 if device == "cpu" else 2e-3  # kernels of a GPU may add in another order
     assert [value for *_, value in resumed] == pytest.approx([value for *_, value in undisturbed], rel=exact, abs=exact)
     assert main(["evaluate", str(tmp_path / "parts"), "--device", device]) == 0
+
+
+def test_a_run_computes_with_no_denormal_numbers_in_this_thread_nor_in_those_it_starts():
+    """They make a long run on a CPU several times slower; ARM and x86 processors can leave them out."""
+    tenth = torch.tensor(0.1)
+
+    def smallest() -> float:
+        return float(torch.tensor(1e-38) * tenth)
+
+    assert smallest() > 0
+    start(0, 1, "cpu", deterministic=False)
+    with ThreadPoolExecutor(1) as pool:
+        assert (smallest(), pool.submit(smallest).result()) == (0, 0)
+    assert float(torch.tensor(1e-36) * tenth) > 0
