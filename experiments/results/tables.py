@@ -186,8 +186,8 @@ def write_per_grade(results: Results, folder: Path, name: str) -> None:
     grades = load_grade_set(results.study.grade_set).count
     text, lines = [f"# {results.study.title}: grade by grade", ""], []
     cells = []
+    every = (*results.study.cells, *results.study.more_cells)
     for fraction in results.study.per_grade:
-        every = (*results.study.cells, *results.study.more_cells)
         columns = [cell for cell in every if cell.fraction == fraction and results.seeds(cell)]
         cells += columns
         lines += [

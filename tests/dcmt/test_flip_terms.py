@@ -118,7 +118,7 @@ def test_a_mirrored_teacher_teaches_a_student_that_sees_sides_though_both_have_t
     assert symmetric.losses(same, 99).terms["probability_consistency"].item() == pytest.approx(0, abs=1e-10)
 
 
-def test_a_mirrored_teacher_chooses_the_attention_by_its_answer_and_keeps_it_on_the_image():
+def test_the_attention_of_a_mirrored_teacher_is_that_of_the_image():
     weights = {"attention": 1.0, "attention_consistency": 1.0, "probability_consistency": 1.0}
     batch = make_batch(0)  # labeled images: the class is the label, whatever the teacher says
     plain, mirrored = (make_task(**weights, teacher_mirror=mirror).losses(batch, 4) for mirror in (False, True))
