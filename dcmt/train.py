@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,25 +135,14 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
         prompts = prompts_used(config, data.grade_set, None)
         load_start(student, Path(config.model.start), data.split.path, prompts, config.model.normalise)
     loss = config.loss
-    attention = loss.attention
-    if attention and not data.cache.has_mask[data.labeled].any():
+    weights = LossWeights(**{option.name: getattr(loss, option.name) for option in fields(LossWeights)})
+    if weights.attention and not data.cache.has_mask[data.labeled].any():
         say("no labeled image has a mask: the attention loss (Eq. 2) applies to no image and is left out")
-        attention = 0.0
+        weights = replace(weights, attention=0.0)
     decay = config.teacher.decay
     return MeanTeacher(
         student,
-        weights=LossWeights(
-            grade=loss.grade,
-            attention=attention,
-            probability_consistency=loss.probability_consistency,
-            attention_consistency=loss.attention_consistency,
-            mse_weight=loss.mse_weight,
-            inside_weight=loss.inside_weight,
-            teacher_temperature=loss.teacher_temperature,
-            teacher_mirror=loss.teacher_mirror,
-            symmetry=loss.symmetry,
-            flip_consistency=loss.flip_consistency,
-        ),
+        weights=weights,
         decay=default_teacher_decay(steps) if decay is None else decay,
         ramp_steps=round(loss.ramp * steps),
         ramp_start=round(loss.ramp_start * steps),

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dcmt.losses import attention_consistency
 from dcmt.task import LossWeights, MeanTeacher
+from knee.attention import attention_mask
 from knee.task import Batch, Grading
 
 LABELED, UNLABELED, GRADES, SIZE = 4, 3, 5, 8
@@ -124,6 +126,22 @@ def test_the_attention_of_a_mirrored_teacher_is_that_of_the_image():
     plain, mirrored = (make_task(**weights, teacher_mirror=mirror).losses(batch, 4) for mirror in (False, True))
     for name in ("attention", "attention_consistency"):
         assert mirrored.terms[name].item() == pytest.approx(plain.terms[name].item(), abs=1e-7)
+
+
+def test_a_mirrored_teachers_mean_answer_chooses_the_map_of_an_unlabeled_image():
+    batch = make_batch()
+    weight = LinearGrader().weight.detach()
+    answers, mirrored = (
+        plain_softmax((images * weight).sum((2, 3))) for images in (batch.teacher, batch.teacher.flip(3))
+    )
+    chosen = torch.cat([batch.grades, ((answers + mirrored) / 2)[LABELED:].argmax(1)])
+    assert (chosen[LABELED:] != answers[LABELED:].argmax(1)).any()  # one side alone would choose another
+    student, teacher = (
+        attention_mask(images * weight, chosen, (SIZE, SIZE)) for images in (batch.student, batch.teacher)
+    )
+    found = make_task(attention_consistency=1.0, teacher_mirror=True).losses(batch, 99)
+    wanted = attention_consistency(student, teacher).item()
+    assert found.terms["attention_consistency"].item() == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
