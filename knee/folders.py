@@ -18,7 +18,7 @@ from knee.sheet import Entry, Sheet
 from knee.sheet_join import grades_of, rows_by_image, subjects_of_images
 from knee.tables import shortened
 
-__all__ = ["IMAGE_SUFFIXES", "image_files", "manifest_from_folder"]
+__all__ = ["CHEN_AGAIN", "IMAGE_SUFFIXES", "image_files", "manifest_from_folder"]
 
 _SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -26,6 +26,8 @@ _SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _CHEN = re.compile(r"(train|val|test)/([0-9])/([0-9]+)([LR])\.png")
+CHEN_AGAIN = "auto_test/"
+"""The published archive holds the knees of its test patients once more, cropped by a detector: no further images to grade."""
 _UNGRADED = ("ungraded", "unlabeled")
 _MOST_NAMED = 5
 
@@ -42,10 +44,10 @@ def manifest_from_folder(
 ) -> pd.DataFrame:
     """The manifest table of a folder of images.
 
-    Layouts: ``chen``, ``SPLIT/GRADE/PATIENT+SIDE.png`` as in the published radiographs (doi:10.17632/56rmx5bjcr.1);
-    ``tree``, ``SPLIT/GRADE/…``, ``GRADE/…`` or just images, where GRADE is a number below ``grade_count``, one of
-    ``grade_names``, or 'ungraded' / 'unlabeled' (files outside any grade folder are ungraded, too); ``auto``, the first
-    that fits. A folder ``masks`` holds masks under the images' own names.
+    Layouts: ``chen``, ``SPLIT/GRADE/PATIENT+SIDE.png`` as in the published radiographs (doi:10.17632/56rmx5bjcr.1), whose
+    ``auto_test`` is left out; ``tree``, ``SPLIT/GRADE/…``, ``GRADE/…`` or just images, where GRADE is a number below
+    ``grade_count``, one of ``grade_names``, or 'ungraded' / 'unlabeled' (files outside any grade folder are ungraded, too);
+    ``auto``, the first that fits. A folder ``masks`` holds masks under the images' own names.
 
     Patient and side are told by ``knee.patients.tell_subjects``; ``pattern``, a regular expression with a group
     ``patient`` and perhaps ``side``, is searched in the path below the folder instead ('folder' and 'file' stand for the
@@ -67,7 +69,8 @@ def manifest_from_folder(
     if not files:
         fault = f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"
         raise UserError(". ".join([fault, *passed_note(passed_over)]))
-    odd = [file for file in files if not _CHEN.fullmatch(file)]
+    once = [file for file in files if not file.startswith(CHEN_AGAIN)] or files
+    odd = [file for file in once if not _CHEN.fullmatch(file)]
     if layout == "chen" and odd:
         raise UserError(
             f"{folder}: {len(odd)} files are not named SPLIT/GRADE/PATIENT+SIDE.png, '{odd[0]}' first; "
@@ -76,8 +79,13 @@ def manifest_from_folder(
     if layout not in ("auto", "chen", "tree"):
         raise UserError(f"layout '{layout}' is unknown; write auto, chen or tree")
     if not odd and layout != "tree" and pattern is None and sheet is None:
-        rows = [_chen_row(file) for file in files]
+        rows = [_chen_row(file) for file in once]
         notes = [f"{folder}: layout chen; the patient is the number in the file's name, the side the letter after it."]
+        if again := len(files) - len(once):
+            notes.append(
+                f"{counted(again, 'image')} in '{CHEN_AGAIN}' left out: test patients' knees once more, cropped by a detector "
+                "(--layout tree takes them, ungraded)."
+            )
     else:
         rows, notes = _tree_rows(
             folder, files, pattern, _Grades(grade_count, [name.lower() for name in grade_names]), sheet

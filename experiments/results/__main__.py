@@ -1,13 +1,14 @@
 """Run the papers' comparisons and write their tables.
 
-    python -m experiments.results phantom                             the phantom's seven configs, three seeds: make results
+    python -m experiments.results phantom                             the phantom's seven trainings, three seeds: make results
     python -m experiments.results phantom --full                      30 and 50 % of the labels too: make results-full
     python -m experiments.results radiographs --radiographs FOLDER    the published radiographs: make results-radiographs
     python -m experiments.results radiographs_gpu --radiographs FOLDER   larger networks, on a GPU: make results-radiographs-gpu
     python -m experiments.results phantom --tables-only               tables and figure from the stored runs, no training
 
 Runs that are done are not done again; an interrupted one goes on. Further options go to every training, for a trial:
---fit.steps 20. A run that differs from the study, in whatever way, is kept apart from docs/results unless --out says so.
+--fit.steps 20. What differs from the study, in options, data, seeds or bootstrap draws, is kept apart from docs/results
+unless --out says so. --rows, --fractions and --seeds choose what is run; tables hold every run that is stored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from experiments.results.readme import include_tables
 from experiments.results.run import Runner
 from experiments.results.statistics import SAMPLES, Results
 from experiments.results.store import read_result
-from experiments.results.study import Study
+from experiments.results.study import Study, run_name
 from experiments.results.tables import write_claims, write_per_grade, write_table
 from knee.errors import UserError
 
@@ -64,7 +65,8 @@ def _do(options: argparse.Namespace, study: Study) -> int:
         ]
         runner = Runner(options.work, out / "runs", options.threads, options.jobs, options.any_code)
         faults = runner.run_all(jobs, plan)
-    results = load_results(study, out / "runs", options.seeds or study.all_seeds, samples=options.samples)
+    seeds = sorted({*study.all_seeds, *options.seeds})
+    results = load_results(study, out / "runs", seeds, samples=options.samples)
     write_everything(results, out)
     if out == OUT:
         include_tables(ROOT / "README.md")
@@ -89,7 +91,7 @@ def load_results(study: Study, folder: Path, seeds: Sequence[int], *, samples: i
     found = {}
     for cell in study.trainings(full=True):
         for seed in seeds:
-            stored = read_result(folder, f"{study.name}-{cell.row}-f{cell.fraction:g}-s{seed}")
+            stored = read_result(folder, run_name(study.name, cell.row, cell.fraction, seed))
             if stored is not None:
                 found[cell.row, cell.fraction, seed] = stored
     return Results(study, found, samples)
@@ -146,11 +148,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="tables, figure and runs/ (default: docs/results)")
     options, rest = parser.parse_known_args(arguments)
     options.train = [*rest, *([f"--fit.steps={options.steps}"] if options.steps else [])]
-    trial = bool(options.train) or options.patients != PhantomPlan().patients or bool(options.segmenter_steps)
-    if trial and not options.tables_only:
+    if trial := _is_trial(options):
         options.work = options.work / "trial"
     options.out = options.out or (options.work / "tables" if trial else OUT)
     return options
+
+
+def _is_trial(options: argparse.Namespace) -> bool:
+    """Whether anything differs from the study."""
+    return (
+        bool(options.train)
+        or options.patients != PhantomPlan().patients
+        or bool(options.segmenter_steps)
+        or not set(options.seeds) <= set(STUDIES[options.study].all_seeds)
+        or options.samples != SAMPLES
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dcmt.options import read_config
 from experiments.results.code import ROOT, code_hash
 from experiments.results.machine import fast_precision
 from knee.errors import UserError
-from knee.folders import image_files
+from knee.folders import CHEN_AGAIN, image_files
 
 Run = Callable[[Sequence[str]], None]
 """Runs ``dcmt ARGUMENTS`` in a process of its own. Raises UserError where it fails."""
@@ -80,12 +80,23 @@ class PhantomPlan:
         return data
 
 
+_FIRST_SEGMENTER: dict[str, dict[str, Any]] = {
+    "data": {"image_size": 96, "labeled_per_batch": 16, "mask_dilation": 18.0, "percentiles": (0.5, 99.5)},
+    "fit": {"accumulation": 1},
+}
+"""What the first results' segmenters had in common; their hashes leave it out."""
+
+
 @cache
 def _segmenter_values(arguments: tuple[str, ...]) -> dict[str, Any]:
-    """What of the segmenter's config changes its masks."""
+    """What of the segmenter's config changes its masks; options of `_FIRST_SEGMENTER` only where they differ from it."""
     config = dataclasses.asdict(read_config(SegmenterConfig, arguments, program="dcmt segment train"))
     kept = {name: config[name] for name in ("views", "unet", "optimizer")}
     kept["fit"] = {"steps": config["fit"]["steps"]}
+    for section, first in _FIRST_SEGMENTER.items():
+        others = {name: config[section][name] for name, value in first.items() if config[section][name] != value}
+        if others:
+            kept[section] = {**kept.get(section, {}), **others}
     values: dict[str, Any] = json.loads(json.dumps(kept))
     return values
 
@@ -97,11 +108,13 @@ class RadiographPlan:
     folder: Path
 
     def about(self, seed: int) -> dict[str, Any]:
-        """The files' names and sizes, hashed."""
+        """The files' names and sizes, hashed; without the test patients' second crops, which the manifest leaves out."""
         if not self.folder.is_dir():
             raise UserError(f"--radiographs {self.folder} is no folder; give the one with train/0 … test/4")
         digest = hashlib.sha256()
         for name in sorted(image_files(self.folder)):
+            if name.startswith(CHEN_AGAIN):
+                continue
             digest.update(f"{name} {(self.folder / name).stat().st_size}\n".encode())
         return {"radiographs": {"files_sha256": digest.hexdigest()[:16], "ranks_seed": seed}}
 

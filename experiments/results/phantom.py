@@ -119,6 +119,7 @@ PHANTOM = Study(
     name="phantom",
     title="The tables of Huo et al. 2020 on the phantom",
     command="make results",
+    full_command="make results-full",
     rows=ROWS,
     cells=(*_TEN, _ALL),
     more_cells=(*_MORE, Cell("supervised", 1.0)),

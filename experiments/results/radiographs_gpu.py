@@ -17,7 +17,7 @@ def _rows(backbone: str, title: str) -> tuple[Row, ...]:
     base = ("kl_xray.yaml", "kl_gpu.yaml")
     rows = (
         Row(f"{backbone}-supervised", f"{title}, supervised", (*base, "rows/supervised.yaml"), options=linear),
-        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher", base, options=(*linear, *NO_MASKS)),
+        Row(f"{backbone}-mean_teacher", f"{title}, mean teacher, mirrored answers", base, options=(*linear, *NO_MASKS)),
         Row(f"{backbone}-clip_koa", f"{title}, CLIP-KOA head", ("dcmt_clip_koa.yaml", "kl_gpu.yaml"), options=text),
     )
     return tuple(replace(row, network="teacher + mirror", family=backbone) for row in rows)
@@ -31,7 +31,7 @@ def _claims(backbone: str, title: str) -> tuple[Claim, ...]:
     start = f"{title}, kappa at 10 %:"
     return (
         Claim(
-            f"{start} the mean teacher above supervised",
+            f"{start} the mean teacher with mirrored answers above supervised",
             "kappa",
             few["mean_teacher"],
             few["supervised"],
@@ -57,6 +57,7 @@ RADIOGRAPHS_GPU = replace(
     name="radiographs_gpu",
     title="Few labels on real radiographs, larger networks at 224 px from random weights",
     command="make results-radiographs-gpu RADIOGRAPHS=data/knee_kl224",
+    full_command="make results-radiographs-gpu RADIOGRAPHS=data/knee_kl224",
     rows=ROWS,
     cells=(*_FEW, *_ALL),
     more_cells=(),

@@ -18,6 +18,7 @@ from experiments.results.code import ROOT
 from experiments.results.data import DataPlan
 from experiments.results.jobs import Job, log_path
 from experiments.results.store import Stored, read_result
+from experiments.results.study import Network
 from knee.errors import UserError
 
 
@@ -114,13 +115,14 @@ class Runner:
     def _sentence(self, job: Job) -> str:
         found = read_result(self.out, job.name)
         assert found is not None
-        shares = ", ".join(f"{name} {accuracy(found, name):.3f}" for name in ("student", "teacher"))
+        networks: tuple[Network, ...] = ("student", "teacher")
+        shares = ", ".join(f"{name} {accuracy(found, name):.3f}" for name in networks)
         return f"{found.about['seconds']:.0f} s, accuracy {shares}"
 
 
-def accuracy(found: Stored, network: str) -> float:
+def accuracy(found: Stored, network: Network) -> float:
     """Share graded right, to see at a glance that a run is sound."""
-    predicted = found.probabilities("student" if network == "student" else "teacher").argmax(axis=1)
+    predicted = found.probabilities(network).argmax(axis=1)
     return float((predicted == found.grades).mean())
 
 

@@ -63,11 +63,6 @@ class Results:
         """The network that stands for the cell's row."""
         return self.study.row(cell.row).network
 
-    def metrics(self, cell: Cell, network: Network) -> list[str]:
-        """The metrics known of a cell; none where it has no run."""
-        seeds = self.seeds(cell)
-        return list(self._draws(cell, network, seeds[0])) if seeds else []
-
     def estimate(self, cell: Cell, network: Network, metric: str) -> Estimate | None:
         """The mean over the seeds; None without a run or where the metric is not known of it."""
         seeds = self.seeds(cell)

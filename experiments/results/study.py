@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -83,6 +83,8 @@ class Study:
     title: str
     command: str
     """The command that a reader types."""
+    full_command: str
+    """The same with the part that takes long."""
     rows: tuple[Row, ...]
     cells: tuple[Cell, ...]
     """What is run by default."""
@@ -126,6 +128,15 @@ class Study:
         """The seeds run at a labeled fraction."""
         return (*self.seeds, *(self.more_seeds.get(fraction, ()) if full else ()))
 
+    def command_of(self, runs: Collection[tuple[str, float, int]]) -> str:
+        """The command that makes runs, each told by its row's training, labeled fraction and seed."""
+        default = {
+            (cell.row, cell.fraction, seed)
+            for cell in self.trainings(full=False)
+            for seed in self.seeds_at(cell.fraction, full=False)
+        }
+        return self.command if default.issuperset(runs) else self.full_command
+
     def trainings(self, *, full: bool, rows: Sequence[str] = (), fractions: Sequence[float] = ()) -> list[Cell]:
         """The cells to train, each once; those of ``rows`` and ``fractions`` alone where given. Raises UserError.
 
@@ -145,7 +156,9 @@ class Study:
             )
         )
         if not found:
-            raise UserError(f"{self.name} has no cell of {', '.join(rows)} at {fractions[0]:g}")
+            share = f" at {', '.join(f'{fraction:g}' for fraction in fractions)}" if fractions else ""
+            more = "" if full else " in the part run by default; --full has more"
+            raise UserError(f"{self.name} has no cell of {', '.join(rows)}{share}{more}")
         return found
 
 

@@ -220,9 +220,11 @@ def per_grade_metrics(grades: int) -> list[tuple[str, str, str]]:
 def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     """What stands below every table: the command, the runs behind it and their commits."""
     wanted = {(results.study.row(cell.row).training, cell.fraction) for cell in cells}
-    runs = [run for (row, fraction, _), run in sorted(results.runs.items()) if (row, fraction) in wanted]
+    found = {key: run for key, run in sorted(results.runs.items()) if key[:2] in wanted}
+    runs = list(found.values())
+    command = results.study.command_of(found)
     if not runs:
-        return [f"No run yet. Made by `{results.study.command}`."]
+        return [f"No run yet. Made by `{command}`."]
     commits = Counter(run.about["commit"] + ("+" if run.about["changed_files"] else "") for run in runs)
     by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
     sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
@@ -233,7 +235,7 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
         f"{_seeds(runs)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
         f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, cells)}.",
         "",
-        f"Made by `{results.study.command}` from {len(runs)} runs of commit {by_commit}"
+        f"Made by `{command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
         + "; their configs are in `runs/`.",
     ]

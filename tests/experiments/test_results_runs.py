@@ -19,8 +19,8 @@ from dcmt.config import GraderConfig
 from dcmt.options import read_config
 from dcmt.run import RunFolder, split_private
 from dcmt.train import build_grader
-from experiments.results.__main__ import STUDIES, main
-from experiments.results.code import code_hash, imported_modules
+from experiments.results.__main__ import STUDIES, _options, main
+from experiments.results.code import ROOT, code_hash, imported_modules
 from experiments.results.data import Data, PhantomPlan, RadiographPlan
 from experiments.results.jobs import (
     Job,
@@ -40,6 +40,7 @@ from experiments.results.store import Mirrored, grade_test, read_result, write_r
 from experiments.results.study import Cell, Row, Study
 from knee.errors import UserError
 from knee.grades import load_grade_set
+from knee.images import write_png
 from knee.task import Grading
 
 
@@ -108,6 +109,25 @@ def test_fractions_narrow_what_is_run():
         PHANTOM.trainings(full=False, fractions=[0.3])
     with pytest.raises(UserError, match=r"has no cell of supervised_lambda_a at 0\.3"):
         PHANTOM.trainings(full=True, rows=["supervised_lambda_a"], fractions=[0.3])
+    with pytest.raises(UserError, match=r"no cell of mean_teacher_flip in the part run by default; --full has more"):
+        RADIOGRAPHS.trainings(full=False, rows=["mean_teacher_flip"])
+
+
+def test_what_the_full_part_alone_runs_is_told_with_the_full_command():
+    default = [("supervised", 0.1, 0), ("clip_koa", 1.0, 0)]
+    assert RADIOGRAPHS.command_of([]) == RADIOGRAPHS.command_of(default) == RADIOGRAPHS.command
+    for more in (("supervised", 0.1, 1), ("mean_teacher", 0.1, 0), ("supervised", 0.25, 0)):
+        assert RADIOGRAPHS.command_of([*default, more]) == RADIOGRAPHS.full_command
+
+
+def test_what_differs_from_a_study_is_kept_apart(tmp_path):
+    work, published = [f"--work={tmp_path}"], ROOT / "docs" / "results"
+    for more in ([], ["--seeds", "1", "2"], ["--rows", "dcmt"], ["--tables-only"]):
+        assert _options(["phantom", *work, *more]).out == published
+    for more in (["--steps=20"], ["--fit.device=cuda"], ["--seeds", "1", "7"], ["--patients=60"], ["--samples=50"]):
+        for how in ([], ["--tables-only"]):  # the tables of a trial are those of the trial's runs
+            options = _options(["phantom", *work, *more, *how])
+            assert (options.work, options.out) == (tmp_path / "trial", tmp_path / "trial" / "tables")
 
 
 def test_further_seeds_are_run_where_few_labels_make_them_count():
@@ -194,6 +214,33 @@ def test_the_code_behind_training_is_found():
     assert {"dcmt.losses", "dcmt.teacher", "knee.attention", "knee.phantom.mr", "segmentation.unet"} <= found.keys()
     assert "knee.decoders" in found, "PNG files are read by it"
     assert not {name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.apply"))}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("image_size: 96", "image_size: 64", {"data": {"image_size": 64}}),
+        ("labeled_per_batch: 16", "labeled_per_batch: 8", {"data": {"labeled_per_batch": 8}}),
+        ("steps: 100", "steps: 100\n  accumulation: 2", {"fit": {"steps": 100, "accumulation": 2}}),
+    ],
+)
+def test_a_segmenter_of_another_config_makes_other_data(old, new, told, monkeypatch, tmp_path):
+    first = PhantomPlan().about(1)["phantom"]["segmenter"]
+    assert set(first) == {"views", "unet", "optimizer", "fit"}  # as the stored runs were hashed
+    path = tmp_path / "unet.yaml"
+    text = (ROOT / "configs" / "phantom_unet.yaml").read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr("experiments.results.data._UNET", path)
+    assert PhantomPlan().about(1)["phantom"]["segmenter"] == first | told
+
+
+def test_the_second_crops_of_the_archive_are_not_part_of_the_radiographs(tmp_path):
+    for name in ("train/0/1L.png", "test/4/2R.png"):
+        write_png(tmp_path / name, np.zeros((8, 8), np.uint8))
+    before = RadiographPlan(tmp_path).about(0)
+    write_png(tmp_path / "auto_test/4/2R.png", np.zeros((8, 8), np.uint8))
+    assert RadiographPlan(tmp_path).about(0) == before
 
 
 def test_a_study_without_its_folder_is_refused(capsys, tmp_path):

@@ -199,6 +199,20 @@ def test_chen_layout(tmp_path):
     assert read_manifest(out / "m.csv", KL).image_path(0).samefile(tmp_path / "test/4/9002R.png")
 
 
+def test_the_second_crops_of_the_published_archive_are_left_out(tmp_path):
+    touch(tmp_path, "train/2/9001L.png", "test/4/9002R.png", "auto_test/4/9002R.png")
+    for layout in ("auto", "chen"):
+        table = manifest_from_folder(tmp_path, layout)
+        assert table["image"].tolist() == ["test/4/9002R.png", "train/2/9001L.png"]
+        assert "1 image in 'auto_test/' left out" in table.attrs["notes"][1]
+    assert len(manifest_from_folder(tmp_path, "tree")) == 3
+    with pytest.raises(UserError, match="not named SPLIT/GRADE"):
+        manifest_from_folder(tmp_path / "auto_test", "chen")
+    touch(tmp_path / "alone", "auto_test/4/9002R.png")
+    with pytest.raises(UserError, match="not named SPLIT/GRADE"):
+        manifest_from_folder(tmp_path / "alone", "chen")
+
+
 def test_tree_layouts(tmp_path):
     touch(
         tmp_path, "valid/3/p1_left.png", "training/unlabeled/p2_01.png", "masks/valid/3/p1_left.png", ".hidden/3/x.png"
