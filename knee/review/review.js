@@ -152,6 +152,11 @@ function openStart() {
 function begin() {
   store.blind = $("blind").checked;
   store.open($("reader-name").value.trim());
+  present();
+}
+
+// The reader's list, and the case where the work goes on.
+function present() {
   $("reader").textContent = `${store.reader}${store.blind ? " · blind" : ""}`;
   arrange();
   const first = worklist.shown.find((item) => !store.entry(item.case).verdict) || worklist.shown[0] || cases[0];
@@ -172,7 +177,7 @@ function bindStart() {
     begin();
     try {
       $("resume-note").textContent = `${store.resume(await file.text())} cases taken up.`;
-      begin();
+      present();
     } catch (error) {
       $("resume-note").textContent = error.message;
     }

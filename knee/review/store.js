@@ -12,6 +12,7 @@ const store = {
   reader: "",
   blind: true,
   entries: new Map(),
+  kept: new Map(), // reader → entries: all there is of them where the browser keeps nothing
   works: true, // whether the browser keeps what is saved
   unsaved: false, // whether something is neither kept by the browser nor downloaded
 
@@ -41,10 +42,11 @@ const store = {
   // Each case under a key of its own: two open windows don't overwrite each other's work.
   open(reader) {
     this.reader = reader;
-    this.entries.clear();
+    this.entries = this.kept.get(reader) || new Map();
+    this.kept.set(reader, this.entries);
     for (const item of cases) {
-      const entry = this.read(this.key("entry", reader, item.case));
-      if (entry) this.entries.set(item.case, entry);
+      const saved = this.read(this.key("entry", reader, item.case)), own = this.entries.get(item.case);
+      if (saved && (this.works || !own || saved.time > (own.time || ""))) this.entries.set(item.case, saved);
     }
     this.write(this.key("reader"), { reader, blind: this.blind });
   },

@@ -14,7 +14,7 @@ import pytest
 
 from knee.review.colors import paint
 from knee.review.html import case_record, write_review_html
-from knee.review.verdicts import Expected, import_verdicts
+from knee.review.verdicts import Expected, Verdict, import_verdicts, verdicts_document
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +185,53 @@ def test_work_is_kept_when_the_page_is_opened_again(browser, open_page):
     assert browser.find_element("id", "progress-text").text == "1 of 12 reviewed"
     pressed = browser.find_element("css selector", '#grades [aria-pressed="true"]')
     assert pressed.get_attribute("data-grade") == "3"
+
+
+_KEEPS_NOTHING = "Object.defineProperty(Storage.prototype, 'setItem', { value() { throw new Error('full'); } });"
+
+
+@pytest.fixture
+def keeps_nothing(browser):
+    """A browser that refuses to keep anything for a page."""
+    added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _KEEPS_NOTHING})
+    yield
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    # The page would ask whether to leave it.
+    browser.get("about:blank")
+
+
+def _start_again(browser, *, reader: str | None = None, toggle_blind: bool = False) -> None:
+    browser.execute_script("document.getElementById('reader').click()")
+    if toggle_blind:
+        browser.find_element("id", "blind").click()
+    name = browser.find_element("id", "reader-name")
+    if reader:
+        name.clear()
+    name.send_keys(reader or "", "\ue007")
+
+
+def test_work_survives_a_new_start_where_the_browser_keeps_nothing(browser, keeps_nothing, open_page):
+    cases = open_page()
+    _press(browser, "2", "a")
+    _start_again(browser, toggle_blind=True)
+    assert _handed_in(browser) == [(cases[0].case, 2, "agree")]
+    _start_again(browser, reader="R2")
+    assert browser.find_element("id", "progress-text").text == "0 of 12 reviewed"
+    _start_again(browser, reader="R1")
+    assert _handed_in(browser) == [(cases[0].case, 2, "agree")]
+
+
+def test_a_file_is_taken_up_where_the_browser_keeps_nothing(browser, keeps_nothing, open_page, run, tmp_path):
+    cases = open_page()
+    said = [Verdict(cases[3].case, "R1", "2025-03-01T12:00:00Z", run.run, run.model_hash, 1, 1, "agree", "")]
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
+    browser.execute_script("document.getElementById('reader').click()")
+    browser.find_element("id", "resume").send_keys(str(earlier))
+    _wait(lambda: browser.find_element("id", "resume-note").text == "1 cases taken up.")
+    assert browser.execute_script("return document.getElementById('progress-text').textContent") == "1 of 12 reviewed"
+    browser.find_element("id", "reader-name").send_keys("\ue007")
+    assert _handed_in(browser) == [(cases[3].case, 1, "agree")]
 
 
 def test_cases_are_sorted_and_filtered(browser, open_page):
