@@ -152,6 +152,7 @@ function openStart() {
 function begin() {
   store.blind = $("blind").checked;
   store.open($("reader-name").value.trim());
+  store.rememberReader();
   present();
 }
 

@@ -48,7 +48,11 @@ const store = {
       const saved = this.read(this.key("entry", reader, item.case)), own = this.entries.get(item.case);
       if (saved && (this.works || !own || saved.time > (own.time || ""))) this.entries.set(item.case, saved);
     }
-    this.write(this.key("reader"), { reader, blind: this.blind });
+  },
+
+  // Whoever starts the page next goes on as this reader.
+  rememberReader() {
+    this.write(this.key("reader"), { reader: this.reader, blind: this.blind });
   },
 
   entry(name) {

@@ -234,6 +234,30 @@ def test_a_file_is_taken_up_where_the_browser_keeps_nothing(browser, keeps_nothi
     assert _handed_in(browser) == [(cases[3].case, 1, "agree")]
 
 
+def test_two_readers_in_two_windows_leave_each_other_alone(browser, open_page):
+    cases = open_page(reader="R1")
+    first, address = browser.current_window_handle, browser.current_url
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get(address)
+        _wait(lambda: _drawn(browser))
+        _start_again(browser, reader="R2")
+        count = "window.events = 0; addEventListener('storage', () => window.events++)"
+        browser.execute_script(count)
+        browser.switch_to.window(first)
+        browser.execute_script(count)
+        _press(browser, "2", "a")
+        for _ in range(5):
+            _settle(browser)
+        assert browser.execute_script("return window.events") == 0
+        assert _handed_in(browser) == [(cases[0].case, 2, "agree")]
+    finally:
+        for other in set(browser.window_handles) - {first}:
+            browser.switch_to.window(other)
+            browser.close()
+        browser.switch_to.window(first)
+
+
 def test_cases_are_sorted_and_filtered(browser, open_page):
     cases = open_page()
     shown = "return [...document.querySelectorAll('#cases button')].map((button) => button.dataset.case)"
