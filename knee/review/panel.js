@@ -54,7 +54,9 @@ const modelInWords = ({ student, teacher }) =>
 
 // Show the case as it stands; called after every change to it.
 function refresh() {
-  const item = view.item, entry = store.entry(item.case), veiled = isVeiled(item);
+  const item = view.item, veiled = isVeiled(item);
+  if (!veiled) store.reveal(item.case);
+  const entry = store.entry(item.case);
   view.hidden = veiled;
   document.body.classList.toggle("veiled", veiled);
   showFacts(item, veiled);

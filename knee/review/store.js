@@ -69,6 +69,14 @@ const store = {
     return entry;
   },
 
+  // A case that was shown with the model's part is not read blind any more; the reader has said nothing by that.
+  reveal(name) {
+    const entry = this.entry(name);
+    if (entry.revealed) return;
+    this.entries.set(name, { ...entry, revealed: true });
+    this.write(this.key("entry", this.reader, name), this.entries.get(name));
+  },
+
   // Entries worth handing in: graded, judged or commented on, now or before.
   said() {
     return cases.map((item) => [item.case, this.entry(item.case)]).filter(([, entry]) => entry.said || says(entry));

@@ -81,7 +81,7 @@ function mark(item) {
   const button = worklist.buttons.get(item.case);
   if (!button) return;
   const entry = store.entry(item.case), order = $("order").value;
-  button.dataset.state = entry.verdict || (entry.revealed ? "begun" : "open");
+  button.dataset.state = entry.verdict || (entry.said ? "begun" : "open");
   const said = [entry.final_grade === null ? "" : String(entry.final_grade), VERDICTS[entry.verdict] || ""].filter(Boolean);
   const doubt = order !== "file" && !isVeiled(item) && order in item.doubts ? item.doubts[order].toFixed(2) : "";
   button.lastChild.textContent = said.join(" · ") || doubt;

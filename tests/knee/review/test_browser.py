@@ -148,15 +148,18 @@ def test_a_reading_by_keyboard_alone_becomes_a_file(browser, open_page, run, tmp
     assert import_verdicts([path], tmp_path / "verdicts.csv", expected=expected).added == 4
 
 
-def _handed_in(browser) -> list[tuple[str, int | None, str | None]]:
-    """Case, final grade and verdict of each entry of a file that is downloaded now."""
+def _entries(browser) -> list[dict]:
+    """What a file that is downloaded now says of each case."""
     for old in browser.downloads.glob("verdicts_*.json"):
         old.unlink()
     browser.find_element("id", "download").click()
     path = _wait(lambda: next(browser.downloads.glob("verdicts_*.json"), None))
-    return [
-        (entry["case"], entry["final_grade"], entry["verdict"]) for entry in json.loads(path.read_text())["verdicts"]
-    ]
+    return json.loads(path.read_text())["verdicts"]
+
+
+def _handed_in(browser) -> list[tuple[str, int | None, str | None]]:
+    """Case, final grade and verdict of each entry of a file that is downloaded now."""
+    return [(entry["case"], entry["final_grade"], entry["verdict"]) for entry in _entries(browser)]
 
 
 def test_agreement_without_a_grade_is_no_verdict(browser, open_page):
@@ -232,6 +235,27 @@ def test_a_file_is_taken_up_where_the_browser_keeps_nothing(browser, keeps_nothi
     assert browser.execute_script("return document.getElementById('progress-text').textContent") == "1 of 12 reviewed"
     browser.find_element("id", "reader-name").send_keys("\ue007")
     assert _handed_in(browser) == [(cases[3].case, 1, "agree")]
+
+
+def test_a_case_that_was_seen_with_the_model_is_not_graded_blind_later(browser, open_page):
+    cases = open_page()
+    _start_again(browser, toggle_blind=True)  # the first case is shown with the model's part
+    _press(browser, "j", "k")  # and the second
+    assert browser.find_element("id", "progress-text").text == "0 of 12 reviewed"
+    states = "return [...document.querySelectorAll('#cases button')].map((button) => button.dataset.state)"
+    assert set(browser.execute_script(states)) == {"open"}
+    _start_again(browser, toggle_blind=True)
+    assert browser.find_element("id", "model-open").is_displayed()
+    browser.refresh()
+    _wait(lambda: _drawn(browser) == cases[0].case)
+    _press(browser, "2", "j", "3", "j")
+    assert not browser.find_element("id", "model-open").is_displayed()
+    _press(browser, "4")
+    assert [(entry["case"], entry["blind_grade"], entry["final_grade"]) for entry in _entries(browser)] == [
+        (cases[0].case, None, 2),
+        (cases[1].case, None, 3),
+        (cases[2].case, 4, 4),
+    ]
 
 
 def test_two_readers_in_two_windows_leave_each_other_alone(browser, open_page):
