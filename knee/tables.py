@@ -38,9 +38,7 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
         raise UserError(f"{path} line {line}: is not UTF-8 text; save the table as 'CSV UTF-8'") from error
     if not text.strip():
         raise UserError(f"{path}: is empty; its first line names the columns, {','.join(required)}")
-    first = next((line for line in text.splitlines() if any(mark in line for mark in _SEPARATORS)), "")
-    separator = max(_SEPARATORS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator_of(text), strict=True)
     rows, start = [], 1
     try:
         for fields in reader:
@@ -50,6 +48,16 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
     except csv.Error as error:
         raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
     return rows[0][1], rows[1:]
+
+
+def separator_of(text: str) -> str:
+    """What stands between the fields of a CSV file, told as ``read_csv_rows`` says.
+
+    >>> separator_of("\\ncase;said\\nc1;a, b, c")
+    ';'
+    """
+    first = next((line for line in text.splitlines() if any(mark in line for mark in _SEPARATORS)), "")
+    return max(_SEPARATORS, key=first.count)
 
 
 class RaggedRow(NamedTuple):

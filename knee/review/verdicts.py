@@ -6,14 +6,14 @@ import csv
 import io
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults, UserError
 from knee.files import write_text as write_whole_text
-from knee.tables import read_table, shortened
+from knee.tables import read_csv_rows, read_table, separator_of, shortened
 
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")
@@ -268,13 +268,17 @@ def _repeated(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _append(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Put rows after those that are there, byte for byte; the table is replaced whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    """Put rows after those that are there, byte for byte; the table is replaced whole or not at all.
+
+    Another program may have saved the table: rows take its order of columns and its separator, and leave other columns empty.
+    """
     before = path.read_bytes().decode() if path.exists() else ""
+    header = read_csv_rows(path, COLUMNS)[0] if before else COLUMNS
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, header, restval="", delimiter=separator_of(before), lineterminator="\n")
     if not before:
-        writer.writerow(COLUMNS)
+        writer.writeheader()
     elif not before.endswith("\n"):
         before += "\n"
-    writer.writerows(astuple(verdict) for verdict in verdicts)
+    writer.writerows(asdict(verdict) for verdict in verdicts)
     write_whole_text(path, before + text.getvalue(), force=True)

@@ -55,6 +55,39 @@ def test_the_table_only_grows(tmp_path, table):
     assert import_verdicts([grown], table, expected=EXPECTED) == Imported(added=0, known=2, revised=0)
 
 
+_OWN = "case,reviewer,time,run,model_hash,blind_grade,final_grade,verdict,comment"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        _OWN.replace(",", ";"),
+        _OWN.replace("blind_grade,final_grade", "final_grade,blind_grade"),
+        f"note,{_OWN}",
+        f"\ufeff{_OWN.replace(',', ';')};note",
+        f"\ufeff{_OWN}",
+        f"\n{_OWN}",
+    ],
+    ids=["semicolons", "other order", "another column", "as Excel saves it", "byte order mark", "empty line"],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_table_that_another_program_saved_is_added_to_as_it_is(tmp_path, table, header, end):
+    separator = ";" if ";" in header else ","
+    row = {"case": "c1", "reviewer": "R1", "time": "2025-03-01T12:00:00Z", "run": "run", "model_hash": "hash"}
+    row |= {"blind_grade": "1", "final_grade": "3", "verdict": "disagree", "comment": "", "note": "mine"}
+    names = header.strip("\ufeff\n").split(separator)
+    newline = end or "\n"
+    text = header.replace("\n", newline) + newline + separator.join(row[name] for name in names) + end
+    table.write_bytes(text.encode())
+    before = table.read_bytes()
+    second = _entry("c2", blind_grade=0, final_grade=4, comment="a, b; c")
+    import_verdicts([_file(tmp_path / "a.json", second)], table, expected=EXPECTED)
+    assert table.read_bytes().startswith(before), "what was there stays"
+    said = [(one.case, one.blind_grade, one.final_grade, one.comment) for one in read_verdicts(table)]
+    assert said == [("c1", 1, 3, ""), ("c2", 0, 4, "a, b; c")]
+    assert import_verdicts([tmp_path / "a.json"], table, expected=EXPECTED).known == 1
+
+
 def test_a_changed_verdict_needs_to_be_asked_for(tmp_path, table):
     import_verdicts([_file(tmp_path / "a.json", _entry())], table, expected=EXPECTED)
     later = _file(tmp_path / "b.json", _entry(final_grade=4, time="2025-03-02T12:00:00Z"))
