@@ -18,6 +18,7 @@ from knee.tables import read_csv_rows, read_table, separator_of, shortened
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")
 _LARGEST_FILE = 50_000_000
+_LONGEST_COMMENT = 10_000  # letters; a field of a CSV file holds 131,072, the page's own 2,000
 
 
 @dataclass(frozen=True)
@@ -223,8 +224,11 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
             faults.append(f"case {case!r}: {name} {grade!r} is not 0–{expected.grades - 1} or null")
     if entry.get("verdict") not in (None, *VERDICTS):
         faults.append(f"case {case!r}: verdict {entry['verdict']!r} is not one of {', '.join(VERDICTS)} or null")
-    if not isinstance(entry.get("comment", ""), str):
-        faults.append(f"case {case!r}: comment {entry['comment']!r} is not text")
+    comment = entry.get("comment", "")
+    if not isinstance(comment, str):
+        faults.append(f"case {case!r}: comment {comment!r} is not text")
+    elif len(comment) > _LONGEST_COMMENT:
+        faults.append(f"case {case!r}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it")
     if not _is_time(entry.get("time")):
         faults.append(f"case {case!r}: time {entry.get('time')!r} is not like 2025-03-01T12:00:00Z")
     return faults

@@ -138,6 +138,13 @@ def test_all_faults_are_told_at_once_and_nothing_is_imported(tmp_path, table):
     assert not table.exists()
 
 
+def test_a_comment_that_no_table_could_hold_is_refused(tmp_path, table):
+    file = _file(tmp_path / "a.json", _entry(comment="x" * 10_000), _entry("c2", comment="x" * 140_000))
+    with pytest.raises(Faults, match="case 'c2': comment has 140000 letters, the most is 10000; shorten it") as caught:
+        import_verdicts([file], table, expected=EXPECTED)
+    assert len(caught.value.faults) == 1 and not table.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
