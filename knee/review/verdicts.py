@@ -168,7 +168,7 @@ def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdic
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise UserError(f"{path}: is larger than any verdicts file; choose the file that the review page saved")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a verdicts file") from error
     except (ValueError, RecursionError) as error:

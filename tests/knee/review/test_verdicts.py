@@ -169,6 +169,12 @@ def test_a_damaged_file_is_named(tmp_path, table, content):
         import_verdicts([tmp_path / "a.json"], table, expected=EXPECTED)
 
 
+def test_a_file_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path, table):
+    file = _file(tmp_path / "a.json", _entry())
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert import_verdicts([file], table, expected=EXPECTED).added == 1
+
+
 def test_a_missing_file_is_named(tmp_path, table):
     with pytest.raises(UserError, match=r"none\.json: cannot be read"):
         import_verdicts([tmp_path / "none.json"], table, expected=EXPECTED)
