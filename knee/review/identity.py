@@ -84,8 +84,10 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
     syntax = copy.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
         copy.decompress(generate_instance_uid=False)
-    elif not syntax.is_little_endian and copy.BitsAllocated == 16:
-        copy.PixelData = np.frombuffer(copy.PixelData, ">u2").astype("<u2").tobytes()
+    elif not syntax.is_little_endian:
+        # OW is of 16-bit words, so pixels of 8 bits are swapped in pairs.
+        word = max(copy.BitsAllocated // 8, 2 if copy["PixelData"].VR == "OW" else 1)
+        copy.PixelData = np.frombuffer(copy.PixelData, f">u{word}").astype(f"<u{word}").tobytes()
     copy.file_meta = type(source.file_meta)()
     copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import warnings
@@ -10,11 +11,13 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from pydicom import DataElement
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from knee.errors import UserError
 from knee.images import prepare, read_pixels
 from knee.review.dicom import DicomExport, Exported
+from knee.review.identity import deidentified
 from knee.review.making import NotMade
 from knee.review.original import read_original
 
@@ -180,6 +183,28 @@ def test_the_copy_of_the_source_has_its_pixels_whatever_their_encoding(write_sou
     copy = pydicom.dcmread(_named(export.write(case_of(path, "L")))["source"])
     assert copy.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert np.array_equal(copy.pixel_array, _source_values("MR"))
+
+
+@pytest.mark.parametrize(("bits", "vr"), [(8, "OW"), (8, "OB"), (16, "OW"), (32, "OW")])
+def test_the_copy_of_a_big_endian_source_has_its_pixels_at_any_width(write_source, bits, vr):
+    path = write_source("CR", _source_values("CR"))
+    dataset = pydicom.dcmread(path)
+    values = np.arange(dataset.Rows * dataset.Columns).reshape(dataset.Rows, dataset.Columns) % 251
+    values = values << (bits - 8)
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    encoded = values.astype(f">u{bits // 8}").tobytes()
+    if (bits, vr) == (8, "OW"):
+        encoded = np.frombuffer(encoded, "<u2").astype(">u2").tobytes()
+    dataset["PixelData"] = DataElement("PixelData", vr, encoded)
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    pydicom.dcmwrite(path, dataset, force_encoding=True, implicit_vr=False, little_endian=False)
+    source = pydicom.dcmread(path)
+    assert np.array_equal(source.pixel_array, values)
+    content = io.BytesIO()
+    deidentified(source, "c1", b"salt").save_as(content, enforce_file_format=True)
+    content.seek(0)
+    assert np.array_equal(pydicom.dcmread(content).pixel_array, values)
 
 
 def test_marks_and_what_is_carried_over(write_source, case_of, export):
