@@ -95,6 +95,7 @@ def _network_record(view: NetworkView) -> dict[str, Any]:
     # Up-sampling commutes with shift and scale, so the page's own scaling undoes these; all zero means: shows nothing.
     scaled = (evidence - low) / span if span > 1e-6 else np.zeros_like(evidence)
     return {
+        "grade": view.grade,  # of the exact probabilities: rounded ones may be equal
         "p": [round(float(p), 4) for p in view.probabilities],
         "grid": list(evidence.shape),
         "map": base64.b64encode(np.round(scaled * 255).astype(np.uint8).tobytes()).decode(),

@@ -50,7 +50,7 @@ function giveVerdict(verdict) {
 }
 
 const modelInWords = ({ student, teacher }) =>
-  `Teacher: ${gradeName(gradeOf(teacher))}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(gradeOf(student))}, ${percent(Math.max(...student.p))}.`;
+  `Teacher: ${gradeName(teacher.grade)}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(student.grade)}, ${percent(Math.max(...student.p))}.`;
 
 // Show the case as it stands; called after every change to it.
 function refresh() {
@@ -99,7 +99,7 @@ function showModel(item, veiled) {
   $("model-open").hidden = veiled;
   $("model-closed").hidden = !veiled;
   if (veiled) return;
-  for (const name of ["student", "teacher"]) $(`${name}-grade`).textContent = gradeName(gradeOf(item[name]));
+  for (const name of ["student", "teacher"]) $(`${name}-grade`).textContent = gradeName(item[name].grade);
   const entry = store.entry(item.case);
   $("bars").replaceChildren(...run.grades.map((grade, value) => barsOf(item, entry, grade, value)));
   const doubts = item.doubts, number = (name) => (name in doubts ? doubts[name].toFixed(2) : "–");

@@ -11,7 +11,6 @@ const ORDERS = {
 
 const worklist = { shown: [], buttons: new Map() };
 const gradeName = (grade) => (grade === null || grade === undefined ? "–" : `${grade} ${run.grades[grade].name}`);
-const gradeOf = (network) => network.p.indexOf(Math.max(...network.p));
 // What the model and the records say stays out of sight until this reader has looked.
 const isVeiled = (item) => store.blind && !store.entry(item.case).revealed;
 
@@ -41,7 +40,7 @@ function passes(item) {
   if (status === "open" ? entry.verdict : status === "done" ? !entry.verdict : status !== "all" && entry.verdict !== status) return false;
   if ($("split").value && item.split !== $("split").value) return false;
   if (store.blind) return true;
-  const predicted = $("predicted").value, recorded = $("recorded").value, says = gradeOf(item.teacher);
+  const predicted = $("predicted").value, recorded = $("recorded").value, says = item.teacher.grade;
   if (predicted && says !== Number(predicted)) return false;
   if (recorded === "none") return item.grade === null;
   if (recorded === "other") return item.grade !== null && item.grade !== says;

@@ -389,6 +389,20 @@ def test_three_grades_are_shown_where_there_are_three(browser, open_page, run, m
     assert browser.find_element("id", "teacher-grade").text == "1 partial-thickness"
 
 
+def test_the_models_grade_is_that_of_its_exact_probabilities(browser, open_page, run, make_case):
+    from knee.grades import load_grade_set
+    from knee.review.cases import NetworkView
+
+    case = make_case(1)
+    view = NetworkView(np.array([0.2, 0.39998, 0.40002]), case.teacher.evidence)
+    three = replace(run, grade_set=load_grade_set("cartilage"))
+    open_page(cases=[replace(case, student=view, teacher=view)], run=three, blind=False)
+    assert view.grade == 2
+    for network in ("student", "teacher"):
+        assert browser.find_element("id", f"{network}-grade").text.startswith("2 ")
+    assert "Teacher: 2 " in browser.find_element("id", "canvas").get_attribute("aria-label")
+
+
 def test_five_hundred_cases_stay_small_and_every_one_can_be_reached(browser, open_page, make_case, tmp_path):
     large = [replace(case, image=np.tile(case.image, (2, 2)), cartilage=None) for case in map(make_case, range(10))]
     cases = [replace(large[number % 10], case=f"{number:011x}") for number in range(500)]
