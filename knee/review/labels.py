@@ -102,8 +102,10 @@ def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, forc
     if Path(path).resolve() == manifest.path.resolve():
         raise UserError(f"{path}: is the manifest that was reviewed; write the new version under another name")
     table = labels.table.copy()
+    # '..' leads out of where a link leads to, not of where it lies.
+    folder, start = manifest.folder.resolve(), Path(path).parent.resolve()
     for column in ("image", "mask"):
-        table[column] = [_relative(manifest.folder, name, Path(path).parent) if name else "" for name in table[column]]
+        table[column] = [_relative(folder, name, start) if name else "" for name in table[column]]
     write_manifest(path, table, force=force)
 
 

@@ -116,6 +116,19 @@ def test_a_new_version_of_the_manifest_is_read_again(manifest, key, tmp_path):
         write_labels(manifest.path, manifest, labels, force=True)
 
 
+def test_a_new_version_in_a_linked_folder_names_images_that_are_there(manifest, key, tmp_path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    write_labels(tmp_path / "near" / "reviewed.csv", manifest, reviewed_labels(manifest, [_verdict("cb", 4)], key))
+    again = read_manifest(tmp_path / "near" / "reviewed.csv", load_grade_set("kl"))
+    assert again.image_path(1).resolve() == tmp_path / "b.png"
+    (tmp_path / "linked").symlink_to(tmp_path)
+    linked = read_manifest(tmp_path / "linked" / "manifest.csv", load_grade_set("kl"))
+    write_labels(tmp_path / "far" / "reviewed.csv", linked, reviewed_labels(linked, [_verdict("cb", 4)], key))
+    again = read_manifest(tmp_path / "far" / "reviewed.csv", load_grade_set("kl"))
+    assert again.image_path(1).resolve() == tmp_path / "b.png"
+
+
 def test_the_key_is_read_as_written(tmp_path, key):
     write_key(tmp_path / "key.csv", key.values())
     assert read_key(tmp_path / "key.csv") == key
