@@ -78,11 +78,16 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
     appended as a further row if ``revise``, and refused otherwise; no row is ever removed, and the one of the latest time
     counts (``latest_verdicts``). Raises Faults listing all that is wrong in all files, UserError where a file cannot be read
     or the table not be written.
+
+    A table that is a link, as to a shared drive, stays one: what it leads to grows.
     """
+    table_path = Path(table_path)
+    if table_path.is_symlink() and not table_path.exists():
+        raise UserError(f"{table_path}: is a link to nowhere; bring back what it leads to, or remove the link")
     faults: list[str] = []
     given = [verdict for path in paths for verdict in _read_file(Path(path), expected, faults)]
     faults += _repeated(given)
-    before = read_verdicts(table_path) if Path(table_path).exists() else []
+    before = read_verdicts(table_path) if table_path.exists() else []
     latest, held = latest_verdicts(before), set(before)
     new: list[Verdict] = []
     revised = older = 0
@@ -102,7 +107,7 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
     if faults:
         raise Faults(shortened(faults), summary=f"{len(faults)} faults; nothing was imported")
     if new:
-        _append(Path(table_path), new)
+        _append(table_path, new)
     return Imported(added=len(new), known=len(set(given)) - len(new), revised=revised, older=older)
 
 
@@ -285,4 +290,4 @@ def _append(path: Path, verdicts: Sequence[Verdict]) -> None:
     elif not before.endswith("\n"):
         before += "\n"
     writer.writerows(asdict(verdict) for verdict in verdicts)
-    write_whole_text(path, before + text.getvalue(), force=True)
+    write_whole_text(path.resolve(), before + text.getvalue(), force=True)

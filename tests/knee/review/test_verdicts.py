@@ -55,6 +55,21 @@ def test_the_table_only_grows(tmp_path, table):
     assert import_verdicts([grown], table, expected=EXPECTED) == Imported(added=0, known=2, revised=0)
 
 
+def test_a_table_that_is_a_link_stays_one(tmp_path, table):
+    shared = tmp_path / "drive" / "verdicts.csv"
+    shared.parent.mkdir()
+    import_verdicts([_file(tmp_path / "a.json", _entry())], shared, expected=EXPECTED)
+    table.symlink_to(shared)
+    import_verdicts([_file(tmp_path / "b.json", _entry("c2"))], table, expected=EXPECTED)
+    assert table.is_symlink()
+    assert [verdict.case for verdict in read_verdicts(shared)] == ["c1", "c2"]
+    assert list(shared.parent.iterdir()) == [shared]
+    shared.unlink()
+    with pytest.raises(UserError, match="is a link to nowhere; bring back what it leads to"):
+        import_verdicts([tmp_path / "b.json"], table, expected=EXPECTED)
+    assert not shared.exists()
+
+
 _OWN = "case,reviewer,time,run,model_hash,blind_grade,final_grade,verdict,comment"
 
 
