@@ -16,7 +16,7 @@ from dcmt.apply import LoadedRun, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.review_files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from knee.errors import UserError
-from knee.files import typed
+from knee.files import refuse_existing, typed, whole_file
 from knee.review.cases import ReviewCase, most_doubtful
 from knee.review.collect import CaseFacts, review_cases
 from knee.review.export import Identity, ReviewExport
@@ -49,6 +49,9 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
         keep_identity=options.keep_identity,
         force=options.force,
     )
+    has_figure = bool(export.run.sanity_figure) and "html" in export.formats
+    if has_figure:
+        refuse_existing(folder / _SANITY, force=options.force)
     cases: Iterable[ReviewCase] = run_cases(loaded, data, rows, options.split)
     cases = tqdm(cases, total=len(rows), desc="looking", unit="case", disable=None)
     if options.cases is not None:
@@ -56,9 +59,10 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
         cases = tqdm(chosen, desc="writing", unit="case", disable=None)
     export.write(cases, identities(data, rows))
     keep_private(export.key_path)
-    if export.run.sanity_figure and "html" in export.formats:
+    if has_figure:
         # Beside the page, so that the link holds wherever the folder goes.
-        shutil.copyfile(sanity_path(loaded.run), folder / _SANITY)
+        with whole_file(folder / _SANITY, force=options.force) as scratch:
+            shutil.copyfile(sanity_path(loaded.run), scratch)
     _report(export, len(rows), options, say=say)
     return 0
 

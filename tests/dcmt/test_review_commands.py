@@ -299,6 +299,21 @@ def test_the_sanity_check_is_drawn_and_linked(reviewed, tmp_path, capsys):
     assert (out / "sanity.png").read_bytes() == (reviewed.run / "figures" / "sanity.png").read_bytes()
 
 
+def test_a_figure_of_ones_own_is_not_overwritten_unasked(reviewed, tmp_path, capsys):
+    (reviewed.run / "figures").mkdir(exist_ok=True)
+    (reviewed.run / "figures" / "sanity.png").write_bytes(b"the run's")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sanity.png").write_bytes(b"my own")
+    command = ["review", "export", str(reviewed.run), "--cases", "1", "--out", str(out)]
+    assert main(command) == 2
+    assert "sanity.png: exists already and is not overwritten" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["sanity.png"]
+    assert (out / "sanity.png").read_bytes() == b"my own"
+    assert main([*command, "--force"]) == 0
+    assert (out / "sanity.png").read_bytes() == b"the run's"
+
+
 def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
     """The sending itself is tested against a real server in tests/knee/review."""
     assert main(["review", "export", str(reviewed.run), "--cases", "1", "--format", "dicom,nifti", "--force"]) == 0
