@@ -31,6 +31,7 @@ from knee.evaluate import difference, predictions_table, report
 from knee.files import write_json
 from knee.grades import GradeSet, load_grade_set
 from knee.predictions import Predictions, predict
+from knee.scan import claim_folder
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]
@@ -247,6 +248,8 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
         row: f"{case}  " + (f"reader: {grades[row]} {names[grades[row]]}" if grades[row] >= 0 else "ungraded")
         for row, case in cases.items()
     }
+    for note in claim_folder(folder) if options.out else []:
+        say(note)
     on_sheet = set(spread_over_grades(rows, grades, count=12).tolist())
     shown: list[NDArray[np.uint8]] = []
     for one in case_pictures(

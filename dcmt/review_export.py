@@ -21,6 +21,7 @@ from knee.review.cases import ReviewCase, most_doubtful
 from knee.review.collect import CaseFacts, review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.html import ReviewRun
+from knee.scan import claim_folder
 from knee.tables import shortened
 
 Say = Callable[[str], None]
@@ -57,6 +58,8 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
     if options.cases is not None:
         chosen = most_doubtful(cases, options.cases, by=options.by or "all")
         cases = tqdm(chosen, desc="writing", unit="case", disable=None)
+    for note in claim_folder(folder) if options.out else []:
+        say(note)
     export.write(cases, identities(data, rows))
     keep_private(export.key_path)
     if has_figure:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from knee.dicom import is_dicom
 from knee.errors import Faults, counted
-from knee.own_folders import is_own
+from knee.own_folders import MARK, is_own, mark_as_own
 from knee.tables import shortened
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy", ".dcm", ".nii", ".nii.gz")
@@ -77,6 +77,27 @@ def scan(folder: Path) -> Scan:
     known = set(found.values())
     images = sorted([*found, *(shown for shown, target in links.items() if target not in known)])
     return Scan(images, passed_over)
+
+
+def claim_folder(folder: Path) -> list[str]:
+    """Mark a folder as this toolkit's own before pictures are written into it; a sentence where it is not marked.
+
+    One that holds images already stays as it is: scans would pass by those, too. Raises OSError where the disk refuses.
+    """
+    if folder.is_dir() and not (folder / MARK).exists() and _holds_images(folder):
+        return [
+            f"note: {folder} held images before, so it is not marked as made by dcmt, and a dcmt manifest or predict of a "
+            "folder around it takes what is written there for knees; choose an empty --out"
+        ]
+    mark_as_own(folder)
+    return []
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return bool(image_files(folder))
+    except Faults:
+        return True  # by a link that leads out
 
 
 def _is_image(path: Path, passed_over: Counter[str]) -> bool:

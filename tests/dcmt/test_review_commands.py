@@ -27,6 +27,7 @@ from dcmt.train import train_grader
 from knee.review.key import read_key
 from knee.review.send import Node, Sent
 from knee.review.verdicts import Verdict, read_verdicts, verdicts_document
+from knee.scan import image_files
 
 Values = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -312,6 +313,30 @@ def test_a_figure_of_ones_own_is_not_overwritten_unasked(reviewed, tmp_path, cap
     assert (out / "sanity.png").read_bytes() == b"my own"
     assert main([*command, "--force"]) == 0
     assert (out / "sanity.png").read_bytes() == b"the run's"
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(["review", "export"], ["--format", "html,png"]), (["attention"], ["--split", "test"])],
+    ids=["export", "attention"],
+)
+def test_what_is_written_among_images_is_not_taken_for_images(reviewed, tmp_path, capsys, command, options):
+    (reviewed.run / "figures").mkdir(exist_ok=True)
+    (reviewed.run / "figures" / "sanity.png").touch()
+    data = tmp_path / "data"
+    (data / "2").mkdir(parents=True)
+    (data / "2" / "1L.png").touch()
+    command = [*command, str(reviewed.run), "--cases", "2", *options]
+    assert main([*command, "--out", str(data / "shown")]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert len(list((data / "shown").rglob("*.png"))) >= 3
+    assert image_files(data) == ["2/1L.png"]
+    assert main([*command, "--out", str(data / "shown"), "--force"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    # Scans must not pass by a folder of images because something was written beside them.
+    assert main([*command, "--out", str(data / "2")]) == 0
+    assert f"note: {data / '2'} held images before, so it is not marked" in capsys.readouterr().out
+    assert "2/1L.png" in image_files(data)
 
 
 def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
