@@ -39,10 +39,11 @@ def is_nifti(head: bytes) -> bool:
 def read_nifti(path: Path, index: int | None) -> Pixels:
     """A slice of a NIfTI file; ``index`` (from 0, in the file's order) may be None where there is one slice.
 
-    An affine that is missing, or just a positive scaling (what software writes that knows of no patient), leaves the
-    array as it is: first axis down, second across, slices along the third. With any other affine, slices lie across the
-    axis of the widest spacing and are shown as readers see them: head up (anterior up in axial slices), anterior to the
-    left in sagittal slices, the patient's right to the left in the others.
+    An affine that is missing, or just a positive scaling with its origin on the third axis (what software writes that
+    knows of no patient, and what a slice cut from its volumes has), leaves the array as it is: first axis down, second
+    across, slices along the third. With any other affine, slices lie across the axis of the widest spacing and are shown
+    as readers see them: head up (anterior up in axial slices), anterior to the left in sagittal slices, the patient's
+    right to the left in the others.
     """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -102,14 +103,15 @@ def volume_affine(header: Any) -> npt.NDArray[np.float64]:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ValueError("has an affine that is not finite or cannot be inverted")
     if not (header["qform_code"] or header["sform_code"]):
-        return np.abs(affine)
+        return np.diag(np.abs(np.diag(affine)))
     return affine
 
 
 def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> SliceView:
     """How ``read_nifti`` takes and shows the slices of such a volume."""
     linear = affine[:3, :3]
-    if (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all():
+    scaling = (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all()
+    if scaling and not affine[:2, 3].any():
         return SliceView(axis=2, down=0, across=1, flip_down=False, flip_across=False)
     spacing = np.sqrt((linear**2).sum(0))
     single = [axis for axis in range(3) if shape[axis] == 1]

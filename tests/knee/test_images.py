@@ -205,6 +205,36 @@ def test_nifti_sagittal_is_shown_head_up_and_anterior_left(tmp_path):
     np.testing.assert_array_equal(pixels_again.values, pixels.values)
 
 
+def test_nifti_of_canonical_axes_is_sliced_as_the_same_volume_in_any_other_order(tmp_path):
+    # Right, anterior, superior, with 3 mm between sagittal slices: what nibabel's as_closest_canonical makes of any scan.
+    volume = RNG.integers(0, 1000, (4, 5, 6)).astype(np.int16)
+    affine = np.diag([3, 0.5, 0.25, 1])
+    affine[:3, 3] = [-90, 12, 40]
+    stored = nibabel.Nifti1Image(volume, affine)
+    target = nibabel.orientations.axcodes2ornt("PSL")
+    order = nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(affine), target)
+    scanned = stored.as_reoriented(order)
+    pixels = read_pixels(f"{written(tmp_path, 'ras.nii', stored.to_bytes())}#1")
+    np.testing.assert_array_equal(pixels.values, volume[1, ::-1, ::-1].T)
+    assert pixels.spacing_mm == (0.25, 0.5)
+    pixels_again = read_pixels(f"{written(tmp_path, 'psl.nii', scanned.to_bytes())}#2")
+    np.testing.assert_array_equal(pixels_again.values, pixels.values)
+
+
+def test_nifti_that_knows_of_no_patient_is_read_as_the_array_lies(tmp_path):
+    volume = RNG.integers(0, 1000, (5, 6, 7)).astype(np.int16)
+    untold = nibabel.Nifti1Image(volume, np.diag([0.5, 0.4, 3, 1]))
+    cut = untold.slicer[:, :, 3:4]
+    assert cut.affine[2, 3] == 9
+    distances = nibabel.Nifti1Image(volume, None)
+    distances.header.set_zooms((0.5, 0.4, 3))
+    for name, image in (("untold.nii#3", untold), ("cut.nii#0", cut), ("distances.nii#3", distances)):
+        path = written(tmp_path, name.partition("#")[0], image.to_bytes())
+        pixels = read_pixels(f"{path}#{name[-1]}")
+        np.testing.assert_array_equal(pixels.values, volume[:, :, 3])
+        np.testing.assert_allclose(pixels.spacing_mm, (0.5, 0.4), rtol=1e-6)
+
+
 def bomb_png():
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
