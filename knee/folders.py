@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +48,8 @@ def manifest_from_folder(
     Layouts: ``chen``, ``SPLIT/GRADE/PATIENT+SIDE.png`` as in the published radiographs (doi:10.17632/56rmx5bjcr.1), whose
     ``auto_test`` is left out; ``tree``, ``SPLIT/GRADE/…``, ``GRADE/…`` or just images, where GRADE is a number below
     ``grade_count``, one of ``grade_names``, or 'ungraded' / 'unlabeled' (files outside any grade folder are ungraded, too);
-    ``auto``, the first that fits. A folder ``masks`` holds masks under the images' own names.
+    ``auto``, the first that fits. A folder ``masks`` holds masks under the images' own paths, or
+    under those below the images' top folder where no two images have the same.
 
     Patient and side are told by ``knee.patients.tell_subjects``; ``pattern``, a regular expression with a group
     ``patient`` and perhaps ``side``, is searched in the path below the folder instead ('folder' and 'file' stand for the
@@ -129,7 +131,7 @@ class _Grades(NamedTuple):
 def _tree_rows(
     folder: Path, files: list[str], pattern: str | None, grades: _Grades, sheet: Sheet | None
 ) -> tuple[list[dict[str, object]], list[str]]:
-    masks = {stem(name): name for name in files if name.startswith("masks/")}
+    drawn = [name for name in files if name.startswith("masks/")]
     images = [name for name in files if not name.startswith("masks/")]
     if not images:
         raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
@@ -140,14 +142,36 @@ def _tree_rows(
     subjects, told = tell_subjects(folder, places, pattern, listed)
     if any(subject.patient for subject in listed.values()):
         told.append("The patient of an image that the sheet names with one is the sheet's.")
+    masks = _masks_of(images, drawn)
+    told += _lone_masks(sorted(set(drawn) - set(masks)))
     rows: list[dict[str, object]] = []
-    for file, (split, grade), (patient, side) in zip(images, placement, subjects, strict=True):
-        mask = masks.get(f"masks/{stem(file)}", "")
+    for file, (split, grade), (patient, side), mask in zip(images, placement, subjects, masks, strict=True):
         rows.append({"image": file, "patient": patient, "side": side, "grade": grade, "mask": mask, "split": split})
     if sheet:
         joined = _take_grades(sheet, rows, subjects, by_image)
         return rows, [*_notes(folder, rows), *told, *joined, *_lone_note(rows, pattern)]
     return rows, [*_notes(folder, rows), *told, *_lone_note(rows, pattern), *_unknown_folders(rows, grades)]
+
+
+def _masks_of(images: list[str], drawn: list[str]) -> list[str]:
+    """The mask of each image, '' where there is none."""
+    masks = {stem(name): name for name in drawn}
+    paths = [stem(file) for file in images]
+    below = [path.partition("/")[2] for path in paths]
+    claims = Counter([*paths, *below])
+    return [
+        masks.get(f"masks/{path}") or (masks.get(f"masks/{lower}", "") if claims[lower] == 1 else "")
+        for path, lower in zip(paths, below, strict=True)
+    ]
+
+
+def _lone_masks(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{counted(len(names), 'file')} in masks {'fits' if len(names) == 1 else 'fit'} no image, '{names[0]}' first; a mask "
+        "has the path of its image, masks/0/7_L.png for 0/7_L.png."
+    ]
 
 
 def _take_grades(

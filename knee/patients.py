@@ -30,6 +30,7 @@ _NOBODY = re.compile(
     r"(?:(?:(?:slice|slc|frame)[-_ ]?[0-9]+|left|right|l|r|knee|image|img|scan|xray|x-ray|ap|pa|lat|lateral)(?:[-_ ]+|$))+",
     re.IGNORECASE,
 )
+_LIKE_MASKS = re.compile(r"masks?|labels?|seg.*", re.IGNORECASE)
 _WAY_OUT = (
     "write --pattern folder where each folder holds one patient, --pattern file where the file's name (without a side at its "
     "end) is the patient's wherever it lies, or a regular expression with a group 'patient'"
@@ -163,11 +164,28 @@ def _refuse_shared_names(images: Sequence[Placed]) -> None:
         if not _NOBODY.fullmatch(_name(image)):
             places[_by_file(image).patient].setdefault(image.folders, image.file)
     shared = [list(files.values()) for files in places.values() if len(files) > 1]
-    if shared:
-        raise UserError(
-            f"{shared[0][0]} and {shared[0][1]}: one name in two folders ({counted(len(shared), 'such name')}): one patient "
-            f"or two? {_WAY_OUT}; a folder that is a grade is named by its number"
-        )
+    if not shared:
+        return
+    said = f"one name in two folders ({counted(len(shared), 'such name')})"
+    for files in shared:
+        masks = [file for file in files if _folder_of_masks(file)]
+        others = [file for file in files if file not in masks]
+        if masks and others:
+            raise UserError(
+                f"{others[0]} and {masks[0]}: {said}; if '{_folder_of_masks(masks[0])}' holds masks, move them to 'masks', "
+                f"each under the path of its image (masks/{others[0]}), or elsewhere and name them in the manifest's column "
+                f"'mask'; if it holds images, {_WAY_OUT}"
+            )
+    raise UserError(
+        f"{shared[0][0]} and {shared[0][1]}: {said}: one patient or two? {_WAY_OUT}; a folder that is a grade is named by "
+        "its number"
+    )
+
+
+def _folder_of_masks(file: str) -> str:
+    """The path of the folder above ``file`` that is called as folders of masks are; '' where none is."""
+    folders = file.split("/")[:-1]
+    return next(("/".join(folders[: n + 1]) for n, name in enumerate(folders) if _LIKE_MASKS.fullmatch(name)), "")
 
 
 def _by_file(image: Placed) -> Subject:

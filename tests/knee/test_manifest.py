@@ -225,6 +225,31 @@ def test_tree_layouts(tmp_path):
     assert table["grade"].tolist() == [pd.NA, 3]
 
 
+def test_masks_beside_a_folder_of_images_are_theirs(tmp_path):
+    touch(tmp_path, "images/1_L.png", "images/2_L.png", "masks/1_L.png", "masks/gone.png", "masks/images/2_L.png")
+    table = manifest_from_folder(tmp_path)
+    assert table["mask"].tolist() == ["masks/1_L.png", "masks/images/2_L.png"]
+    (note,) = [note for note in table.attrs["notes"] if "in masks" in note]
+    assert note.startswith("1 file in masks fits no image, 'masks/gone.png' first; a mask has the path of its image")
+
+
+def test_a_mask_that_may_be_of_two_images_is_of_neither_and_this_is_said(tmp_path):
+    touch(tmp_path, "0/1_L.png", "3/1_L.png", "2/7_L.png", "7_L.png", "masks/1_L.png", "masks/7_L.png")
+    table = manifest_from_folder(tmp_path, pattern="file")
+    assert dict(zip(table["image"], table["mask"], strict=True)) == {
+        "0/1_L.png": "",
+        "2/7_L.png": "",
+        "3/1_L.png": "",
+        "7_L.png": "masks/7_L.png",
+    }
+    assert "1 file in masks fits no image, 'masks/1_L.png' first" in " ".join(table.attrs["notes"])
+
+
+def test_masks_that_all_fit_are_not_remarked_on(tmp_path):
+    touch(tmp_path, "images/1_L.png", "masks/1_L.png")
+    assert "in masks" not in " ".join(manifest_from_folder(tmp_path).attrs["notes"])
+
+
 def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
     touch(tmp_path, "a_1.png", "a_2.png")
     table = manifest_from_folder(tmp_path)

@@ -107,6 +107,23 @@ def test_what_may_be_read_in_two_ways_is_refused(tmp_path, names, reason):
         manifest_from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("masks", ["train/masks", "Masks", "mask", "labels", "segmentations"])
+def test_folders_that_look_like_masks_are_not_called_patients(tmp_path, masks):
+    images = "train/images" if "/" in masks else "images"
+    touch(tmp_path, f"{images}/1.png", f"{images}/2.png", f"{masks}/1.png", f"{masks}/2.png")
+    with pytest.raises(UserError) as caught:
+        manifest_from_folder(tmp_path)
+    told = str(caught.value)
+    assert told.startswith(
+        f"{images}/1.png and {masks}/1.png: one name in two folders (2 such names); if '{masks}' holds"
+    )
+    assert f"move them to 'masks', each under the path of its image (masks/{images}/1.png)" in told
+    for name in ("1.png", "2.png"):
+        (tmp_path / "masks" / images).mkdir(parents=True, exist_ok=True)
+        (tmp_path / masks / name).rename(tmp_path / "masks" / images / name)
+    assert set(manifest_from_folder(tmp_path)["mask"]) == {f"masks/{images}/1.png", f"masks/{images}/2.png"}
+
+
 def test_folder_or_file_on_request(tmp_path):
     touch(tmp_path, "2/A/1001_L.png", "3/B/1001_R.png")
     assert set(told(tmp_path, pattern="file").values()) == {("1001", "L"), ("1001", "R")}
