@@ -39,7 +39,8 @@ def image_files(folder: str | Path) -> list[str]:
     same picture under two names may end up in both training and test.
 
     Raises:
-        Faults: links that lead out of the folder, to nowhere or in a circle.
+        Faults: names that are not UTF-8; links that lead out of the folder, to nowhere or in a
+            circle.
     """
     return scan(Path(folder)).images
 
@@ -49,7 +50,7 @@ def scan(folder: Path) -> Scan:
     found: dict[str, Path] = {}
     passed_over: Counter[str] = Counter()
     links: dict[str, Path] = {}
-    faults = []
+    faults, misnamed = [], []
     for place, inner, names in os.walk(folder):
         here = Path(place)
         if here != folder and is_own(names, inner):
@@ -61,13 +62,21 @@ def scan(folder: Path) -> Scan:
             shown = path.relative_to(folder).as_posix()
             if name.startswith(".") or (name in names and not _is_image(path, passed_over)):
                 continue
-            if not path.is_symlink():
+            if (printed := _printable(shown)) != shown:
+                misnamed.append(printed)
+            elif not path.is_symlink():
                 if path.is_file():
                     found[shown] = path.resolve()
             elif reason := _refused_link(path, folder):
                 faults.append(f"{shown}: {reason}")
             elif path.is_file():
                 links[shown] = path.resolve()
+    if misnamed:
+        raise Faults(
+            shortened(sorted(misnamed)),
+            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which no table can hold; "
+            "rename them:",
+        )
     if faults:
         raise Faults(
             shortened(sorted(faults)),
@@ -98,6 +107,15 @@ def _holds_images(folder: Path) -> bool:
         return bool(image_files(folder))
     except Faults:
         return True  # by a link that leads out
+
+
+def _printable(name: str) -> str:
+    r"""A name whose bytes are not UTF-8 with what stands for these bytes written out; any other as it is.
+
+    >>> _printable("M\udcfcller"), _printable("Müller")
+    ('M\\udcfcller', 'Müller')
+    """
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _is_image(path: Path, passed_over: Counter[str]) -> bool:

@@ -1,5 +1,8 @@
 """Manifest: every fault with its line in one report; folders of known layouts."""
 
+import os
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -303,6 +306,21 @@ def test_a_scan_does_not_leave_the_folder(tmp_path):
     # Who writes a path in a manifest means it.
     path = written(tmp_path, "data/train/2/2R.png,1,R,2,", "other/0/2R.png,2,R,2,")
     assert len(read_manifest(path, KL).table) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_all_told(tmp_path):
+    touch(tmp_path, "0/1L.png", "0/ä_L.png")
+    for name in (b"M\xfcller_1.png", b"b\xe4/2.png", b"no\xe4.txt"):
+        path = tmp_path / "0" / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "0/1L.png").read_bytes())
+    with pytest.raises(
+        Faults, match="2 files whose names are not UTF-8 text, which no table can hold; rename"
+    ) as caught:
+        manifest_from_folder(tmp_path)
+    assert caught.value.faults == (r"0/M\udcfcller_1.png", r"0/b\udce4/2.png")
+    str(caught.value).encode()
 
 
 def test_folders_that_the_toolkit_wrote_hold_no_images(tmp_path):
