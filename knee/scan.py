@@ -39,7 +39,7 @@ def image_files(folder: str | Path) -> list[str]:
     same picture under two names may end up in both training and test.
 
     Raises:
-        Faults: names that are not UTF-8; links that lead out of the folder, to nowhere or in a
+        Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
             circle.
     """
     return scan(Path(folder)).images
@@ -51,7 +51,8 @@ def scan(folder: Path) -> Scan:
     passed_over: Counter[str] = Counter()
     links: dict[str, Path] = {}
     faults, misnamed = [], []
-    for place, inner, names in os.walk(folder):
+    unread: list[OSError] = []
+    for place, inner, names in os.walk(folder, onerror=unread.append):
         here = Path(place)
         if here != folder and is_own(names, inner):
             inner.clear()
@@ -71,6 +72,12 @@ def scan(folder: Path) -> Scan:
                 faults.append(f"{shown}: {reason}")
             elif path.is_file():
                 links[shown] = path.resolve()
+    if unread:
+        raise Faults(
+            shortened(sorted(f"{error.filename}: {error.strerror}" for error in unread)),
+            summary=f"{folder}: {counted(len(unread), 'folder')} cannot be read, so patients may be missing; allow it to "
+            "you, or move them away:",
+        )
     if misnamed:
         raise Faults(
             shortened(sorted(misnamed)),

@@ -1,7 +1,9 @@
 """Manifest: every fault with its line in one report; folders of known layouts."""
 
+import errno
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -306,6 +308,21 @@ def test_a_scan_does_not_leave_the_folder(tmp_path):
     # Who writes a path in a manifest means it.
     path = written(tmp_path, "data/train/2/2R.png,1,R,2,", "other/0/2R.png,2,R,2,")
     assert len(read_manifest(path, KL).table) == 2
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    touch(tmp_path, "0/1L.png", "2/3L.png", "4/5L.png", ".git/7L.png")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name in ("2", "4", ".git"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(Faults, match="2 folders cannot be read, so patients may be missing") as caught:
+        manifest_from_folder(tmp_path)
+    assert caught.value.faults == (f"{tmp_path / '2'}: Permission denied", f"{tmp_path / '4'}: Permission denied")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
