@@ -3,13 +3,18 @@
     python -m experiments.clip_flip --seeds 0 1 2 --jobs 2
 
 Trains what is not trained yet (an interrupted run goes on), grades the test images and their mirror images, prints accuracy
-and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. Intervals are of the mean over the
-seeds, by bootstrap over patients; the difference is paired: the same patients drawn for both.
+and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. Other seeds, configs or options than
+the study's are a trial: its tables go to RUNS/clip_flip unless --out is given, and runs with options are kept apart by a hash
+of them. Intervals are of the mean over the seeds, by bootstrap over patients; the difference is paired: the same patients
+drawn for both.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,7 @@ from knee.metrics import quadratic_kappa, weighted_mean
 from knee.predictions import Predictions
 
 ROOT = Path(__file__).parent.parent
+SEEDS, CONFIGS = [0, 1, 2], ["clip_small", "clip_koa_small"]
 METRICS = ("accuracy", "adjacent", "flip_changed", "flip_divergence")
 Found = dict[tuple[str, str, int], Predictions]
 
@@ -40,7 +46,7 @@ def main() -> None:
     )
     found: Found = {}
     for arm, seed in jobs:
-        loaded = load_run(folder(options.runs, arm, seed), checkpoint="best", device="auto")
+        loaded = load_run(folder(options.runs, arm, seed, options.options), checkpoint="best", device="auto")
         data = load_data(loaded)
         rows = data.rows("test")
         rows = rows[data.grades[rows] >= 0]
@@ -54,9 +60,9 @@ def main() -> None:
     print(text)
 
 
-def train(runs: Path, arm: str, seed: int, more: list[str]) -> None:
+def train(runs: Path, arm: str, seed: int, more: Sequence[str]) -> None:
     """One run; one that was started before goes on, one that is done ends at once. Raises RuntimeError."""
-    path = folder(runs, arm, seed)
+    path = folder(runs, arm, seed, more)
     if (path / "checkpoints").exists():
         arguments = ["train", "--resume", str(path)]
     else:
@@ -66,8 +72,10 @@ def train(runs: Path, arm: str, seed: int, more: list[str]) -> None:
         raise RuntimeError(f"{path.name}: training failed")
 
 
-def folder(runs: Path, arm: str, seed: int) -> Path:
-    return runs / f"flip-{arm}-s{seed}"
+def folder(runs: Path, arm: str, seed: int, more: Sequence[str]) -> Path:
+    """The run's folder: runs with other options are others."""
+    told = f"-{hashlib.sha256(json.dumps(list(more)).encode()).hexdigest()[:8]}" if more else ""
+    return runs / f"flip-{arm}-s{seed}{told}"
 
 
 def tabulate(
@@ -126,17 +134,17 @@ def markdown(table: pd.DataFrame, images: int, options: argparse.Namespace) -> s
     return "\n".join(lines) + "\n"
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument(
-        "--configs", nargs="+", default=["clip_small", "clip_koa_small"], help="the first is compared with"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="the first is compared with")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
-    known, rest = parser.parse_known_args()
+    parser.add_argument("--out", type=Path, help="default: docs/results; of a trial RUNS/clip_flip")
+    known, rest = parser.parse_known_args(arguments)
     known.options = rest  # given to every run, such as --fit.epochs 2 --data.workers 1
+    study = not rest and (known.seeds, known.configs) == (SEEDS, CONFIGS)
+    known.out = known.out or (ROOT / "docs" / "results" if study else known.runs / "clip_flip")
     return known
 
 
