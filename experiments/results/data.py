@@ -43,6 +43,14 @@ class DataPlan(Protocol):
         ...
 
 
+def _data_folder(work: Path, name: str, code: tuple[str, ...], *, any_code: bool) -> Path:
+    """Where data of a name lie that this code made; that any code made, where there are some."""
+    folder = work / "data" / f"{name}-{code_hash(code)[:8]}"
+    if any_code:
+        folder = next(iter(sorted((work / "data").glob(f"{name}-*/done"))), folder / "done").parent
+    return folder
+
+
 @dataclass(frozen=True)
 class PhantomPlan:
     """A phantom a seed, with a split, and masks from a segmenter trained on its drawn ones."""
@@ -63,9 +71,7 @@ class PhantomPlan:
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
         """As `experiments/demo.sh`: phantom, split, segmenter, its masks."""
         name = f"phantom-s{seed}-{hashlib.sha256(json.dumps(self.about(seed)).encode()).hexdigest()[:8]}"
-        folder = work / "data" / f"{name}-{code_hash(self.code)[:8]}"
-        if any_code:
-            folder = next(iter(sorted((work / "data").glob(f"{name}-*/done"))), folder / "done").parent
+        folder = _data_folder(work, name, self.code, any_code=any_code)
         data = Data(folder / "drawn" / "manifest_masks.csv", folder / "split.csv")
         if (folder / "done").exists():
             return data
@@ -106,6 +112,7 @@ class RadiographPlan:
     """The published radiographs; their split is kept, the seed draws which training patients are labeled."""
 
     folder: Path
+    code: tuple[str, ...] = ("knee.folders", "knee.strata")
 
     def about(self, seed: int) -> dict[str, Any]:
         """The files' names and sizes, hashed; without the test patients' second crops, which the manifest leaves out."""
@@ -119,9 +126,10 @@ class RadiographPlan:
         return {"radiographs": {"files_sha256": digest.hexdigest()[:16], "ranks_seed": seed}}
 
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
-        """A manifest and a split for each seed."""
-        about = hashlib.sha256(json.dumps(self.about(seed)).encode()).hexdigest()[:8]
-        folder = work / "data" / f"radiographs-s{seed}-{about}"
+        """A manifest and a split for each seed; others where the radiographs were moved, since a manifest has their path."""
+        place = {**self.about(seed), "folder": str(self.folder.resolve())}
+        name = f"radiographs-s{seed}-{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:8]}"
+        folder = _data_folder(work, name, self.code, any_code=any_code)
         data = Data(folder / "manifest.csv", folder / "split.csv")
         if not (folder / "done").exists():
             run(("manifest", f"{self.folder.resolve()}", f"--out={data.manifest}", "--layout=chen", "--force"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -241,6 +241,36 @@ def test_the_second_crops_of_the_archive_are_not_part_of_the_radiographs(tmp_pat
     before = RadiographPlan(tmp_path).about(0)
     write_png(tmp_path / "auto_test/4/2R.png", np.zeros((8, 8), np.uint8))
     assert RadiographPlan(tmp_path).about(0) == before
+
+
+def test_radiographs_that_were_moved_or_read_by_other_code_have_data_of_their_own(tmp_path):
+    for name in ("train/0/1L.png", "test/4/2R.png"):
+        write_png(tmp_path / "first" / name, np.zeros((8, 8), np.uint8))
+    begun: list[str] = []
+
+    def run(given: Sequence[str]) -> None:
+        begun.append(given[0])
+        out = next(Path(one.removeprefix("--out=")) for one in given if one.startswith("--out="))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()
+
+    def made(plan: RadiographPlan, *, any_code: bool = False) -> Data:
+        return plan.make(0, tmp_path / "work", run, any_code=any_code)
+
+    first = RadiographPlan(tmp_path / "first")
+    about = first.about(0)
+    data = made(first)
+    assert made(first) == data
+    assert begun == ["manifest", "split"]
+    other = dataclasses.replace(first, code=("knee.grades",))
+    assert made(other, any_code=True) == data
+    assert begun == ["manifest", "split"]
+    assert made(other) != data
+    (tmp_path / "first").rename(tmp_path / "second")
+    second = RadiographPlan(tmp_path / "second")
+    assert second.about(0) == about
+    assert made(second) != data
+    assert begun == ["manifest", "split"] * 3
 
 
 def test_a_study_without_its_folder_is_refused(capsys, tmp_path):
