@@ -183,7 +183,7 @@ def _from_pillow(image: ImageFile.ImageFile, data: bytes) -> Pixels:
     deep_color = len(image.getbands()) > 1 and any("16" in str(tile[3]) for tile in image.tile)
     image.load()
     if image.mode in ("P", "PA"):
-        return Pixels(_grey(np.asarray(image.convert("RGBA"))), None, None, inverted_by_file=False)
+        return Pixels(to_grey(np.asarray(image.convert("RGBA"))), None, None, inverted_by_file=False)
     if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
         raise ValueError(f"has color mode {image.mode}; save it as grey or RGB")
     array = np.asarray(image)
@@ -192,10 +192,10 @@ def _from_pillow(image: ImageFile.ImageFile, data: bytes) -> Pixels:
         if deep is None or deep.shape[:2] != array.shape[:2]:
             raise ValueError("has 16-bit color that cannot be decoded; save it as 16-bit grey")
         array = deep if deep.ndim < 3 else deep[..., [2, 1, 0, 3][: deep.shape[2]]]
-    return Pixels(_grey(array), None, None, inverted_by_file=False)
+    return Pixels(to_grey(array), None, None, inverted_by_file=False)
 
 
-def _grey(array: npt.NDArray[Any]) -> Values:
+def to_grey(array: npt.NDArray[Any]) -> Values:
     """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha where there is one.
 
     A picture in full color is refused: it is an overlay, a screenshot or a photograph, whose luminance is not its intensity.

@@ -16,7 +16,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from knee.decoders import Pixels, check_size, finite
+from knee.decoders import Pixels, check_size, finite, to_grey
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
@@ -58,7 +58,7 @@ def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
     An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. The spacing is
-    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files are refused.
+    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files are refused, and pictures in color.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,7 +104,7 @@ def _check_pixel_data(dataset: pydicom.Dataset) -> None:
 def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:
     # Color comes as RGB: pydicom from 3 on has converted YBR already, though the dataset still says what the file does.
     if array.ndim == 3:
-        return array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        return to_grey(array)
     values = apply_modality_lut(array, dataset)
     return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))
 

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
+from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid
 
 from knee.errors import UserError
@@ -177,6 +178,17 @@ def test_a_ramp_in_color_reads_alike_as_rgb_and_as_ybr(tmp_path):
         data = dicom_bytes(np.stack(planes, 2), **color, **size)
         values = read_pixels(written(tmp_path, f"{photometric}.dcm", data)).values
         np.testing.assert_allclose(values, ramp, atol=0.01)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_a_picture_in_color_is_refused_in_dicom_as_in_other_formats(tmp_path, photometric):
+    overlay = np.stack([GREY, GREY, GREY], 2)
+    overlay[: GREY.shape[0] // 2] = 200, 40, 40
+    stored = overlay if photometric == "RGB" else convert_color_space(overlay, "RGB", photometric)
+    color = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    path = written(tmp_path, "screenshot.dcm", dicom_bytes(stored, Rows=40, Columns=30, **color))
+    with pytest.raises(UserError, match=r"screenshot\.dcm.*picture in color \(50% of its pixels\)"):
+        read_pixels(path)
 
 
 def test_nifti_volume_slices(tmp_path):
