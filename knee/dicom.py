@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.filereader import read_file_meta_info
+from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -57,8 +59,9 @@ def read_subject(path: Path) -> Subject | None:
 def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
-    An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. The spacing is
-    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files are refused, and pictures in color.
+    An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. What of these is
+    blanked or impossible is not applied. The spacing is ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated
+    files are refused, and pictures in color.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,15 +108,50 @@ def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray
     # Color comes as RGB: pydicom from 3 on has converted YBR already, though the dataset still says what the file does.
     if array.ndim == 3:
         return to_grey(array)
+    _drop_unusable(dataset)
     values = apply_modality_lut(array, dataset)
     return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))
 
 
+def _drop_unusable(dataset: pydicom.Dataset) -> None:
+    """Take blanked or impossible scalings and windows out of a header: the pixels are sound without them."""
+    slope, intercept = _numbers(dataset, "RescaleSlope"), _numbers(dataset, "RescaleIntercept")
+    if not (slope and intercept and slope[0]):
+        _drop(dataset, "RescaleSlope", "RescaleIntercept")
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    center, width = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
+    wide = width and (width[0] >= 1 if function == "LINEAR" else width[0] > 0)
+    if not (center and wide and function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")):
+        _drop(dataset, "WindowCenter", "WindowWidth")
+    if not dataset.get("VOILUTFunction"):
+        _drop(dataset, "VOILUTFunction")
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        table = next(iter(dataset.get(name) or []), None)
+        if table is None or len(_numbers(table, "LUTDescriptor")) != 3 or not table.get("LUTData"):
+            _drop(dataset, name)
+
+
+def _drop(dataset: pydicom.Dataset, *names: str) -> None:
+    for name in names:
+        if name in dataset:
+            delattr(dataset, name)
+
+
+def _numbers(dataset: pydicom.Dataset, name: str) -> list[float]:
+    """The values of an element; none where it is absent, blank, or not of finite numbers."""
+    try:
+        value = dataset.get(name)
+        values = [float(one) for one in (value if isinstance(value, MultiValue | list) else [value])]
+    except (TypeError, ValueError):
+        return []
+    return values if all(map(math.isfinite, values)) else []
+
+
 def _dicom_spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
     for name in ("ImagerPixelSpacing", "PixelSpacing"):
-        spacing = dataset.get(name)
-        if spacing is not None and len(spacing) == 2 and all(0 < float(mm) < 100 for mm in spacing):
-            return float(spacing[0]), float(spacing[1])
+        spacing = _numbers(dataset, name)
+        if len(spacing) == 2 and all(0 < mm < 100 for mm in spacing):
+            return spacing[0], spacing[1]
     return None
 
 

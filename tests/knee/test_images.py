@@ -168,6 +168,46 @@ def test_dicom_window_for_radiographs_and_not_for_mr(tmp_path):
     np.testing.assert_array_equal(whole, DEEP)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 0, "RescaleIntercept": 5},
+        {"RescaleSlope": 2, "RescaleIntercept": None},
+        {"WindowCenter": 30000, "WindowWidth": 0},
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 30000},
+        {"WindowCenter": 30000, "WindowWidth": 10000, "VOILUTFunction": "GAMMA"},
+        {"PixelSpacing": 0.3},
+        {"PixelSpacing": [0.3, 0]},
+        {"ImagerPixelSpacing": None, "PixelSpacing": ""},
+        {"VOILUTSequence": [pydicom.Dataset()]},
+        {"ModalityLUTSequence": [pydicom.Dataset()]},
+    ],
+)
+def test_blanked_or_impossible_headers_leave_the_pixels_as_they_are(tmp_path, fields):
+    pixels = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(DEEP, Modality="DX", **fields)))
+    np.testing.assert_array_equal(pixels.values, DEEP)
+    assert pixels.spacing_mm is None
+
+
+def test_what_of_a_header_is_sound_is_used_beside_what_is_not(tmp_path):
+    window = {"WindowCenter": [30000, 9], "WindowWidth": [10000, 0], "VOILUTFunction": ""}
+    data = dicom_bytes(
+        DEEP, Modality="DX", RescaleSlope=None, **window, ImagerPixelSpacing=0.1, PixelSpacing=[0.3, 0.2]
+    )
+    pixels = read_pixels(written(tmp_path, "a.dcm", data))
+    assert (pixels.values == pixels.values.max()).sum() >= (DEEP > 35000).sum() > 0
+    assert pixels.spacing_mm == (0.3, 0.2)
+    table = pydicom.Dataset()
+    levels = np.array([7, 50, 100, 200], "<u2")
+    table.LUTDescriptor, table.LUTData = [4, 0, 16], levels.tobytes()
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        data = dicom_bytes(DEEP % 4, Modality="DX", WindowWidth=0, **{name: [table]})
+        values = read_pixels(written(tmp_path, "lut.dcm", data)).values
+        np.testing.assert_array_equal(values, levels[DEEP % 4])
+
+
 def test_a_ramp_in_color_reads_alike_as_rgb_and_as_ybr(tmp_path):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
     neutral = np.full_like(ramp, 128)
