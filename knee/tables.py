@@ -47,6 +47,8 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
+    if not rows:
+        raise UserError(f"{path}: is empty but for separators; its first line names the columns, {','.join(required)}")
     return rows[0][1], rows[1:]
 
 

@@ -153,6 +153,7 @@ def test_quoted_field_over_two_lines_keeps_line_numbers(tmp_path):
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
+        (b";;;;\n", "is empty but for separators; its first line names the columns, image,patient"),
         (b"\x89PNG\0\0", "is not a CSV file but binary"),
         (b"image,patient\n\xff\xfe,1\n", "line 2: is not UTF-8"),
         (b"image,patient\n", "column 'side' is missing"),
