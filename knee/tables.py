@@ -74,7 +74,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     """The rows of a CSV file as texts, with a ``line`` column, and the rows that have another number of fields.
 
     Raises:
-        UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice.
+        UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice or called ``line``.
     """
     header, rows = read_csv_rows(path, required)
     got = ", ".join(header)
@@ -86,6 +86,8 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
         for name in dict.fromkeys(header)
         if header.count(name) > 1
     ]
+    if "line" in header:
+        faults.append("column 'line' has the name of what is added here, the line of each row; rename it")
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
     reason = f"fields where the header has {len(header)}; put quotation marks around a field that holds a separator"

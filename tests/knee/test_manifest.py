@@ -158,6 +158,7 @@ def test_quoted_field_over_two_lines_keeps_line_numbers(tmp_path):
         (b"image,patient\n\xff\xfe,1\n", "line 2: is not UTF-8"),
         (b"image,patient\n", "column 'side' is missing"),
         (b"image,patient,side,grade,mask,mask\n", "column 'mask' is there 2 times"),
+        (b"image,patient,side,grade,mask,line\na.png,1,L,0,,7\n", "line 1: column 'line' has the name .* rename it"),
         (b"image,patient,side,grade,mask\n", "has a header and no rows"),
         (b'image,patient,side,grade,mask\n"a,1,L,0,\n', "check its quotation marks"),
     ],
