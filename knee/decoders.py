@@ -74,9 +74,9 @@ def decode_jpeg(data: bytes) -> Pixels:
     """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
 
     Where the data of an image end early its decoder fills the rest with mid-grey and tells nobody; so an image whose last
-    block is exactly that is refused.
+    block is exactly that is refused. Zeros after the end marker are padding.
     """
-    if b"\xff\xd9" not in data[-64:]:
+    if b"\xff\xd9" not in data.rstrip(b"\0")[-64:]:
         raise ValueError("is a truncated JPEG (it has no end marker)")
     pixels = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), data)
     height, width = pixels.values.shape

@@ -366,6 +366,15 @@ def test_zeros_after_the_pixels_are_padding(tmp_path):
             np.testing.assert_array_equal(read_pixels(written(tmp_path, name, data)).values, DEEP)
 
 
+def test_zeros_after_a_jpeg_are_padding_and_do_not_make_a_truncated_one_whole(tmp_path):
+    data = pillow_bytes(GREY, "JPEG")
+    whole = read_pixels(written(tmp_path, "a.jpg", data)).values
+    np.testing.assert_array_equal(read_pixels(written(tmp_path, "a.jpg", data + bytes(4096))).values, whole)
+    for damaged in (data[:-20] + bytes(4096), data + bytes(range(1, 201))):
+        with pytest.raises(UserError, match="truncated JPEG"):
+            read_pixels(written(tmp_path, "a.jpg", damaged))
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_refused_with_name_and_reason(tmp_path, name):
     data, reason = BAD[name]
