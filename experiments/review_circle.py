@@ -12,6 +12,7 @@ restarted; each run has one thread, ``--jobs`` of them go side by side, and what
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -166,7 +167,9 @@ def make_start(options: argparse.Namespace, base: Path, grade_set: GradeSet, tru
     for row in planted.tolist():
         others = [grade for grade in range(grade_set.count) if grade != truth[str(frame["image"].iat[row])]]
         frame.loc[row, "grade"] = rng.choice(others)
-    path = base.with_name(f"circle_{options.folder.name}_s{seed}_start.csv")
+    # Circles in folders of one name may share their data.
+    place = hashlib.sha256(str(options.folder.resolve()).encode()).hexdigest()[:8]
+    path = base.with_name(f"circle_{options.folder.name}_{place}_s{seed}_start.csv")
     split_path = options.folder / f"split_s{seed}.csv"
     write_manifest(path, frame, force=True)
     options.folder.mkdir(parents=True, exist_ok=True)
