@@ -26,6 +26,7 @@ SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
 _SIDE_AT_END = re.compile(
     r"(?P<patient>.*[0-9])(?P<side>[LR])|(?P<stem>.+)[-_ ](?P<word>[LRlr]|left|right|LEFT|RIGHT|Left|Right)"
 )
+_SIDE_INSIDE = re.compile(r"(?:(?:^|[-_ ])(?:[LRlr]|left|right|LEFT|RIGHT|Left|Right)|[0-9][LR])[-_ ]")
 _NOBODY = re.compile(
     r"(?:(?:(?:slice|slc|frame)[-_ ]?[0-9]+|left|right|l|r|knee|image|img|scan|xray|x-ray|ap|pa|lat|lateral)(?:[-_ ]+|$))+",
     re.IGNORECASE,
@@ -133,7 +134,7 @@ def _rule(
     by_file_note = "The patient is the file's name without a side (L, R, left, right) at its end."
     by_folder_note = "The patient is the folder that the file lies in, without a side at its end"
     if pattern == FILE:
-        return _by_file, [by_file_note]
+        return _by_file, [by_file_note, *_inside_note(images)]
     if pattern == FOLDER:
         return _by_folder, [f"{by_folder_note}."]
     if pattern is not None:
@@ -143,7 +144,7 @@ def _rule(
     _refuse_shared_names(images)
     nobody = [image for image in images if _NOBODY.fullmatch(_name(image))]
     if not nobody or alone:
-        return _by_file, [by_file_note]
+        return _by_file, [by_file_note, *_inside_note(images)]
     homeless = next((image for image in nobody if not image.folders), None)
     if homeless:
         raise UserError(
@@ -155,6 +156,19 @@ def _rule(
         raise UserError(f"{deep.file}: which of the folders {quoted(deep.folders)} is the patient? {_WAY_OUT}")
     reason = f", since names such as '{_name(nobody[0])}' name nobody; --pattern tells it otherwise."
     return lambda image: _by_folder(image) if image.folders else _by_file(image), [by_folder_note + reason]
+
+
+def _inside_note(images: Sequence[Placed]) -> list[str]:
+    """Names with a side that is not at their end: the two knees of one person go by two names."""
+    names = [_name(image) for image in images]
+    inside = [name for name in names if _SIDE_INSIDE.search(name) and not _NOBODY.fullmatch(name)]
+    if not inside:
+        return []
+    return [
+        f"{counted(len(inside), 'name')} ('{inside[0]}' first) with a side that is not at the end, where it is not read: the "
+        "two knees of one person count as two patients, and may end up in both training and test; give --pattern, such as "
+        "'(?P<patient>[0-9]+)_(?P<side>[LR])'."
+    ]
 
 
 def _refuse_shared_names(images: Sequence[Placed]) -> None:

@@ -139,6 +139,22 @@ def test_names_beside_splits_and_grades_are_as_they_were(tmp_path):
     assert set(told(tmp_path).values()) == {("9001", "L"), ("9001", "R"), ("7", "L")}
 
 
+def test_sides_inside_names_are_noted_though_some_patients_have_several_images(tmp_path):
+    touch(
+        tmp_path, "007_L_v1.png", "007_R_v1.png", "008R_v1.png", "left 9.png", "010_L.png", "010_R.png", "plural_11.png"
+    )
+    assert len({patient for patient, _ in told(tmp_path).values()}) == 6
+    assert "4 names ('007_L_v1' first) with a side that is not at the end" in noted(tmp_path)
+    way_out = r"(?P<patient>[0-9]+)_(?P<side>[LR])"
+    assert f"--pattern, such as '{way_out}'" in noted(tmp_path)
+    for name in ("008R_v1.png", "left 9.png", "plural_11.png"):
+        (tmp_path / name).unlink()
+    assert set(told(tmp_path, pattern=way_out).values()) == {("007", "L"), ("007", "R"), ("010", "L"), ("010", "R")}
+    assert "with a side" not in noted(tmp_path, pattern=way_out)
+    touch(tmp_path, "other/011_L.png", "other/012_right.png")
+    assert "with a side" not in noted(tmp_path / "other")
+
+
 def test_dicom_files_tell_their_patient_and_side(tmp_path):
     write_dicom(tmp_path / "0/a.dcm", PatientID="X7 ", ImageLaterality="L")
     write_dicom(tmp_path / "3/b.dcm", PatientID="X7", SeriesDescription="SAG_RIGHT")
