@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import weakref
@@ -30,6 +31,11 @@ from knee.files import moved_into_place
 
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
+_KINDS = ("grader", "segmenter", "zeroshot", "probe")
+_LOCAL_BEFORE_STEP_1 = ("paths.yaml", "lock", "rejected.csv", "split.csv", "cases.csv")
+_BEFORE_STEP_1 = {"config.yaml", "template.npy", "local", *(f"local/{name}" for name in _LOCAL_BEFORE_STEP_1)}
+_SCRATCH = re.compile(r"(local/)?\.[\w.]+\.part|local/\.case_salt(\.\w+)?")
+"""What a killed process leaves of writing one of them, and the salt of the case names."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
@@ -87,18 +93,20 @@ class RunFolder:
 def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> RunFolder:
     """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced.
 
-    A run that ended before its first step (a fault in the data, say) is started anew without being asked.
+    A run that ended before its first step (a fault in the data, say) is started anew without being asked. What is not a
+    run folder is never removed.
     """
     run = RunFolder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not _is_run(run):
+            raise UserError(
+                f"{path} exists already and is not a run folder (no config.yaml of a run beside a folder local), so it is not "
+                "removed, not by --force either; give another --name"
+            )
         if not force and not _never_started(run):
             raise UserError(
                 f"run folder {path} exists already; give another --name, go on with it by --resume {path}, or start it anew by "
                 "--force (its contents are then removed)"
-            )
-        if not run.config.exists():
-            raise UserError(
-                f"{path} is not a run folder (no config.yaml), so --force does not remove it; give another --name"
             )
         with RunLock(run):  # refuses to remove what another process is writing
             _remove_leftovers(path)
@@ -159,8 +167,18 @@ def _alive(process: int) -> bool:
     return True
 
 
+def _is_run(run: RunFolder) -> bool:
+    """Whether ``create_run`` made this folder, not a person who calls a file config.yaml, too."""
+    try:
+        return _read_yaml(run.config).get("kind") in _KINDS and run.local.is_dir()
+    except (OSError, UserError):
+        return False
+
+
 def _never_started(run: RunFolder) -> bool:
-    return run.config.exists() and not (run.path / "metrics.csv").exists() and not run.checkpoints.folder.exists()
+    """Whether a run folder holds nothing but what is written before the first step."""
+    found = [path.relative_to(run.path).as_posix() for folder in (run.path, run.local) for path in folder.iterdir()]
+    return all(name in _BEFORE_STEP_1 or _SCRATCH.fullmatch(name) for name in found)
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:

@@ -66,6 +66,50 @@ def test_run_that_never_began_starts_anew_unasked(tmp_path: Path, grader_config:
     assert open_run(tmp_path / "run")[1]["fit"]["seed"] == 5
 
 
+def test_what_is_written_before_the_first_step_is_no_obstacle(tmp_path: Path, grader_config: Make) -> None:
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    (run.path / "template.npy").touch()
+    (run.path / ".config.yaml.12.part").touch()
+    for name in (
+        "lock",
+        "rejected.csv",
+        "split.csv",
+        "cases.csv",
+        ".case_salt",
+        ".case_salt.a_b1",
+        ".rejected.csv.9.part",
+    ):
+        (run.local / name).touch()
+    create_run(run.path, grader_config(), kind="grader")
+    assert [path.name for path in run.local.iterdir()] == ["paths.yaml"]
+
+
+@pytest.mark.parametrize("config", ["data: mine\n", "kind: survey\n", "kind: grader\n", "a: [\n", "[1]"])
+@pytest.mark.parametrize("force", [False, True])
+def test_folder_of_somebody_with_a_config_is_not_removed(
+    config: str, force: bool, tmp_path: Path, grader_config: Make
+) -> None:
+    folder = tmp_path / "exp1"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_text("a knee")
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=r"exists already and is not a run folder .*give another --name"):
+        create_run(folder, grader_config(), kind="grader", force=force)
+    assert sorted(path.name for path in folder.rglob("*")) == ["a.png", "config.yaml", "images"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "local/notes.txt", "images/a.png"])
+def test_run_that_never_began_but_holds_something_else_is_kept(name: str, tmp_path: Path, grader_config: Make) -> None:
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).write_text("mine")
+    with pytest.raises(UserError, match=r"exists already; .*--force"):
+        create_run(run.path, grader_config(), kind="grader")
+    assert (run.path / name).read_text() == "mine"
+    create_run(run.path, grader_config(), kind="grader", force=True)
+    assert not (run.path / name).exists()
+
+
 @pytest.mark.parametrize("moment", ["mkdir", "write_text", "chmod", "rename"])
 def test_kill_while_a_run_folder_is_made_leaves_no_half(
     moment: str, tmp_path: Path, grader_config: Make, monkeypatch: pytest.MonkeyPatch
