@@ -97,6 +97,11 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
     run folder is never removed.
     """
     run = RunFolder(path)
+    if path.is_symlink():
+        raise UserError(
+            f"run folder {path} is a link, and only a folder can be made or started anew; remove the link, or give another "
+            f"--name (it leads to {path.resolve()})"
+        )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if not _is_run(run):
             raise UserError(

@@ -130,6 +130,19 @@ def test_kill_while_a_run_folder_is_made_leaves_no_half(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("target", ["run", "empty", "nowhere"])
+@pytest.mark.parametrize("force", [False, True])
+def test_link_is_not_started_anew(
+    target: str, force: bool, started: RunFolder, tmp_path: Path, grader_config: Make
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"link is a link.*--name"):
+        create_run(tmp_path / "link", grader_config(), kind="grader", force=force)
+    assert (started.path / "metrics.csv").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "run"]
+
+
 def test_force_does_not_remove_a_run_that_is_alive(started: RunFolder, grader_config: Make) -> None:
     with RunLock(started), pytest.raises(UserError, match="another process is training in"):
         create_run(started.path, grader_config(), kind="grader", force=True)
