@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from knee.errors import UserError
 from knee.geometry import Geometry
 from knee.images import write_png
 from knee.manifest import Manifest
@@ -76,7 +77,8 @@ def write_masks(
     Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``; a mask
     that a segmenter wrote before keeps both.
     Paths of images and masks are made relative to the folder ``relative_to``. ``dilation`` in pixels at 256, applied to
-    what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless ``force``.
+    what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless ``force``, and the manifest's
+    images and drawn masks in any case.
     """
     table = manifest.table.drop(columns="line", errors="ignore").copy()
     has_mask = table["mask"].ne("").to_numpy()
@@ -87,17 +89,31 @@ def write_masks(
     if "mask_confidence" in table:
         confidence = np.where(source == "segmenter", table["mask_confidence"].to_numpy(object), "")
     names = mask_names(manifest.table["image"])
+    kept = _kept_files(manifest)
     for batch in found:
         for row, probabilities, sure in zip(batch.rows, batch.probabilities, batch.confidence, strict=True):
             mask = (geometry(int(row)).restore(probabilities) > 0.5).astype(np.uint8)
             if dilation:
                 mask = dilate(mask, dilation)
             path = folder / names[row]
+            if path.resolve() in kept:
+                raise UserError(
+                    f"{path} is an image or a drawn mask of {manifest.path}, which no mask takes the place of, --force or not; "
+                    "give another folder by --out"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             write_png(path, mask * np.uint8(255), force=force)
             masks[row], source[row], confidence[row] = _relative(path, relative_to), "segmenter", f"{sure:.4f}"
     table["mask"], table["mask_source"], table["mask_confidence"] = masks, source, confidence
     return table
+
+
+def _kept_files(manifest: Manifest) -> set[Path]:
+    """The files of the manifest's images, and of its masks that a person drew."""
+    rows = range(len(manifest.table))
+    paths = [manifest.image_path(row) for row in rows]
+    paths += [path for row in rows if not manifest.by_segmenter[row] and (path := manifest.mask_path(row))]
+    return {path.resolve() for path in paths}
 
 
 def mask_names(images: Iterable[str]) -> list[str]:

@@ -118,6 +118,29 @@ def test_masks_are_not_overwritten_unasked(manifest: Manifest, prepared, tmp_pat
     write(force=True)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_masks_never_take_the_place_of_images_or_drawn_masks(
+    force: bool, manifest: Manifest, prepared, tmp_path: Path
+) -> None:
+    images, geometry = prepared
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.png")}
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "masks").mkdir()
+    for row in range(2):
+        (tmp_path / "masks" / f"{row}.png").symlink_to(tmp_path / "drawn.png")
+    for folder in ("", "link", "masks"):
+        with pytest.raises(UserError, match=r"0\.png is an image or a drawn mask of .*--out"):
+            write_masks(
+                segment(images, [0, 1]),
+                manifest,
+                geometry,
+                folder=tmp_path / folder,
+                relative_to=tmp_path,
+                force=force,
+            )
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+
+
 def test_dilation_enlarges_what_is_written(manifest: Manifest, prepared, tmp_path: Path) -> None:
     images, geometry = prepared
     areas = []
