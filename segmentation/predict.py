@@ -129,7 +129,15 @@ def mask_names(images: Iterable[str]) -> list[str]:
         parts = [part for part in stem.replace("#", "_").split("/") if part not in ("", ".", "..")]
         stems.append("_".join(parts).lstrip("."))
     often = Counter(stems)
-    return [f"{stem}_{row}.png" if often[stem] > 1 else f"{stem}.png" for row, stem in enumerate(stems)]
+    taken = {stem for stem, times in often.items() if times == 1}
+    names = []
+    for row, stem in enumerate(stems):
+        name = stem
+        while often[stem] > 1 and (name == stem or name in taken):
+            name = f"{name}_{row}"
+        taken.add(name)
+        names.append(f"{name}.png")
+    return names
 
 
 def _relative(path: Path, start: Path) -> str:

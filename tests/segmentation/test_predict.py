@@ -156,3 +156,16 @@ def test_images_alike_in_name_get_masks_of_their_own(tmp_path: Path) -> None:
     assert len(set(names)) == len(names)
     assert all(name.endswith(".png") and "/" not in name and not name.startswith((".", "_")) for name in names)
     assert mask_names(["../../a/.b.png", ".c.png"]) == ["a_.b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (["1.png", "1.dcm", "1_0.png"], ["1_0_0.png", "1_1.png", "1_0.png"]),
+        (["1_0.png", "1.png", "1.dcm"], ["1_0.png", "1_1.png", "1_2.png"]),
+        (["1.png", "1.dcm", "1_0.png", "1_0.dcm"], ["1_0.png", "1_1.png", "1_0_2.png", "1_0_3.png"]),
+        (["1.png", "1.dcm", "1_0.png", "1_0_0.png"], ["1_0_0_0.png", "1_1.png", "1_0.png", "1_0_0.png"]),
+    ],
+)
+def test_name_made_for_one_mask_is_not_that_of_another(images: list[str], names: list[str]) -> None:
+    assert mask_names(images) == names
