@@ -14,11 +14,12 @@ from dcmt.device import autocast_type
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData
 from dcmt.tracking import Tracker
+from knee.grades import BEST_METRICS
 from knee.metrics import exceeded_share, grading_metrics
 from knee.predictions import Predictions, predict
 
 Rows = NDArray[np.int64]
-_TRACKED = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "ece")
+_TRACKED = (*BEST_METRICS, "ece")
 
 
 class GraderValidation:

@@ -13,6 +13,8 @@ import yaml
 from knee.errors import Faults, UserError
 
 _KEYS = ("name", "title", "best_metric", "grades")
+BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent")
+"""The metrics that a model can be chosen by: followed in training, and larger where it is better."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class GradeSet:
 def load_grade_set(source: str | Path) -> GradeSet:
     """The grade set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file.
 
-    The file has ``name``, ``title``, ``best_metric`` and ``grades``: a list of ``name`` and
+    The file has ``name``, ``title``, ``best_metric`` (one of ``BEST_METRICS``) and ``grades``: a list of ``name`` and
     ``description``, grade 0 first.
 
     Raises:
@@ -111,6 +113,11 @@ def _faults(content: Any) -> list[str]:
     faults = [f"key '{key}' is missing" for key in _KEYS if key not in content]
     faults += [f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in _KEYS]
     faults += [f"'{key}' is not a text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
+    metric = content.get("best_metric")
+    if isinstance(metric, str) and metric not in BEST_METRICS:
+        faults.append(
+            f"'best_metric' is {metric!r}, by which no model is chosen; write one of {', '.join(BEST_METRICS)}"
+        )
     grades = content.get("grades", [])
     if "grades" in content and (not isinstance(grades, list) or len(grades) < 2):
         return [*faults, "'grades' is not a list of at least two grades"]

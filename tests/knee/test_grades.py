@@ -1,9 +1,11 @@
 """Grade sets: what is shipped, what is parsed, what is refused."""
 
+import numpy as np
 import pytest
 
 from knee.errors import Faults, UserError
-from knee.grades import GradeSet, load_grade_set
+from knee.grades import BEST_METRICS, GradeSet, load_grade_set
+from knee.metrics import grading_metrics
 
 SHIPPED = [("kl", 5, "kappa"), ("cartilage", 3, "macro_f1")]
 
@@ -49,6 +51,24 @@ def test_own_file(tmp_path):
         "name: own\ntitle: t\nbest_metric: kappa\ngrades:\n- {name: a, description: d}\n- {name: b, description: e}\n"
     )
     assert load_grade_set(file) == GradeSet("own", "t", ("a", "b"), ("d", "e"), "kappa")
+
+
+@pytest.mark.parametrize("metric", ["f1", "ece", "mae", "precision", "val_teacher/kappa", ""])
+def test_metric_that_no_model_is_chosen_by_is_refused(metric, tmp_path):
+    file = tmp_path / "own.yaml"
+    text = "name: own\ntitle: t\nbest_metric: {!r}\ngrades:\n- {{name: a, description: d}}\n- {{name: b, description: e}}\n"
+    file.write_text(text.format(metric))
+    with pytest.raises(Faults, match=rf"'best_metric' is '{metric}', .* one of accuracy, recall, macro_f1, auc, kappa"):
+        load_grade_set(file)
+    for known in BEST_METRICS:
+        file.write_text(text.format(known))
+        assert load_grade_set(file).best_metric == known
+
+
+def test_metrics_to_choose_by_are_computed_and_best_at_1():
+    grades = load_grade_set("cartilage")
+    found = grading_metrics(np.eye(3), [0, 1, 2], grades)
+    assert [found[name] for name in BEST_METRICS] == [1.0] * len(BEST_METRICS)
 
 
 def test_all_faults_of_a_file_at_once(tmp_path):
