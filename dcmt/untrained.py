@@ -77,15 +77,21 @@ def fit_probe(
         penalty = 1.0 if inverse_penalty is None else inverse_penalty
         return fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
     unseen, known = embedded(validation)
-    metric, best = data.grade_set.best_metric, (-np.inf, 0.0)
-    probes: dict[float, ProbeGrader] = {}
-    for penalty in PENALTIES:
-        probe = fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
-        probabilities = _logits(probe, unseen).softmax(1).numpy()
-        value = grading_metrics(probabilities, known, data.grade_set)[metric]
-        say(f"inverse penalty {penalty:g}: {metric} {value:.3f} on {len(known)} validation images")
-        probes[penalty], best = probe, max(best, (value, -penalty))
-    return probes[-best[1]]
+    probes = {
+        penalty: fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+        for penalty in PENALTIES
+    }
+    found = {
+        penalty: grading_metrics(_logits(probe, unseen).softmax(1).numpy(), known, data.grade_set)
+        for penalty, probe in probes.items()
+    }
+    metric = data.grade_set.best_metric
+    if any(np.isnan(values[metric]) for values in found.values()):
+        say(f"{metric} is not defined on these {len(known)} validation images; the penalty is chosen by accuracy")
+        metric = "accuracy"
+    for penalty, values in found.items():
+        say(f"inverse penalty {penalty:g}: {metric} {values[metric]:.3f} on {len(known)} validation images")
+    return probes[max(PENALTIES, key=lambda penalty: (found[penalty][metric], -penalty))]
 
 
 def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:

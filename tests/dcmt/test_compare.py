@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from clip_koa.probe import ProbeGrader
 from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.options import config_from_values
 from dcmt.run import RunFolder, create_run
 from dcmt.train import train_grader
-from dcmt.untrained import PENALTIES
+from dcmt.untrained import PENALTIES, fit_probe
+from knee.grades import load_grade_set
 
 CLIP = {"image": "timm:resnet10t", "text": "small", "pretrained": False, "embed_dim": 16, "stage": 2, "stride": 8}
 
@@ -62,6 +67,23 @@ def test_the_difference_is_that_of_the_two_evaluations(trained_run, other_run, t
         assert name in printed
     assert (tmp_path / "out" / "confusion.png").stat().st_size > 1000
     assert "second − first" in printed
+
+
+@pytest.fixture
+def probe_data(monkeypatch):
+    """No tower, and four training images and two of validation, these of grade 1 alone; by the metric to choose by."""
+    monkeypatch.setattr("dcmt.untrained.embeddings_of", lambda _, images: np.zeros((len(list(images)), 2), np.float32))
+
+    def build(metric):
+        return None, SimpleNamespace(
+            labeled=np.arange(4),
+            grades=np.array([0, 1, 2, 0, 1, 1]),
+            grade_set=dataclasses.replace(load_grade_set("cartilage"), best_metric=metric),
+            rows=lambda _: np.array([4, 5]),
+            loader=lambda rows: [(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), row) for row in rows],
+        )
+
+    return build
 
 
 def refusal(capsys, *arguments) -> str:
@@ -163,6 +185,26 @@ def test_the_probe_is_a_run_too_and_compares_with_trained_ones(clip_file, traine
     assert main(["compare", str(trained_run.path), str(out), "--no-flip"]) == 0
     assert "flip_changed" not in capsys.readouterr().out
     assert "has no student" in refusal(capsys, "compare", trained_run.path, out, "--network", "student")
+
+
+@pytest.mark.parametrize("metric", ["kappa", "auc"])
+def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data, monkeypatch):
+    """Kappa is not defined where all are right, AUC nowhere; all right is then the best, whatever else is 0."""
+    grader, data = probe_data(metric)
+    right = 1.0
+
+    def fit(grader, embeddings, grades, *, count, inverse_penalty):
+        bias = torch.tensor([0.0, 9.0, 0.0] if inverse_penalty == right else [9.0, 0.0, 0.0])
+        return ProbeGrader(grader, torch.zeros(3, 2), bias)
+
+    monkeypatch.setattr("dcmt.untrained.fit_linear_probe", fit)
+    said: list[str] = []
+    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
+    assert probe.bias.tolist() == [0.0, 9.0, 0.0]
+    assert any(f"{metric} is not defined on these 2 validation images" in line for line in said)
+    right = None
+    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
+    assert probe.bias.tolist() == [9.0, 0.0, 0.0]
 
 
 def test_untrained_graders_need_a_text_head(grader_values, tmp_path, capsys):
