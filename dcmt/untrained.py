@@ -123,6 +123,11 @@ def _read(
     config = read_config(GraderConfig, rest, program=f"dcmt {name}")
     if config.model.head != "text":
         raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
+    if config.model.start:
+        raise UserError(
+            f"dcmt {name} takes the image tower with the weights it comes with, not those of the run in model.start; leave "
+            "model.start out (train.py goes on from a run)"
+        )
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"

@@ -215,6 +215,13 @@ def test_untrained_graders_need_a_text_head(grader_values, tmp_path, capsys):
     assert not (tmp_path / "linear-zeroshot").exists()
 
 
+def test_the_weights_of_another_run_are_not_taken_and_that_is_told(clip_file, trained_run, tmp_path, capsys):
+    for command in ("zeroshot", "probe"):
+        told = refusal(capsys, command, "--config", clip_file, "--model.start", trained_run.path)
+        assert "leave model.start out" in told
+    assert not (tmp_path / "runs").exists()
+
+
 def test_help_lists_own_and_config_options(capsys):
     assert main(["probe", "--help"]) == 0
     printed = capsys.readouterr().out
