@@ -96,7 +96,12 @@ def load_data(loaded: LoadedRun) -> KneeData:
 
     Refuses another split than the one trained with: its test images may have been trained on.
     """
-    data = load_knee_data(loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local)
+    data = load_knee_data(
+        loaded.config.data,
+        rejected=loaded.run.local / "rejected.csv",
+        salt_folder=loaded.run.local,
+        graded=loaded.kind != "zeroshot",
+    )
     if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(
             f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; the split "

@@ -96,12 +96,14 @@ def load_knee_data(
     """Read manifest and split, check them, decode all images once, and tell rows by role.
 
     ``rejected`` is where bad rows are listed with ``data.skip_bad``; ``salt_folder`` holds the salt of the case
-    names where the manifest's folder cannot be written. ``graded`` false asks for no labeled row (the segmenter's data).
+    names where the manifest's folder cannot be written. ``graded`` false asks for no labeled row (the segmenter's data,
+    and that of a zero-shot grader).
     Raises UserError or Faults for everything a person must mend before training can start.
     """
     grade_set = load_grade_set(config.grade_set)
     manifest, split = _read_tables(config, grade_set, rejected)
-    labeled = np.zeros(0, np.int64)
+    unlabeled = unlabeled_rows(split, manifest, config.labeled_fraction)
+    labeled = np.setdiff1d(split.rows("train"), unlabeled)
     if graded:
         labeled = labeled_rows(
             split,
@@ -127,7 +129,7 @@ def load_knee_data(
         split=split,
         cache=cache,
         labeled=labeled,
-        unlabeled=unlabeled_rows(split, manifest, config.labeled_fraction),
+        unlabeled=unlabeled,
         mask_dilation=config.mask_dilation,
         salt=load_salt(manifest.path, salt_folder),
     )

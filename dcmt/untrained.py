@@ -142,7 +142,8 @@ def _prepare(config: GraderConfig, options: argparse.Namespace, kind: str) -> tu
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
     run = create_run(options.out, config, kind=kind, force=options.force)
-    data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
+    graded = kind != "zeroshot"
+    data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=graded)
     record_data(run, data)
     return grader.eval(), run, data
 

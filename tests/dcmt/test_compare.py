@@ -177,6 +177,22 @@ def test_zero_shot_leaves_a_run_of_one_network(clip_file, tmp_path, phantom, cap
     assert "exists already" in refusal(capsys, "zeroshot", "--config", clip_file)
 
 
+def test_zero_shot_needs_no_image_to_train_on(clip_file, phantom, tmp_path, capsys):
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    paths = []
+    for name in ("manifest.csv", "split.csv"):
+        paths.append(tmp_path / "data" / name)
+        pd.read_csv(paths[-1], dtype=str, keep_default_na=False).assign(split="test").to_csv(paths[-1], index=False)
+    given = ["--config", clip_file, "--data.manifest", paths[0], "--data.split", paths[1]]
+    run = tmp_path / "runs" / "clip-zeroshot"
+    assert main([str(argument) for argument in ("zeroshot", *given)]) == 0
+    for command in ("evaluate", "verify"):
+        assert main([command, str(run)]) == 0
+    assert json.loads((run / "metrics_test.json").read_text())["teacher"]["cases"] == 48
+    capsys.readouterr()
+    assert "no training image has a grade" in refusal(capsys, "probe", *given)
+
+
 def test_the_probe_is_a_run_too_and_compares_with_trained_ones(clip_file, trained_run, tmp_path, capsys):
     out = tmp_path / "probe"
     assert main(["probe", "--config", str(clip_file), "--out", str(out)]) == 0

@@ -126,6 +126,12 @@ def test_rows_by_role_do_not_meet(copy: Copy) -> None:
     assert np.array_equal(data.rows("unlabeled"), data.unlabeled)
 
 
+def test_labeled_rows_are_the_same_whether_asked_for_or_not(copy: Copy, grader_config: Make) -> None:
+    data = copy.load()
+    config = grader_config(**{"data.manifest": str(data.manifest.path), "data.split": str(data.split.path)})
+    assert load_knee_data(config.data, graded=False).labeled.tolist() == data.labeled.tolist()
+
+
 def test_fewer_labels_are_among_the_more(copy: Copy) -> None:
     few, many = copy.load(**{"data.labeled_fraction": 0.5}), copy.load(**{"data.labeled_fraction": 1.0})
     assert set(few.labeled) < set(many.labeled)
