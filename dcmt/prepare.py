@@ -157,11 +157,26 @@ def describe(data: KneeData, config: DataConfig) -> list[str]:
         + " ".join(f"{grade}:{count}" for grade, count in enumerate(counts))
         + f"; unlabeled: {len(data.unlabeled)}",
     ]
-    if not len(data.split.rows("val")):
-        lines.append("no validation images: nothing is measured on the way, and the last checkpoint counts as the best")
+    lines += _of_validation(data)
     masked = int(data.cache.has_mask[data.labeled].sum())
     lines.append(f"labeled images with a mask: {masked} of {len(data.labeled)}")
     return lines
+
+
+def _of_validation(data: KneeData) -> list[str]:
+    """What keeps the validation images from telling which checkpoint is the best."""
+    rows = data.split.rows("val")
+    graded = np.unique(data.grades[rows][data.grades[rows] >= 0])
+    metric = data.grade_set.best_metric
+    if not len(graded):
+        which = "graded validation images" if len(rows) else "validation images"
+        return [f"no {which}: nothing is measured on the way, and the last checkpoint counts as the best"]
+    if len(graded) == 1 and metric in ("auc", "kappa"):
+        return [
+            f"all graded validation images are of grade {graded[0]}, where {metric} tells no model from another, so the best "
+            "checkpoint is not to be relied on; split anew, with other grades in validation"
+        ]
+    return []
 
 
 class TrainingBatches:

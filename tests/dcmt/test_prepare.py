@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from dcmt.config import GraderConfig
 from dcmt.prepare import KneeData, TrainingBatches, describe, drawn_rows, load_knee_data
 from knee.errors import UserError
+from knee.grades import load_grade_set
 from knee.task import Batch
 from knee.views import ViewConfig
 
@@ -196,6 +198,30 @@ def test_description_counts_what_is_there(copy: Copy, grader_config: Make) -> No
     assert f"{len(data.manifest.table)} images: {len(data.split.rows('train'))} train" in lines[0]
     assert f"labeled: {len(data.labeled)} images" in lines[1]
     assert f"unlabeled: {len(data.unlabeled)}" in lines[1]
+
+
+def test_validation_that_cannot_tell_the_best_checkpoint_is_told(copy: Copy, grader_config: Make) -> None:
+    def said() -> list[str]:
+        return [line for line in describe(dataclasses.replace(copy.load(), grade_set=grades), config) if "best" in line]
+
+    config = grader_config().data
+    grades = load_grade_set("cartilage")
+    assert said() == []
+    copy.change(
+        "manifest.csv", lambda table: table.__setitem__("grade", table["grade"].mask(table["split"] == "val", "1"))
+    )
+    assert said() == [], "macro F1 is defined for one grade"
+    for metric in ("kappa", "auc"):
+        grades = dataclasses.replace(grades, best_metric=metric)
+        (line,) = said()
+        assert line.startswith(
+            f"all graded validation images are of grade 1, where {metric} tells no model from another"
+        )
+    copy.change(
+        "manifest.csv", lambda table: table.__setitem__("grade", table["grade"].mask(table["split"] == "val", ""))
+    )
+    (line,) = said()
+    assert line.startswith("no graded validation images: nothing is measured")
 
 
 def test_too_few_masks_are_told(copy: Copy) -> None:
