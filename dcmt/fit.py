@@ -104,7 +104,7 @@ class Fit:
                 if logged:
                     bar.set_postfix_str(f"loss {logged.get('loss/total', math.nan):.3f}", refresh=False)
                 if self.progress.step % every == 0 or self.progress.step == self.steps:
-                    self._validate()
+                    self._guarded_validation()
                     last_saved = time.monotonic()
                 elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
                     self.save()
@@ -208,6 +208,17 @@ class Fit:
                 f"warning: loss/{name} has a weight above 0 but was exactly 0, or without a gradient, in {self._window.count} "
                 f"batches up to step {self.progress.step}: it teaches nothing"
             )
+
+    def _guarded_validation(self) -> None:
+        try:
+            self._validate()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory on {self.device} in the validation after step {self.progress.step}; end what else takes memory "
+                "there and go on by --resume, or start a new run with a smaller data.image_size or network"
+            ) from error
 
     def _validate(self) -> None:
         for network in self.task.networks.values():

@@ -148,6 +148,23 @@ def test_want_of_memory_is_told_with_the_way_out(make_fit: MakeFit) -> None:
             make_fit(batches=Batches()).run()
 
 
+def test_want_of_memory_in_validation_is_told_too(make_fit: MakeFit) -> None:
+    def validation(error: RuntimeError) -> Callable[..., dict[str, float]]:
+        def fail(*_: object) -> dict[str, float]:
+            raise error
+
+        return fail
+
+    fit = make_fit(validate_every=2)
+    fit.task.validation = validation(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(UserError, match=r"out of memory on cpu in the validation after step 2; .*--resume"):
+        fit.run()
+    fit = make_fit(validate_every=2)
+    fit.task.validation = validation(RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit.run()
+
+
 def test_a_network_of_which_nothing_is_trained_is_refused(small_grader: Nets) -> None:
     task = MeanTeacher(small_grader().requires_grad_(False), weights=LossWeights(), decay=0.8, ramp_steps=6)
     with pytest.raises(UserError, match="nothing of the network is trained"):
