@@ -25,7 +25,7 @@ from dcmt.tracking import Tracker
 from dcmt.window import Window
 from knee.datasets import worker_death
 from knee.errors import UserError
-from knee.task import StepLosses, Task
+from knee.task import Task
 
 Say = Callable[[str], None]
 
@@ -172,21 +172,24 @@ class Fit:
             self.scaler.step(self.optimizer)
             self._window.schedules = {"lr": self.optimizer.param_groups[0]["lr"], **self.task.after_update(step)}
         else:
-            self._skip(losses)
+            self._skip()
         self.scaler.update()
         self._window.images += images
         self.progress.step += 1
 
-    def _skip(self, losses: StepLosses) -> None:
+    def _skip(self) -> None:
         self._buffers.restore()
+        terms = self._window.terms_under_way()
         self._window.drop()
         self.progress.bad_steps += 1
         self.progress.bad_in_a_row += 1
         if self.progress.bad_in_a_row >= self.config.most_bad_steps:
-            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.terms.items())
+            # Of several batches a step, the first that shows what is wrong.
+            shown = next((one for one in terms if not all(value.isfinite() for value in one.values())), terms[-1])
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in shown.items())
             raise UserError(
                 f"{self.progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite (the last at step "
-                f"{self.progress.step}: {terms}); lower optimizer.learning_rate, set optimizer.clip_norm (1.0, say), or set "
+                f"{self.progress.step}: {values}); lower optimizer.learning_rate, set optimizer.clip_norm (1.0, say), or set "
                 "fit.precision to fp32"
             )
 

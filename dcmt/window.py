@@ -33,6 +33,17 @@ class Window:
         self._step.append({name: value.detach() for name, value in named.items()})
         self._without_gradient |= {name for name, value in losses.terms.items() if not value.requires_grad}
 
+    def terms_under_way(self) -> list[dict[str, Tensor]]:
+        """The named terms of each batch of the step under way."""
+        return [
+            {
+                name.removeprefix("loss/"): value
+                for name, value in named.items()
+                if name.startswith("loss/") and name != "loss/total"
+            }
+            for named in self._step
+        ]
+
     def keep(self) -> None:
         """The step under way was taken."""
         for named in self._step:

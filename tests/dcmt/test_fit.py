@@ -76,6 +76,13 @@ def test_many_bad_steps_in_a_row_end_the_run_with_a_sentence(make_fit: MakeFit) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spoiled", [{2, 4}, {3, 5}])
+def test_of_several_batches_a_step_the_bad_one_is_shown(spoiled: set[int], make_fit: MakeFit) -> None:
+    fit = make_fit(spoiled=frozenset(spoiled), steps=50, most_bad_steps=2, accumulation=2)
+    with pytest.raises(UserError, match=r"2 steps in a row .* step 2: grade nan, .*; lower optimizer"):
+        fit.run()
+
+
 def test_bad_steps_apart_do_not_end_the_run(make_fit: MakeFit) -> None:
     assert make_fit(spoiled=frozenset({1, 3, 5, 7}), steps=9, most_bad_steps=2).run().bad_steps == 4
 
