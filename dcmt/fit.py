@@ -248,9 +248,11 @@ class Fit:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         elif self.device.type == "mps":
             random["mps"] = torch.mps.get_rng_state()
+        best_known = math.isfinite(self.progress.best_value)
         state = {
             **self.state,
-            "progress": {**vars(self.progress)},
+            # JSON has no infinity.
+            "progress": {**vars(self.progress), "best_value": self.progress.best_value if best_known else None},
             "steps": self.steps,
             "precision": self.precision,
             "optimizer_groups": groups,
@@ -280,7 +282,10 @@ class Fit:
             if "mps" in random and self.device.type == "mps":
                 torch.mps.set_rng_state(random["mps"])
             self._window.load(checkpoint.tensors("window"), self.device)
-            self.progress = Progress(**checkpoint.state["progress"])
+            progress = dict(checkpoint.state["progress"])
+            if progress.get("best_value") is None:
+                progress.pop("best_value", None)
+            self.progress = Progress(**progress)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{checkpoint.folder} does not fit this run ({type(error).__name__}: {error}); "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_without_validation_data_the_last_checkpoint_is_the_best(make_fit: MakeF
     fit.task.validation = None
     assert fit.run().step == 4, "nothing to validate on is no reason to stop"
     assert Checkpoints(tmp_path / "run" / "checkpoints").best().step == 4
+
+
+def test_state_is_json_before_there_is_a_best_and_older_files_still_load(make_fit: MakeFit, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    fit = make_fit(steps=2, validate_every=1)
+    fit.task.validation = None
+    fit.run()
+    folder = tmp_path / "run" / "checkpoints" / "step_00000002"
+    text = (folder / "state.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["progress"]["best_value"] is None
+    assert make_fit(resume=True).progress == fit.progress
+    (folder / "state.json").write_text(text.replace('"best_value": null', '"best_value": -Infinity'))
+    assert make_fit(resume=True).progress == fit.progress
 
 
 def test_want_of_memory_is_told_with_the_way_out(make_fit: MakeFit) -> None:
