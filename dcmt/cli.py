@@ -90,7 +90,7 @@ def _train_help(given: list[str]) -> int:
     if given[0] == "train":
         print(train_help(GraderConfig, program="train.py"))
     else:
-        print(train_help(SegmenterConfig, program="dcmt segment train"))
+        print(train_help(SegmenterConfig, program="dcmt segment train", by_grades=False))
     return 0
 
 

@@ -60,14 +60,23 @@ class TrainOptions:
 
 
 def new_or_resumed(
-    kind_of_config: type[Config], arguments: Sequence[str], *, kind: str, program: str
+    kind_of_config: type[Config], arguments: Sequence[str], *, kind: str, program: str, by_grades: bool = True
 ) -> tuple[Config, RunFolder, bool]:
-    """The config and run folder of a training command, and whether it goes on with a run. Raises UserError."""
+    """The config and run folder of a training command, and whether it goes on with a run. Raises UserError.
+
+    ``by_grades`` false: grades play no part, so a labeled fraction other than 1 is refused and not in the run's name.
+    """
     options = split_options(arguments)
     if options.resume is not None:
         return *_resumed(kind_of_config, options.resume, options.rest, kind=kind, program=program), True
     config = read_config(kind_of_config, options.rest, program=program)
-    name = config.name or default_name(options.rest, fraction=config.data.labeled_fraction, seed=config.fit.seed)
+    fraction = config.data.labeled_fraction
+    if not by_grades and fraction != 1:
+        raise UserError(
+            f"data.labeled_fraction is {fraction:g}, but {program} trains on every drawn mask of the training split; leave "
+            "the option out, and for fewer masks leave some out of the manifest"
+        )
+    name = config.name or default_name(options.rest, fraction=fraction if by_grades else None, seed=config.fit.seed)
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"name {name!r} leads out of the folder of runs; give a plain name, and the folder by --runs")
     return config, create_run(Path(config.runs) / name, config, kind=kind, force=options.force), False
@@ -127,14 +136,14 @@ def _value(config: Any, name: str) -> Any:
     return config
 
 
-def default_name(arguments: Sequence[str], *, fraction: float, seed: int) -> str:
-    """The run's name where none is given: those of the config files, the labeled fraction and the seed.
+def default_name(arguments: Sequence[str], *, fraction: float | None, seed: int) -> str:
+    """The run's name where none is given: those of the config files, the labeled fraction where there is one, and the seed.
 
     >>> default_name(["--config", "configs/phantom.yaml", "--config", "rows/dcmt.yaml"], fraction=0.1, seed=2)
     'phantom-dcmt-f0.1-s2'
     """
     stems = [path.stem for path in config_paths(arguments)] or ["run"]
-    return f"{'-'.join(stems)}-f{fraction:g}-s{seed}"
+    return "-".join([*stems, *([] if fraction is None else [f"f{fraction:g}"]), f"s{seed}"])
 
 
 def start(seed: int, threads: int, device: str, *, deterministic: bool) -> torch.device:

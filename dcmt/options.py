@@ -128,12 +128,13 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
     return paths
 
 
-def train_help(kind_of_config: type[Any], *, program: str) -> str:
-    """Every option of a training command."""
+def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True) -> str:
+    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction."""
+    fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
     return (
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
         "besides these:\n"
-        "  --labeled-fraction F   short for --data.labeled_fraction F\n"
+        f"{fraction}"
         "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
         "  --resume RUN           go on with a run exactly where it was\n"
         "  --force                start anew in an existing run folder\n"

@@ -37,7 +37,9 @@ Rows = NDArray[np.int64]
 
 def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt segment train``."""
-    config, run, resume = new_or_resumed(SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train")
+    config, run, resume = new_or_resumed(
+        SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train", by_grades=False
+    )
     train_segmenter(config, run, say=say, resume=resume)
     return 0
 

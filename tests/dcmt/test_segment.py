@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import cv2
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from dcmt.cli import main
 from dcmt.config import SegmenterConfig
+from dcmt.options import config_from_values
 from dcmt.prepare import load_knee_data
-from dcmt.run import RunFolder, create_run
+from dcmt.run import RunFolder, create_run, open_run
 from dcmt.segment import SegmenterRun, predict_command, train_segmenter
 from dcmt.tracking import read_metrics
 from knee.errors import UserError
@@ -26,8 +30,6 @@ Make = Callable[..., SegmenterConfig]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, grader_values) -> RunFolder:
-    from dcmt.options import config_from_values
-
     values = {name: dict(grader_values[name]) for name in ("data", "fit", "report")}
     values["data"] |= {"unlabeled_per_batch": 0, "labeled_per_batch": 8}
     values["fit"] |= {"steps": 24, "validate_every": 12, "log_every": 8}
@@ -110,8 +112,6 @@ def test_masks_of_a_segmenter_are_not_taken_for_drawn_ones(
 
 
 def test_a_split_made_anew_says_nothing_of_test(trained: RunFolder, phantom: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(trained.path, tmp_path / "unet")
     for state in (tmp_path / "unet" / "checkpoints").glob("step_*/state.json"):
         values = json.loads(state.read_text())
@@ -136,14 +136,39 @@ def test_a_resumed_segmenter_fetches_no_weights(trained: RunFolder, segmenter_co
     assert asked == ["imagenet", ""]
 
 
+def test_labeled_fraction_has_no_part_in_it(grader_values, trained: RunFolder, tmp_path: Path, capsys) -> None:
+    values = {name: dict(grader_values[name]) for name in ("data", "fit", "report")}
+    values["data"] |= {"unlabeled_per_batch": 0, "labeled_fraction": 1.0}
+    values["fit"]["steps"] = 1
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values | {"runs": str(tmp_path / "runs")}))
+    command = ["segment", "train", "--config", str(path)]
+    for option in ("--labeled-fraction", "--data.labeled_fraction"):
+        assert main([*command, option, "0.1"]) == 2
+        assert (
+            "data.labeled_fraction is 0.1, but dcmt segment train trains on every drawn mask" in capsys.readouterr().err
+        )
+    assert not (tmp_path / "runs").exists()
+    assert main(command) == 0
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["small-s1"]
+    assert main(["segment", "train", "--help"]) == 0
+    assert "--labeled-fraction" not in capsys.readouterr().out
+    assert load_config(trained).data.labeled_fraction == 0.6, "runs made with one go on"
+    assert main(["segment", "train", "--resume", str(shutil.copytree(trained.path, tmp_path / "unet"))]) == 0
+
+
+def load_config(run: RunFolder) -> SegmenterConfig:
+    values = open_run(run.path)[1]
+    values.pop("kind")
+    return config_from_values(SegmenterConfig, values, where="test")
+
+
 def test_run_of_another_kind_is_refused(trained_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the run of a segmenter"):
         predict(trained_run, tmp_path)
 
 
 def test_too_few_masks_to_learn_from(phantom: Path, tmp_path: Path, segmenter_config: Make) -> None:
-    import shutil
-
     shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
     table = pd.read_csv(tmp_path / "data/manifest.csv", dtype=str, keep_default_na=False)
     table.loc[table["split"].eq("train"), "mask"] = ""
