@@ -22,7 +22,7 @@ from dcmt.device import autocast_type, choose_device, flush_denormals
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, open_run, other_split
+from dcmt.run import RunFolder, open_run, other_split, require_paths
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import spread_over_grades
@@ -75,6 +75,7 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
             sys.stderr.write(f"warning: {fault}; taking the checkpoint before it\n")
     if found is None:
         raise UserError(f"{path} has no whole checkpoint yet; train it first: python train.py --resume {path}")
+    require_paths(run, config, "data.grade_set")
     grade_set = load_grade_set(config.data.grade_set)
     chosen = choose_device(device)
     networks: dict[str, nn.Module] = {}
@@ -96,6 +97,7 @@ def load_data(loaded: LoadedRun) -> KneeData:
 
     Refuses another split than the one trained with: its test images may have been trained on.
     """
+    require_paths(loaded.run, loaded.config, "data.manifest", "data.split")
     data = load_knee_data(
         loaded.config.data,
         rejected=loaded.run.local / "rejected.csv",

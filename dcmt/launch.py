@@ -16,7 +16,7 @@ from dcmt.config import DataConfig, FitConfig
 from dcmt.device import autocast, choose_device, choose_precision, flush_denormals
 from dcmt.fit import Batches, BufferKeeper
 from dcmt.options import config_from_values, config_paths, option_names, read_config
-from dcmt.run import RunFolder, create_run, keep_config, open_run
+from dcmt.run import RunFolder, create_run, keep_config, open_run, require_paths
 from dcmt.tracking import Tracker
 from knee.errors import UserError
 from knee.task import Task
@@ -125,6 +125,7 @@ def _resumed(
             f"a resumed run cannot change {', '.join(unsafe)}; it may change {', '.join(SAFE_ON_RESUME)}; start a new run for "
             "anything else"
         )
+    require_paths(run, after, "data.manifest", "data.split", "data.grade_set")
     if changed:
         keep_config(run, after, kind=kind)
     return after, run

@@ -205,6 +205,22 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     return run, values
 
 
+def require_paths(run: RunFolder, config: Any, *names: str) -> None:
+    """Raises UserError where a path of a run's config, by dotted name, leads nowhere; it names the file to mend it in.
+
+    Paths are kept as they were typed, so a relative one leads nowhere from another folder.
+    """
+    for name in names:
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if _looks_like_a_path(value) and not os.path.lexists(value):
+            raise UserError(
+                f"{name} of {run.path} is {value}, which is not there (seen from {Path.cwd()}); go to the folder that the run "
+                f"was started in, or write where it is now into {run.private}, as {name}: PATH"
+            )
+
+
 def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
     """A config's plain values with its paths left out, and those paths by dotted name.
 

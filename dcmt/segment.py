@@ -19,7 +19,7 @@ from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, drawn_rows, load_knee_data
-from dcmt.run import RunFolder, RunLock, open_run, other_split
+from dcmt.run import RunFolder, RunLock, open_run, other_split, require_paths
 from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from knee.errors import UserError
@@ -127,6 +127,7 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     if values.pop("kind") != "segmenter":
         raise UserError(f"{options.run} is not the run of a segmenter; train one by: dcmt segment train")
     config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
+    require_paths(run, config, "data.split", "data.grade_set", *([] if options.manifest else ["data.manifest"]))
     data_config: DataConfig = config.data
     if options.manifest:
         data_config = dataclasses.replace(config.data, manifest=str(options.manifest))

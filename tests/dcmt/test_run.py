@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.launch import SAFE_ON_RESUME, new_or_resumed
 from dcmt.options import option_names
 from dcmt.run import RunFolder, RunLock, create_run, open_run, split_private, versions
+from dcmt.train import train_grader
 from knee.errors import UserError
 
 Make = Callable[..., GraderConfig]
@@ -262,6 +264,44 @@ def test_folder_that_is_no_run_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
         open_run(tmp_path)
+
+
+def test_data_not_seen_from_another_folder_is_told_with_the_file_to_mend(
+    grader_config: Make,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(phantom.parent.parent)
+    config = grader_config(**{"data.manifest": "data/manifest.csv", "data.split": "data/split.csv", "fit.steps": 1})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    train_grader(config, run, say=lambda _: None, resume=False)
+    monkeypatch.chdir(tmp_path)
+    commands = [["evaluate", str(run.path)], ["train", "--resume", str(run.path), "--fit.steps", "2"]]
+    before = run.config.read_text()
+    for name, path in {"manifest": phantom, "split": phantom.parent / "split.csv"}.items():
+        for command in commands:
+            assert main(command) == 2
+            told = capsys.readouterr().err
+            assert f"data.{name} of {run.path} is data/{name}.csv, which is not there (seen from {tmp_path})" in told
+            assert f"into {run.private}, as data.{name}: PATH" in told
+        private = yaml.safe_load(run.private.read_text())
+        run.private.write_text(yaml.safe_dump(private | {f"data.{name}": str(path)}))
+    assert run.config.read_text() == before
+    for command in commands:
+        assert main(command) == 0
+
+
+def test_grade_set_not_seen_from_another_folder_is_told(
+    grader_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(tmp_path / "run", grader_config(**{"data.grade_set": "own.yaml"}), kind="grader")
+    with pytest.raises(UserError, match=r"data\.grade_set of .* is own\.yaml, which is not there .*paths\.yaml"):
+        resume(run)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").touch()
+    resume(run)
 
 
 def test_resume_takes_the_runs_own_config(started: RunFolder, grader_config: Make) -> None:
