@@ -67,6 +67,8 @@ def new_or_resumed(
     ``by_grades`` false: grades play no part, so a labeled fraction other than 1 is refused and not in the run's name.
     """
     options = split_options(arguments)
+    if options.resume is not None and options.force:
+        raise UserError(f"--resume goes on with {options.resume}, --force starts a run anew; leave out one of them")
     if options.resume is not None:
         return *_resumed(kind_of_config, options.resume, options.rest, kind=kind, program=program), True
     config = read_config(kind_of_config, options.rest, program=program)

@@ -349,6 +349,12 @@ def with_another_value(config: GraderConfig, name: str) -> GraderConfig:
     return after
 
 
+def test_resume_and_force_exclude_each_other(started: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"--resume goes on with .*, --force starts a run anew; leave out one"):
+        resume(started, "--force")
+    assert (started.path / "metrics.csv").exists()
+
+
 def test_resume_of_another_kind_is_refused(tmp_path: Path, grader_config: Make) -> None:
     create_run(tmp_path / "run", grader_config(), kind="segmenter")
     with pytest.raises(UserError, match="kind segmenter, not grader"):
