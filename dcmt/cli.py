@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -121,6 +122,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _pixels(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, 0 or more")
+    return value
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not mark or not name.strip():
@@ -227,7 +238,9 @@ def _train_commands(commands: _Commands) -> None:
         "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv beside the old)"
     )
     predict.add_argument("--rows", choices=("train", "all"), default="train", help="rows of which splits get a mask")
-    predict.add_argument("--dilation", type=float, default=0.0, help="dilate what is written, in px at 256 (default 0)")
+    predict.add_argument(
+        "--dilation", type=_pixels, default=0.0, help="dilate what is written, in px at 256 (default 0)"
+    )
     predict.add_argument("--device", default="auto")
     predict.add_argument("--force", action="store_true", help="overwrite masks and manifest")
     predict.set_defaults(command=_command("dcmt.segment", "predict_command"))

@@ -54,6 +54,12 @@ def test_help(command: list[str], main: Main) -> None:
         (["grade"], "invalid choice: 'grade'"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["attention", "nowhere", "--cases", "-3"], "'-3' is not a whole number, 0 or more"),
+        (
+            ["segment", "predict", "nowhere", "--out", "m", "--dilation", "-3"],
+            "'-3' is not a number of pixels, 0 or more",
+        ),
+        (["segment", "predict", "nowhere", "--out", "m", "--dilation", "nan"], "'nan' is not a number of pixels"),
+        (["segment", "predict", "nowhere", "--out", "m", "--dilation", "wide"], "'wide' is not a number of pixels"),
         (["verify", "nowhere"], "nowhere is not a run folder"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
