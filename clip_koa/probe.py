@@ -81,8 +81,13 @@ def fit_linear_probe(
 
     Embeddings are standardised for the fit, since those of CLIP differ little from each other, and the
     standardisation is folded into the weights. ``inverse_penalty`` is scikit-learn's C. A grade without an image gets
-    no chance.
+    no chance. Raises UserError where the images have one grade alone.
     """
+    if len(found := np.unique(grades)) < 2:
+        raise UserError(
+            f"the {len(grades)} labeled training images all have grade {found[0]}, but a probe tells grades apart; "
+            "grade images of another, or use more of the labels (data.labeled_fraction)"
+        )
     center = embeddings.astype(np.float64).mean(0)
     spread = np.maximum(embeddings.astype(np.float64).std(0), 1e-8)
     model = LogisticRegression(C=inverse_penalty, max_iter=most_iterations).fit((embeddings - center) / spread, grades)

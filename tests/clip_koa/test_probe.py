@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from clip_koa.probe import embeddings_of, fit_linear_probe
+from knee.errors import UserError
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def test_probe_of_two_classes(patch_grader, images):
     reference = LogisticRegression(max_iter=2000).fit(scaled, two)
     found = probe(pixels).logits.softmax(1).detach().numpy()
     assert found == pytest.approx(reference.predict_proba(scaled), abs=2e-3)
+
+
+def test_images_of_one_grade_are_refused(patch_grader):
+    with pytest.raises(UserError, match=r"the 4 labeled training images all have grade 2, .*\(data\.labeled_fraction"):
+        fit_linear_probe(patch_grader(), np.eye(4, dtype=np.float32), np.full(4, 2), count=5)
 
 
 def test_embedding_takes_no_gradient(patch_grader, images):
