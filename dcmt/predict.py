@@ -18,6 +18,7 @@ from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import UserError
 from knee.evaluate import predictions_table
+from knee.files import moved_into_place
 from knee.folders import IMAGE_SUFFIXES, image_files
 from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.manifest import is_file
@@ -71,7 +72,8 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     if not tables:
         raise UserError(f"no image in {options.images} could be read; the reasons are in {out / 'rejected.csv'}")
     table = pd.concat(tables, ignore_index=True)
-    table.to_csv(out / "predictions.csv", index=False)
+    with moved_into_place(out / "predictions.csv") as scratch:
+        table.to_csv(scratch, index=False)
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
         say(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
@@ -83,7 +85,14 @@ def _remove_earlier(out: Path) -> None:
     """Remove what an earlier ``dcmt predict`` wrote here, and nothing else: its results would pass for the new ones."""
     table = out / "predictions.csv"
     if table.exists():
-        for image in pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []):
+        try:
+            earlier = pd.read_csv(table, dtype=str, keep_default_na=False)
+        except ValueError as error:
+            raise UserError(
+                f"{table} is no table of an earlier dcmt predict ({' '.join(str(error).split())}), so it does not tell which "
+                "overlays are old; remove it, or choose another --out"
+            ) from error
+        for image in earlier.get("image", []):
             overlay_path(out, image).unlink(missing_ok=True)
     for path in (table, out / "rejected.csv"):
         path.unlink(missing_ok=True)

@@ -86,6 +86,28 @@ def test_force_removes_what_the_earlier_call_wrote_and_nothing_else(trained_run:
     assert pd.read_csv(out / "predictions.csv")["image"].tolist() == ["b.png"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00image", b'image,side\n"a.png', b"image,side\na,b,c\nd,e,f,g\n"])
+def test_table_that_cannot_be_read_is_told_and_kept(content: bytes, trained_run: RunFolder, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"predictions\.csv is no table of an earlier dcmt predict .*; remove it, or"):
+        grade(trained_run, tmp_path / "in", tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == content
+
+
+def test_predictions_are_whole_or_not_there(trained_run: RunFolder, tmp_path: Path, monkeypatch) -> None:
+    def fill_the_disk(table: pd.DataFrame, path: Path, **_: object) -> None:
+        Path(path).write_text("image,si")
+        raise OSError(28, "No space left on device")
+
+    picture(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        grade(trained_run, tmp_path / "in", tmp_path / "out", no_overlays=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_slice_of_a_volume_is_graded(trained_run: RunFolder, tmp_path: Path) -> None:
     volume = np.random.default_rng(0).integers(0, 900, (40, 40, 3)).astype(np.int16)
     path = tmp_path / "vol 1.nii.gz"
