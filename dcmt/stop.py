@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -9,9 +11,12 @@ from typing import Any
 
 from knee.datasets import worker_death
 
+_STOPPING = b"\nstopping after the step under way, which is then saved; Ctrl-C again ends at once\n"
+"""Written past Python's buffers: a signal may come in the midst of a print."""
+
 
 class stop_on_signal:
-    """SIGTERM and SIGINT ask to stop; a second SIGINT ends at once.
+    """SIGTERM and SIGINT ask to stop; the first SIGINT says so, a second ends at once.
 
     torch raises where the main process happens to be when a worker dies, in validation and in a checkpoint, too: that
     leaves as UserError.
@@ -44,3 +49,5 @@ class stop_on_signal:
         # Schedulers may send SIGTERM more than once; a person who presses Ctrl-C again does not want to wait.
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
+            with contextlib.suppress(OSError):
+                os.write(2, _STOPPING)

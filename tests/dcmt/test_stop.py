@@ -37,6 +37,14 @@ def test_asked_as_often_as_told_and_put_back() -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+def test_the_first_interrupt_says_what_follows(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signal(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        assert "stopping after the step under way, which is then saved; Ctrl-C again ends" in capfd.readouterr().err
+
+
 def test_worker_death_is_told_and_torch_does_not_raise_again() -> None:
     """As in validation, which no loader of training images wraps."""
 
