@@ -92,8 +92,11 @@ def _remove_earlier(out: Path) -> None:
                 f"{table} is no table of an earlier dcmt predict ({' '.join(str(error).split())}), so it does not tell which "
                 "overlays are old; remove it, or choose another --out"
             ) from error
+        overlays = (out / "overlays").resolve()
         for image in earlier.get("image", []):
-            overlay_path(out, image).unlink(missing_ok=True)
+            overlay = overlay_path(out, image)
+            if overlay.resolve().is_relative_to(overlays):  # a table from elsewhere may name anything
+                overlay.unlink(missing_ok=True)
     for path in (table, out / "rejected.csv"):
         path.unlink(missing_ok=True)
 

@@ -86,6 +86,17 @@ def test_force_removes_what_the_earlier_call_wrote_and_nothing_else(trained_run:
     assert pd.read_csv(out / "predictions.csv")["image"].tolist() == ["b.png"]
 
 
+def test_a_table_from_elsewhere_removes_nothing_outside(trained_run: RunFolder, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    for path in (tmp_path / "mine.png", tmp_path / "out" / "x.png"):
+        picture(path)
+    table = f"image,side\n{tmp_path / 'mine'},\n../../mine,\n../x,\n"
+    (tmp_path / "out" / "predictions.csv").write_text(table, encoding="utf-8")
+    grade(trained_run, tmp_path / "in", tmp_path / "out", force=True)
+    assert (tmp_path / "mine.png").exists()
+    assert (tmp_path / "out" / "x.png").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00image", b'image,side\n"a.png', b"image,side\na,b,c\nd,e,f,g\n"])
 def test_table_that_cannot_be_read_is_told_and_kept(content: bytes, trained_run: RunFolder, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
