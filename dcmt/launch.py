@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -120,7 +121,7 @@ def _resumed(
         raise UserError(f"{path} is a run of kind {found}, not {kind}; resume it by the command that started it")
     before = config_from_values(kind_of_config, values, where=str(run.config))
     after = read_config(kind_of_config, changes, program=program, defaults=values)
-    changed = [name for name in option_names(kind_of_config) if _value(before, name) != _value(after, name)]
+    changed = [name for name in option_names(kind_of_config) if attrgetter(name)(before) != attrgetter(name)(after)]
     unsafe = [name for name in changed if name not in SAFE_ON_RESUME]
     if unsafe:
         raise UserError(
@@ -131,12 +132,6 @@ def _resumed(
     if changed:
         keep_config(run, after, kind=kind)
     return after, run
-
-
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def default_name(arguments: Sequence[str], *, fraction: float | None, seed: int) -> str:

@@ -18,6 +18,7 @@ import subprocess
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,9 +212,7 @@ def require_paths(run: RunFolder, config: Any, *names: str) -> None:
     Paths are kept as they were typed, so a relative one leads nowhere from another folder.
     """
     for name in names:
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
+        value = attrgetter(name)(config)
         if _looks_like_a_path(value) and not os.path.lexists(value):
             raise UserError(
                 f"{name} of {run.path} is {value}, which is not there (seen from {Path.cwd()}); go to the folder that the run "

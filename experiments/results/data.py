@@ -43,8 +43,9 @@ class DataPlan(Protocol):
         ...
 
 
-def _data_folder(work: Path, name: str, code: tuple[str, ...], *, any_code: bool) -> Path:
-    """Where data of a name lie that this code made; that any code made, where there are some."""
+def _data_folder(work: Path, kind: str, about: dict[str, Any], code: tuple[str, ...], *, any_code: bool) -> Path:
+    """Where data lie that are told by ``about`` and that this code made; that any code made, where there are some."""
+    name = f"{kind}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
     folder = work / "data" / f"{name}-{code_hash(code)[:8]}"
     if any_code:
         folder = next(iter(sorted((work / "data").glob(f"{name}-*/done"))), folder / "done").parent
@@ -70,8 +71,7 @@ class PhantomPlan:
 
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
         """As `experiments/demo.sh`: phantom, split, segmenter, its masks."""
-        name = f"phantom-s{seed}-{hashlib.sha256(json.dumps(self.about(seed)).encode()).hexdigest()[:8]}"
-        folder = _data_folder(work, name, self.code, any_code=any_code)
+        folder = _data_folder(work, f"phantom-s{seed}", self.about(seed), self.code, any_code=any_code)
         data = Data(folder / "drawn" / "manifest_masks.csv", folder / "split.csv")
         if (folder / "done").exists():
             return data
@@ -128,8 +128,7 @@ class RadiographPlan:
     def make(self, seed: int, work: Path, run: Run, *, any_code: bool) -> Data:
         """A manifest and a split for each seed; others where the radiographs were moved, since a manifest has their path."""
         place = {**self.about(seed), "folder": str(self.folder.resolve())}
-        name = f"radiographs-s{seed}-{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:8]}"
-        folder = _data_folder(work, name, self.code, any_code=any_code)
+        folder = _data_folder(work, f"radiographs-s{seed}", place, self.code, any_code=any_code)
         data = Data(folder / "manifest.csv", folder / "split.csv")
         if not (folder / "done").exists():
             run(("manifest", f"{self.folder.resolve()}", f"--out={data.manifest}", "--layout=chen", "--force"))
