@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
+from knee.backbones import cut_after, pretrained_settings
 from knee.errors import UserError
-from knee.weights import misfit, near_names, no_download, no_retries_offline, read_state
+from knee.weights import misfit, no_download, no_retries_offline, read_state
 
 
 def timm_tower(
@@ -36,13 +37,7 @@ def timm_tower(
     Raises:
         UserError: an unknown name (near ones offered), a stride or stage it cannot take, weights as in ``clip_towers``.
     """
-    if not timm.is_model(name):
-        raise UserError(f"clip.image: timm has no model '{name}'{near_names(name, timm.list_models())}")
-    try:
-        settings = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
-        raise UserError(f"clip.image: timm has no '{name}'; known are {tags}") from error
+    settings = pretrained_settings(name, option="clip.image")
     tokens = timm.models.is_model_in_modules(name.partition(".")[0], ["vision_transformer", "deit"])
     fixed = bool(settings and settings.fixed_input_size)
     if pretrained is True and not (settings and settings.has_weights):
@@ -59,7 +54,7 @@ def timm_tower(
     if tokens:
         projection = nn.Linear(body.num_features, embed_dim, bias=False)
         return TimmTokenTower(body, projection, embed_dim=embed_dim, **pixels)
-    features = _cut(body, name, image_size=image_size, stride=stride, stage=stage)
+    features = cut_after(body, name, stage=stage, image_size=image_size, stride=stride, channels=3, section="clip")
     return TimmMapTower(body, features=features, embed_dim=embed_dim, stage=stage, **pixels)
 
 
@@ -97,24 +92,3 @@ def _create_from_file(name: str, sizes: dict[str, Any], path: Path) -> Any:
     if loaded < 0.9 * len(own):
         raise misfit(path, name, ValueError(f"{loaded} of {len(own)} tensors fit"))
     return body
-
-
-def _cut(body: Any, name: str, *, image_size: int, stride: int, stage: int) -> int:
-    """Cut off what follows the stage, check its stride; the number of channels of its feature map."""
-    try:
-        body.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)
-        body.eval()
-        with torch.no_grad():
-            probe = torch.zeros(1, 3, image_size, image_size)
-            maps = body.forward_intermediates(probe, indices=[stage], norm=True, intermediates_only=True)[0]
-    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"clip.stage {stage} of {name} at {image_size} px gives no feature map ({error}); -1 is the last"
-        ) from error
-    body.train()
-    found = image_size / maps.shape[-1]
-    if stride and not 0.9 * stride <= found <= 1.1 * stride:
-        raise UserError(
-            f"clip.stride: {name} has {found:.3g} px per patch at stage {stage}, not {stride}; write {found:.0f}"
-        )
-    return int(maps.shape[1])

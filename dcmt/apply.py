@@ -22,13 +22,13 @@ from dcmt.device import autocast_type, choose_device, flush_denormals
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, open_run, other_split, require_paths
+from dcmt.run import RunFolder, is_trained, open_run, other_split, require_paths
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import spread_over_grades
 from knee.errors import UserError
 from knee.evaluate import difference, predictions_table, report
-from knee.files import write_json
+from knee.files import refuse_existing, write_json
 from knee.grades import GradeSet, load_grade_set
 from knee.predictions import Predictions, predict
 from knee.scan import claim_folder
@@ -102,7 +102,7 @@ def load_data(loaded: LoadedRun) -> KneeData:
         loaded.config.data,
         rejected=loaded.run.local / "rejected.csv",
         salt_folder=loaded.run.local,
-        graded=loaded.kind != "zeroshot",
+        graded=is_trained(loaded.kind),
     )
     if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(
@@ -135,7 +135,7 @@ def grade_rows(
 
 def refuse_trained_images(loaded: LoadedRun, split: str, *, allowed: bool) -> None:
     """Raises UserError where a network would be judged by images that it was trained on, unless that is asked for."""
-    if split == "train" and loaded.kind != "zeroshot" and not allowed:
+    if split == "train" and is_trained(loaded.kind) and not allowed:
         raise UserError(
             f"{loaded.run.path} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
             "how well it remembers, not how good it is; evaluate --split val or test, or add --trained-on to see it anyway"
@@ -167,7 +167,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         {
             "split": options.split,
             "checkpoint_step": loaded.checkpoint.step,
-            "trained_on": options.split == "train" and loaded.kind != "zeroshot",
+            "trained_on": options.split == "train" and is_trained(loaded.kind),
             "best_iou_of_grid": grid,
             **reports,
         },
@@ -235,7 +235,10 @@ def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None
 
 
 def attention_command(options: argparse.Namespace, *, say: Say) -> int:
-    """``dcmt attention``: a PNG a case and a contact sheet, named by case, for a split or the unlabeled images."""
+    """``dcmt attention``: a PNG a case and a contact sheet, named by case, for a split or the unlabeled images.
+
+    With ``--force`` overlays of other cases of this data that lay there go, once the new ones are there.
+    """
     from knee.images import write_png
     from knee.overlays import contact_sheet
 
@@ -249,6 +252,8 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
     if not len(rows):
         raise UserError(f"there are no {options.split} images")
     folder: Path = options.out or loaded.run.path / f"attention_{options.split}"
+    sheet = folder / "sheet.png"
+    refuse_existing(sheet, force=options.force)
     cases = dict(zip(rows.tolist(), data.cases(rows), strict=True))
     names = data.grade_set.names
     captions = {
@@ -273,10 +278,13 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
         write_png(folder / f"{cases[one.row]}.png", one.picture, force=options.force)
         if one.row in on_sheet:
             shown.append(one.panel)
-    write_png(
-        folder / "sheet.png",
-        contact_sheet(shown, columns=2, cartilage=bool(data.cache.has_mask[rows].any())),
-        force=options.force,
-    )
-    say(f"{len(rows)} overlays in {folder}; {len(shown)} of them together: {folder / 'sheet.png'}")
+    cartilage = bool(data.cache.has_mask[rows].any())
+    write_png(sheet, contact_sheet(shown, columns=2, cartilage=cartilage), force=options.force)
+    say(f"{len(rows)} overlays in {folder}; {len(shown)} of them together: {sheet}")
+    others = set(data.cases(np.arange(len(data.grades)))) - set(cases.values())
+    earlier = [path for case in sorted(others) if (path := folder / f"{case}.png").is_file()] if options.force else []
+    for path in earlier:
+        path.unlink()
+    if earlier:
+        say(f"{len(earlier)} earlier overlays, of cases that are not among these, were removed")
     return 0

@@ -45,7 +45,7 @@ class Progress:
     """Where a run is; saved with every checkpoint."""
 
     step: int = 0
-    best_value: float = -math.inf
+    best_value: float | None = None
     best_step: int = -1
     validations_since_best: int = 0
     bad_steps: int = 0
@@ -56,7 +56,7 @@ class Progress:
         """Take a validation's value in; whether it is the best so far. NaN says that there was nothing to validate on."""
         if math.isnan(value):
             return False
-        if value > self.best_value:
+        if self.best_value is None or value > self.best_value:
             self.best_value, self.best_step, self.validations_since_best = value, self.step, 0
             return True
         self.validations_since_best += 1
@@ -234,7 +234,7 @@ class Fit:
         best = self.progress.note(values.get(self.task.best_metric, math.nan))
         self.save()
         if best:
-            self.checkpoints.mark_best(self.progress.step, self.task.best_metric, self.progress.best_value)
+            self._mark_best()
         shown = "  ".join(f"{name} {values[name]:.3f}" for name in sorted(values) if name.endswith(_SHOWN))
         self.say(f"step {self.progress.step:>6}  {shown}{'  best' if best else ''}")
         self._window.started = time.monotonic()
@@ -248,11 +248,9 @@ class Fit:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         elif self.device.type == "mps":
             random["mps"] = torch.mps.get_rng_state()
-        best_known = math.isfinite(self.progress.best_value)
         state = {
             **self.state,
-            # JSON has no infinity.
-            "progress": {**vars(self.progress), "best_value": self.progress.best_value if best_known else None},
+            "progress": vars(self.progress),
             "steps": self.steps,
             "precision": self.precision,
             "optimizer_groups": groups,
@@ -282,10 +280,7 @@ class Fit:
             if "mps" in random and self.device.type == "mps":
                 torch.mps.set_rng_state(random["mps"])
             self._window.load(checkpoint.tensors("window"), self.device)
-            progress = dict(checkpoint.state["progress"])
-            if progress.get("best_value") is None:
-                progress.pop("best_value", None)
-            self.progress = Progress(**progress)
+            self.progress = Progress(**checkpoint.state["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{checkpoint.folder} does not fit this run ({type(error).__name__}: {error}); "
@@ -293,7 +288,11 @@ class Fit:
             ) from error
         self.checkpoints.forget_after(checkpoint.step)
         # A kill may have come between a checkpoint and the note that it is the best.
-        self.checkpoints.mark_best(self.progress.best_step, self.task.best_metric, self.progress.best_value)
+        self._mark_best()
+
+    def _mark_best(self) -> None:
+        if self.progress.best_value is not None:
+            self.checkpoints.mark_best(self.progress.best_step, self.task.best_metric, self.progress.best_value)
 
     def _refuse_changed_data(self, checkpoint: Checkpoint) -> None:
         changed = [

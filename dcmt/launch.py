@@ -17,7 +17,7 @@ from dcmt.config import DataConfig, FitConfig
 from dcmt.device import autocast, choose_device, choose_precision, flush_denormals
 from dcmt.fit import Batches, BufferKeeper
 from dcmt.options import config_from_values, config_paths, option_names, read_config
-from dcmt.run import RunFolder, create_run, keep_config, open_run, require_paths
+from dcmt.run import RunFolder, create_run, open_run, require_paths
 from dcmt.tracking import Tracker
 from knee.errors import UserError
 from knee.task import Task
@@ -129,8 +129,6 @@ def _resumed(
             "anything else"
         )
     require_paths(run, after, "data.manifest", "data.split", "data.grade_set")
-    if changed:
-        keep_config(run, after, kind=kind)
     return after, run
 
 

@@ -7,7 +7,6 @@ features (logits), so the logits are the pooled class maps plus the bias: there 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from knee.backbones import cut_after, pretrained_settings
 from knee.errors import UserError
 from knee.normalise import Normalise, normalised
 from knee.task import Grading
-from knee.weights import near_names, no_retries_offline, read_state
+from knee.weights import no_retries_offline, read_state
 
 
 class GradingNetwork(nn.Module):
@@ -90,28 +90,12 @@ def build_network(
     off. Raises UserError for an unknown name, a stride the family cannot take, and weights that cannot be had.
     """
     body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
-    if not hasattr(body, "forward_intermediates"):
-        raise UserError(
-            f"model.backbone: {backbone} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT"
-        )
     if weights:
         _load_backbone(body, Path(weights), backbone)
-    try:
-        body.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)  # type: ignore[operator]
-        body.eval()
-        with torch.no_grad():
-            probe: Tensor = body.forward_intermediates(  # type: ignore[operator]
-                torch.zeros(2, 1, image_size, image_size), indices=[stage], norm=True, intermediates_only=True
-            )[0]
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"model.stage {stage} of {backbone} at {image_size} px gives no feature map ({error}); -1 is the last stage"
-        ) from error
-    _check_stride(probe, image_size=image_size, stride=stride, backbone=backbone)
-    body.train()
+    features = cut_after(body, backbone, stage=stage, image_size=image_size, stride=stride, channels=1, section="model")
     return GradingNetwork(
         body,
-        features=probe.shape[1],
+        features=features,
         grades=grades,
         stage=stage,
         dropout=dropout,
@@ -123,13 +107,7 @@ def build_network(
 
 
 def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
-    if not timm.is_model(backbone):
-        raise UserError(f"model.backbone: timm has no {backbone!r}{near_names(backbone, timm.list_models())}")
-    try:
-        settings = timm.get_pretrained_cfg(backbone)
-    except RuntimeError as error:  # a tag that its architecture does not have
-        tags = ", ".join(timm.list_pretrained(f"{backbone.partition('.')[0]}.*")) or "none"
-        raise UserError(f"model.backbone: timm has no {backbone!r}; known are {tags}") from error
+    settings = pretrained_settings(backbone, option="model.backbone")
     fixed = bool(settings and settings.fixed_input_size)  # vision transformers, Swin
     options: dict[str, object] = {"img_size": image_size} if fixed else {"output_stride": stride} if stride else {}
     try:
@@ -148,17 +126,6 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
             "start from random weights by model.pretrained: false"
         ) from error
     return body
-
-
-def _check_stride(probe: Tensor, *, image_size: int, stride: int, backbone: str) -> None:
-    """Sides are rounded up: 112 px at stride 32 are 4 positions."""
-    found = probe.shape[-1]
-    if stride and found not in (image_size // stride, math.ceil(image_size / stride)):
-        raise UserError(
-            f"model.stride: {backbone} gives a feature map of {probe.shape[-2]} × {found} for {image_size} px, a stride of "
-            f"about {image_size / found:.3g}, not {stride}; set model.stride to 0 to take it as it is, or choose another "
-            "model.stage"
-        )
 
 
 def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:

@@ -103,7 +103,6 @@ def load_knee_data(
     grade_set = load_grade_set(config.grade_set)
     manifest, split = _read_tables(config, grade_set, rejected)
     unlabeled = unlabeled_rows(split, manifest, config.labeled_fraction)
-    labeled = np.setdiff1d(split.rows("train"), unlabeled)
     if graded:
         labeled = labeled_rows(
             split,
@@ -112,6 +111,8 @@ def load_knee_data(
             grade_set=grade_set,
             allow_missing_grades=config.allow_missing_grades,
         )
+    else:
+        labeled = np.setdiff1d(split.rows("train"), unlabeled)
     rows = range(len(manifest.table))
     cache = build_cache(
         [manifest.image_path(row) for row in rows],

@@ -131,13 +131,12 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
     return run
 
 
-def keep_config(run: RunFolder, config: Any, *, kind: str) -> None:
+def keep_config(run: RunFolder, config: Any) -> None:
     """Write the config of a run that goes on with changes, so that the next resuming goes on with them, too.
 
-    Raises UserError while another process trains in the run.
+    The caller holds the run's lock.
     """
-    with RunLock(run):
-        _write_config(run, config, kind=kind)
+    _write_config(run, config, kind=_read_yaml(run.config)["kind"])
 
 
 def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
@@ -185,6 +184,11 @@ def _never_started(run: RunFolder) -> bool:
     """Whether a run folder holds nothing but what is written before the first step."""
     found = [path.relative_to(run.path).as_posix() for folder in (run.path, run.local) for path in folder.iterdir()]
     return all(name in _BEFORE_STEP_1 or _SCRATCH.fullmatch(name) for name in found)
+
+
+def is_trained(kind: str) -> bool:
+    """Whether a grader's run of this kind learned from the training images: all but the zero-shot one."""
+    return kind != "zeroshot"
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:

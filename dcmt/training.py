@@ -16,7 +16,7 @@ from dcmt.config import OptimizerConfig, ReportConfig
 from dcmt.fit import Fit, Progress
 from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
 from dcmt.prepare import KneeData, TrainingBatches
-from dcmt.run import RunFolder, file_hash, versions
+from dcmt.run import RunFolder, file_hash, keep_config, versions
 from dcmt.tracking import Tracker
 from knee.files import typed
 from knee.task import Task
@@ -122,6 +122,8 @@ def train(
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
+        if resume:  # not before: a resuming that is refused changes nothing
+            keep_config(run, config)
         progress = fit.run()
         if not fit.was_stopped:
             say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")

@@ -25,7 +25,7 @@ from dcmt.config import GraderConfig
 from dcmt.launch import start
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, create_run
+from dcmt.run import RunFolder, create_run, is_trained
 from dcmt.train import build_grader, prompts_used
 from dcmt.training import record_data, run_state
 from knee.errors import UserError
@@ -142,8 +142,9 @@ def _prepare(config: GraderConfig, options: argparse.Namespace, kind: str) -> tu
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
     run = create_run(options.out, config, kind=kind, force=options.force)
-    graded = kind != "zeroshot"
-    data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=graded)
+    data = load_knee_data(
+        config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
+    )
     record_data(run, data)
     return grader.eval(), run, data
 

@@ -77,6 +77,20 @@ def typed(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def relative_name(path: Path, folder: Path) -> str:
+    """``path`` as seen from ``folder``, with ``/``; as it is where no relative path leads there (another drive).
+
+    ``folder`` without links: '..' leads out of where a link leads to.
+
+    >>> relative_name(Path("/data/images/1.png"), Path("/data/lists"))
+    '../images/1.png'
+    """
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raises UserError where ``path`` exists and ``force`` was not asked for."""
     if not force and os.path.lexists(path):

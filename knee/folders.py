@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 
 from knee.dicom import Subject
 from knee.errors import Faults, UserError, counted
+from knee.files import relative_name
 from knee.patients import Placed, placed, tell_subjects
 from knee.scan import IMAGE_SUFFIXES, image_files, passed_note, scan, stem
 from knee.sheet import Entry, Sheet
@@ -97,17 +97,10 @@ def manifest_from_folder(
         table = table.drop(columns="split")
     start = Path(relative_to or folder).resolve()
     for column in ("image", "mask"):
-        table[column] = [_relative(folder.resolve() / name, start) if name else "" for name in table[column]]
+        table[column] = [relative_name(folder.resolve() / name, start) if name else "" for name in table[column]]
     table["grade"] = table["grade"].astype("Int64")
     table.attrs["notes"] = [*notes, *passed_note(passed_over)]
     return table
-
-
-def _relative(path: Path, start: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, start)).as_posix()
-    except ValueError:  # another drive
-        return path.as_posix()
 
 
 def _chen_row(file: str) -> dict[str, object]:

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from knee.errors import Faults, UserError, counted
-from knee.files import write_text
+from knee.files import relative_name, write_text
 from knee.folders import manifest_from_folder
 from knee.grades import GradeSet
 from knee.tables import read_rows, shortened
@@ -71,6 +71,18 @@ class Manifest:
         """Where the mask of row ``row`` lies; None where there is none."""
         mask = str(self.table["mask"].iat[row])
         return self.folder / mask if mask else None
+
+    def named_in(self, folder: Path, name: str) -> str:
+        """A path of this manifest's table as a manifest in ``folder`` writes it, so that it leads to the same file.
+
+        An absolute one and an empty one stay; ``volume.nii.gz#7`` keeps its #7; links within the path stay as they are.
+        """
+        if not name or Path(name).is_absolute():
+            return name
+        # '..' leads out of where a link leads to, not of where it lies: both folders as they are without links.
+        file, index = split_slice(self.folder.resolve() / name)
+        moved = relative_name(file, folder.resolve())
+        return moved if index is None else f"{moved}#{index}"
 
 
 def split_slice(path: str | Path) -> tuple[Path, int | None]:

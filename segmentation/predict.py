@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from knee.errors import UserError
+from knee.files import relative_name
 from knee.geometry import Geometry
 from knee.images import write_png
 from knee.manifest import Manifest
@@ -76,14 +76,14 @@ def write_masks(
 
     Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``; a mask
     that a segmenter wrote before keeps both.
-    Paths of images and masks are made relative to the folder ``relative_to``. ``dilation`` in pixels at 256, applied to
-    what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless ``force``, and the manifest's
-    images and drawn masks in any case.
+    Relative paths of images and masks, and those of the masks written, lead from the folder ``relative_to``. ``dilation`` in
+    pixels at 256, applied to what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless
+    ``force``, and the manifest's images and drawn masks in any case.
     """
     table = manifest.table.drop(columns="line", errors="ignore").copy()
     has_mask = table["mask"].ne("").to_numpy()
-    table["image"] = [_relative(manifest.image_path(row), relative_to) for row in range(len(table))]
-    masks = [_relative(path, relative_to) if (path := manifest.mask_path(row)) else "" for row in range(len(table))]
+    table["image"] = [manifest.named_in(relative_to, name) for name in table["image"]]
+    masks = [manifest.named_in(relative_to, name) for name in table["mask"]]
     source = np.where(has_mask, np.where(manifest.by_segmenter, "segmenter", "drawn"), "").astype(object)
     confidence = np.full(len(table), "", dtype=object)
     if "mask_confidence" in table:
@@ -103,7 +103,8 @@ def write_masks(
                 )
             folder.mkdir(parents=True, exist_ok=True)
             write_png(path, mask * np.uint8(255), force=force)
-            masks[row], source[row], confidence[row] = _relative(path, relative_to), "segmenter", f"{sure:.4f}"
+            masks[row] = relative_name(path.resolve(), relative_to.resolve())
+            source[row], confidence[row] = "segmenter", f"{sure:.4f}"
     table["mask"], table["mask_source"], table["mask_confidence"] = masks, source, confidence
     return table
 
@@ -138,7 +139,3 @@ def mask_names(images: Iterable[str]) -> list[str]:
         taken.add(name)
         names.append(f"{name}.png")
     return names
-
-
-def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path, start)).as_posix()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from knee.errors import Faults, UserError
-from knee.manifest import Manifest, split_slice, write_manifest
+from knee.manifest import Manifest, write_manifest
 from knee.review.key import KeyedCase
 from knee.review.verdicts import Verdict, latest_verdicts
 from knee.tables import shortened
@@ -102,10 +101,8 @@ def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, forc
     if Path(path).resolve() == manifest.path.resolve():
         raise UserError(f"{path}: is the manifest that was reviewed; write the new version under another name")
     table = labels.table.copy()
-    # '..' leads out of where a link leads to, not of where it lies.
-    folder, start = manifest.folder.resolve(), Path(path).parent.resolve()
     for column in ("image", "mask"):
-        table[column] = [_relative(folder, name, start) if name else "" for name in table[column]]
+        table[column] = [manifest.named_in(Path(path).parent, name) for name in table[column]]
     write_manifest(path, table, force=force)
 
 
@@ -148,12 +145,3 @@ def _check(
             )
     if faults:
         raise Faults(shortened(faults), summary=f"{len(faults)} reviewed cases cannot become labels")
-
-
-def _relative(folder: Path, name: str, start: Path) -> str:
-    """A path in the manifest, relative to another folder; an absolute one stays. ``volume.nii.gz#7`` keeps its #7."""
-    if Path(name).is_absolute():
-        return name
-    file, index = split_slice(folder / name)
-    moved = Path(os.path.relpath(file, start)).as_posix()
-    return moved if index is None else f"{moved}#{index}"

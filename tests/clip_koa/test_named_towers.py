@@ -135,8 +135,13 @@ def test_strides_and_stages_a_backbone_cannot_take():
     message = refusal(timm_tower, "vgg11", embed_dim=4, image_size=64, stride=16)
     assert "cannot change its stride in timm; set clip.stride to 0" in message
     message = refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=16, stage=-4)
-    assert "4 px per patch at stage -4, not 16; write 4" in message
+    assert "clip.stride: resnet18 gives a feature map of 24 × 24 for 96 px, a stride of about 4, not 16" in message
     assert "-1 is the last" in refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=0, stage=9)
+
+
+def test_a_side_that_is_no_multiple_of_the_stride_is_rounded_up():
+    tower = timm_tower("resnet18", embed_dim=4, image_size=112, stride=32)
+    assert tower(torch.zeros(2, 3, 112, 112)).patches.shape == (2, 4, 4, 4)
 
 
 def test_towers_of_different_spaces_are_refused(clip_folder, tmp_path):

@@ -160,6 +160,27 @@ def test_chain_overwrites_nothing_unasked(chain: Path, main: Main, monkeypatch: 
         assert "Traceback" not in err
 
 
+def test_overlays_made_anew_do_not_stay_beside_earlier_ones(
+    chain: Path, main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(chain)
+    folder = chain / "shown"
+    command = ("attention", "runs/dcmt", "--device", "cpu", "--out", "shown")
+    assert main(*command, "--cases", "4")[0] == 0
+    before = {path.name for path in folder.glob("*.png")}
+    (folder / "mine.png").write_bytes(b"a reader's own")
+    (folder / "c0123456789.png").write_bytes(b"a case of other data")
+    code, _, err = main(*command, "--cases", "2")
+    assert code == 2
+    assert "sheet.png: exists already" in err
+    assert {path.name for path in folder.glob("*.png")} == before | {"mine.png", "c0123456789.png"}
+    code, out, _ = main(*command, "--cases", "2", "--force")
+    assert code == 0
+    assert "earlier overlays, of cases that are not among these, were removed" in out
+    assert len(list(folder.glob("*.png"))) == 2 + len(("sheet.png", "mine.png", "c0123456789.png"))
+    assert (folder / "mine.png").read_bytes() == b"a reader's own"
+
+
 def test_metrics_that_were_touched_do_not_verify(chain: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(chain)
     path = chain / "runs" / "dcmt" / "metrics_test.json"

@@ -19,7 +19,7 @@ from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.launch import SAFE_ON_RESUME, new_or_resumed
 from dcmt.options import option_names
-from dcmt.run import RunFolder, RunLock, create_run, open_run, split_private, versions
+from dcmt.run import RunFolder, RunLock, create_run, keep_config, open_run, split_private, versions
 from dcmt.train import train_grader
 from knee.errors import UserError
 
@@ -311,6 +311,7 @@ def test_resume_takes_the_runs_own_config(started: RunFolder, grader_config: Mak
 def test_safe_changes_are_taken_on_resume(started: RunFolder) -> None:
     config = resume(started, "--fit.steps", "99", "--data.workers", "2", "--fit.log_every", "1")
     assert (config.fit.steps, config.data.workers, config.fit.log_every) == (99, 2, 1)
+    keep_config(started, config)
     assert resume(started) == config, "the next resuming goes on with them, without being told again"
     assert resume(started, "--fit.steps", "120").fit.steps == 120
     assert started.private.stat().st_mode & 0o077 == 0

@@ -14,7 +14,8 @@ import torch
 from dcmt.apply import load_run
 from dcmt.config import GraderConfig
 from dcmt.device import choose_device, choose_precision
-from dcmt.run import RunFolder, create_run
+from dcmt.options import config_from_values
+from dcmt.run import RunFolder, create_run, open_run
 from dcmt.tracking import read_metrics
 from dcmt.train import build_grader, load_start, train_grader
 from knee.errors import UserError
@@ -77,11 +78,24 @@ def test_changed_pixels_are_refused_on_resume(
     shutil.copytree(trained_run.path, run.path)
     shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
     shutil.copyfile(tmp_path / "data/images/P0001_00.png", tmp_path / "data/images/P0001_01.png")
-    config = grader_config(**{"data.manifest": str(tmp_path / "data" / "manifest.csv")})
-    before = sorted((run.path / "checkpoints").iterdir())
+    config = grader_config(**{"data.manifest": str(tmp_path / "data" / "manifest.csv"), "fit.steps": 7})
+    before = sorted((run.path / "checkpoints").iterdir()), run.config.read_text(), run.private.read_text()
     with pytest.raises(UserError, match="pixels changed since"):
         train_grader(config, run, say=lambda _: None, resume=True)
-    assert sorted((run.path / "checkpoints").iterdir()) == before
+    assert (sorted((run.path / "checkpoints").iterdir()), run.config.read_text(), run.private.read_text()) == before
+
+
+def test_what_a_resumed_run_changes_is_in_its_config_from_then_on(
+    trained_run: RunFolder, tmp_path: Path, grader_config: Make
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(trained_run.path, run.path)
+    config = grader_config(**{"fit.steps": 7})
+    assert train_grader(config, run, say=lambda _: None, resume=True).step == 7
+    _, values = open_run(run.path)
+    assert values.pop("kind") == "grader"
+    assert config_from_values(GraderConfig, values, where="here") == config
+    assert run.private.stat().st_mode & 0o077 == 0
 
 
 def test_without_masks_the_attention_loss_is_left_out_and_said_once(

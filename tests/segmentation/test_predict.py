@@ -103,6 +103,20 @@ def test_masks_lie_on_the_original_pixels_and_drawn_ones_stay(manifest: Manifest
     assert (tmp_path / "out" / table["image"].iat[0]).resolve() == (tmp_path / "0.png").resolve()
 
 
+def test_paths_lead_to_the_files_from_a_folder_behind_a_link(manifest: Manifest, prepared, tmp_path: Path) -> None:
+    images, geometry = prepared
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "far" / "away")
+    manifest.table.loc[1, "image"] = str(tmp_path / "1.png")
+    table = write_masks(
+        segment(images, [0, 1]), manifest, geometry, folder=tmp_path / "out" / "masks", relative_to=tmp_path / "out"
+    )
+    for column in ("image", "mask"):
+        assert all((tmp_path / "out" / name).is_file() for name in table[column])
+    assert table["image"].iat[1] == str(tmp_path / "1.png"), "an absolute path stays"
+    assert table["mask"].iat[0] == "masks/0.png"
+
+
 def test_masks_are_not_overwritten_unasked(manifest: Manifest, prepared, tmp_path: Path) -> None:
     images, geometry = prepared
 
