@@ -34,7 +34,13 @@ Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
 _KINDS = ("grader", "segmenter", "zeroshot", "probe")
 _LOCAL_BEFORE_STEP_1 = ("paths.yaml", "lock", "rejected.csv", "split.csv", "cases.csv")
-_BEFORE_STEP_1 = {"config.yaml", "template.npy", "local", *(f"local/{name}" for name in _LOCAL_BEFORE_STEP_1)}
+_BEFORE_STEP_1 = {
+    "config.yaml",
+    "grade_set.yaml",
+    "template.npy",
+    "local",
+    *(f"local/{name}" for name in _LOCAL_BEFORE_STEP_1),
+}
 _SCRATCH = re.compile(r"(local/)?\.[\w.]+\.part|local/\.case_salt(\.\w+)?")
 """What a killed process leaves of writing one of them, and the salt of the case names."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
@@ -72,6 +78,11 @@ class RunFolder:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints."""
         return Checkpoints(self.path / "checkpoints")
+
+    @property
+    def grade_set(self) -> Path:
+        """The grades it was trained on, as they were then."""
+        return self.path / "grade_set.yaml"
 
     @property
     def template_path(self) -> Path:
@@ -192,7 +203,10 @@ def is_trained(kind: str) -> bool:
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
-    """An existing run folder and its config as plain values, with its ``kind``. Raises UserError."""
+    """An existing run folder and its config as plain values, with its ``kind``. Raises UserError.
+
+    A grade set of the user's own is read from the run's copy: its file may have moved or changed since.
+    """
     run = RunFolder(Path(path))
     if not run.config.is_file():
         raise UserError(
@@ -202,6 +216,8 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     if "kind" not in values:
         raise UserError(f"{run.config} is not the config of a run (no kind)")
     private = _read_yaml(run.private) if run.private.is_file() else {}
+    if run.grade_set.is_file():
+        private["data.grade_set"] = str(run.grade_set)
     for name, value in private.items():
         section, _, option = str(name).rpartition(".")
         part = values.get(section) if section else values

@@ -18,7 +18,8 @@ from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracke
 from dcmt.prepare import KneeData, TrainingBatches
 from dcmt.run import RunFolder, file_hash, keep_config, versions
 from dcmt.tracking import Tracker
-from knee.files import typed
+from knee.files import moved_into_place, typed
+from knee.grades import grade_set_yaml
 from knee.task import Task
 from knee.view_config import ViewConfig
 
@@ -131,7 +132,9 @@ def train(
 
 
 def record_data(run: RunFolder, data: KneeData) -> None:
-    """Keep the split used and the key from case names to files in ``local/``, for the owner alone."""
+    """Keep what the run is about: its grades, and in ``local/`` the split and the key from case names to files."""
+    with moved_into_place(run.grade_set) as scratch:
+        scratch.write_text(grade_set_yaml(data.grade_set), encoding="utf-8")
     if data.cache.template is not None:
         np.save(run.template_path, data.cache.template)
     shutil.copyfile(data.split.path, run.local / "split.csv")

@@ -95,6 +95,20 @@ def load_grade_set(source: str | Path) -> GradeSet:
     )
 
 
+def grade_set_yaml(grade_set: GradeSet) -> str:
+    """A grade set as ``load_grade_set`` reads it from a file.
+
+    >>> grade_set_yaml(load_grade_set("cartilage")).splitlines()[0]
+    'name: cartilage'
+    """
+    grades = [
+        {"name": name, "description": description}
+        for name, description in zip(grade_set.names, grade_set.descriptions, strict=True)
+    ]
+    head = {"name": grade_set.name, "title": grade_set.title, "best_metric": grade_set.best_metric}
+    return yaml.safe_dump({**head, "grades": grades}, sort_keys=False, allow_unicode=True)
+
+
 def _grade_set_text(source: str | Path) -> str:
     shipped = resources.files("knee.grade_sets")
     known = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))

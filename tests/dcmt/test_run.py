@@ -71,6 +71,7 @@ def test_run_that_never_began_starts_anew_unasked(tmp_path: Path, grader_config:
 def test_what_is_written_before_the_first_step_is_no_obstacle(tmp_path: Path, grader_config: Make) -> None:
     run = create_run(tmp_path / "run", grader_config(), kind="grader")
     (run.path / "template.npy").touch()
+    (run.path / "grade_set.yaml").touch()
     (run.path / ".config.yaml.12.part").touch()
     for name in (
         "lock",

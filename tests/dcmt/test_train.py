@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from dcmt.apply import load_run
+from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.device import choose_device, choose_precision
 from dcmt.options import config_from_values
@@ -19,7 +21,7 @@ from dcmt.run import RunFolder, create_run, open_run
 from dcmt.tracking import read_metrics
 from dcmt.train import build_grader, load_start, train_grader
 from knee.errors import UserError
-from knee.grades import load_grade_set
+from knee.grades import grade_set_yaml, load_grade_set
 from knee.normalise import Normalise
 
 Make = Callable[..., GraderConfig]
@@ -83,6 +85,23 @@ def test_changed_pixels_are_refused_on_resume(
     with pytest.raises(UserError, match="pixels changed since"):
         train_grader(config, run, say=lambda _: None, resume=True)
     assert (sorted((run.path / "checkpoints").iterdir()), run.config.read_text(), run.private.read_text()) == before
+
+
+def test_a_run_keeps_the_grade_set_that_it_was_trained_on(tmp_path: Path, grader_config: Make) -> None:
+    own = tmp_path / "own.yaml"
+    grade_set = dataclasses.replace(load_grade_set("cartilage"), name="own", names=("a", "b", "c"))
+    own.write_text(grade_set_yaml(grade_set))
+    config = grader_config(**{"data.grade_set": str(own), "fit.steps": 2})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    train_grader(config, run, say=lambda _: None, resume=False)
+    own.write_text(grade_set_yaml(dataclasses.replace(grade_set, names=("c", "b", "a"))))
+    assert load_run(run.path, checkpoint="last", device="cpu").grade_set == grade_set
+    own.unlink()
+    assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
+    assert main(["train", "--resume", str(run.path), "--fit.steps", "3"]) == 0
+    run.path.rename(tmp_path / "moved")
+    loaded = load_run(tmp_path / "moved", checkpoint="last", device="cpu")
+    assert (loaded.grade_set, loaded.checkpoint.step) == (grade_set, 3)
 
 
 def test_what_a_resumed_run_changes_is_in_its_config_from_then_on(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knee.errors import Faults, UserError
-from knee.grades import BEST_METRICS, GradeSet, load_grade_set
+from knee.grades import BEST_METRICS, GradeSet, grade_set_yaml, load_grade_set
 from knee.metrics import grading_metrics
 
 SHIPPED = [("kl", 5, "kappa"), ("cartilage", 3, "macro_f1")]
@@ -93,6 +93,13 @@ def test_not_a_grade_set(tmp_path, content):
     file.write_text(content)
     with pytest.raises(UserError, match=r"bad\.yaml"):
         load_grade_set(file)
+
+
+def test_a_grade_set_written_is_the_one_read(tmp_path):
+    odd = GradeSet("own: set", "Ünusual", ("no", "1", "c # d"), ("", "two\nlines", "'quoted'"), "auc")
+    for grade_set in (load_grade_set("kl"), load_grade_set("cartilage"), odd):
+        (tmp_path / "set.yaml").write_text(grade_set_yaml(grade_set), encoding="utf-8")
+        assert load_grade_set(tmp_path / "set.yaml") == grade_set
 
 
 def test_unknown_name_lists_the_known_ones():
