@@ -145,16 +145,24 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
 def keep_config(run: RunFolder, config: Any) -> None:
     """Write the config of a run that goes on with changes, so that the next resuming goes on with them, too.
 
-    The caller holds the run's lock.
+    The caller holds the run's lock. Without changes nothing is written.
     """
-    _write_config(run, config, kind=_read_yaml(run.config)["kind"])
+    kind = _read_yaml(run.config)["kind"]
+    if _config_values(config, kind=kind) != (_read_yaml(run.config), _read_yaml(run.private)):
+        _write_config(run, config, kind=kind)
+
+
+def _config_values(config: Any, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``config.yaml`` and ``local/paths.yaml`` hold."""
+    public, private = split_private(_plain(dataclasses.asdict(config)))
+    return {"kind": kind, **public}, private
 
 
 def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
-    public, private = split_private(_plain(dataclasses.asdict(config)))
+    public, private = _config_values(config, kind=kind)
     _write_yaml(run.private, private)
     run.private.chmod(0o600)
-    _write_yaml(run.config, {"kind": kind, **public})
+    _write_yaml(run.config, public)
 
 
 def _remove(path: Path) -> None:

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"results: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"results: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -61,12 +64,18 @@ def _do(options: argparse.Namespace, study: Study) -> int:
             make_job(study, cell, seed, plan, more=options.train)
             for seed in options.seeds or study.all_seeds
             for cell in study.trainings(full=options.full, rows=options.rows, fractions=options.fractions)
-            if options.seeds or seed in study.seeds_at(cell.fraction, full=options.full)
+            if _is_run(study, seed, cell.fraction, options)
         ]
+        if not jobs:
+            given = " ".join(map(str, options.seeds))
+            has = " ".join(map(str, study.seeds))
+            raise UserError(f"{study.name} has none of the seeds {given} at these fractions, only {has}")
         runner = Runner(options.work, out / "runs", options.threads, options.jobs, options.any_code)
         faults = runner.run_all(jobs, plan)
     seeds = sorted({*study.all_seeds, *options.seeds})
     results = load_results(study, out / "runs", seeds, samples=options.samples)
+    if not results.runs and options.tables_only:
+        raise UserError(f"no run of {study.name} is stored in {out / 'runs'}; give another folder by --out")
     write_everything(results, out)
     if out == OUT:
         include_tables(ROOT / "README.md")
@@ -76,6 +85,13 @@ def _do(options: argparse.Namespace, study: Study) -> int:
     for fault in faults:
         print(f"failed: {fault}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def _is_run(study: Study, seed: int, fraction: float, options: argparse.Namespace) -> bool:
+    """Whether the study has a seed at a labeled fraction; those that it has nowhere are a trial, and run at all."""
+    if not options.seeds:
+        return seed in study.seeds_at(fraction, full=options.full)
+    return seed in study.seeds_at(fraction, full=True) or seed not in study.all_seeds
 
 
 def _plan(options: argparse.Namespace) -> DataPlan:

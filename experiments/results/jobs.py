@@ -77,7 +77,7 @@ class Job:
 def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Sequence[str] = ()) -> Job:
     """The run of a cell and a seed; ``more`` are options of train.py that come last. Raises UserError."""
     row = study.row(cell.row)
-    shared = (*row_arguments(study, row), *study.options_at.get(cell.fraction, ()), *more)
+    shared = _shared_arguments(study, cell, more)
     arguments = (*shared, f"--data.labeled_fraction={cell.fraction:g}", f"--fit.seed={seed}")
     config = resolved(shared)
     config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed
@@ -97,6 +97,19 @@ def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Seque
         checkpoint=study.checkpoint,
         mirror=study.mirror,
     )
+
+
+def _shared_arguments(study: Study, cell: Cell, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Of train.py, the same for all seeds."""
+    return (*row_arguments(study, study.row(cell.row)), *study.options_at.get(cell.fraction, ()), *more)
+
+
+def is_of_now(study: Study, cell: Cell, config: dict[str, Any]) -> bool:
+    """Whether a stored run of a cell had the options that the study has now; seed and what changes no number aside."""
+    now = split_private(resolved(_shared_arguments(study, cell)))[0]
+    for section, option in (("data", "labeled_fraction"), ("fit", "seed")):
+        now[section][option] = config[section][option]
+    return decisive(now) == decisive(config)
 
 
 def row_arguments(study: Study, row: Row) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from knee.files import write_text
+
 _BLOCK = re.compile(r"(<!-- from (docs/results/\w+\.md) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -14,7 +16,7 @@ def include_tables(readme: Path) -> None:
     A block whose file is not there yet stays as it is.
     """
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(included(text, readme.parent), encoding="utf-8")
+    write_text(readme, included(text, readme.parent), force=True)
 
 
 def included(text: str, root: Path) -> str:

@@ -17,7 +17,7 @@ from dcmt.apply import LoadedRun, grade_rows
 from dcmt.prepare import KneeData
 from experiments.results.study import Network
 from knee.errors import UserError
-from knee.files import write_json
+from knee.files import write_json, write_text
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,9 @@ class Stored:
 def write_result(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
     """NAME.csv, then NAME.json, which says that both are whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{about['name']}.csv", index=False, float_format=f"%.{_DIGITS}f", lineterminator="\n")
+    (folder / f"{about['name']}.json").unlink(missing_ok=True)  # that of an earlier run says nothing of this CSV
+    text = table.to_csv(index=False, float_format=f"%.{_DIGITS}f", lineterminator="\n")
+    write_text(folder / f"{about['name']}.csv", text, force=True)
     write_json(folder / f"{about['name']}.json", about)
 
 

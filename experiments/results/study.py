@@ -60,8 +60,9 @@ class Table(NamedTuple):
 class Claim(NamedTuple):
     """One cell against another one or against a number, in one metric, and when it is said to hold.
 
-    ``rule`` "mean": the mean over the seeds is above ``bound``; "interval": so is the lower end of its 95 % interval;
-    "stated": nothing was claimed, the number is given. ``bound`` is 0 for differences unless said otherwise.
+    ``rule`` "mean": the mean over the seeds is above ``bound``, undecided where its 95 % interval has the bound in it;
+    "interval": so is the lower end of the interval; "stated": nothing was claimed, the number is given. ``bound`` is 0 for
+    differences unless said otherwise.
     """
 
     text: str

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.results.jobs import is_of_now
 from experiments.results.statistics import Estimate, Results
-from experiments.results.store import Stored
-from experiments.results.study import Cell, Claim, Network, Table, percent
+from experiments.results.study import Cell, Claim, Network, Study, Table, percent
+from knee.files import write_text
 from knee.grades import load_grade_set
 
 TITLES = {
@@ -24,9 +25,14 @@ _NOTHING = "–"
 def write_table(results: Results, table: Table, folder: Path) -> None:
     """``NAME.csv`` and ``NAME.md`` of a table."""
     lines = [line for cell in table.cells for line in _csv_lines(results, cell, table.metrics)]
-    pd.DataFrame(lines).to_csv(folder / f"{table.name}.csv", index=False, float_format="%.6f", lineterminator="\n")
     text = "\n".join([f"# {table.title}", "", *markdown(results, table), "", *footer(results, table.cells), ""])
-    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    _write_csv(folder / f"{table.name}.csv", lines)
+    write_text(folder / f"{table.name}.md", text, force=True)
+
+
+def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = pd.DataFrame(lines).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    write_text(path, text, force=True)
 
 
 def markdown(results: Results, table: Table) -> list[str]:
@@ -107,56 +113,79 @@ def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: 
             "kind": claim.kind,
             "rule": claim.rule,
             "bound": claim.bound,
+            "published": published(results.study, claim),
             **(_values(found) if found else {}),
             "verdict": verdict,
         }
         for claim, first, second, found, verdict in judged
     ]
-    pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
+    _write_csv(folder / f"{name}.csv", lines)
     rows = [
         {
             "Claim": claim.text,
             "First": first,
             "Second": second,
             "Number": shown(found),
+            "Published": _NOTHING if (printed := published(results.study, claim)) is None else f"{printed:.3f}",
             "Each seed": ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING,
             "Verdict": verdict,
         }
         for claim, first, second, found, verdict in judged
     ]
     several = any(found and len(found.by_seed) > 1 for _, _, _, found, _ in judged)
-    brief = ("Claim", "Number", *(("Each seed",) if several else ()), "Verdict")
+    left_out = (
+        {"First", "Second"} | (set() if several else {"Each seed"}) | (set() if results.study.paper else {"Published"})
+    )
     cells = [cell for claim in claims for cell in _cells(claim)]
     head = [
         f"# {results.study.title}: what holds",
         "",
         "Differences are first minus second on the same test images, the same patients drawn for both; where second is a "
-        "printed number, it is taken as exact. “Holds” is decided by the mean over the seeds unless the claim asks for "
-        "its interval.",
+        "printed number, it is taken as exact. A claim holds where the interval lies above its bound (0 unless it names one), "
+        "does not hold where it lies below, and is undecided in between, unless it speaks of the interval itself."
+        + (
+            " “Published” is the paper's own number for the same; claims without one are this study's."
+            if results.study.paper
+            else ""
+        ),
         "",
     ]
     shown_rows = [row for row, claim in zip(rows, claims, strict=True) if all(map(results.is_shown, _cells(claim)))]
     for columns, ending, listed, foot in (
-        (tuple(rows[0]), "", rows, footer(results, cells)),
-        (brief, "_brief", shown_rows, []),
+        (
+            tuple(name for name in rows[0] if results.study.paper or name != "Published"),
+            "",
+            rows,
+            footer(results, cells),
+        ),
+        (tuple(name for name in rows[0] if name not in left_out), "_brief", shown_rows, []),
     ):
         text = [*head, *_pipe_table(columns, [[row[column] for column in columns] for row in listed]), "", *foot]
-        (folder / f"{name}{ending}.md").write_text("\n".join(text).rstrip("\n") + "\n", encoding="utf-8")
+        write_text(folder / f"{name}{ending}.md", "\n".join(text).rstrip("\n") + "\n", force=True)
+
+
+def published(study: Study, claim: Claim) -> float | None:
+    """What the paper's own numbers give for a claim; None where it has none for one of the two."""
+    both = [study.paper.get(cell, {}).get(claim.metric) for cell in _cells(claim)]
+    first, second = both if len(both) == 2 else (None, None)
+    if first is None or second is None:
+        return None
+    return first / second if claim.kind == "ratio" else first - second
 
 
 def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
-    """The number of a claim, and "holds", "does not hold", "not run", or for a rule "stated" just what the interval says."""
+    """The number of a claim, and "holds", "undecided", "does not hold" or "not run"; for a rule "stated" no verdict."""
     first, second = _networks(results, claim)
     other = (claim.second, second) if isinstance(claim.second, Cell) else claim.second
     found = results.compare((claim.first, first), other, claim.metric, ratio=claim.kind == "ratio")
     if found is None:
         return None, "not run"
-    apart = found.low > claim.bound or found.high < claim.bound
-    sure = f"interval {'excludes' if apart else 'includes'} {claim.bound:g}"
+    above, below = found.low > claim.bound, found.high < claim.bound
+    sure = f"interval {'excludes' if above or below else 'includes'} {claim.bound:g}"
     if claim.rule == "stated":
         return found, f"stated ({sure})"
-    holds = (found.low if claim.rule == "interval" else found.value) > claim.bound
-    return found, f"{'holds' if holds else 'does not hold'} ({sure})"
+    undecided = not below and claim.rule == "mean"
+    return found, f"{'holds' if above else 'undecided' if undecided else 'does not hold'} ({sure})"
 
 
 def _cells(claim: Claim) -> list[Cell]:
@@ -199,8 +228,8 @@ def write_per_grade(results: Results, folder: Path, name: str) -> None:
             for title, grade, metric in per_grade_metrics(grades)
         ]
         text += [f"{percent(fraction)} of the labels", "", *_pipe_table(("Metric", "Grade", *titles), values), ""]
-    pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False, float_format="%.6f", lineterminator="\n")
-    (folder / f"{name}.md").write_text("\n".join([*text, *footer(results, cells), ""]), encoding="utf-8")
+    _write_csv(folder / f"{name}.csv", lines)
+    write_text(folder / f"{name}.md", "\n".join([*text, *footer(results, cells), ""]), force=True)
 
 
 def per_grade_metrics(grades: int) -> list[tuple[str, str, str]]:
@@ -232,8 +261,9 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     several = len({run.about["seed"] for run in runs}) > 1
     each, averaged = (" of a seed", ", averaged over the seeds") if several else ("", "")
     return [
-        f"{_seeds(runs)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
-        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, cells)}.",
+        f"{_seeds(results, cells)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
+        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, cells)}."
+        + _of_before(results, cells),
         "",
         f"Made by `{command}` from {len(runs)} runs of commit {by_commit}"
         + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
@@ -241,17 +271,20 @@ def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _seeds(runs: Sequence[Stored]) -> str:
-    """The seeds of the runs, by labeled fraction where these differ in them."""
-    by_fraction: dict[float, set[int]] = {}
-    for run in runs:
-        by_fraction.setdefault(run.about["fraction"], set()).add(run.about["seed"])
-    fractions: dict[tuple[int, ...], list[str]] = {}
-    for fraction, seeds in sorted(by_fraction.items()):
-        fractions.setdefault(tuple(sorted(seeds)), []).append(percent(fraction))
+def _seeds(results: Results, cells: Sequence[Cell]) -> str:
+    """The seeds of the runs: by labeled fraction where these differ in them, by row where rows of one do."""
+    ran = {cell: tuple(results.seeds(cell)) for cell in dict.fromkeys(cells) if results.seeds(cell)}
+    named: dict[tuple[int, ...], list[str]] = {}
+    for fraction in sorted({cell.fraction for cell in ran}):
+        here = {cell: seeds for cell, seeds in ran.items() if cell.fraction == fraction}
+        alike = len(set(here.values())) == 1
+        for cell, seeds in here.items():
+            name = percent(fraction) if alike else f"{percent(fraction)} ({results.study.row(cell.row).title})"
+            if name not in named.setdefault(seeds, []):
+                named[seeds].append(name)
     said = [
         (f"mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}", shares)
-        for seeds, shares in fractions.items()
+        for seeds, shares in named.items()
     ]
     words = "; ".join(f"{seeds} at {' and '.join(shares)}" for seeds, shares in said) if len(said) > 1 else said[0][0]
     return words[0].upper() + words[1:]
@@ -267,3 +300,16 @@ def _checkpoints(results: Results, cells: Sequence[Cell]) -> str:
         if (steps := [run.about["checkpoint_step"] for run in results.of(cell)])
     ]
     return f"best by validation, after these steps: {'; '.join(found)}"
+
+
+def _of_before(results: Results, cells: Sequence[Cell]) -> str:
+    """A sentence that names the runs of another config than the study has now; empty where there is none."""
+    found = [
+        f"{results.study.row(cell.row).title} {percent(cell.fraction)}"
+        for cell in dict.fromkeys(cells)
+        if any(
+            "config" in about and not is_of_now(results.study, cell, about["config"])
+            for about in [run.about for run in results.of(cell)]
+        )
+    ]
+    return f" Trained with other options than the study has now: {', '.join(found)}." if found else ""

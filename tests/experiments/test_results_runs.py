@@ -137,6 +137,43 @@ def test_further_seeds_are_run_where_few_labels_make_them_count():
     assert PHANTOM.all_seeds == PHANTOM.seeds_at(0.3, full=True) == (1, 2, 3)
 
 
+def test_seeds_asked_for_are_run_at_the_fractions_that_have_them(monkeypatch, tmp_path, capsys):
+    asked: list[str] = []
+    monkeypatch.setattr(Runner, "run_all", lambda self, jobs, plan: asked.extend(job.name for job in jobs) or [])
+    monkeypatch.setattr("experiments.results.__main__.RadiographPlan", lambda folder: PhantomPlan())
+    start = ["radiographs", f"--work={tmp_path}", f"--out={tmp_path}", f"--radiographs={tmp_path}", "--rows=supervised"]
+
+    def run(*more: str) -> list[str]:
+        asked.clear()
+        assert main([*start, *more]) == 0
+        return sorted(name.removeprefix("radiographs-supervised-") for name in asked)
+
+    assert run("--full", "--seeds", "1") == run("--seeds", "1") == ["f0.1-s1"]
+    assert run() == ["f0.1-s0", "f1-s0"]
+    assert run("--seeds", "7") == ["f0.1-s7", "f1-s7"], "a trial's seeds are the user's own"
+    assert main([*start, "--seeds", "1", "--fractions", "1"]) == 2
+    assert "has none of the seeds 1 at these fractions, only 0" in capsys.readouterr().err
+
+
+def test_tables_of_nothing_are_refused_and_a_full_disk_is_told(made_up, monkeypatch, tmp_path, capsys):
+    command = ["phantom", "--tables-only", f"--out={tmp_path}"]
+    assert main(command) == 2
+    assert (
+        f"no run of phantom is stored in {tmp_path / 'runs'}; give another folder by --out" in capsys.readouterr().err
+    )
+    run = made_up("dcmt", 0.1, 1)
+    write_result(tmp_path / "runs", run.table, run.about)
+    (tmp_path / "table3.csv").write_text("of before\n")
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert main([*command, "--samples=20"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "table3.csv").read_text() == "of before\n"
+
+
 def test_rows_that_hear_a_teacher_hear_it_from_the_same_step_on():
     first, second = (Row(name, name, ("kl_xray.yaml", "rows/mean_teacher.yaml")) for name in "ab")
     later = dataclasses.replace(second, options=("--loss.ramp_start=0.25",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 import zlib
@@ -12,13 +13,15 @@ import pytest
 
 from experiments.results.__main__ import STUDIES, load_results, write_everything
 from experiments.results.code import ROOT
+from experiments.results.data import PhantomPlan
 from experiments.results.figure import f1_by_fraction
+from experiments.results.jobs import make_job
 from experiments.results.phantom import PHANTOM
 from experiments.results.radiographs import RADIOGRAPHS
 from experiments.results.statistics import Results, draws
 from experiments.results.store import Stored, read_result, write_result
 from experiments.results.study import Cell, Claim, run_name
-from experiments.results.tables import footer, judge
+from experiments.results.tables import footer, judge, published
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.intervals import bootstrap_by_patient
@@ -123,6 +126,7 @@ def test_the_ema_row_reads_the_teacher_of_the_supervised_run(results):
         ("supervised", "dcmt", {}, "does not hold (interval excludes 0)"),
         ("supervised", "dcmt", {"rule": "stated"}, "stated (interval excludes 0)"),
         ("mean_teacher", "supervised", {"rule": "interval"}, "does not hold (interval includes 0)"),
+        ("mean_teacher", "supervised", {}, "undecided (interval includes 0)"),
         ("dcmt", "supervised", {"metric": "tiou", "kind": "ratio", "bound": 3.0}, "holds (interval excludes 3)"),
         ("dcmt", "dcmt_nac", {}, "not run"),
         ("dcmt", 0.5, {"rule": "interval"}, "holds (interval excludes 0)"),
@@ -153,7 +157,7 @@ def test_tables_are_rebuilt_from_the_stored_files(results, tmp_path):
     assert sum(line.startswith("| DC-MT | 10 % | teacher | ") for line in brief) == 1
     assert not any(line.startswith("| DC-MT | 10 % | student") for line in brief)
     claims = pd.read_csv(tmp_path / "phantom_claims.csv")
-    assert {"holds", "not run", "stated"} <= set(claims["verdict"].str.partition(" (")[0])
+    assert {"undecided", "not run", "stated"} <= set(claims["verdict"].str.partition(" (")[0])
     assert (tmp_path / "f1_by_fraction.png").stat().st_size > 10_000
 
 
@@ -227,6 +231,55 @@ def test_the_footer_tells_the_seeds_of_each_share_and_the_steps_of_the_best_chec
     text = footer(Results(RADIOGRAPHS, runs), [Cell("supervised", 0.1), Cell("supervised", 1.0)])[0]
     assert text.startswith("Mean over seeds 0, 1 at 10 %; seed 0 at 100 %; 95 % intervals")
     assert text.endswith("best by validation, after these steps: Supervised 10 %, 0, 100; Supervised 100 %, 200.")
+
+
+def test_the_footer_names_rows_with_other_seeds_than_their_neighbours(made_up):
+    runs = {
+        (row, 0.1, seed): made_up(row, 0.1, seed)
+        for row, seed in (("supervised", 0), ("supervised", 1), ("mean_teacher_mirror", 0))
+    }
+    text = footer(Results(RADIOGRAPHS, runs), [Cell("supervised", 0.1), Cell("mean_teacher_mirror", 0.1)])[0]
+    assert text.startswith(
+        "Mean over seeds 0, 1 at 10 % (Supervised); seed 0 at 10 % (Mean teacher, mirrored answers); 95 % intervals"
+    )
+
+
+def test_the_footer_names_runs_of_other_options_than_the_study_has(made_up):
+    cells = [Cell("supervised", 0.1), Cell("mean_teacher", 0.1)]
+    runs = {(cell.row, 0.1, seed): made_up(cell.row, 0.1, seed) for cell in cells for seed in (0, 1)}
+    for (row, fraction, seed), run in runs.items():
+        job = make_job(RADIOGRAPHS, Cell(row, fraction), seed, PhantomPlan())
+        run.about["config"] = json.loads(json.dumps(job.config)) | {"name": "of another folder"}
+    assert "other options" not in footer(Results(RADIOGRAPHS, runs), cells)[0]
+    runs["mean_teacher", 0.1, 1].about["config"]["loss"]["ramp_start"] = 0.25
+    text = footer(Results(RADIOGRAPHS, runs), cells)[0]
+    assert text.endswith(" Trained with other options than the study has now: Mean teacher 10 %.")
+
+
+def test_what_the_paper_printed_stands_beside_its_claims_alone(results, tmp_path):
+    ours = Claim("text", "macro_f1", TEN["mean_teacher"], TEN["supervised_ema"])
+    papers = Claim("text", "macro_f1", TEN["dcmt"], TEN["dcmt_nac"])
+    ratio = Claim("text", "tiou", Cell("supervised_attention", 0.1), TEN["supervised"], kind="ratio")
+    found = [published(PHANTOM, claim) for claim in (ours, papers, ratio, papers._replace(second=0.5))]
+    assert found == [None, pytest.approx(0.791 - 0.766), pytest.approx(71.3 / 7.5), None]
+    assert published(RADIOGRAPHS, RADIOGRAPHS.claims[0]) is None
+    write_everything(results, tmp_path)
+    text = (tmp_path / "phantom_claims_brief.md").read_text(encoding="utf-8")
+    assert "| Claim | Number | Published | Each seed | Verdict |" in text
+
+
+def test_a_result_cut_off_half_way_is_not_taken_for_whole(results, tmp_path, monkeypatch):
+    """The JSON of an earlier run must not vouch for the CSV of a new one."""
+    run = results.runs["dcmt", 0.1, 1]
+    write_result(tmp_path, run.table, run.about)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.results.store.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_result(tmp_path, run.table[::-1], run.about)
+    assert read_result(tmp_path, run.name) is None
 
 
 @pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
