@@ -30,14 +30,12 @@ class ProbeGrader(nn.Module):
     weight (K, D), bias (K,). The class maps are the weights applied to the unit-length patch embeddings.
     """
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, grader: ClipGrader, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.grader = grader
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.classifier = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
 
     def forward(self, images: Tensor) -> Grading:
         """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w)."""
@@ -45,8 +43,8 @@ class ProbeGrader(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             pooled = F.normalize(features.pooled.float(), dim=1)
             patches = F.normalize(features.patches.float(), dim=1)
-            maps = torch.einsum("bdhw,kd->bkhw", patches, self.weight)
-            return Grading(F.linear(pooled, self.weight, self.bias), maps)
+            maps = torch.einsum("bdhw,kd->bkhw", patches, self.classifier.weight)
+            return Grading(self.classifier(pooled), maps)
 
 
 def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:

@@ -133,11 +133,11 @@ def grade_rows(
     }
 
 
-def refuse_trained_images(loaded: LoadedRun, split: str, *, allowed: bool) -> None:
+def refuse_trained_images(run: Path, kind: str, split: str, *, allowed: bool) -> None:
     """Raises UserError where a network would be judged by images that it was trained on, unless that is asked for."""
-    if split == "train" and is_trained(loaded.kind) and not allowed:
+    if split == "train" and is_trained(kind) and not allowed:
         raise UserError(
-            f"{loaded.run.path} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
+            f"{run} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
             "how well it remembers, not how good it is; evaluate --split val or test, or add --trained-on to see it anyway"
         )
 
@@ -145,7 +145,7 @@ def refuse_trained_images(loaded: LoadedRun, split: str, *, allowed: bool) -> No
 def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
     loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
-    refuse_trained_images(loaded, options.split, allowed=options.trained_on)
+    refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
     data = load_data(loaded)
     rows = data.rows(options.split)
     if not len(rows):
@@ -179,6 +179,8 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         grades=grades,
         others=others,
     )
+    # Verified against these, whatever becomes of the manifest.
+    table.insert(2, "patient", patients.to_numpy())
     target = loaded.run.predictions(options.split)
     table.to_csv(target, index=False)
     target.chmod(0o600)
@@ -190,12 +192,16 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
 
 
 def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows, *, most: int = 128) -> float | None:
-    """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks."""
+    """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks.
+
+    Of more than ``most`` masks, those at equal distances are looked at.
+    """
     from knee.evaluate import best_grid_iou
 
-    rows = rows[data.cache.has_mask[rows]][:most]
+    rows = rows[data.cache.has_mask[rows]]
     if not len(rows):
         return None
+    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
     size = loaded.config.data.image_size
     with torch.no_grad():
         maps = loaded.networks["teacher"](torch.zeros(1, 1, size, size, device=loaded.device)).class_maps

@@ -310,6 +310,7 @@ def _run_commands(commands: _Commands) -> None:
     compare.add_argument("--split", choices=("train", "val", "test"), default="test")
     compare.add_argument("--network", choices=("teacher", "student"), default="teacher")
     compare.add_argument("--out", type=Path, help="folder for comparison.json and the confusion matrices side by side")
+    compare.add_argument("--force", action="store_true", help="overwrite an earlier comparison in --out")
     compare.add_argument("--checkpoint", choices=("best", "last"), default="best")
     compare.add_argument("--device", default="auto")
     _trained_on_option(compare)

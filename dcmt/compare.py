@@ -16,7 +16,7 @@ from dcmt.summary import metric_table
 from knee.errors import Faults, UserError
 from knee.evaluate import difference, report
 from knee.figures import confusion_figure, save_figure
-from knee.files import write_json
+from knee.files import refuse_existing, write_json
 from knee.tables import shortened
 
 Say = Callable[[str], None]
@@ -29,31 +29,37 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     first, second = (load_run(path, checkpoint=options.checkpoint, device=options.device) for path in options.runs)
     check_comparable(first, second)
     for loaded in (first, second):
-        refuse_trained_images(loaded, options.split, allowed=options.trained_on)
+        refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
+    written = [options.out / name for name in ("comparison.json", "confusion.png")] if options.out else []
+    for path in written:
+        refuse_existing(path, force=options.force)
     values = compare(first, second, titles, split=options.split, network=options.network, flip=options.flip)
-    columns = {title: values[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
-    grades = values[titles[0]]["grades"]
+    runs = values["runs"]
+    columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
+    grades = runs[titles[0]]["grades"]
     say(
-        f"{options.network} of both, {values[titles[0]]['graded']} graded {options.split} images of "
-        f"{values[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
+        f"{options.network} of both, {runs[titles[0]]['graded']} graded {options.split} images of "
+        f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
     )
     for line in metric_table(columns):
         say(line)
     say("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
     for line in metric_table(columns, names=[f"f1_{grade}" for grade in range(len(grades))])[1:]:
         say(line)
-    if options.out:
-        write_json(options.out / "comparison.json", values)
-        confusions = {title: values[title]["confusion"] for title in titles}
-        save_figure(confusion_figure(confusions, grades), options.out / "confusion.png")
-        say(f"metrics: {options.out / 'comparison.json'}   figure: {options.out / 'confusion.png'}")
+    if written:
+        numbers, figure = written
+        write_json(numbers, values)
+        confusions = {title: runs[title]["confusion"] for title in titles}
+        save_figure(confusion_figure(confusions, grades), figure)
+        say(f"metrics: {numbers}   figure: {figure}")
     return 0
 
 
 def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
     """Raises UserError where the two runs grade by different sets, or what one trained on may be tested in the other."""
     paths = f"{first.run.path} and {second.run.path}"
-    if first.grade_set != second.grade_set:
+    # A description may be worded anew; other names, or other numbers of them, are other grades.
+    if first.grade_set.names != second.grade_set.names:
         raise UserError(
             f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
         )
@@ -85,6 +91,12 @@ def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, s
     of the same patients, with the same grades and masks. Raises Faults where they are not.
     """
     first, second = _facts(data, rows), _facts(others, other_rows)
+    for facts, one in ((first, data), (second, others)):
+        if len(again := facts.index[facts.index.duplicated()]):
+            raise UserError(
+                f"{one.manifest.path} has {again[0]} twice in {split}, by two names (a link?), so cases cannot be paired; "
+                "leave one of them out"
+            )
     versions = f"{data.manifest.path.name} and {others.manifest.path.name}"
     alone = [f"{image}: is in {one} alone" for image, one in _alone(first, second, data, others)]
     if alone:
@@ -130,7 +142,7 @@ def _alone(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others: Kn
 def compare(
     first: LoadedRun, second: LoadedRun, titles: tuple[str, str], *, split: str, network: str, flip: bool
 ) -> dict[str, Any]:
-    """Both reports under their titles, and ``difference``: the second minus the first with paired intervals."""
+    """``runs``: both reports under their titles, and ``difference``: the second minus the first with paired intervals."""
     for loaded in (first, second):
         if network not in loaded.networks:
             raise UserError(f"{loaded.run.path} has no {network}; compare the teachers")
@@ -148,8 +160,14 @@ def compare(
     # The pairing is by row, and a row is one of the first run's manifest.
     found[1] = replace(found[1], rows=found[0].rows)
     samples = first.config.report.bootstrap
-    values: dict[str, Any] = {"split": split, "network": network, "first": titles[0], "second": titles[1]}
-    for title, one in zip(titles, found, strict=True):
-        values[title] = report(one, grades, patients, data.grade_set, samples=samples)
-    values["difference"] = difference(found[0], found[1], grades, patients, data.grade_set, samples=samples)
-    return values
+    return {
+        "split": split,
+        "network": network,
+        "first": titles[0],
+        "second": titles[1],
+        "runs": {
+            title: report(one, grades, patients, data.grade_set, samples=samples)
+            for title, one in zip(titles, found, strict=True)
+        },
+        "difference": difference(found[0], found[1], grades, patients, data.grade_set, samples=samples),
+    }

@@ -20,6 +20,7 @@ from dcmt.options import config_from_values, config_paths, option_names, read_co
 from dcmt.run import RunFolder, create_run, open_run, require_paths
 from dcmt.tracking import Tracker
 from knee.errors import UserError
+from knee.grades import load_grade_set
 from knee.task import Task
 
 Say = Callable[[str], None]
@@ -80,9 +81,14 @@ def new_or_resumed(
             "the option out, and for fewer masks leave some out of the manifest"
         )
     name = config.name or default_name(options.rest, fraction=fraction if by_grades else None, seed=config.fit.seed)
+    return config, create_run(run_path(config.runs, name), config, kind=kind, force=options.force), False
+
+
+def run_path(runs: str, name: str) -> Path:
+    """Where a new run lies. Raises UserError for a name that leads out of the folder of runs."""
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"name {name!r} leads out of the folder of runs; give a plain name, and the folder by --runs")
-    return config, create_run(Path(config.runs) / name, config, kind=kind, force=options.force), False
+    return Path(runs) / name
 
 
 def split_options(arguments: Sequence[str]) -> TrainOptions:
@@ -122,6 +128,9 @@ def _resumed(
     before = config_from_values(kind_of_config, values, where=str(run.config))
     after = read_config(kind_of_config, changes, program=program, defaults=values)
     changed = [name for name in option_names(kind_of_config) if attrgetter(name)(before) != attrgetter(name)(after)]
+    # The run has a copy of its own, so the file that it was copied from is the same by another name.
+    if "data.grade_set" in changed and load_grade_set(before.data.grade_set) == load_grade_set(after.data.grade_set):
+        changed.remove("data.grade_set")
     unsafe = [name for name in changed if name not in SAFE_ON_RESUME]
     if unsafe:
         raise UserError(

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dcmt.apply import LoadedRun, load_run
 from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
-from knee.errors import UserError
+from knee.errors import Faults, UserError
 from knee.evaluate import predictions_table
 from knee.files import moved_into_place
 from knee.folders import IMAGE_SUFFIXES, image_files
@@ -25,10 +25,12 @@ from knee.manifest import is_file
 from knee.own_folders import mark_as_own
 from knee.patients import side_in_path
 from knee.predictions import predict
+from knee.tables import shortened
 
 Say = Callable[[str], None]
 _BATCH = 32
 _CHUNK = 256
+_DRAWN = ".drawn.txt"
 
 
 def predict_command(options: argparse.Namespace, *, say: Say) -> int:
@@ -43,25 +45,31 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(f"{out} is a file; --out names the folder for predictions.csv and overlays")
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
-    out.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(out)
-    if not options.no_overlays:
-        mark_as_own(out / "overlays")
+    earlier = _earlier(out)
     root = options.images if options.images.is_dir() else options.images.parent
     reader = ImageReader(loaded)
-    tables = []
+    tables: list[pd.DataFrame] = []
     with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(paths), _CHUNK):
             images, read = reader.read(paths[start : start + _CHUNK])
             bar.update(len(paths[start : start + _CHUNK]))
             if read:
+                if not tables:
+                    _make_room(out, earlier, overlays=not options.no_overlays)
                 files = [path.relative_to(root).as_posix() for path in read]
                 table = _grade(loaded, name, images, files)
                 table.insert(1, "side", reader.sides[-len(read) :])
                 tables.append(table)
                 if not options.no_overlays:
+                    _note_drawn(out, files)
                     _write_overlays(loaded, name, images, files, out)
+    if not tables and earlier:
+        raise Faults(
+            shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
+            summary=f"no image in {options.images} could be read; what {out} held before is still there",
+        )
     if reader.rejected:
+        out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(reader.rejected, columns=["image", "reason"]).to_csv(out / "rejected.csv", index=False)
         say(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
@@ -81,24 +89,41 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     return 0
 
 
-def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier ``dcmt predict`` wrote here, and nothing else: its results would pass for the new ones."""
+def _earlier(out: Path) -> list[Path]:
+    """What an earlier ``dcmt predict`` wrote here, one that was killed too, and nothing else: it would pass for the new."""
     table = out / "predictions.csv"
+    images: list[str] = []
     if table.exists():
         try:
-            earlier = pd.read_csv(table, dtype=str, keep_default_na=False)
+            images = list(pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []))
         except ValueError as error:
             raise UserError(
                 f"{table} is no table of an earlier dcmt predict ({' '.join(str(error).split())}), so it does not tell which "
                 "overlays are old; remove it, or choose another --out"
             ) from error
-        overlays = (out / "overlays").resolve()
-        for image in earlier.get("image", []):
-            overlay = overlay_path(out, image)
-            if overlay.resolve().is_relative_to(overlays):  # a table from elsewhere may name anything
-                overlay.unlink(missing_ok=True)
-    for path in (table, out / "rejected.csv"):
-        path.unlink(missing_ok=True)
+    overlays, drawn = (out / "overlays").resolve(), out / "overlays" / _DRAWN
+    if drawn.exists():
+        images += drawn.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    found = [overlay_path(out, image) for image in dict.fromkeys(images)]
+    found = [
+        path for path in found if path.resolve().is_relative_to(overlays)
+    ]  # a table from elsewhere may name anything
+    return [path for path in (*found, table, out / "rejected.csv", drawn) if path.is_file()]
+
+
+def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
+    """Before the first result is written."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in earlier:
+        path.unlink()
+    if overlays:
+        mark_as_own(out / "overlays")
+
+
+def _note_drawn(out: Path, files: Sequence[str]) -> None:
+    """Tell a later call which overlays are ours, should this one be killed before its table is there."""
+    with (out / "overlays" / _DRAWN).open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(f"{name}\n" for name in files)
 
 
 def overlay_path(out: Path, image: str) -> Path:

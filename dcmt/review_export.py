@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
     folder: Path = options.out or review_folder(loaded.run, options.split)
     export = ReviewExport(
         folder=folder,
-        run=review_run(loaded, options.title, sanity=sanity_path(loaded.run).exists()),
+        run=review_run(loaded, options.title, sanity=_sanity_of(loaded)),
         formats=tuple(dict.fromkeys(name.strip() for name in options.format.split(",") if name.strip())),
         key_path=key_path(loaded.run),
         version=dcmt.__version__,
@@ -68,6 +69,17 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
             shutil.copyfile(sanity_path(loaded.run), scratch)
     _report(export, len(rows), options, say=say)
     return 0
+
+
+def _sanity_of(loaded: LoadedRun) -> bool:
+    """Whether the weight-randomisation check was made of the very weights that are exported."""
+    if not sanity_path(loaded.run).exists():
+        return False
+    try:
+        step = json.loads((loaded.run.path / "sanity.json").read_text(encoding="utf-8"))["checkpoint_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(step == loaded.checkpoint.step)
 
 
 def split_rows(data: KneeData, split: str) -> Rows:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from clip_koa.model import ClipGrader
+from clip_koa.probe import ProbeGrader
 from dcmt.apply import LoadedRun, Rows, best_reachable, grade_rows, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.review_files import sanity_path
@@ -39,7 +40,9 @@ def sanity_command(options: argparse.Namespace, *, say: Say) -> int:
     images = torch.from_numpy(np.array(data.cache.images[shown]))[:, None].float() / 255
     teacher = loaded.networks["teacher"]
     # The texts are the question, and those of a trained run are computed once: shuffling their encoder would change nothing.
-    keep = ("text_tower.",) if isinstance(teacher, ClipGrader) else ()
+    # A probe has texts that it does not look at.
+    unused = ("grader.text_tower.", "grader.scale.") if isinstance(teacher, ProbeGrader) else ()
+    keep = ("text_tower.",) if isinstance(teacher, ClipGrader) else unused
     table = weight_randomisation(teacher, images.to(loaded.device), steps=options.steps, keep=keep)
     overlap = cartilage_overlap(loaded, data, rows)
     figure, record = sanity_path(loaded.run), loaded.run.path / "sanity.json"

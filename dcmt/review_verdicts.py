@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name, verdicts_path
-from knee.errors import UserError
+from knee.check import drop_bad
+from knee.errors import UserError, counted
 from knee.files import typed
 from knee.grades import load_grade_set
-from knee.manifest import read_manifest
+from knee.manifest import inspect_manifest, read_manifest
 from knee.review.agreement import agreements
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.send import Node, send
@@ -49,7 +50,16 @@ def labels_command(options: argparse.Namespace, *, say: Say) -> int:
             f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
         )
     verdicts = read_verdicts(table)
-    manifest = read_manifest(values["data"]["manifest"], load_grade_set(values["data"]["grade_set"]))
+    grade_set = load_grade_set(values["data"]["grade_set"])
+    if values["data"]["skip_bad"]:
+        inspection = inspect_manifest(values["data"]["manifest"], grade_set)
+        manifest = drop_bad(inspection, None)
+        if inspection.bad_lines:
+            say(
+                f"{counted(len(inspection.bad_lines), 'row')} that the run left out as bad are not in the new version, either"
+            )
+    else:
+        manifest = read_manifest(values["data"]["manifest"], grade_set)
     labels = reviewed_labels(manifest, verdicts, key, skip_held_out=options.skip_held_out)
     write_labels(options.out, manifest, labels, force=options.force)
     say(RULE)

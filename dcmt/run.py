@@ -29,10 +29,12 @@ from numpy.typing import NDArray
 from dcmt.checkpoint import Checkpoints
 from knee.errors import UserError
 from knee.files import moved_into_place
+from knee.grades import shipped_grade_sets
 
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
-_KINDS = ("grader", "segmenter", "zeroshot", "probe")
+_RESUMED = ("grader", "segmenter")
+_KINDS = (*_RESUMED, "zeroshot", "probe")
 _LOCAL_BEFORE_STEP_1 = ("paths.yaml", "lock", "rejected.csv", "split.csv", "cases.csv")
 _BEFORE_STEP_1 = {
     "config.yaml",
@@ -121,9 +123,10 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
                 "removed, not by --force either; give another --name"
             )
         if not force and not _never_started(run):
+            go_on = f", go on with it by --resume {path}" if kind in _RESUMED else ""
             raise UserError(
-                f"run folder {path} exists already; give another --name, go on with it by --resume {path}, or start it anew by "
-                "--force (its contents are then removed)"
+                f"run folder {path} exists already; give another --name{go_on}, or start it anew by --force (its contents are "
+                "then removed)"
             )
         with RunLock(run):  # refuses to remove what another process is writing
             _remove_leftovers(path)
@@ -263,11 +266,15 @@ def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, A
         if isinstance(value, dict):
             public[name], inner = split_private(value, f"{dotted}.")
             private |= inner
-        elif isinstance(value, str) and value and (dotted in _PATHS or _looks_like_a_path(value)):
+        elif isinstance(value, str) and value and (_is_a_path(dotted, value) or _looks_like_a_path(value)):
             public[name], private[dotted] = PRIVATE, value
         else:
             public[name] = value
     return public, private
+
+
+def _is_a_path(option: str, value: str) -> bool:
+    return option in _PATHS or (option == "data.grade_set" and value not in shipped_grade_sets())
 
 
 def _looks_like_a_path(value: str) -> bool:

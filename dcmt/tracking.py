@@ -21,28 +21,30 @@ class Tracker:
     """Appends scalars to ``metrics.csv`` (columns step, name, value) and, if wanted, to TensorBoard.
 
     ``first_step`` is the step the run starts or resumes from: rows of later steps, left by a run that was killed after its
-    last checkpoint, are dropped first, so that no step is recorded twice.
+    last checkpoint, are dropped by ``open``, so that no step is recorded twice. Before it nothing is touched.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = True, first_step: int = 0) -> None:
         self.path = folder / "metrics.csv"
-        self._drop_after(first_step)
+        self.shows = tensorboard
+        """Whether pictures are shown anywhere."""
+        self._first_step = first_step
+        self._file: Any = None
+        self._board: Any = None
+
+    def open(self) -> None:
+        """Get ready to record."""
+        self._drop_after(self._first_step)
         self._file = self.path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._board: Any = None
-        if tensorboard:
+        if self.shows:
             from torch.utils.tensorboard import SummaryWriter
 
-            board = folder / "tensorboard"
+            board = self.path.parent / "tensorboard"
             # TensorBoard then hides what a killed run showed of the steps to come.
             self._board = SummaryWriter(
-                str(board), purge_step=first_step + 1 if board.exists() else None, flush_secs=30
+                str(board), purge_step=self._first_step + 1 if board.exists() else None, flush_secs=30
             )
-
-    @property
-    def shows(self) -> bool:
-        """Whether pictures are shown anywhere."""
-        return self._board is not None
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record ``values`` at optimiser step ``step``; a value that is not finite is recorded as such in the table."""
@@ -66,7 +68,8 @@ class Tracker:
 
     def close(self) -> None:
         """Flush and close; the tracker cannot be used after."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -123,8 +123,8 @@ def train(
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
-        if resume:  # not before: a resuming that is refused changes nothing
-            keep_config(run, config)
+        if resume and not (checkpoint is not None and checkpoint.step >= steps):
+            keep_config(run, config)  # not before: a resuming that is refused, or has nothing to do, changes nothing
         progress = fit.run()
         if not fit.was_stopped:
             say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")

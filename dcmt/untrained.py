@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
-from dcmt.apply import evaluate_command
+from dcmt.apply import evaluate_command, refuse_trained_images
 from dcmt.config import GraderConfig
-from dcmt.launch import start
+from dcmt.launch import run_path, split_options, start
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, create_run, is_trained
+from dcmt.run import RunFolder, RunLock, create_run, is_trained
 from dcmt.train import build_grader, prompts_used
 from dcmt.training import record_data, run_state
 from knee.errors import UserError
@@ -43,10 +43,10 @@ def zeroshot_command(arguments: Sequence[str], *, say: Say) -> int:
     if config is None:
         return 0
     device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
-    grader, run, data = _prepare(config, options, "zeroshot")
-    say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
-    _keep(run, grader, config, data)
-    return _evaluate(run, options, config.fit.device, say)
+    with _prepared(config, options, "zeroshot") as (grader, run, data):
+        say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
+        _keep(run, grader, config, data)
+        return _evaluate(run, options, config.fit.device, say)
 
 
 def probe_command(arguments: Sequence[str], *, say: Say) -> int:
@@ -55,11 +55,11 @@ def probe_command(arguments: Sequence[str], *, say: Say) -> int:
     if config is None:
         return 0
     device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
-    grader, run, data = _prepare(config, options, "probe")
-    grader.to(device)
-    probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
-    _keep(run, probe, config, data)
-    return _evaluate(run, options, config.fit.device, say)
+    with _prepared(config, options, "probe") as (grader, run, data):
+        grader.to(device)
+        probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
+        _keep(run, probe, config, data)
+        return _evaluate(run, options, config.fit.device, say)
 
 
 def fit_probe(
@@ -95,7 +95,8 @@ def fit_probe(
 
 
 def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:
-    return F.linear(torch.from_numpy(embeddings), probe.weight, probe.bias)
+    logits: Tensor = probe.classifier(torch.from_numpy(embeddings))
+    return logits
 
 
 def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor]:
@@ -120,6 +121,10 @@ def _read(
             f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nbesides these:\n{parser.format_help()}"
         )
         return options, None
+    given = split_options(rest)
+    if given.resume is not None:
+        raise UserError(f"dcmt {name} is done in one go and has nothing to resume; start it anew by --force")
+    rest = given.rest
     config = read_config(GraderConfig, rest, program=f"dcmt {name}")
     if config.model.head != "text":
         raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
@@ -133,20 +138,26 @@ def _read(
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
     # Their weights know images normalised in one way alone.
     config = replace(config, model=replace(config.model, normalise="fixed"))
-    options.out = options.out or Path(config.runs) / f"{config.name or stem}-{name}"
+    options.out = options.out or run_path(config.runs, f"{config.name or stem}-{name}")
+    refuse_trained_images(options.out, name, options.split, allowed=options.trained_on)
     return options, config
 
 
-def _prepare(config: GraderConfig, options: argparse.Namespace, kind: str) -> tuple[ClipGrader, RunFolder, KneeData]:
+@contextmanager
+def _prepared(
+    config: GraderConfig, options: argparse.Namespace, kind: str
+) -> Iterator[tuple[ClipGrader, RunFolder, KneeData]]:
+    """Grader, run folder and data; no other process takes the folder for one of a run that never began."""
     # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
     run = create_run(options.out, config, kind=kind, force=options.force)
-    data = load_knee_data(
-        config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
-    )
-    record_data(run, data)
-    return grader.eval(), run, data
+    with RunLock(run):
+        data = load_knee_data(
+            config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
+        )
+        record_data(run, data)
+        yield grader.eval(), run, data
 
 
 def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeData) -> None:

@@ -2,24 +2,24 @@
 
 Stored predictions must give the stored metrics, intervals and differences to the last digit written. The weights, on
 this machine, must give the same probabilities and the same overlap with the masks up to what other kernels and half
-precision may change; the grades must be those of the manifest, and the images those of the split.
+precision may change; grades and patients must be those of the manifest, and the images those of the split.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dcmt.apply import LoadedRun, grade_rows, load_data, load_run
+from dcmt.apply import LoadedRun, best_reachable, grade_rows, load_data, load_run
 from dcmt.prepare import KneeData
-from dcmt.run import RunFolder, open_run
+from dcmt.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError
 from knee.evaluate import difference, report
 from knee.files import typed
@@ -31,6 +31,8 @@ LAST_DIGIT = 1.5e-6
 """Stored metrics have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 """The largest difference of a probability between machines; other kernels sum in another order."""
+GRID_TOLERANCE = 2e-3
+"""The same of the best IoU that the grid of the attention can reach, which is climbed to."""
 OVERLAP_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
 """The largest difference of the mean IoU of attention and masks."""
 
@@ -40,16 +42,21 @@ def verify_command(options: argparse.Namespace, *, say: Say) -> int:
     run, _ = open_run(options.run)
     stored = _stored_metrics(run, options.split)
     loaded = _checkpoint_of(options.run, stored, options.device)
-    table = _stored_predictions(run, options.split)
-    patients = _patients(run, table)
     networks: list[str] = [name for name in ("student", "teacher") if name in stored]
+    table = _stored_predictions(run, options.split, networks, loaded.grade_set)
     from_table = {name: predictions_of(table, name, loaded.grade_set) for name in networks}
-    evaluated = _Evaluated(from_table, table["grade"], patients, loaded.grade_set)
-    faults = [*evaluated.metric_faults(stored), *evaluated.difference_faults(stored)]
+    evaluated = _Evaluated(from_table, table["grade"], table["patient"], loaded.grade_set)
+    try:
+        faults = [*_head_faults(stored, options.split, loaded.kind), *evaluated.faults(stored)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.metrics(options.split)} does not hold what an evaluation writes ({type(error).__name__}: {error}); "
+            "evaluate the run anew"
+        ) from error
     compared = sum(len(_metrics_of(part)) for part in stored.values())
     say(f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}")
     if not options.no_weights:
-        weight_faults, furthest = _weight_faults(loaded, table, from_table, options.split)
+        weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
         say(
             f"{len(table)} images graded again by the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
             f"the largest difference of a probability is {furthest:.2g}"
@@ -67,7 +74,8 @@ def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Pr
     shares = [f"{prefix}p_{grade}" for grade in range(grade_set.count)]
     kinds = {"predicted": np.int64, "empty": np.bool_, "flip_changed": np.bool_}
     names = [field.name for field in fields(Predictions) if field.name not in ("rows", "probabilities")]
-    missing = [name for name in (*shares, f"{prefix}predicted", f"{prefix}iou") if name not in table]
+    needed = (field.name for field in fields(Predictions) if field.default is MISSING)
+    missing = [name for name in (*shares, *(prefix + name for name in needed if name in names)) if name not in table]
     if missing:
         raise UserError(f"the stored predictions lack the columns {', '.join(missing)}; evaluate the run anew")
     columns = {
@@ -89,53 +97,65 @@ class _Evaluated:
     patients: pd.Series
     grade_set: GradeSet
 
-    def metric_faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
-        """Every stored metric or interval that the predictions do not give."""
+    def faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
+        """Everything reported of a network, or of teacher and student, that the predictions do not give."""
         for name, one in self.predictions.items():
             how = _bootstrap(stored[name]["interval"])
             again = report(one, self.grades, self.patients, self.grade_set, **how)
-            yield from _differing(f"{name} ", stored[name]["metrics"], again["metrics"])
-            if again["confusion"] != stored[name]["confusion"]:
-                yield f"{name} confusion: reported {stored[name]['confusion']}, the predictions give {again['confusion']}"
-
-    def difference_faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
-        """Every stored difference of teacher and student that the predictions do not give."""
+            yield from _differing(name, stored[name], again)
         name = "teacher_minus_student"
-        if name in stored:
+        if "student" in self.predictions:
             student, teacher = self.predictions["student"], self.predictions["teacher"]
             how = _bootstrap(stored["teacher"]["interval"])
             again = difference(student, teacher, self.grades, self.patients, self.grade_set, **how)
-            yield from _differing(f"{name} ", stored[name], again)
+            yield from _differing(name, stored[name], again)
+
+
+def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[str]:
+    """What an evaluation says of itself, and is not so."""
+    for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
+        if stored.get(name) != found:
+            yield f"{name}: reported {stored.get(name)}, it is {found}"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
     return {"samples": int(how["samples"]), "seed": int(how["seed"])}
 
 
-def _differing(what: str, reported: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
-    """Every value or bound of metrics that is not the same to the last digit."""
-    for metric, entry in reported.items():
-        for part in ("value", "low", "high"):
-            value = found.get(metric, {}).get(part)
-            if not _close(entry[part], value):
-                yield f"{what}{metric} {part}: reported {entry[part]}, the stored predictions give {value}"
+def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
+    """Every entry of a report that is not the same: numbers to the last digit, and none missing on either side."""
+    if isinstance(found, dict) and isinstance(reported, dict):
+        for name in (*found, *(name for name in reported if name not in found)):
+            inner = what if name == "metrics" else f"{what} {name}"
+            yield from _differing(inner, reported.get(name), found.get(name))
+    elif not _close(reported, found):
+        yield f"{what}: reported {reported}, the stored predictions give {found}"
 
 
 def _metrics_of(part: Any) -> Mapping[str, Any]:
     """The metrics in one part of a metrics file: a network's report, or a difference of two."""
     metrics = part.get("metrics", part) if isinstance(part, dict) else {}
+    if not isinstance(metrics, dict):
+        return {}
     return {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "value" in entry}
 
 
 def _weight_faults(
-    loaded: LoadedRun, table: pd.DataFrame, stored: Mapping[str, Predictions], split: str
+    loaded: LoadedRun,
+    table: pd.DataFrame,
+    stored: Mapping[str, Predictions],
+    reported: Mapping[str, Any],
+    split: str,
 ) -> tuple[list[str], float]:
     """What the weights and the manifest do not give of the stored predictions, and the largest difference of all."""
     data = load_data(loaded)
     rows = _rows_of(table, data, split)
     precision = loaded.checkpoint.precision
     tolerance = PROBABILITY_TOLERANCE[precision]
-    faults = list(_grade_faults(table, data, rows))
+    faults = list(_fact_faults(table, data, rows))
+    grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
+    if (grid is None) != (now is None) or (grid is not None and now is not None and abs(grid - now) > GRID_TOLERANCE):
+        faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
     furthest = 0.0
     for name, found in grade_rows(loaded, data, rows, names=tuple(stored)).items():
         apart = np.abs(found.probabilities - stored[name].probabilities).max(1)
@@ -153,13 +173,15 @@ def _weight_faults(
     return faults, furthest
 
 
-def _grade_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str]:
-    """Cases that were compared with another grade than the manifest has."""
-    recorded = data.grades[rows]
-    used = table["grade"].fillna(-1).to_numpy(dtype=np.int64)
-    for case, was, now in zip(table["case"], used, recorded, strict=True):
-        if was != now:
-            yield f"{case}: the stored predictions hold grade {was}, the manifest {now} (-1: none)"
+def _fact_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str]:
+    """Cases that were compared with another grade than the manifest has, or counted with another patient."""
+    grades = table["grade"].fillna(-1).to_numpy(dtype=np.int64)
+    facts = (("grade", grades, data.grades[rows]), ("patient", table["patient"], data.patients.iloc[rows]))
+    for name, used, recorded in facts:
+        for case, was, now in zip(table["case"], used, recorded, strict=True):
+            if was != now:
+                missing = " (-1: none)" if name == "grade" else ""
+                yield f"{case}: the stored predictions hold {name} {was}, the manifest {now}{missing}"
 
 
 def _mean_overlap(predictions: Predictions) -> float:
@@ -209,31 +231,39 @@ def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> Loaded
     )
 
 
-def _stored_predictions(run: RunFolder, split: str) -> pd.DataFrame:
+def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], grade_set: GradeSet) -> pd.DataFrame:
+    """``local/predictions_SPLIT.csv``. Raises UserError where it is not what an evaluation writes."""
     path = run.predictions(split)
+    names = dict.fromkeys(("case", "image", "patient"), str)
     try:
-        table = pd.read_csv(path, dtype={"case": str, "image": str}).astype({"grade": "Int64"})
-    except (OSError, ValueError, KeyError) as error:
+        table = pd.read_csv(path, converters=names).astype({"grade": "Int64"})
+        if missing := [name for name in names if name not in table]:
+            raise ValueError(f"no column {', '.join(missing)}")
+        _check_values(table, networks, grade_set.count)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); evaluate the run anew") from error
-    if not {"case", "image", "grade"} <= set(table):
-        raise UserError(f"{path} lacks the columns case, image and grade; evaluate the run anew")
     return table
 
 
-def _patients(run: RunFolder, table: pd.DataFrame) -> pd.Series:
-    """(N,) patients of the stored predictions, by the run's own key."""
-    path = run.local / "cases.csv"
-    try:
-        key = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image")["patient"]
-        return key.loc[table["image"]].reset_index(drop=True)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} does not name the patients of the stored predictions ({error})") from error
+def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> None:
+    """Raises ValueError or KeyError for a table that no evaluation writes."""
+    if table.empty:
+        raise ValueError("no rows")
+    if not table["grade"].dropna().between(0, count - 1).all():
+        raise ValueError(f"a grade that is not 0 to {count - 1}")
+    for name in networks:
+        prefix = "" if name == "teacher" else f"{name}_"
+        shares = table[[f"{prefix}p_{grade}" for grade in range(count)]].to_numpy(np.float64)
+        if not (np.isfinite(shares).all() and np.allclose(shares.sum(1), 1, atol=1e-3)):
+            raise ValueError(f"probabilities of the {name} that do not sum to 1")
+        if not table[f"{prefix}predicted"].isin(range(count)).all():
+            raise ValueError(f"a predicted grade of the {name} that is not 0 to {count - 1}")
 
 
-def _close(reported: float | None, found: float | None) -> bool:
-    if reported is None or found is None:
-        return reported is found
-    return abs(reported - found) <= LAST_DIGIT
+def _close(reported: Any, found: Any) -> bool:
+    if isinstance(found, float) and isinstance(reported, (int, float)):
+        return abs(reported - found) <= LAST_DIGIT
+    return bool(reported == found)
 
 
 def _verdict(faults: list[str]) -> str:

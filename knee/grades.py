@@ -109,11 +109,16 @@ def grade_set_yaml(grade_set: GradeSet) -> str:
     return yaml.safe_dump({**head, "grades": grades}, sort_keys=False, allow_unicode=True)
 
 
-def _grade_set_text(source: str | Path) -> str:
+def shipped_grade_sets() -> list[str]:
+    """Names of the grade sets that come with this package."""
     shipped = resources.files("knee.grade_sets")
-    known = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
+    return sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
+
+
+def _grade_set_text(source: str | Path) -> str:
+    known = shipped_grade_sets()
     if str(source) in known:
-        return (shipped / f"{source}.yaml").read_text(encoding="utf-8")
+        return (resources.files("knee.grade_sets") / f"{source}.yaml").read_text(encoding="utf-8")
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

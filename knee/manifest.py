@@ -79,8 +79,10 @@ class Manifest:
         """
         if not name or Path(name).is_absolute():
             return name
-        # '..' leads out of where a link leads to, not of where it lies: both folders as they are without links.
+        # '..' leads out of where a link leads to, not of where it lies: the folders as they are without links.
         file, index = split_slice(self.folder.resolve() / name)
+        if ".." in file.parts:
+            file = file.parent.resolve() / file.name
         moved = relative_name(file, folder.resolve())
         return moved if index is None else f"{moved}#{index}"
 

@@ -228,9 +228,9 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _fraction_above(rank: float) -> float:
-    """The smallest fraction of four digits above ``rank``.
+    """The smallest fraction of four digits above ``rank``, which has six.
 
-    >>> _fraction_above(0.01234), _fraction_above(0.5)
-    (0.0124, 0.5001)
+    >>> _fraction_above(0.01234), _fraction_above(0.5), _fraction_above(0.0012)
+    (0.0124, 0.5001, 0.0013)
     """
-    return math.floor(rank * 10_000 + 1) / 10_000
+    return (round(rank * 1_000_000) // 100 + 1) / 10_000

@@ -15,15 +15,16 @@ import pytest
 import torch
 import yaml
 
+import dcmt.untrained
 from clip_koa.probe import ProbeGrader
 from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.options import config_from_values
-from dcmt.run import RunFolder, create_run
+from dcmt.run import RunFolder, create_run, file_hash
 from dcmt.train import train_grader
 from dcmt.untrained import PENALTIES, fit_probe
-from knee.grades import load_grade_set
+from knee.grades import grade_set_yaml, load_grade_set
 
 CLIP = {"image": "timm:resnet10t", "text": "small", "pretrained": False, "embed_dim": 16, "stage": 2, "stride": 8}
 
@@ -56,8 +57,7 @@ def test_the_difference_is_that_of_the_two_evaluations(trained_run, other_run, t
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
-    assert found["tiny"] == first
-    assert found["other"] == second
+    assert found["runs"] == {"tiny": first, "other": second}
     for name in ("accuracy", "macro_f1", "flip_changed", "tiou"):
         before, after = (report["metrics"][name]["value"] for report in (first, second))
         change = found["difference"][name]
@@ -67,6 +67,11 @@ def test_the_difference_is_that_of_the_two_evaluations(trained_run, other_run, t
         assert name in printed
     assert (tmp_path / "out" / "confusion.png").stat().st_size > 1000
     assert "second − first" in printed
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "out")]) == 2
+    assert "comparison.json: exists already" in capsys.readouterr().err
+    runs[1].rename(tmp_path / "difference")
+    runs[1] = tmp_path / "difference"
+    assert main(["compare", *map(str, runs), "--no-flip", "--out", str(tmp_path / "out"), "--force"]) == 0
 
 
 @pytest.fixture
@@ -154,6 +159,45 @@ def test_other_grades_or_images_of_the_compared_cases_are_refused(trained_run, o
     assert main(["compare", str(trained_run.path), str(run), "--no-flip", "--split", "val"]) == 0
 
 
+def test_an_image_under_two_names_is_told(trained_run, on_manifest, phantom, tmp_path, capsys):
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    (tmp_path / "again").symlink_to(phantom.parent / "images")
+    again = table[table["split"] == "test"].head(1).copy()
+    again["image"] = "../again/" + Path(again["image"].iat[0]).name
+    run = on_manifest(pd.concat([table, again]))
+    private = yaml.safe_load((run / "local" / "paths.yaml").read_text())
+    split = pd.read_csv(private["data.split"], dtype=str)
+    row = split[split["image"] == table.loc[again.index[0], "image"]].copy()
+    row["image"] = again["image"].iat[0]
+    pd.concat([split, row]).to_csv(tmp_path / "split.csv", index=False)
+    # As if both had been trained on that split.
+    first = Path(shutil.copytree(trained_run.path, tmp_path / "first"))
+    for one in (first, run):
+        paths = yaml.safe_load((one / "local" / "paths.yaml").read_text())
+        paths |= {"data.split": str(tmp_path / "split.csv"), "data.manifest": private["data.manifest"]}
+        (one / "local" / "paths.yaml").write_text(yaml.safe_dump(paths))
+        for state in one.glob("checkpoints/*/state.json"):
+            values = json.loads(state.read_text()) | {"split_sha256": file_hash(tmp_path / "split.csv")}
+            state.write_text(json.dumps(values))
+    told = refusal(capsys, "compare", first, run, "--no-flip")
+    assert re.search(r"next\.csv has \S+ twice in test, by two names \(a link\?\)", told)
+
+
+def test_grades_of_other_names_are_not_compared_and_of_other_descriptions_are(trained_run, other_run, tmp_path, capsys):
+    changed = Path(shutil.copytree(other_run, tmp_path / "worded"))
+    grade_set = load_grade_set("cartilage")
+    for path, value in ((changed / "config.yaml", "(in local/paths.yaml)"),):
+        values = yaml.safe_load(path.read_text())
+        values["data"]["grade_set"] = value
+        path.write_text(yaml.safe_dump(values))
+    worded = dataclasses.replace(grade_set, descriptions=("a", "b", "c"))
+    (changed / "grade_set.yaml").write_text(grade_set_yaml(worded))
+    assert main(["compare", str(trained_run.path), str(changed), "--no-flip"]) == 0
+    capsys.readouterr()
+    (changed / "grade_set.yaml").write_text(grade_set_yaml(dataclasses.replace(worded, names=("c", "b", "a"))))
+    assert "grade by different sets" in refusal(capsys, "compare", trained_run.path, changed)
+
+
 def test_other_mistakes_are_told(trained_run, tmp_path, capsys):
     path = trained_run.path
     assert "given twice" in refusal(capsys, "compare", path, path)
@@ -203,6 +247,40 @@ def test_the_probe_is_a_run_too_and_compares_with_trained_ones(clip_file, traine
     assert "has no student" in refusal(capsys, "compare", trained_run.path, out, "--network", "student")
 
 
+def test_no_other_process_takes_the_folder_of_a_probe_at_work(clip_file, tmp_path, monkeypatch, capsys):
+    fit = dcmt.untrained.fit_probe
+
+    def slow(*arguments, **options):
+        told = refusal(capsys, "probe", "--config", clip_file, "--labeled-fraction", "1.0")
+        assert "another process is training in" in told
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr("dcmt.untrained.fit_probe", slow)
+    assert main(["probe", "--config", str(clip_file)]) == 0
+    told = refusal(capsys, "probe", "--config", clip_file)
+    assert "exists already; give another --name, or start it anew by --force" in told
+
+
+def test_what_a_probe_cannot_do_is_told_before_it_begins(clip_file, tmp_path, capsys):
+    told = refusal(capsys, "probe", "--config", clip_file, "--split", "train")
+    assert "or add --trained-on" in told
+    assert "nothing to resume" in refusal(capsys, "zeroshot", "--config", clip_file, "--resume", "runs/clip-zeroshot")
+    assert "leads out of the folder of runs" in refusal(
+        capsys, "zeroshot", "--config", clip_file, "--name", "../escaped"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_sanity_check_of_a_probe_shuffles_what_it_looks_with_from_its_classifier_on(clip_file, tmp_path, capsys):
+    out = tmp_path / "probe"
+    assert main(["probe", "--config", str(clip_file), "--out", str(out)]) == 0
+    assert main(["review", "sanity", str(out), "--images", "2", "--steps", "100"]) == 0
+    record = json.loads((out / "sanity.json").read_text())["randomisation"]
+    assert [row["from_layer"] for row in record[1:3]] == ["classifier", "classifier"]
+    assert record[-1]["share"] == 1
+    assert not [row for row in record if "text_tower" in row["from_layer"]]
+
+
 @pytest.mark.parametrize("metric", ["kappa", "auc"])
 def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data, monkeypatch):
     """Kappa is not defined where all are right, AUC nowhere; all right is then the best, whatever else is 0."""
@@ -216,11 +294,11 @@ def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data
     monkeypatch.setattr("dcmt.untrained.fit_linear_probe", fit)
     said: list[str] = []
     probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
-    assert probe.bias.tolist() == [0.0, 9.0, 0.0]
+    assert probe.classifier.bias.tolist() == [0.0, 9.0, 0.0]
     assert any(f"{metric} is not defined on these 2 validation images" in line for line in said)
     right = None
     probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
-    assert probe.bias.tolist() == [9.0, 0.0, 0.0]
+    assert probe.classifier.bias.tolist() == [9.0, 0.0, 0.0]
 
 
 def test_untrained_graders_need_a_text_head(grader_values, tmp_path, capsys):

@@ -86,6 +86,39 @@ def test_force_removes_what_the_earlier_call_wrote_and_nothing_else(trained_run:
     assert pd.read_csv(out / "predictions.csv")["image"].tolist() == ["b.png"]
 
 
+def test_overlays_of_a_call_that_was_killed_go_with_force(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "one" / "a.png")
+    picture(tmp_path / "two" / "b.png", seed=1)
+    out = tmp_path / "out"
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("dcmt.predict.moved_into_place", killed)
+        grade(trained_run, tmp_path / "one", out)
+    assert not (out / "predictions.csv").exists()
+    assert (out / "overlays" / "a.png.png").exists()
+    grade(trained_run, tmp_path / "two", out, force=True)
+    assert [path.name for path in (out / "overlays").glob("*.png")] == ["b.png.png"]
+
+
+def test_what_was_there_stays_where_nothing_can_be_read(trained_run: RunFolder, tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "a.png")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "empty.png").touch()
+    out = tmp_path / "out"
+    grade(trained_run, tmp_path / "one", out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(
+        UserError, match=r"(?s)no image in .*two could be read; what .*out held .* still there.*empty\.png"
+    ):
+        grade(trained_run, tmp_path / "two", out, force=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_a_table_from_elsewhere_removes_nothing_outside(trained_run: RunFolder, tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
     for path in (tmp_path / "mine.png", tmp_path / "out" / "x.png"):

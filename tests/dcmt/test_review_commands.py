@@ -300,13 +300,55 @@ def test_the_sanity_check_is_drawn_and_linked(reviewed, tmp_path, capsys):
     assert (out / "sanity.png").read_bytes() == (reviewed.run / "figures" / "sanity.png").read_bytes()
 
 
+def write_sanity(run: Path, content: bytes = b"the run's", *, step: int = 6) -> None:
+    """What ``review sanity`` leaves, of the checkpoint of a step."""
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / "sanity.png").write_bytes(content)
+    (run / "sanity.json").write_text(json.dumps({"checkpoint_step": step}))
+
+
+@pytest.mark.parametrize("record", [None, "{", '{"checkpoint_step": 3}', "[]"])
+def test_a_figure_of_other_weights_is_not_linked(record, reviewed, tmp_path):
+    write_sanity(reviewed.run)
+    if record is None:
+        (reviewed.run / "sanity.json").unlink()
+    else:
+        (reviewed.run / "sanity.json").write_text(record)
+    out = tmp_path / "out"
+    assert main(["review", "export", str(reviewed.run), "--cases", "1", "--checkpoint", "last", "--out", str(out)]) == 0
+    assert '"sanityFigure":"sanity.png"' not in _page(out)
+    assert not (out / "sanity.png").exists()
+
+
+def test_rows_that_a_run_left_out_do_not_stop_its_review(reviewed, save, tmp_path, capsys):
+    data = Path(shutil.copytree(reviewed.manifest.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache")))
+    private = reviewed.run / "local" / "paths.yaml"
+    private.write_text(
+        yaml.safe_dump(yaml.safe_load(private.read_text()) | {"data.manifest": str(data / "manifest.csv")})
+    )
+    verdicts = save(reviewed.read(sorted(read_key(reviewed.run / "local" / "review_key.csv"))[:3]))
+    assert main(["review", "import", str(reviewed.run), str(verdicts)]) == 0
+    table = pd.read_csv(data / "manifest.csv", dtype=str, keep_default_na=False)
+    bad = table.index[table["split"] == "val"][0]
+    table.loc[bad, "grade"] = "7"
+    table.to_csv(data / "manifest.csv", index=False)
+    command = ["review", "labels", str(reviewed.run), "--out", str(data / "new.csv")]
+    assert main(command) == 2
+    config = reviewed.run / "config.yaml"
+    config.write_text(config.read_text().replace("skip_bad: false", "skip_bad: true"))
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "1 row that the run left out as bad" in capsys.readouterr().out
+    written = pd.read_csv(data / "new.csv", dtype=str, keep_default_na=False)["image"]
+    assert set(written) == set(table["image"].drop(bad))
+
+
 def test_a_figure_of_ones_own_is_not_overwritten_unasked(reviewed, tmp_path, capsys):
-    (reviewed.run / "figures").mkdir(exist_ok=True)
-    (reviewed.run / "figures" / "sanity.png").write_bytes(b"the run's")
+    write_sanity(reviewed.run, step=int(max(reviewed.run.glob("checkpoints/step_*")).name.removeprefix("step_")))
     out = tmp_path / "out"
     out.mkdir()
     (out / "sanity.png").write_bytes(b"my own")
-    command = ["review", "export", str(reviewed.run), "--cases", "1", "--out", str(out)]
+    command = ["review", "export", str(reviewed.run), "--cases", "1", "--checkpoint", "last", "--out", str(out)]
     assert main(command) == 2
     assert "sanity.png: exists already and is not overwritten" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["sanity.png"]
@@ -321,8 +363,7 @@ def test_a_figure_of_ones_own_is_not_overwritten_unasked(reviewed, tmp_path, cap
     ids=["export", "attention"],
 )
 def test_what_is_written_among_images_is_not_taken_for_images(reviewed, tmp_path, capsys, command, options):
-    (reviewed.run / "figures").mkdir(exist_ok=True)
-    (reviewed.run / "figures" / "sanity.png").touch()
+    write_sanity(reviewed.run)
     data = tmp_path / "data"
     (data / "2").mkdir(parents=True)
     (data / "2" / "1L.png").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import os
 import re
@@ -22,6 +23,7 @@ from dcmt.options import option_names
 from dcmt.run import RunFolder, RunLock, create_run, keep_config, open_run, split_private, versions
 from dcmt.train import train_grader
 from knee.errors import UserError
+from knee.grades import grade_set_yaml, load_grade_set
 
 Make = Callable[..., GraderConfig]
 
@@ -318,6 +320,21 @@ def test_safe_changes_are_taken_on_resume(started: RunFolder) -> None:
     assert started.private.stat().st_mode & 0o077 == 0
 
 
+def test_the_command_that_started_a_run_resumes_it_though_it_keeps_its_grades(
+    tmp_path: Path, grader_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grade_set = load_grade_set("cartilage")
+    Path("own").write_text(grade_set_yaml(grade_set))
+    run = create_run(tmp_path / "run", grader_config(**{"data.grade_set": "own"}), kind="grader")
+    assert "data.grade_set: own" in run.private.read_text(), "whatever it is called, it is a path"
+    run.grade_set.write_text(grade_set_yaml(grade_set))
+    assert resume(run, "--data.grade_set", "own", "--fit.steps", "9").fit.steps == 9
+    Path("own").write_text(grade_set_yaml(dataclasses.replace(grade_set, names=("c", "b", "a"))))
+    with pytest.raises(UserError, match=r"cannot change data\.grade_set"):
+        resume(run, "--data.grade_set", "own")
+
+
 def test_unsafe_changes_are_refused_by_name(started: RunFolder) -> None:
     with pytest.raises(UserError, match=r"cannot change optimizer\.learning_rate, fit\.seed; it may change fit\.steps"):
         resume(started, "--optimizer.learning_rate", "0.5", "--fit.seed", "7", "--fit.steps", "99")
@@ -347,7 +364,9 @@ def with_another_value(config: GraderConfig, name: str) -> GraderConfig:
     """A copy with another value, valid or not, in the place of the option called ``name``."""
     after = copy.deepcopy(config)
     section, _, field = name.rpartition(".")
-    object.__setattr__(getattr(after, section) if section else after, field, "another value")
+    # A grade set is read, to see whether it is the same by another name.
+    value = "kl" if name == "data.grade_set" else "another value"
+    object.__setattr__(getattr(after, section) if section else after, field, value)
     return after
 
 

@@ -15,6 +15,7 @@ from dcmt.tracking import Tracker, read_metrics
 
 def track(folder: Path, steps: range, *, first_step: int = 0, tensorboard: bool = False) -> None:
     tracker = Tracker(folder, tensorboard=tensorboard, first_step=first_step)
+    tracker.open()
     for step in steps:
         tracker.scalars({"loss/total": step / 3}, step)
     tracker.close()
@@ -23,6 +24,8 @@ def track(folder: Path, steps: range, *, first_step: int = 0, tensorboard: bool 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, tensorboard=False)
     assert not tracker.shows
+    assert list(tmp_path.iterdir()) == []
+    tracker.open()
     tracker.scalars({"loss/total": 1 / 3, "val_teacher/kappa": math.nan}, 10)
     rows = read_metrics(tmp_path / "metrics.csv")  # before it is closed: each row is in the file at once
     assert rows[0] == (10, "loss/total", pytest.approx(1 / 3, rel=1e-8))
@@ -72,6 +75,7 @@ def test_tensorboard_starts_over_where_there_was_no_checkpoint(tmp_path: Path) -
 def test_pictures_are_kept_as_they_are(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path)
     assert tracker.shows
+    tracker.open()
     tracker.image("figure/x", np.zeros((4, 6, 3), np.uint8), 3)
     tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))

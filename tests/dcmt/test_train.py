@@ -81,10 +81,26 @@ def test_changed_pixels_are_refused_on_resume(
     shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
     shutil.copyfile(tmp_path / "data/images/P0001_00.png", tmp_path / "data/images/P0001_01.png")
     config = grader_config(**{"data.manifest": str(tmp_path / "data" / "manifest.csv"), "fit.steps": 7})
-    before = sorted((run.path / "checkpoints").iterdir()), run.config.read_text(), run.private.read_text()
+    with (run.path / "metrics.csv").open("a") as file:
+        file.write("99,loss/total,1\n")  # after the last checkpoint, as a kill may leave it
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    before = files()
     with pytest.raises(UserError, match="pixels changed since"):
         train_grader(config, run, say=lambda _: None, resume=True)
-    assert (sorted((run.path / "checkpoints").iterdir()), run.config.read_text(), run.private.read_text()) == before
+    assert {name: content for name, content in files().items() if "rejected" not in name} == before
+
+
+def test_a_run_that_is_done_keeps_its_config(trained_run: RunFolder, tmp_path: Path, grader_config: Make) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(trained_run.path, run.path)
+    before = run.config.read_text()
+    said: list[str] = []
+    assert train_grader(grader_config(**{"fit.steps": 2}), run, say=said.append, resume=True).step == 6
+    assert any("is done: step 6 of 2" in line for line in said)
+    assert run.config.read_text() == before
 
 
 def test_a_run_keeps_the_grade_set_that_it_was_trained_on(tmp_path: Path, grader_config: Make) -> None:

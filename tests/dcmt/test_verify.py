@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from dcmt.cli import main
 from dcmt.run import RunFolder
 from dcmt.verify import _stored_predictions
+from knee.grades import load_grade_set
 
 Verify = Callable[..., tuple[int, str]]
 
@@ -85,6 +87,90 @@ def test_difference_that_was_touched_is_named(run: RunFolder, verify: Verify) ->
     assert "teacher_minus_student macro_f1 value: reported 0.5" in printed
 
 
+@pytest.mark.parametrize(
+    ("names", "value", "told"),
+    [
+        (("best_iou_of_grid",), 0.999, "best_iou_of_grid: reported 0.999"),
+        (("split",), "val", "split: reported val, it is test"),
+        (("trained_on",), True, "trained_on: reported True"),
+        (("teacher", "cases"), 99, "teacher cases: reported 99"),
+        (("student", "graded_patients"), 99, "student graded_patients: reported 99"),
+        (("teacher", "grades"), ["a", "b", "c"], "teacher grades: reported"),
+        (("teacher", "metrics", "kappa"), None, "teacher kappa: reported None"),
+        (("teacher_minus_student", "tiou"), None, "teacher_minus_student tiou: reported None"),
+        (("teacher", "metrics", "kappa", "value"), "0.9", "teacher kappa value: reported 0.9"),
+        (("teacher", "metrics", "better"), {"value": 1.0}, "teacher better: reported {'value': 1.0}"),
+    ],
+)
+def test_whatever_else_was_touched_is_named(
+    names: tuple[str, ...], value: Any, told: str, run: RunFolder, verify: Verify
+) -> None:
+    touch_metrics(run, *names, value=value)
+    code, printed = verify()
+    assert code == 2
+    assert told in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "value"),
+    [(("student",), {}), (("teacher", "interval"), None), (("teacher", "interval", "samples"), 0), (("teacher",), [])],
+)
+def test_metrics_of_another_form_are_refused(
+    names: tuple[str, ...], value: Any, run: RunFolder, verify: Verify
+) -> None:
+    touch_metrics(run, *names, value=value)
+    code, printed = verify("--no-weights")
+    assert code == 2
+    assert "does not hold what an evaluation writes" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("grade", 7),
+        ("grade", 2.5),
+        ("p_0", "much"),
+        ("p_0", 0.99999),
+        ("student_p_1", float("nan")),
+        ("predicted", 9),
+        ("patient", None),
+        ("entropy", None),
+        ("student_empty", None),
+    ],
+)
+def test_predictions_of_another_form_are_refused(column: str, value: Any, run: RunFolder, verify: Verify) -> None:
+    def change(table: pd.DataFrame) -> None:
+        if value is None:
+            table.drop(columns=column, inplace=True)
+        else:
+            table[column] = table[column].astype(object)
+            table.loc[0, column] = value
+
+    touch_table(run, change)
+    code, printed = verify("--no-weights")
+    assert code == 2
+    assert "evaluate the run anew" in printed
+    assert "Traceback" not in printed
+
+
+def test_patients_are_those_of_the_evaluation(run: RunFolder, phantom: Path, verify: Verify, tmp_path: Path) -> None:
+    """A patient who was found to be two, before the run was evaluated again."""
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    table.loc[table.index[table["split"] == "test"][:2], "patient"] = "found"
+    (tmp_path / "data").mkdir()
+    for name in ("images", "masks", "cache"):
+        (tmp_path / "data" / name).symlink_to(phantom.parent / name)
+    table.to_csv(tmp_path / "data" / "manifest.csv", index=False)
+    private = yaml.safe_load(run.private.read_text())
+    run.private.write_text(yaml.safe_dump(private | {"data.manifest": str(tmp_path / "data" / "manifest.csv")}))
+    code, printed = verify()
+    assert code == 2
+    assert "the manifest found" in printed
+    assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
+    assert verify()[0] == 0
+
+
 def test_confusion_that_was_touched_is_named(run: RunFolder, verify: Verify) -> None:
     touch_metrics(run, "teacher", "confusion", 0, value=[9, 9, 9])
     code, printed = verify("--no-weights")
@@ -131,7 +217,7 @@ def test_other_weights_are_told(run: RunFolder, verify: Verify) -> None:
 
 def test_files_named_by_numbers_are_read_as_they_are_written(run: RunFolder) -> None:
     touch_table(run, lambda table: table.update({"image": pd.Series(["00000001"] * len(table))}))
-    assert _stored_predictions(run, "test")["image"].iat[0] == "00000001"
+    assert _stored_predictions(run, "test", [], load_grade_set("cartilage"))["image"].iat[0] == "00000001"
 
 
 def test_predictions_of_images_that_are_not_of_the_split_are_refused(run: RunFolder, verify: Verify) -> None:

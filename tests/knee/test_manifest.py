@@ -14,7 +14,14 @@ from knee.errors import Faults, UserError
 from knee.folders import image_files
 from knee.grades import load_grade_set
 from knee.images import write_png
-from knee.manifest import inspect_manifest, manifest_from_folder, read_manifest, split_slice, write_manifest
+from knee.manifest import (
+    Manifest,
+    inspect_manifest,
+    manifest_from_folder,
+    read_manifest,
+    split_slice,
+    write_manifest,
+)
 from knee.own_folders import MARK, mark_as_own
 
 KL = load_grade_set("kl")
@@ -373,3 +380,19 @@ def test_split_slice(tmp_path):
     assert split_slice("a/v#x.nii")[1] is None
     touch(tmp_path, "odd#3")
     assert split_slice(tmp_path / "odd#3") == (tmp_path / "odd#3", None)
+
+
+def test_a_name_for_another_folder_leads_to_the_same_file(tmp_path):
+    """``link/../x`` is beside what the link leads to, not beside the link."""
+    for folder in ("lists", "far/deep", "out"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lists" / "link").symlink_to(tmp_path / "far" / "deep")
+    (tmp_path / "far" / "x.png").write_text("far")
+    (tmp_path / "lists" / "x.png").write_text("near")
+    manifest = Manifest(tmp_path / "lists" / "manifest.csv", pd.DataFrame())
+    for name in ("link/../x.png", "x.png", "../far/x.png", str(tmp_path / "far" / "x.png")):
+        there = tmp_path / "lists" / name
+        here = tmp_path / "out" / manifest.named_in(tmp_path / "out", name)
+        assert here.read_text() == there.read_text()
+    assert manifest.named_in(tmp_path / "out", "") == ""
+    assert manifest.named_in(tmp_path / "out", "v.nii.gz#3") == "../lists/v.nii.gz#3"
