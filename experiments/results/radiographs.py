@@ -140,13 +140,14 @@ CLAIMS = (
     ),
     *(
         Claim(
-            f"kappa at {percent(fraction)}: {title} minus supervised",
-            "kappa",
+            f"{name} at {percent(fraction)}: {title} minus supervised",
+            metric,
             Cell(row, fraction),
             Cell("supervised", fraction),
             rule="stated",
         )
         for fraction in _MORE_FRACTIONS
+        for name, metric in (("kappa", "kappa"), ("F1", "macro_f1"))
         for row, title in (
             ("mean_teacher_mirror", "the mean teacher with mirrored answers"),
             ("clip_koa", "the mean teacher with CLIP-KOA head"),
