@@ -114,16 +114,16 @@ def train(
             state={**run_state(data, best_metric=task.best_metric), **kind.state(checkpoint)},
             resume_command=f"{kind.command} --resume {typed(run.path)}",
         )
+        done = checkpoint is not None and checkpoint.step >= steps
         if checkpoint is not None:
             fit.restore(checkpoint)
-            done = checkpoint.step >= steps
             longer = "--fit.epochs above the config's" if config.fit.epochs else f"--fit.steps above {checkpoint.step}"
             say(
                 f"{run.path} is done: step {checkpoint.step} of {steps}; go on with {longer}"
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
-        if resume and not (checkpoint is not None and checkpoint.step >= steps):
+        if resume and not done:
             keep_config(run, config)  # not before: a resuming that is refused, or has nothing to do, changes nothing
         progress = fit.run()
         if not fit.was_stopped:

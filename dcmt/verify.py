@@ -73,15 +73,15 @@ def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Pr
     prefix = "" if network == "teacher" else f"{network}_"
     shares = [f"{prefix}p_{grade}" for grade in range(grade_set.count)]
     kinds = {"predicted": np.int64, "empty": np.bool_, "flip_changed": np.bool_}
-    names = [field.name for field in fields(Predictions) if field.name not in ("rows", "probabilities")]
-    needed = (field.name for field in fields(Predictions) if field.default is MISSING)
-    missing = [name for name in (*shares, *(prefix + name for name in needed if name in names)) if name not in table]
+    kept = [field for field in fields(Predictions) if field.name not in ("rows", "probabilities")]
+    needed = [prefix + field.name for field in kept if field.default is MISSING]
+    missing = [name for name in (*shares, *needed) if name not in table]
     if missing:
         raise UserError(f"the stored predictions lack the columns {', '.join(missing)}; evaluate the run anew")
     columns = {
-        name: table[prefix + name].to_numpy(dtype=kinds.get(name, np.float64))
-        for name in names
-        if prefix + name in table
+        field.name: table[prefix + field.name].to_numpy(dtype=kinds.get(field.name, np.float64))
+        for field in kept
+        if prefix + field.name in table
     }
     probabilities = table[shares].to_numpy(dtype=np.float32)
     return Predictions(rows=np.arange(len(table)), probabilities=probabilities, **columns)
@@ -154,7 +154,7 @@ def _weight_faults(
     tolerance = PROBABILITY_TOLERANCE[precision]
     faults = list(_fact_faults(table, data, rows))
     grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
-    if (grid is None) != (now is None) or (grid is not None and now is not None and abs(grid - now) > GRID_TOLERANCE):
+    if not _close(grid, now, GRID_TOLERANCE):
         faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
     furthest = 0.0
     for name, found in grade_rows(loaded, data, rows, names=tuple(stored)).items():
@@ -260,9 +260,9 @@ def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> N
             raise ValueError(f"a predicted grade of the {name} that is not 0 to {count - 1}")
 
 
-def _close(reported: Any, found: Any) -> bool:
+def _close(reported: Any, found: Any, tolerance: float = LAST_DIGIT) -> bool:
     if isinstance(found, float) and isinstance(reported, (int, float)):
-        return abs(reported - found) <= LAST_DIGIT
+        return abs(reported - found) <= tolerance
     return bool(reported == found)
 
 

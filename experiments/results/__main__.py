@@ -89,9 +89,8 @@ def _do(options: argparse.Namespace, study: Study) -> int:
 
 def _is_run(study: Study, seed: int, fraction: float, options: argparse.Namespace) -> bool:
     """Whether the study has a seed at a labeled fraction; those that it has nowhere are a trial, and run at all."""
-    if not options.seeds:
-        return seed in study.seeds_at(fraction, full=options.full)
-    return seed in study.seeds_at(fraction, full=True) or seed not in study.all_seeds
+    here = study.seeds_at(fraction, full=options.full or bool(options.seeds))
+    return seed in here or seed not in study.all_seeds
 
 
 def _plan(options: argparse.Namespace) -> DataPlan:

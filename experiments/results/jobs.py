@@ -79,8 +79,7 @@ def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Seque
     row = study.row(cell.row)
     shared = _shared_arguments(study, cell, more)
     arguments = (*shared, f"--data.labeled_fraction={cell.fraction:g}", f"--fit.seed={seed}")
-    config = resolved(shared)
-    config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed
+    config = _config(shared, cell, seed)
     about = plan.about(seed)
     return Job(
         name=run_name(study.name, row.training, cell.fraction, seed),
@@ -104,11 +103,15 @@ def _shared_arguments(study: Study, cell: Cell, more: Sequence[str] = ()) -> tup
     return (*row_arguments(study, study.row(cell.row)), *study.options_at.get(cell.fraction, ()), *more)
 
 
-def is_of_now(study: Study, cell: Cell, config: dict[str, Any]) -> bool:
-    """Whether a stored run of a cell had the options that the study has now; seed and what changes no number aside."""
-    now = split_private(resolved(_shared_arguments(study, cell)))[0]
-    for section, option in (("data", "labeled_fraction"), ("fit", "seed")):
-        now[section][option] = config[section][option]
+def _config(shared: Sequence[str], cell: Cell, seed: int) -> dict[str, Any]:
+    config = resolved(shared)
+    config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed
+    return config
+
+
+def is_of_now(study: Study, cell: Cell, seed: int, config: dict[str, Any]) -> bool:
+    """Whether a stored run of a cell and a seed had the options that the study has now, what changes no number aside."""
+    now = split_private(_config(_shared_arguments(study, cell), cell, seed))[0]
     return decisive(now) == decisive(config)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -90,78 +90,87 @@ def _values(found: Estimate) -> dict[str, float]:
     return {"mean": found.value, "low": found.low, "high": found.high, **seeds}
 
 
+class _Judged(NamedTuple):
+    """A claim with all that is said of it."""
+
+    claim: Claim
+    first: str
+    second: str
+    printed: float | None
+    found: Estimate | None
+    verdict: str
+
+
 def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: str) -> None:
     """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds.
 
     ``NAME_brief.md`` is the same in fewer columns, without what the full part alone would tell and has not yet.
     """
     judged = [
-        (
+        _Judged(
             claim,
             label(results, claim.first, _networks(results, claim)[0]),
             _second(results, claim),
+            published(results.study, claim),
             *judge(results, claim),
         )
         for claim in claims
     ]
-    lines = [
-        {
-            "claim": claim.text,
-            "metric": claim.metric,
-            "first": first,
-            "second": second,
-            "kind": claim.kind,
-            "rule": claim.rule,
-            "bound": claim.bound,
-            "published": published(results.study, claim),
-            **(_values(found) if found else {}),
-            "verdict": verdict,
-        }
-        for claim, first, second, found, verdict in judged
-    ]
-    _write_csv(folder / f"{name}.csv", lines)
-    rows = [
-        {
-            "Claim": claim.text,
-            "First": first,
-            "Second": second,
-            "Number": shown(found),
-            "Published": _NOTHING if (printed := published(results.study, claim)) is None else f"{printed:.3f}",
-            "Each seed": ", ".join(f"{value:.3f}" for value in found.by_seed.values()) if found else _NOTHING,
-            "Verdict": verdict,
-        }
-        for claim, first, second, found, verdict in judged
-    ]
-    several = any(found and len(found.by_seed) > 1 for _, _, _, found, _ in judged)
-    left_out = (
-        {"First", "Second"} | (set() if several else {"Each seed"}) | (set() if results.study.paper else {"Published"})
-    )
-    cells = [cell for claim in claims for cell in _cells(claim)]
-    head = [
-        f"# {results.study.title}: what holds",
-        "",
+    _write_csv(folder / f"{name}.csv", [_claim_values(one) for one in judged])
+    several = any(one.found and len(one.found.by_seed) > 1 for one in judged)
+    known = [one for one in judged if all(map(results.is_shown, _cells(one.claim)))]
+    columns = ["Claim", "First", "Second", "Number", "Published", "Each seed", "Verdict"]
+    if not results.study.paper:
+        columns.remove("Published")
+    brief = [column for column in columns if column not in ("First", "Second") and (several or column != "Each seed")]
+    foot = footer(results, [cell for claim in claims for cell in _cells(claim)])
+    for ending, listed, shown_columns, below in (("", judged, columns, foot), ("_brief", known, brief, [])):
+        rows = [_claim_cells(one) for one in listed]
+        table = _pipe_table(shown_columns, [[row[column] for column in shown_columns] for row in rows])
+        text = "\n".join([*_claims_head(results.study), *table, "", *below]).rstrip("\n")
+        write_text(folder / f"{name}{ending}.md", f"{text}\n", force=True)
+
+
+def _claim_values(one: _Judged) -> dict[str, Any]:
+    """A line of the CSV."""
+    claim = one.claim
+    return {
+        "claim": claim.text,
+        "metric": claim.metric,
+        "first": one.first,
+        "second": one.second,
+        "kind": claim.kind,
+        "rule": claim.rule,
+        "bound": claim.bound,
+        "published": one.printed,
+        **(_values(one.found) if one.found else {}),
+        "verdict": one.verdict,
+    }
+
+
+def _claim_cells(one: _Judged) -> dict[str, str]:
+    """A line of the Markdown, by column."""
+    return {
+        "Claim": one.claim.text,
+        "First": one.first,
+        "Second": one.second,
+        "Number": shown(one.found),
+        "Published": _NOTHING if one.printed is None else f"{one.printed:.3f}",
+        "Each seed": ", ".join(f"{value:.3f}" for value in one.found.by_seed.values()) if one.found else _NOTHING,
+        "Verdict": one.verdict,
+    }
+
+
+def _claims_head(study: Study) -> list[str]:
+    """How to read the claims."""
+    text = (
         "Differences are first minus second on the same test images, the same patients drawn for both; where second is a "
         "printed number, it is taken as exact. A claim holds where the interval lies above its bound (0 unless it names one), "
         "does not hold where it lies below, and is undecided in between, unless it speaks of the interval itself."
-        + (
-            " “Published” is the paper's own number for the same; claims without one are this study's."
-            if results.study.paper
-            else ""
-        ),
-        "",
-    ]
-    shown_rows = [row for row, claim in zip(rows, claims, strict=True) if all(map(results.is_shown, _cells(claim)))]
-    for columns, ending, listed, foot in (
-        (
-            tuple(name for name in rows[0] if results.study.paper or name != "Published"),
-            "",
-            rows,
-            footer(results, cells),
-        ),
-        (tuple(name for name in rows[0] if name not in left_out), "_brief", shown_rows, []),
-    ):
-        text = [*head, *_pipe_table(columns, [[row[column] for column in columns] for row in listed]), "", *foot]
-        write_text(folder / f"{name}{ending}.md", "\n".join(text).rstrip("\n") + "\n", force=True)
+    )
+    if study.paper:
+        text += " “Published” is the paper's own number for the same; claims without one are this study's."
+    return [f"# {study.title}: what holds", "", text, ""]
 
 
 def published(study: Study, claim: Claim) -> float | None:
@@ -308,8 +317,9 @@ def _of_before(results: Results, cells: Sequence[Cell]) -> str:
         f"{results.study.row(cell.row).title} {percent(cell.fraction)}"
         for cell in dict.fromkeys(cells)
         if any(
-            "config" in about and not is_of_now(results.study, cell, about["config"])
-            for about in [run.about for run in results.of(cell)]
+            not is_of_now(results.study, cell, run.about["seed"], run.about["config"])
+            for run in results.of(cell)
+            if "config" in run.about
         )
     ]
     return f" Trained with other options than the study has now: {', '.join(found)}." if found else ""

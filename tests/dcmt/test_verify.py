@@ -91,6 +91,8 @@ def test_difference_that_was_touched_is_named(run: RunFolder, verify: Verify) ->
     ("names", "value", "told"),
     [
         (("best_iou_of_grid",), 0.999, "best_iou_of_grid: reported 0.999"),
+        (("best_iou_of_grid",), "0.5", "best_iou_of_grid: reported 0.5"),
+        (("best_iou_of_grid",), None, "best_iou_of_grid: reported None"),
         (("split",), "val", "split: reported val, it is test"),
         (("trained_on",), True, "trained_on: reported True"),
         (("teacher", "cases"), 99, "teacher cases: reported 99"),
