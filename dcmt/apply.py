@@ -29,6 +29,7 @@ from dcmt.validation import spread_over_grades
 from knee.errors import UserError
 from knee.evaluate import difference, predictions_table, report
 from knee.files import refuse_existing, write_json
+from knee.flips import MirroredPair
 from knee.grades import GradeSet, load_grade_set
 from knee.predictions import Predictions, predict
 from knee.scan import claim_folder
@@ -52,6 +53,8 @@ class LoadedRun:
     networks: Mapping[str, nn.Module]
     """Student and teacher; a run that trained no pair has its one network as the teacher."""
     device: torch.device
+    mirrored_pair: bool = False
+    """The networks answer with the mean for an image and its mirror image (`MirroredPair`)."""
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -59,14 +62,22 @@ class LoadedRun:
         return autocast_type(self.checkpoint.precision)
 
 
-def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
-    """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint."""
+def load_run(path: Path, *, checkpoint: str, device: str, mirrored_pair: bool = False) -> LoadedRun:
+    """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
+
+    With ``mirrored_pair`` its networks are asked about an image and its mirror image, and answer with the mean.
+    """
     flush_denormals()
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:
         raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
+    if mirrored_pair and kind == "grader" and not (config.views.horizontal_flip or config.loss.symmetry):
+        sys.stderr.write(
+            f"note: {path} was trained without mirror images (views.horizontal_flip 0), so --mirrored-pair asks about "
+            "images of a kind that it never saw\n"
+        )
     if checkpoint == "best":
         found = run.checkpoints.best()
     else:
@@ -88,8 +99,9 @@ def load_run(path: Path, *, checkpoint: str, device: str) -> LoadedRun:
         found.load_network(name, network)
         if isinstance(network, ClipGrader):
             network.freeze_text()
-        networks[name] = network.to(chosen).eval()
-    return LoadedRun(run, kind, config, found, grade_set, networks, chosen)
+        network = network.to(chosen).eval()
+        networks[name] = MirroredPair(network) if mirrored_pair else network
+    return LoadedRun(run, kind, config, found, grade_set, networks, chosen, mirrored_pair)
 
 
 def load_data(loaded: LoadedRun) -> KneeData:
@@ -144,13 +156,16 @@ def refuse_trained_images(run: Path, kind: str, split: str, *, allowed: bool) ->
 
 def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+    )
     refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
     data = load_data(loaded)
     rows = data.rows(options.split)
     if not len(rows):
         raise UserError(f"the split has no {options.split} images; evaluate another by --split")
-    found = grade_rows(loaded, data, rows, flip=options.flip)
+    # A mirrored pair gives its mirror image the same answer.
+    found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.mirrored_pair)
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     samples = loaded.config.report.bootstrap
     reports: dict[str, Any] = {
@@ -168,6 +183,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
             "split": options.split,
             "checkpoint_step": loaded.checkpoint.step,
             "trained_on": options.split == "train" and is_trained(loaded.kind),
+            "mirrored_pair": loaded.mirrored_pair,
             "best_iou_of_grid": grid,
             **reports,
         },
@@ -185,6 +201,8 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     table.to_csv(target, index=False)
     target.chmod(0o600)
     draw_figures(loaded, found, data, rows, split=options.split)
+    if loaded.mirrored_pair:
+        say("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
     for line in summary(reports, list(found), grid):
         say(line)
     say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")

@@ -250,7 +250,16 @@ def _trained_on_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trained-on", action="store_true", help="allow --split train: how well images are remembered")
 
 
+def _mirrored_pair_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mirrored-pair",
+        action="store_true",
+        help="answer with the mean for an image and its mirror image: where left and right tell the same; twice the time",
+    )
+
+
 def _flip_option(parser: argparse.ArgumentParser) -> None:
+    _mirrored_pair_option(parser)
     parser.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
@@ -298,6 +307,7 @@ def _run_commands(commands: _Commands) -> None:
     predict.add_argument("images", type=Path, help="one image or a folder of images")
     predict.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     predict.add_argument("--student", action="store_true", help="grade with the student instead")
+    _mirrored_pair_option(predict)
     predict.add_argument("--no-overlays", action="store_true")
     predict.add_argument("--force", action="store_true", help="write into a folder that holds something")
 

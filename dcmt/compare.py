@@ -26,7 +26,10 @@ DIFFERENCE = "second − first"
 def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
     titles = run_titles(*options.runs)
-    first, second = (load_run(path, checkpoint=options.checkpoint, device=options.device) for path in options.runs)
+    first, second = (
+        load_run(path, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair)
+        for path in options.runs
+    )
     check_comparable(first, second)
     for loaded in (first, second):
         refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
@@ -37,8 +40,9 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     runs = values["runs"]
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = runs[titles[0]]["grades"]
+    asked = f"{options.network} of both" + (", mirrored-pair prediction" if options.mirrored_pair else "")
     say(
-        f"{options.network} of both, {runs[titles[0]]['graded']} graded {options.split} images of "
+        f"{asked}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
     )
     for line in metric_table(columns):
@@ -154,7 +158,7 @@ def compare(
     same = same_cases(data, rows, others, others.rows(split), split)
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     found = [
-        grade_rows(loaded, images, chosen, flip=flip, names=[network])[network]
+        grade_rows(loaded, images, chosen, flip=flip and not loaded.mirrored_pair, names=[network])[network]
         for loaded, images, chosen in ((first, data, rows), (second, others, same))
     ]
     # The pairing is by row, and a row is one of the first run's manifest.
@@ -163,6 +167,7 @@ def compare(
     return {
         "split": split,
         "network": network,
+        "mirrored_pair": first.mirrored_pair,
         "first": titles[0],
         "second": titles[1],
         "runs": {

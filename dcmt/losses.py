@@ -5,9 +5,6 @@ Weights are applied in one place, ``dcmt.task``, where the total of Eq. 5 is mad
 
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,16 +38,6 @@ def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, t
     """
     teacher = teacher_logits.detach().float() / temperature
     return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
-
-
-def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
-    """Logits of the mean of two answers: the logarithm of ½ (softmax z + softmax z').
-
-    Both (B, K) → (B, K), float32, at most 0. A teacher that is asked twice answers with the mean, as MixMatch guesses labels
-    from several views (Berthelot et al. 2019, Eq. 6).
-    """
-    both = torch.stack([logits.float().log_softmax(1), others.float().log_softmax(1)])
-    return both.logsumexp(0) - math.log(2)
 
 
 def attention_consistency(student_attention: Tensor, teacher_attention: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ _DRAWN = ".drawn.txt"
 
 def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+    )
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:
         raise UserError(f"{options.run} has no {name}; leave out --student")
@@ -85,7 +87,8 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
         say(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
-    say(f"{len(table)} images graded by the {name}: {out / 'predictions.csv'}. Research use only.")
+    asked = name + (" by mirrored-pair prediction" if loaded.mirrored_pair else "")
+    say(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
     return 0
 
 
@@ -178,7 +181,7 @@ def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[
         precision=loaded.precision,
         sharpness=loaded.config.attention.sharpness,
         threshold=loaded.config.attention.threshold,
-        flip=True,
+        flip=not loaded.mirrored_pair,
     )
     table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
     table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and the lock that keeps a second run out of it.
+"""The run folder: what a run leaves behind, how it is made, and how it is opened again.
 
 Everything outside ``local/`` names cases by salted hashes and can be shown to others.
 """
@@ -6,16 +6,11 @@ Everything outside ``local/`` names cases by salted hashes and can be shown to o
 from __future__ import annotations
 
 import dataclasses
-import errno
 import glob
 import hashlib
-import importlib.metadata
 import os
-import platform
 import re
 import shutil
-import subprocess
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -27,6 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dcmt.checkpoint import Checkpoints
+from dcmt.lock import RunLock
 from knee.errors import UserError
 from knee.files import moved_into_place
 from knee.grades import shipped_grade_sets
@@ -47,7 +43,6 @@ _SCRATCH = re.compile(r"(local/)?\.[\w.]+\.part|local/\.case_salt(\.\w+)?")
 """What a killed process leaves of writing one of them, and the salt of the case names."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-_PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "open_clip_torch", "numpy", "pandas")
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
                 f"run folder {path} exists already; give another --name{go_on}, or start it anew by --force (its contents are "
                 "then removed)"
             )
-        with RunLock(run):  # refuses to remove what another process is writing
+        with RunLock(path):  # refuses to remove what another process is writing
             _remove_leftovers(path)
             _remove(path)
     _remove_leftovers(path)
@@ -298,32 +293,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, the packages that numbers depend on, and the code (commit, or a hash of the sources)."""
-    found = {name: _version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "dcmt": code_version(), **found}
-
-
-def code_version() -> str:
-    """The commit of the sources where they are a git checkout (``+`` marks changes), else a hash of the files."""
-    root = Path(__file__).parent.parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        return commit.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        digest = hashlib.sha256()
-        for package in ("knee", "dcmt", "clip_koa", "segmentation"):
-            for path in sorted((root / package).rglob("*.py")):
-                digest.update(path.read_bytes())
-        return f"sources-{digest.hexdigest()[:12]}"
-
-
 def other_split(state: Mapping[str, Any], split: Path) -> bool:
     """Whether a checkpoint's state is of another split than the file; what it was trained on may be in test there."""
     trained_with = state.get("split_sha256")
@@ -336,66 +305,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-class RunLock:
-    """Keeps a second process out of a run folder while the first is alive; a dead process holds nothing.
-
-    The lock is the system's, on a file, so no process number is written that another process could get later.
-    """
-
-    def __init__(self, run: RunFolder) -> None:
-        self._path = run.local / "lock"
-        self._file: Any = None
-
-    def __enter__(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no file locks on this system: nothing to hold
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise UserError(
-                f"another process is training in {self._path.parent.parent}; wait for it, or give this run another --name"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
-                raise
-        # Processes that load images are forked: they must not hold the lock on when this one is killed.
-        _held.add(self._file)
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            _held.discard(self._file)
-            self._file.close()
-
-
-_held: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def _let_go() -> None:
-    """In a forked process: close the files of the locks, which stay the parent's."""
-    for file in list(_held):
-        file.close()
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(entry) for entry in value]
     return value
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -17,9 +17,10 @@ from dcmt.config import DataConfig, SegmenterConfig
 from dcmt.device import choose_device, flush_denormals
 from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
+from dcmt.lock import RunLock
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, drawn_rows, load_knee_data
-from dcmt.run import RunFolder, RunLock, open_run, other_split, require_paths
+from dcmt.run import RunFolder, open_run, other_split, require_paths
 from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from knee.errors import UserError
@@ -46,7 +47,7 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train the U-Net on the training rows that have a drawn mask, whatever their grade."""
-    with RunLock(run):
+    with RunLock(run.path):
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         kind = SegmenterRun(config, data)

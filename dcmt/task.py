@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_koa.losses import flip_consistency, symmetry_loss
-from dcmt.losses import attention_consistency, attention_loss, mean_logits, probability_consistency
+from dcmt.losses import attention_consistency, attention_loss, probability_consistency
 from dcmt.schedules import exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
-from knee.flips import with_flipped
+from knee.flips import mean_logits, with_flipped
 from knee.task import Batch, Grading, StepLosses
 
 Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]

@@ -17,10 +17,11 @@ from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
 from dcmt.fit import Progress
 from dcmt.launch import new_or_resumed, start
+from dcmt.lock import RunLock
 from dcmt.model import build_network
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, describe, load_knee_data
-from dcmt.run import RunFolder, RunLock, file_hash, open_run
+from dcmt.run import RunFolder, file_hash, open_run
 from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.tracking import Tracker
@@ -43,7 +44,7 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
 
 def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint."""
-    with RunLock(run):
+    with RunLock(run.path):
         device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
         for line in describe(data, config.data):

@@ -16,8 +16,9 @@ from dcmt.config import OptimizerConfig, ReportConfig
 from dcmt.fit import Fit, Progress
 from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
 from dcmt.prepare import KneeData, TrainingBatches
-from dcmt.run import RunFolder, file_hash, keep_config, versions
+from dcmt.run import RunFolder, file_hash, keep_config
 from dcmt.tracking import Tracker
+from dcmt.versions import versions
 from knee.files import moved_into_place, typed
 from knee.grades import grade_set_yaml
 from knee.task import Task

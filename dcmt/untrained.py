@@ -23,9 +23,10 @@ from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
 from dcmt.apply import evaluate_command, refuse_trained_images
 from dcmt.config import GraderConfig
 from dcmt.launch import run_path, split_options, start
+from dcmt.lock import RunLock
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, RunLock, create_run, is_trained
+from dcmt.run import RunFolder, create_run, is_trained
 from dcmt.train import build_grader, prompts_used
 from dcmt.training import record_data, run_state
 from knee.errors import UserError
@@ -152,7 +153,7 @@ def _prepared(
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
     run = create_run(options.out, config, kind=kind, force=options.force)
-    with RunLock(run):
+    with RunLock(run.path):
         data = load_knee_data(
             config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
         )
@@ -166,5 +167,5 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
 
 
 def _evaluate(run: RunFolder, options: argparse.Namespace, device: str, say: Say) -> int:
-    chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True}
+    chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True, "mirrored_pair": False}
     return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on), say=say)

@@ -223,7 +223,7 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
 def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> LoadedRun:
     step = stored["checkpoint_step"]
     for which in ("best", "last"):
-        loaded = load_run(path, checkpoint=which, device=device)
+        loaded = load_run(path, checkpoint=which, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
         if loaded.checkpoint.step == step:
             return loaded
     raise UserError(

@@ -1,9 +1,11 @@
-"""An image and its mirror image, graded together: what terms that compare the two answers start from."""
+"""An image and its mirror image, graded together: to compare the two answers, or to answer with their mean."""
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knee.task import Grader, Grading
 
@@ -17,3 +19,30 @@ def with_flipped(grader: Grader, images: Tensor, *, count: int | None = None) ->
     size = len(images)
     logits, maps = grader(torch.cat([images, images[:count].flip(3)]))
     return Grading(logits[:size], maps[:size]), Grading(logits[size:], maps[size:].flip(3))
+
+
+def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
+    """Logits of the mean of two answers: the logarithm of ½ (softmax z + softmax z').
+
+    Both (B, K) → (B, K), float32, at most 0. One who is asked twice answers with the mean, as MixMatch guesses labels from
+    several views (Berthelot et al. 2019, Eq. 6).
+    """
+    both = torch.stack([logits.float().log_softmax(1), others.float().log_softmax(1)])
+    return both.logsumexp(0) - math.log(2)
+
+
+class MirroredPair(nn.Module):
+    """Mirrored-pair prediction: a grader asked about an image and about its mirror image, which answers with the mean.
+
+    An image and its mirror image get the same probabilities, and class maps that are each other's mirror image. Twice the
+    work; worth it where left and right tell the same, as in a frontal radiograph.
+    """
+
+    def __init__(self, grader: Grader) -> None:
+        super().__init__()
+        self.grader = grader
+
+    def forward(self, images: Tensor) -> Grading:
+        """Images (B, 1, H, W) in [0, 1]; class maps (B, K, h, w) are the mean, too, on the image as it is."""
+        seen, mirrored = with_flipped(self.grader, images)
+        return Grading(mean_logits(seen.logits, mirrored.logits), (seen.class_maps + mirrored.class_maps) / 2)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcmt.checkpoint import Checkpoints
-from dcmt.config import FitConfig, OptimizerConfig
+from dcmt.config import FitConfig, GraderConfig, OptimizerConfig
 from dcmt.fit import Fit
+from dcmt.run import RunFolder, create_run
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.tracking import Tracker, read_metrics
 from knee.task import Batch, Grading
@@ -207,3 +208,11 @@ def recorded() -> Callable[[Path], list[tuple[int, str, float]]]:
         return [row for row in read_metrics(run / "metrics.csv") if row[1] not in clock]
 
     return read
+
+
+@pytest.fixture
+def started(tmp_path: Path, grader_config: Callable[..., GraderConfig]) -> RunFolder:
+    """A run folder in which training has begun."""
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    (run.path / "metrics.csv").write_text("step,name,value\n")
+    return run

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dcmt.losses import attention_consistency, attention_loss, mean_logits, probability_consistency
+from dcmt.losses import attention_consistency, attention_loss, probability_consistency
 
 SHAPES = [(1, 1, 1), (2, 3, 4), (5, 16, 16), (3, 7, 31)]
 
@@ -61,23 +61,6 @@ def test_probability_consistency_against_the_plain_one(batch: int, grades: int) 
 
     wanted = np.mean((probabilities(a) - probabilities(b)) ** 2)
     assert float(probability_consistency(a, b)) == pytest.approx(wanted, rel=1e-5)
-
-
-@pytest.mark.parametrize(("batch", "grades"), [(1, 2), (4, 3), (30, 5)])
-def test_mean_logits_are_those_of_the_mean_probabilities(batch: int, grades: int) -> None:
-    a, b = 6 * soft((batch, grades), 7), 6 * soft((batch, grades), 8)
-    found, wanted = mean_logits(a, b), (a.double().softmax(1) + b.double().softmax(1)) / 2
-    torch.testing.assert_close(found.double().exp(), wanted, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(mean_logits(b, a), found)
-    torch.testing.assert_close(mean_logits(a, a), a.log_softmax(1))
-    torch.testing.assert_close(
-        mean_logits(a + 3, b - 2), found, rtol=1e-4, atol=1e-5
-    )  # logits are known up to a constant
-
-
-def test_mean_logits_of_opposite_certain_answers_are_two_halves_without_overflow() -> None:
-    a = torch.tensor([[1000.0, 0.0, 0.0]])
-    torch.testing.assert_close(mean_logits(a, a.flip(1)).exp(), torch.tensor([[0.5, 0.0, 0.5]]))
 
 
 def test_temperature_sharpens_the_teacher_alone() -> None:
