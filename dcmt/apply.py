@@ -36,6 +36,8 @@ from knee.scan import claim_folder
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]
+GRID_MASKS = 128
+"""How many masks, at most, the best IoU that the attention's grid can reach is climbed to on."""
 KINDS = ("grader", "zeroshot", "probe")
 """The kinds of run that grade: trained by ``dcmt train``, or of weights that were not trained for it."""
 
@@ -209,17 +211,17 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     return 0
 
 
-def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows, *, most: int = 128) -> float | None:
+def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | None:
     """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks.
 
-    Of more than ``most`` masks, those at equal distances are looked at.
+    Of more than ``GRID_MASKS`` masks, those at equal distances are looked at.
     """
     from knee.evaluate import best_grid_iou
 
     rows = rows[data.cache.has_mask[rows]]
     if not len(rows):
         return None
-    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(GRID_MASKS, len(rows))).round().astype(int)]
     size = loaded.config.data.image_size
     with torch.no_grad():
         maps = loaded.networks["teacher"](torch.zeros(1, 1, size, size, device=loaded.device)).class_maps
@@ -254,7 +256,8 @@ def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None
         *metric_table({name: reports[name]["metrics"] for name in names}),
     ]
     if grid is not None:
-        lines.append(f"{'':18}the best IoU the attention grid can reach on these masks is {grid:.3f}")
+        masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
+        lines.append(f"{'':18}the best IoU the attention grid can reach on {masks} masks is {grid:.3f}")
     return [*lines, *grade_table(last)] if last["graded"] else lines
 
 

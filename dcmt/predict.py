@@ -24,7 +24,7 @@ from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.manifest import is_file
 from knee.own_folders import mark_as_own
 from knee.patients import side_in_path
-from knee.predictions import predict
+from knee.predictions import NotFinite, predict
 from knee.tables import shortened
 
 Say = Callable[[str], None]
@@ -59,7 +59,10 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
                 if not tables:
                     _make_room(out, earlier, overlays=not options.no_overlays)
                 files = [path.relative_to(root).as_posix() for path in read]
-                table = _grade(loaded, name, images, files)
+                try:
+                    table = _grade(loaded, name, images, files)
+                except NotFinite as error:
+                    raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
                 table.insert(1, "side", reader.sides[-len(read) :])
                 tables.append(table)
                 if not options.no_overlays:

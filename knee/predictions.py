@@ -24,6 +24,18 @@ from knee.task import Grader, Grading
 Floats = NDArray[np.float64]
 
 
+class NotFinite(UserError):
+    """A network's output holds NaN or infinity for ``rows`` (their numbers), of a batch of ``size`` images."""
+
+    def __init__(self, rows: NDArray[Any], size: int, *, first: str = "") -> None:
+        super().__init__(
+            f"the network's output is not finite for {len(rows)} of {size} images (first: {first or f'row {rows[0]}'}); "
+            "take an earlier checkpoint (--checkpoint), or train again with fit.precision fp32"
+        )
+        self.rows = rows
+        self.size = size
+
+
 class Masks(Protocol):
     """Cartilage masks by row number, dilated already: an (N, S, S) array, or something that reads them when asked."""
 
@@ -90,7 +102,7 @@ def iterate_attention(
     """Grades batches as they come and yields each with its maps; nothing is kept, so memory stays flat.
 
     The loader yields images (B, 1, S, S), uint8 or float in [0, 1], with their row numbers (B,). ``precision`` is the
-    autocast type (None: float32). A network is put in eval mode meanwhile. UserError where its output is not finite.
+    autocast type (None: float32). A network is put in eval mode meanwhile. `NotFinite` where its output is not.
     """
     device = torch.device(device)
     with _eval_mode(grader):
@@ -200,10 +212,7 @@ def _grade(grader: Grader, images: Tensor, precision: torch.dtype | None, rows: 
         grading = grader(images)
     if not torch.isfinite(grading.logits).all():
         wrong = rows[(~torch.isfinite(grading.logits)).any(1).cpu().numpy()]
-        raise UserError(
-            f"the network's output is not finite for {len(wrong)} of {len(rows)} images (first: row {wrong[0]}); "
-            "evaluate an earlier checkpoint (--checkpoint), or train again with fit.precision fp32"
-        )
+        raise NotFinite(wrong, len(rows))
     return grading
 
 

@@ -15,10 +15,11 @@ import pytest
 
 from dcmt.apply import load_run
 from dcmt.cli import main
-from dcmt.predict import ImageReader, find_images, predict_command
+from dcmt.predict import ImageReader, find_images, predict, predict_command
 from dcmt.run import RunFolder
 from knee.errors import UserError
 from knee.images import prepare
+from knee.predictions import NotFinite, Predictions
 
 
 def picture(path: Path, *, seed: int = 0) -> np.ndarray:
@@ -199,3 +200,22 @@ def test_a_mirrored_pair_grades_an_image_and_its_mirror_image_alike(trained_run:
     np.testing.assert_allclose(pair[0], pair[1], atol=1e-6)
     assert np.abs(alone[0] - alone[1]).max() > 1e-4
     np.testing.assert_allclose(pair[0], alone.mean(0), atol=1e-5)
+
+
+def test_an_answer_that_is_not_finite_is_told_by_the_images_name(
+    trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[int] = []
+
+    def second_of_the_second_chunk(*given: object, **named: object) -> Predictions:
+        served.append(1)
+        if len(served) == 2:
+            raise NotFinite(np.array([1]), 2)
+        return predict(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("dcmt.predict.predict", second_of_the_second_chunk)
+    monkeypatch.setattr("dcmt.predict._CHUNK", 2)
+    for name in ("a", "b", "c", "d"):
+        picture(tmp_path / "in" / f"{name}.png")
+    with pytest.raises(UserError, match=r"not finite for 1 of 2 images \(first: d\.png\); .*--checkpoint"):
+        grade(trained_run, tmp_path / "in", tmp_path / "out", no_overlays=True)
