@@ -75,7 +75,7 @@ def load_run(path: Path, *, checkpoint: str, device: str, mirrored_pair: bool = 
     if kind not in KINDS:
         raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
-    if mirrored_pair and kind == "grader" and not (config.views.horizontal_flip or config.loss.symmetry):
+    if mirrored_pair and kind == "grader" and not _sees_mirror_images(config):
         sys.stderr.write(
             f"note: {path} was trained without mirror images (views.horizontal_flip 0), so --mirrored-pair asks about "
             "images of a kind that it never saw\n"
@@ -104,6 +104,11 @@ def load_run(path: Path, *, checkpoint: str, device: str, mirrored_pair: bool = 
         network = network.to(chosen).eval()
         networks[name] = MirroredPair(network) if mirrored_pair else network
     return LoadedRun(run, kind, config, found, grade_set, networks, chosen, mirrored_pair)
+
+
+def _sees_mirror_images(config: GraderConfig) -> bool:
+    """Whether training shows the networks images and mirror images."""
+    return bool(config.views.horizontal_flip or config.loss.symmetry or config.loss.flip_consistency)
 
 
 def load_data(loaded: LoadedRun) -> KneeData:
@@ -178,7 +183,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         reports[f"teacher_minus_{name}"] = difference(
             one, found["teacher"], grades, patients, data.grade_set, samples=samples
         )
-    grid = best_reachable(loaded, data, rows)
+    grid, written = best_reachable(loaded, data, rows), masks_by_segmenter(data, rows)
     write_json(
         loaded.run.metrics(options.split),
         {
@@ -187,6 +192,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
             "trained_on": options.split == "train" and is_trained(loaded.kind),
             "mirrored_pair": loaded.mirrored_pair,
             "best_iou_of_grid": grid,
+            "masks_by_segmenter": written,
             **reports,
         },
     )
@@ -207,6 +213,10 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         say("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
     for line in summary(reports, list(found), grid):
         say(line)
+    if written:
+        say(
+            f"{'':18}{written} of the masks were written by a segmenter: TIoU there is agreement with it, not with a reader"
+        )
     say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
     return 0
 
@@ -226,6 +236,11 @@ def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | Non
     with torch.no_grad():
         maps = loaded.networks["teacher"](torch.zeros(1, 1, size, size, device=loaded.device)).class_maps
     return round(float(np.nanmean(best_grid_iou(data.masks[rows], (maps.shape[2], maps.shape[3])))), 4)
+
+
+def masks_by_segmenter(data: KneeData, rows: Rows) -> int:
+    """How many of ``rows`` have a mask that no person drew."""
+    return int((data.cache.has_mask[rows] & data.manifest.by_segmenter[rows]).sum())
 
 
 def draw_figures(

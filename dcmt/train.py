@@ -29,7 +29,6 @@ from dcmt.training import Streams, train
 from dcmt.validation import GraderValidation
 from knee.errors import UserError
 from knee.grades import GradeSet
-from knee.normalise import Normalise
 from knee.task import Task
 
 Say = Callable[[str], None]
@@ -133,8 +132,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
     if fresh and config.model.start:
-        prompts = prompts_used(config, data.grade_set, None)
-        load_start(student, Path(config.model.start), data.split.path, prompts, config.model.normalise)
+        load_start(student, config, data.split.path, prompts_used(config, data.grade_set, None))
     loss = config.loss
     weights = LossWeights(**{option.name: getattr(loss, option.name) for option in fields(LossWeights)})
     if weights.attention and not data.cache.has_mask[data.labeled].any():
@@ -154,13 +152,14 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fr
     )
 
 
-def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str, Any], normalise: Normalise) -> None:
-    """Give the student the teacher's weights of another run's best checkpoint: training goes on, on more labels say.
+def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:
+    """Give the student the teacher's weights of the run ``model.start``, its best: training goes on, on more labels say.
 
     Raises UserError where that run is none, is of another network, was trained with another split file (it may have been
-    trained on images that are held out now), matched other phrases than ``prompts`` (they come with its weights), or saw
-    images normalised in another way than ``normalise``, which its weights do not know.
+    trained on images that are held out now) or on a larger labeled fraction (its weights know grades that are hidden
+    now), matched other phrases than ``prompts`` (they come with its weights), or saw images normalised in another way.
     """
+    path, normalise = Path(config.model.start), config.model.normalise
     run, values = open_run(path)
     found = run.checkpoints.best() if values.pop("kind") == "grader" else None
     if found is None:
@@ -182,6 +181,13 @@ def load_start(student: nn.Module, path: Path, split: Path, prompts: Mapping[str
             "clip.prompts, or start anew"
         )
     before: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
+    fractions = before.data.labeled_fraction, config.data.labeled_fraction
+    if fractions[0] > fractions[1]:
+        raise UserError(
+            f"model.start: {path} was trained with {fractions[0]:g} of the labels, this config has {fractions[1]:g}: grades of "
+            f"images that count as unlabeled here are in its weights; give --labeled-fraction {fractions[0]:g} or more, or a "
+            "run of fewer labels"
+        )
     if before.model.normalise != normalise:
         raise UserError(
             f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config says {normalise}; "

@@ -16,7 +16,8 @@ from dcmt.config import OptimizerConfig, ReportConfig
 from dcmt.fit import Fit, Progress
 from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
 from dcmt.prepare import KneeData, TrainingBatches
-from dcmt.run import RunFolder, file_hash, keep_config
+from dcmt.run import RunFolder, file_hash, keep_config, open_run
+from dcmt.schedules import learning_rate_factor
 from dcmt.tracking import Tracker
 from dcmt.versions import versions
 from knee.files import moved_into_place, typed
@@ -124,12 +125,36 @@ def train(
                 if done
                 else f"resuming {run.path} at step {checkpoint.step} of {steps}"
             )
+        if (
+            checkpoint is not None
+            and not done
+            and (note := _note_of_length(run, config, batches, checkpoint.step, steps))
+        ):
+            say(note)
         if resume and not done:
             keep_config(run, config)  # not before: a resuming that is refused, or has nothing to do, changes nothing
         progress = fit.run()
         if not fit.was_stopped:
             say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")
         return progress
+
+
+def _note_of_length(run: RunFolder, config: FullConfig, batches: TrainingBatches, step: int, steps: int) -> str | None:
+    """What to know of a run that goes on with another length than it had: its schedules are functions of the length."""
+    fit = open_run(run.path)[1]["fit"]
+    before = count_steps(fit["steps"], fit["epochs"], config.fit.accumulation, batches.per_epoch)
+    if before == steps:
+        return None
+    optimizer = config.optimizer
+    rates = [
+        learning_rate_factor(step, length, schedule=optimizer.schedule, warmup=optimizer.warmup_steps)
+        for length in (before, steps)
+    ]
+    return (
+        f"note: the run was to have {before} steps and now has {steps}. Learning rate, ramp and the teacher's default decay "
+        f"follow the length: here, at step {step}, the rate goes from {rates[0]:.1%} to {rates[1]:.1%} of its base. For the "
+        f"numbers of a run of {steps} steps, train one from the start"
+    )
 
 
 def record_data(run: RunFolder, data: KneeData) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dcmt.apply import LoadedRun, best_reachable, grade_rows, load_data, load_run
+from dcmt.apply import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
 from dcmt.prepare import KneeData
 from dcmt.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError
@@ -156,6 +156,9 @@ def _weight_faults(
     grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
     if not _close(grid, now, GRID_TOLERANCE):
         faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
+    written, masks = reported.get("masks_by_segmenter", 0), masks_by_segmenter(data, data.rows(split))
+    if written != masks:
+        faults.append(f"masks_by_segmenter: reported {written}, the manifest has {masks}")
     furthest = 0.0
     for name, found in grade_rows(loaded, data, rows, names=tuple(stored)).items():
         apart = np.abs(found.probabilities - stored[name].probabilities).max(1)

@@ -135,6 +135,7 @@ def make_fit(
         norm: bool = True,
         said: list[str] | None = None,
         optimizer: OptimizerConfig | None = None,
+        precision: str = "fp32",
         batches: Any = None,
         **config: Any,
     ) -> Fit:
@@ -153,7 +154,7 @@ def make_fit(
             config=FitConfig(**{"log_every": 2, "validate_every": 3, **config}),
             optimizer_config=optimizer or OptimizerConfig(),
             device=torch.device("cpu"),
-            precision="fp32",
+            precision=precision,
             tracker=Tracker(path, tensorboard=False, first_step=checkpoint.step if checkpoint else 0),
             checkpoints=checkpoints,
             steps=steps,

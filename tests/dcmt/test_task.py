@@ -116,11 +116,6 @@ def test_same_views_and_weights_cost_no_consistency(small_grader: Nets, small_ba
     assert float(losses.monitors["unlabeled/agreement"]) == 1.0
 
 
-def test_grades_of_the_unlabeled_images_cannot_matter(small_grader: Nets, small_batch: Batches) -> None:
-    batch = small_batch(2, 4)
-    assert len(batch.grades) == len(batch.masks) == len(batch.has_mask) == 2
-
-
 @pytest.mark.parametrize(
     ("weights", "asked", "used"),
     [

@@ -22,7 +22,6 @@ from dcmt.tracking import read_metrics
 from dcmt.train import build_grader, load_start, train_grader
 from knee.errors import UserError
 from knee.grades import grade_set_yaml, load_grade_set
-from knee.normalise import Normalise
 
 Make = Callable[..., GraderConfig]
 
@@ -47,7 +46,9 @@ def test_teacher_is_not_the_student_and_both_load(trained_run: RunFolder) -> Non
     loaded = load_run(trained_run.path, checkpoint="last", device="cpu")
     student, teacher = (loaded.networks[name].state_dict() for name in ("student", "teacher"))
     assert student.keys() == teacher.keys()
-    assert not all(torch.equal(value, teacher[name]) for name, value in student.items())
+    learned = [name for name in student if name.endswith(".weight")]
+    assert len(learned) > 10
+    assert not any(torch.equal(student[name], teacher[name]) for name in learned)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -133,6 +134,19 @@ def test_what_a_resumed_run_changes_is_in_its_config_from_then_on(
     assert run.private.stat().st_mode & 0o077 == 0
 
 
+def test_what_another_length_does_to_the_schedules_is_told(tmp_path: Path, grader_config: Make) -> None:
+    """A cosine to 1 % is at its end after two steps of two, half way after two of four."""
+    cosine = {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 0}
+    config = grader_config(**cosine, **{"fit.steps": 2})
+    run = create_run(tmp_path / "run", config, kind="grader")
+    train_grader(config, run, say=lambda _: None, resume=False)
+    said: list[str] = []
+    train_grader(grader_config(**cosine, **{"fit.steps": 4}), run, say=said.append, resume=True)
+    told = [line for line in said if line.startswith("note: the run was to have 2 steps and now has 4.")]
+    assert len(told) == 1
+    assert "at step 2, the rate goes from 1.0% to 50.5% of its base" in told[0]
+
+
 def test_without_masks_the_attention_loss_is_left_out_and_said_once(
     phantom: Path, tmp_path: Path, grader_config: Make
 ) -> None:
@@ -208,19 +222,26 @@ def test_run_that_starts_from_another_has_its_teacher_in_both_networks(
         assert torch.equal(found[f"teacher.{name}"], wanted[name])
 
 
-def test_start_from_another_split_network_or_normalisation_is_refused(
+def test_start_from_another_split_network_normalisation_or_from_more_labels_is_refused(
     trained_run: RunFolder, tmp_path: Path, grader_config: Make
 ) -> None:
-    config = grader_config()
-    network = build_grader(config, load_grade_set(config.data.grade_set))
-    split = Path(config.data.split)
-    load_start(network, trained_run.path, split, {}, config.model.normalise)
+    def load(*, network: torch.nn.Module | None = None, split: Path | None = None, **changes: object) -> None:
+        config = grader_config(**{"model.start": str(trained_run.path), **changes})
+        network = network or build_grader(config, load_grade_set(config.data.grade_set))
+        load_start(network, config, split or Path(config.data.split), {})
+
+    load()
+    load(**{"data.labeled_fraction": 1.0})
     other = tmp_path / "split.csv"
-    other.write_text(split.read_text() + "\n")
+    other.write_text(Path(grader_config().data.split).read_text() + "\n")
     with pytest.raises(UserError, match=r"model\.start: .* was trained with another split than"):
-        load_start(network, trained_run.path, other, {}, config.model.normalise)
+        load(split=other)
     with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
-        load_start(torch.nn.Linear(2, 2), trained_run.path, split, {}, config.model.normalise)
-    another: Normalise = "fixed" if config.model.normalise == "image" else "image"
+        load(network=torch.nn.Linear(2, 2))
+    another = "fixed" if grader_config().model.normalise == "image" else "image"
     with pytest.raises(UserError, match=rf"model\.start: .* this config says {another}; give --model\.normalise"):
-        load_start(network, trained_run.path, split, {}, another)
+        load(**{"model.normalise": another})
+    with pytest.raises(
+        UserError, match=r"was trained with 0\.6 of the labels, this config has 0\.5: .*fraction 0\.6 or"
+    ):
+        load(**{"data.labeled_fraction": 0.5})

@@ -375,14 +375,33 @@ def test_the_seconds_told_are_the_whole_runs_whichever_checkpoint_is_graded(
     assert (about["checkpoint_step"], about["seconds"]) == (1, 2 * 10)
 
 
-def test_the_mirror_of_a_mirror_symmetric_grader_says_the_same():
-    def mean_grader(images: torch.Tensor) -> Grading:
-        return Grading(images.mean((2, 3)).repeat(1, 2), images.repeat(1, 2, 1, 1))
+def test_the_mirror_image_is_the_one_from_left_to_right():
+    """Graded by the upper left quarter alone: of the mirror image that is the upper right one."""
+
+    def quarter(images: torch.Tensor) -> Grading:
+        corner = images[:, :, :2, :2].mean((2, 3))
+        return Grading(torch.cat([corner, -corner], 1), images.repeat(1, 2, 1, 1) * torch.arange(4))
 
     images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    straight, mirrored = mean_grader(images), Mirrored(mean_grader)(images)
-    torch.testing.assert_close(mirrored.logits, straight.logits)
-    assert torch.equal(mirrored.class_maps, straight.class_maps)
+    straight, mirrored = quarter(images), Mirrored(quarter)(images)
+    right = images[:, :, :2, 2:].mean((2, 3))
+    torch.testing.assert_close(mirrored.logits, torch.cat([right, -right], 1))
+    assert not torch.allclose(mirrored.logits, straight.logits)
+    # Evidence lies on the image as it is: that of the left edge is found at the right edge of the mirror image.
+    torch.testing.assert_close(mirrored.class_maps, images.repeat(1, 2, 1, 1) * torch.arange(4).flip(0))
+
+
+def test_image_and_mirror_image_together_are_a_mirrored_pair(tiny_job, grader_values, tmp_path):
+    data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
+    train(tiny_job(), data, tmp_path, threads=1)
+    loaded = load_run(tmp_path / "tiny", checkpoint="last", device="cpu")
+    prepared = load_data(loaded)
+    exact = grade_test(loaded, prepared, mirror=True)
+    images, mirrored = (exact[[f"teacher_{kind}{grade}" for grade in range(3)]].to_numpy() for kind in "pm")
+    assert np.abs(images - mirrored).max() > 1e-5
+    pair = load_run(tmp_path / "tiny", checkpoint="last", device="cpu", mirrored_pair=True)
+    found = grade_rows(pair, prepared, prepared.rows("test"), names=["teacher"])["teacher"]
+    np.testing.assert_allclose((images + mirrored) / 2, found.probabilities, atol=1e-6)
 
 
 class Plan:

@@ -113,11 +113,22 @@ def test_masks_are_dilated_before_the_views_when_asked() -> None:
     assert undilated.sum() == 1
 
 
-def test_views_depend_on_seed_stream_and_position() -> None:
+def test_views_depend_on_seed_and_position() -> None:
     first = streams()[Draw("labeled", 7, 2)].student
     assert np.array_equal(first, streams()[Draw("labeled", 7, 2)].student)
     assert not np.array_equal(first, streams()[Draw("labeled", 8, 2)].student)
     assert not np.array_equal(first, streams(seed=1)[Draw("labeled", 7, 2)].student)
+
+
+def test_one_image_at_one_position_is_seen_differently_in_the_two_streams() -> None:
+    images, masks, has_mask = arrays()
+    both = TwoStreams(
+        LabeledImages(images, LABELED, LABELED % 3, masks, has_mask),
+        UnlabeledImages(images, LABELED),
+        Views(strong_views(), SIZE),
+        seed=0,
+    )
+    assert not np.array_equal(both[Draw("labeled", 7, 2)].student, both[Draw("unlabeled", 7, 2)].student)
 
 
 def test_a_batch_is_labeled_first_and_small() -> None:

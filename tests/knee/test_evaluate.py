@@ -112,6 +112,22 @@ class TestDifference:
         same = difference(first, first, grades, range(150), CARTILAGE, samples=20)
         assert all(entry["value"] in (0, None) and entry["high"] in (0, None) for entry in same.values())
 
+    def test_images_of_a_patient_are_no_independent_evidence(self) -> None:
+        """Ten images of a patient that are all alike tell no more than one: the interval is √10 wider than of 500 patients."""
+        rng = np.random.default_rng(3)
+        grades = np.repeat(rng.integers(0, 3, 50), 10)
+        wrong = np.eye(3)[(grades + 1) % 3]
+        better = np.where(np.repeat(rng.random(50) < 0.5, 10)[:, None], np.eye(3)[grades], wrong)
+
+        def width(patients: np.ndarray) -> float:
+            found = difference(made(wrong), made(better), grades, patients, CARTILAGE, samples=2000)["accuracy"]
+            assert found["low"] is not None
+            assert found["high"] is not None
+            return found["high"] - found["low"]
+
+        ratio = width(np.repeat(np.arange(50), 10)) / width(np.arange(500))
+        assert ratio == pytest.approx(np.sqrt(10), rel=0.1)
+
     def test_refuses_other_rows(self) -> None:
         with pytest.raises(ValueError, match="same cases"):
             difference(made(np.eye(3)), made(np.eye(3), rows=np.array([0, 2, 1])), [0, 1, 2], range(3), CARTILAGE)
