@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import clip_flip
-from experiments.clip_flip import ROOT, _options, folder, train
+from experiments.clip_flip import ROOT, _options, folder, tabulate, train
+from knee.predictions import Predictions
 
 
 def test_runs_with_other_options_are_other_runs(tmp_path, monkeypatch):
@@ -34,3 +36,46 @@ def test_a_trial_does_not_write_over_the_studys_tables(tmp_path, trial):
     assert _options(runs).out == ROOT / "docs" / "results"
     assert _options([*runs, *trial]).out == tmp_path / "clip_flip"
     assert _options([*runs, *trial, "--out", "here"]).out == Path("here")
+
+
+def test_the_table_holds_each_seed_their_mean_and_the_difference_of_the_arms():
+    grades, patients = np.array([0, 1, 2, 4]), ["a", "a", "b", "b"]
+
+    def said(predicted: list[int], changed: list[bool]) -> Predictions:
+        nothing = np.zeros(4)
+        return Predictions(
+            rows=np.arange(4),
+            probabilities=np.eye(5, dtype=np.float32)[predicted],
+            predicted=np.array(predicted),
+            entropy=nothing,
+            map_maximum=nothing,
+            empty=nothing > 0,
+            iou=nothing,
+            flip_divergence=np.array(changed) * 0.5,
+            flip_changed=np.array(changed),
+        )
+
+    plain = [said([0, 1, 0, 0], [True, True, False, False]), said([0, 1, 2, 0], [True, False, False, False])]
+    terms = [said([0, 1, 2, 4], [False] * 4), said([1, 1, 2, 3], [False] * 4)]
+    found = {
+        (arm, network, seed): one
+        for arm, two in (("plain", plain), ("terms", terms))
+        for network in ("student", "teacher")
+        for seed, one in enumerate(two)
+    }
+    table = tabulate(found, grades, patients, ["plain", "terms"], [0, 1]).set_index(["network", "run", "metric"])
+    columns = ["seed_0", "seed_1", "mean"]
+    for name, wanted in {
+        ("plain", "accuracy"): [2 / 4, 3 / 4, 5 / 8],
+        ("terms", "accuracy"): [1, 2 / 4, 6 / 8],
+        ("terms − plain", "accuracy"): [2 / 4, -1 / 4, 1 / 8],
+        ("terms", "adjacent"): [1, 1, 1],
+        ("plain", "flip_changed"): [2 / 4, 1 / 4, 3 / 8],
+        ("terms − plain", "flip_divergence"): [-1 / 4, -1 / 8, -3 / 16],
+    }.items():
+        row = table.loc[("teacher", *name)]
+        assert row[columns].tolist() == pytest.approx(wanted)
+        assert row["low"] <= row["mean"] <= row["high"]
+    # The patients' means of the two seeds' differences in accuracy are 0 − 1/4 and 1/2 + 0: no draw of patients gives more.
+    row = table.loc[("teacher", "terms − plain", "accuracy")]
+    assert (row["low"], row["high"]) == (-1 / 4, 1 / 2)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from experiments.review_circle import data_manifest, make_start, read_truth
+import numpy as np
+import pytest
+
+from experiments.review_circle import data_manifest, gain, make_start, read_truth
 from knee.grades import load_grade_set
 
 
@@ -23,3 +26,22 @@ def test_circles_in_folders_of_one_name_keep_their_manifests_apart(tmp_path):
     assert second.labeled > first.labeled
     assert first.manifest.read_text(encoding="utf-8") == kept
     assert make_start(options("a", 0.3), base, grades, truth, 0).manifest == first.manifest
+
+
+def graded(predicted: list[int]) -> dict[str, np.ndarray]:
+    patients = np.array(["a", "a", "b", "b"])
+    return {"predicted": np.array(predicted), "grades": np.array([0, 0, 1, 1]), "patients": patients}
+
+
+def test_the_gain_is_the_mean_over_seeds_of_doubted_minus_random_macro_f1():
+    """One seed 1 − 1/3 (all of grade 0: F1 2/3 and 0), the other 11/15 − 1 (one of grade 1 missed: F1 4/5 and 2/3)."""
+    right, zeros, one_missed = graded([0, 0, 1, 1]), graded([0, 0, 0, 0]), graded([0, 0, 1, 0])
+    first = {"found": {"start": right, "random": zeros, "doubted": right}}
+    second = {"found": {"start": right, "random": right, "doubted": one_missed}}
+    assert gain([first], 2)[0] == pytest.approx(2 / 3)
+    assert gain([second], 2)[0] == pytest.approx(-4 / 15)
+    value, low, high = gain([first, second], 2)
+    assert value == pytest.approx(1 / 5)
+    assert low <= value <= high
+    same = {"found": {"start": right, "random": one_missed, "doubted": one_missed}}
+    assert gain([same], 2) == (0, 0, 0)
