@@ -22,7 +22,7 @@ from dcmt.device import autocast_type, choose_device, flush_denormals
 from dcmt.options import config_from_values
 from dcmt.pictures import case_pictures
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, is_trained, open_run, other_split, require_paths
+from dcmt.run import RunFolder, file_hash, is_trained, open_run, other_split, require_paths
 from dcmt.summary import grade_table, metric_table
 from dcmt.train import build_grader
 from dcmt.validation import spread_over_grades
@@ -128,7 +128,17 @@ def load_data(loaded: LoadedRun) -> KneeData:
             f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; the split "
             f"it was trained with is {loaded.run.local / 'split.csv'}: put that back"
         )
+    if manifest_changed(loaded, data):
+        sys.stderr.write(
+            f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its rows count as they are now\n"
+        )
     return data
+
+
+def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:
+    """Whether the manifest is not the one that the run was trained on, which may be meant: grades are corrected."""
+    trained_with = loaded.checkpoint.state.get("manifest_sha256")
+    return trained_with is not None and trained_with != file_hash(data.manifest.path)
 
 
 def grade_rows(
@@ -183,6 +193,7 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
         reports[f"teacher_minus_{name}"] = difference(
             one, found["teacher"], grades, patients, data.grade_set, samples=samples
         )
+    missing = data.split.absent[options.split]
     grid, written = best_reachable(loaded, data, rows), masks_by_segmenter(data, rows)
     write_json(
         loaded.run.metrics(options.split),
@@ -191,6 +202,8 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
             "checkpoint_step": loaded.checkpoint.step,
             "trained_on": options.split == "train" and is_trained(loaded.kind),
             "mirrored_pair": loaded.mirrored_pair,
+            "manifest_changed": manifest_changed(loaded, data),
+            "left_out": missing,
             "best_iou_of_grid": grid,
             "masks_by_segmenter": written,
             **reports,
@@ -209,6 +222,8 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     table.to_csv(target, index=False)
     target.chmod(0o600)
     draw_figures(loaded, found, data, rows, split=options.split)
+    if missing:
+        say(f"{missing} {options.split} images of {data.split.path} are left out: not in the manifest, or bad rows")
     if loaded.mirrored_pair:
         say("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
     for line in summary(reports, list(found), grid):

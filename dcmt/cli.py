@@ -127,8 +127,8 @@ def _pixels(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, 0 or more")
+    if not 0 <= value <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 0 to 256")
     return value
 
 

@@ -63,12 +63,19 @@ class DataConfig:
             0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1"
         )
         _require(16 <= self.image_size <= 2048, "data.image_size", self.image_size, "from 16 to 2048 pixels")
-        _require(self.labeled_per_batch >= 1, "data.labeled_per_batch", self.labeled_per_batch, "at least 1")
-        _require(self.unlabeled_per_batch >= 0, "data.unlabeled_per_batch", self.unlabeled_per_batch, "0 or more")
-        _require(self.mask_dilation >= 0, "data.mask_dilation", self.mask_dilation, "0 or more")
+        _require(
+            1 <= self.labeled_per_batch <= 10_000, "data.labeled_per_batch", self.labeled_per_batch, "from 1 to 10,000"
+        )
+        _require(
+            0 <= self.unlabeled_per_batch <= 10_000,
+            "data.unlabeled_per_batch",
+            self.unlabeled_per_batch,
+            "from 0 to 10,000",
+        )
+        _require(0 <= self.mask_dilation <= 256, "data.mask_dilation", self.mask_dilation, "from 0 to 256 pixels")
         low, high = self.percentiles
         _require(0 <= low < high <= 100, "data.percentiles", self.percentiles, "two rising numbers from 0 to 100")
-        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        _require(0 <= self.workers <= 256, "data.workers", self.workers, "from 0 to 256 processes")
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("epochs", 0), ("accumulation", 1), ("validate_every", 0), ("log_every", 1)):
             _require(getattr(self, name) >= least, f"fit.{name}", getattr(self, name), f"{least} or more")
-        _require(self.threads >= 0, "fit.threads", self.threads, "0 or more")
+        _require(0 <= self.threads <= 1024, "fit.threads", self.threads, "from 0 to 1,024")
         _require(0 <= self.seed < 2**63, "fit.seed", self.seed, "from 0 to 2⁶³ − 1")
         _require(self.checkpoint_minutes > 0, "fit.checkpoint_minutes", self.checkpoint_minutes, "above 0")
         _require(self.patience >= 0, "fit.patience", self.patience, "0 or more")
@@ -255,7 +262,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.cases <= 16, "report.cases", self.cases, "from 0 to 16")
-        _require(self.bootstrap >= 100, "report.bootstrap", self.bootstrap, "100 or more")
+        _require(100 <= self.bootstrap <= 10**6, "report.bootstrap", self.bootstrap, "from 100 to 1,000,000")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knee.errors import Faults, UserError, counted
-from knee.files import refuse_existing
+from knee.files import refuse_existing, refuse_inputs
 from knee.grades import GradeSet, load_grade_set
 from knee.manifest import Inspection, Manifest, read_manifest, write_manifest
 
@@ -45,6 +45,7 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
 
     grade_set = load_grade_set(options.grade_set)
     target = options.out or options.folder / "manifest.csv"
+    refuse_inputs(target, spreadsheet=options.grades)
     refuse_existing(target, force=options.force)
     sheet = _sheet(options, grade_set)
     table = manifest_from_folder(
@@ -118,6 +119,7 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
     from knee.check import check_data, drop_bad
 
     if options.skip_bad:
+        refuse_inputs(options.skip_bad, manifest=options.manifest, split_file=options.split)
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
     for remark in found.remarks:
@@ -161,12 +163,17 @@ def split(options: argparse.Namespace, *, say: Say) -> int:
     """``dcmt split``."""
     from knee.splits import make_folds, make_split, write_split
 
+    targets = [options.out]
+    if options.folds:
+        names = (f"{options.out.stem}_{number}{options.out.suffix}" for number in range(options.folds))
+        targets = [options.out.with_name(name) for name in names]
+    for target in targets:
+        refuse_inputs(target, manifest=options.manifest, list_of_bad_rows=options.skip_bad)
+    if options.skip_bad:
+        refuse_inputs(options.skip_bad, manifest=options.manifest)
     found = _manifest_to_split(options, say)
     if options.folds:
         folds = make_folds(found.table, folds=options.folds, seed=options.seed)
-        targets = [
-            options.out.with_name(f"{options.out.stem}_{number}{options.out.suffix}") for number in range(len(folds))
-        ]
         _refuse_existing(targets, force=options.force)
         for target, frame in zip(targets, folds, strict=True):
             write_split(target, frame, force=options.force)

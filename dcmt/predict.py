@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,13 +20,14 @@ from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError
 from knee.evaluate import predictions_table
-from knee.files import moved_into_place
+from knee.files import LONGEST_NAME, moved_into_place
 from knee.folders import IMAGE_SUFFIXES, image_files
 from knee.images import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.manifest import is_file
 from knee.own_folders import mark_as_own
 from knee.patients import side_in_path
 from knee.predictions import NotFinite, predict
+from knee.scan import printable
 from knee.tables import shortened
 
 Say = Callable[[str], None]
@@ -133,8 +136,15 @@ def _note_drawn(out: Path, files: Sequence[str]) -> None:
 
 
 def overlay_path(out: Path, image: str) -> Path:
-    """Where the overlay of an image lies. The whole name is kept: knee.png and knee.dcm in one folder are two cases."""
-    return out / "overlays" / f"{image}.png"
+    """Where the overlay of an image lies. The whole name is kept: knee.png and knee.dcm in one folder are two cases.
+
+    A name too long for that ends with a hash of itself instead.
+    """
+    path = out / "overlays" / f"{image}.png"
+    name = os.fsencode(path.name)
+    if len(name) <= LONGEST_NAME:
+        return path
+    return path.with_name(f"{path.name[:32]}-{hashlib.sha256(name).hexdigest()[:16]}.png")
 
 
 class ImageReader:
@@ -211,6 +221,8 @@ def find_images(path: Path) -> list[Path]:
         if not found:
             raise UserError(f"{path} holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
         return found
+    if (printed := printable(str(path))) != str(path):
+        raise UserError(f"{printed} is no UTF-8 text, which no table can hold; rename the file")
     if not is_file(path):
         raise UserError(f"{path} is neither an image nor a folder")
     return [path]

@@ -156,19 +156,22 @@ def _weight_faults(
     grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
     if not _close(grid, now, GRID_TOLERANCE):
         faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
-    written, masks = reported.get("masks_by_segmenter", 0), masks_by_segmenter(data, data.rows(split))
-    if written != masks:
-        faults.append(f"masks_by_segmenter: reported {written}, the manifest has {masks}")
+    for name, found in (
+        ("masks_by_segmenter", masks_by_segmenter(data, data.rows(split))),
+        ("left_out", data.split.absent[split]),
+    ):
+        if reported.get(name, 0) != found:
+            faults.append(f"{name}: reported {reported.get(name, 0)}, by manifest and split it is {found}")
     furthest = 0.0
-    for name, found in grade_rows(loaded, data, rows, names=tuple(stored)).items():
-        apart = np.abs(found.probabilities - stored[name].probabilities).max(1)
+    for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
+        apart = np.abs(graded.probabilities - stored[name].probabilities).max(1)
         furthest = max(furthest, float(apart.max()))
         faults += [
             f"{name} {case}: a probability differs by {gap:.3g}, more than {tolerance:g}"
             for case, gap in zip(table["case"], apart, strict=True)
             if gap > tolerance
         ]
-        before, after = _mean_overlap(stored[name]), _mean_overlap(found)
+        before, after = _mean_overlap(stored[name]), _mean_overlap(graded)
         if abs(before - after) > OVERLAP_TOLERANCE[precision] or np.isnan(before) != np.isnan(after):
             faults.append(
                 f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} by the weights"

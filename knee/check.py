@@ -28,6 +28,8 @@ __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
 _WIDE = 1.6
 """An image so many times as wide as high may show both knees."""
+_MUCH = 0.5
+"""A mask that covers more of its image is hardly of cartilage."""
 _MOST_LINES = 5
 _FACTS = ("patient", "side", "grade")
 
@@ -40,6 +42,8 @@ class _Seen:
     pixels: bytes | None = None
     """A digest of size and grey values."""
     wide: bool = False
+    covered: float | None = None
+    """The share of the image that its mask covers."""
     side: str = ""
     """By the image's own file."""
     subject: Subject | None = None
@@ -114,7 +118,8 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
                 yield f"image '{image}' is of side {seen.side} by its file, {side} by the manifest; mend the side"
     if mask_path is not None and (absent or is_file(mask_path)):
         try:
-            mask_size = read_mask(mask_path).shape
+            mask = read_mask(mask_path)
+            mask_size, seen.covered = mask.shape, float(mask.mean())
         except UserError as error:
             yield f"mask '{mask_name}' {str(error).removeprefix(f'{mask_path}: ')}"
     if size and mask_size and size != mask_size:
@@ -200,6 +205,18 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
         remarks.append(
             f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {_WIDE} times as wide as high: if these show both "
             "knees, crop them first; an image is graded as one knee"
+        )
+    empty = [row for row, one in enumerate(seen) if one.covered == 0]
+    much = [row for row, one in enumerate(seen) if one.covered is not None and one.covered > _MUCH]
+    if empty:
+        remarks.append(
+            f"{counted(len(empty), 'mask')} ({_lines(table, empty)}) with nothing marked: right where there is no cartilage; "
+            "where nobody has drawn yet, leave the column mask empty"
+        )
+    if much:
+        remarks.append(
+            f"{counted(len(much), 'mask')} ({_lines(table, much)}) over more than half of the image: if the background is what "
+            "is marked, save them with 0 there; a segmenter learns what is marked"
         )
     return remarks
 

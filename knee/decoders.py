@@ -23,6 +23,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused: the largest knee radiographs have some 20 million pixels."""
+MOST_SIDE = 10_000
+"""Images with a longer side are refused: each is padded to a square before it is made small."""
 MOST_BYTES = 1 << 30
 """Larger files of a single image are refused."""
 
@@ -58,6 +60,10 @@ def check_size(height: int, width: int) -> None:
     if height * width > MOST_PIXELS:
         raise ValueError(
             f"its header says {width} × {height} pixels, more than {MOST_PIXELS // 10**6} million; crop it"
+        )
+    if max(height, width) > MOST_SIDE:
+        raise ValueError(
+            f"its header says {width} × {height} pixels, more than {MOST_SIDE:,} on one side; crop it to the knee"
         )
 
 

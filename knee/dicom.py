@@ -59,9 +59,10 @@ def read_subject(path: Path) -> Subject | None:
 def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
-    An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. What of these is
-    blanked or impossible is not applied. The spacing is ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated
-    files are refused, and pictures in color.
+    What the header calls padding (around the field of view, say) has no part in this, and becomes as dark as the darkest of
+    the rest. An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. What of
+    these is blanked or impossible is not applied. The spacing is ImagerPixelSpacing, else PixelSpacing. Multi-frame and
+    deflated files are refused, and pictures in color.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,9 +78,12 @@ def read_dicom(path: Path) -> Pixels:
             name = dataset.file_meta.TransferSyntaxUID.name
             raise ValueError(f"has pixels that no installed decoder reads ({name}); save it uncompressed") from error
         values = finite(_displayed(array, dataset))
+        shown = ~_padding(array, dataset)
     photometric = str(dataset.PhotometricInterpretation)
     if photometric == "MONOCHROME1":
-        values = values.max() + values.min() - values
+        values = values[shown].max() + values[shown].min() - values
+    if not shown.all():
+        values = np.where(shown, values, values[shown].min())
     return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), photometric == "MONOCHROME1")
 
 
@@ -111,6 +115,16 @@ def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray
     _drop_unusable(dataset)
     values = apply_modality_lut(array, dataset)
     return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))
+
+
+def _padding(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[np.bool_]:
+    """Which pixels are padding, by PixelPaddingValue and PixelPaddingRangeLimit, in stored values; none where all would be."""
+    value = _numbers(dataset, "PixelPaddingValue")
+    if array.ndim == 3 or len(value) != 1:
+        return np.zeros(array.shape[:2], dtype=bool)
+    ends = sorted([value[0], *_numbers(dataset, "PixelPaddingRangeLimit")][:2])
+    padded: npt.NDArray[np.bool_] = (array >= ends[0]) & (array <= ends[-1])
+    return np.zeros_like(padded) if padded.all() else padded
 
 
 def _drop_unusable(dataset: pydicom.Dataset) -> None:

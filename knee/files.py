@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 import os
 import shlex
@@ -12,6 +14,10 @@ from typing import Any
 
 from knee.errors import UserError
 
+LONGEST_NAME = 255
+"""Bytes of a file's name that file systems allow."""
+_ROOM_FOR_SCRATCH = 40
+
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
@@ -19,7 +25,7 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
     Raises OSError where the disk refuses; what was at ``path`` before then stays as it was.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    scratch = path.with_name(f".{_scratch_name(path)}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield scratch
@@ -32,8 +38,14 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of ``moved_into_place(path)``; for a file that no other process is writing."""
-    for scratch in path.parent.glob(f".{path.name}.*.part"):
+    for scratch in path.parent.glob(f".{glob.escape(_scratch_name(path))}.*.part"):
         scratch.unlink(missing_ok=True)
+
+
+def _scratch_name(path: Path) -> str:
+    """The file's name, or a hash of it where a scratch name made of it would be longer than file systems allow."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= LONGEST_NAME - _ROOM_FOR_SCRATCH else hashlib.sha256(name).hexdigest()[:16]
 
 
 @contextmanager
@@ -89,6 +101,17 @@ def relative_name(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:
         return path.as_posix()
+
+
+def refuse_inputs(target: Path, **inputs: Path | None) -> None:
+    """Raises UserError where a file to be written is one that is read, by its option or role: no --force is meant for that.
+
+    Links are followed, so another name of the same file is told, too.
+    """
+    for role, path in inputs.items():
+        if path is not None and os.path.realpath(path) == os.path.realpath(target):
+            read = role.replace("_", " ")
+            raise UserError(f"{target}: is the {read} that is read here and is not written over; choose another name")
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:

@@ -98,9 +98,20 @@ def manifest_from_folder(
     start = Path(relative_to or folder).resolve()
     for column in ("image", "mask"):
         table[column] = [relative_name(folder.resolve() / name, start) if name else "" for name in table[column]]
+    _refuse_outer_spaces(table["image"].tolist())
     table["grade"] = table["grade"].astype("Int64")
     table.attrs["notes"] = [*notes, *passed_note(passed_over)]
     return table
+
+
+def _refuse_outer_spaces(images: Sequence[str]) -> None:
+    """Raises Faults for paths that a table cannot hold: spaces around a field are not part of it."""
+    faults = [f"'{image}'" for image in images if image != image.strip()]
+    if faults:
+        raise Faults(
+            shortened(faults),
+            summary=f"{counted(len(faults), 'path')} with a space at the outer end, which no table keeps; rename:",
+        )
 
 
 def _chen_row(file: str) -> dict[str, object]:

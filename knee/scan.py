@@ -63,7 +63,7 @@ def scan(folder: Path) -> Scan:
             shown = path.relative_to(folder).as_posix()
             if name.startswith(".") or (name in names and not _is_image(path, passed_over)):
                 continue
-            if (printed := _printable(shown)) != shown:
+            if (printed := printable(shown)) != shown:
                 misnamed.append(printed)
             elif not path.is_symlink():
                 if path.is_file():
@@ -116,10 +116,10 @@ def _holds_images(folder: Path) -> bool:
         return True  # by a link that leads out
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     r"""A name whose bytes are not UTF-8 with what stands for these bytes written out; any other as it is.
 
-    >>> _printable("M\udcfcller"), _printable("Müller")
+    >>> printable("M\udcfcller"), printable("Müller")
     ('M\\udcfcller', 'Müller')
     """
     return name.encode(errors="backslashreplace").decode()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Split:
 
     path: Path
     frame: pd.DataFrame
+    absent: Mapping[str, int] = field(default_factory=dict)
+    """How many images of train, val and test the file has besides: not in the manifest, or on a bad row left out."""
 
     def rows(self, name: str) -> Rows:
         """Numbers of the manifest's rows in split ``name``, ascending."""
@@ -90,7 +92,9 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     faults += _patient_faults(frame, manifest)
     if faults:
         raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
-    return Split(path=path, frame=frame[~left_out].reset_index(drop=True))
+    frame = frame[~left_out].reset_index(drop=True)
+    absent = {name: int((table["split"] == name).sum() - (frame["split"] == name).sum()) for name in SPLITS}
+    return Split(path, frame, absent)
 
 
 def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:

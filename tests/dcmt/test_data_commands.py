@@ -204,3 +204,24 @@ def test_how_a_spreadsheet_is_read_needs_words_that_fit(
         assert end.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "manifest.csv").exists()
+
+
+def test_no_command_writes_over_what_it_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not with --force either: that is for earlier results."""
+    manifest, split, sheet = folder / "manifest.csv", folder / "split.csv", folder / "grades.csv"
+    sheet.write_text("file,KL\n0.png,1\n")
+    before = {path: path.read_bytes() for path in (manifest, split, sheet)}
+    new = folder / "new.csv"
+    for command, told in (
+        (("manifest", folder, "--grades", sheet, "--out", sheet), "is the spreadsheet that is read here"),
+        (("split", manifest, "--out", manifest), "is the manifest that is read here"),
+        (("split", manifest, "--skip-bad", manifest, "--out", new), "is the manifest that is read here"),
+        (("split", manifest, "--skip-bad", new, "--out", new), "is the list of bad rows that is read here"),
+        (("split", manifest, "--skip-bad", folder / "new_1.csv", "--folds", "3", "--out", new), "list of bad rows"),
+        (("check", manifest, "--skip-bad", manifest), "is the manifest that is read here"),
+        (("check", manifest, "--split", split, "--skip-bad", split), "is the split file that is read here"),
+    ):
+        assert run(*command, "--force") == 2
+        assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not new.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def test_later_options_override_the_file(tmp_path: Path) -> None:
         (["--fit.steps", "many"], r"option fit\.steps: expected .*int.*many"),
         (["--fit.steps"], r"fit\.steps.*expected one argument"),
         (["--fit.steps", "0"], r"fit\.steps is 0; it must be 1 or more"),
-        (["--fit.threads", "-1"], r"fit\.threads is -1; it must be 0 or more"),
+        (["--fit.threads", "-1"], r"fit\.threads is -1; it must be from 0 to 1,024"),
         (["--fit.seed", str(2**64)], r"fit\.seed is 18446744073709551616; it must be from 0 to"),
         (["--fit.steps", "2.5"], r"option fit\.steps: expected"),
         (["--data.labeled_fraction", "0"], r"data\.labeled_fraction is 0(\.0)?; it must be above 0 and at most 1"),
@@ -140,3 +141,20 @@ def test_names_and_steps() -> None:
     assert default_name([], fraction=1.0, seed=0) == "run-f1-s0"
     assert count_steps(100, 2, 4, 10) == 5
     assert count_steps(100, 1, 50, 10) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("data.workers", 100_000, "from 0 to 256 processes"),
+        ("data.mask_dilation", 1e7, "from 0 to 256 pixels"),
+        ("data.labeled_per_batch", 10**11, "from 1 to 10,000"),
+        ("data.unlabeled_per_batch", 10**11, "from 0 to 10,000"),
+        ("fit.threads", 10**11, "from 0 to 1,024"),
+        ("report.bootstrap", 10**9, "from 100 to 1,000,000"),
+    ],
+)
+def test_numbers_that_no_machine_has_memory_for_are_refused(option: str, value: float, wanted: str) -> None:
+    section, name = option.split(".")
+    with pytest.raises(UserError, match=rf"{re.escape(option)} .*{re.escape(wanted)}"):
+        config_from_values(GraderConfig, {section: {name: value}}, where="test")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ import pytest
 
 from dcmt.apply import load_run
 from dcmt.cli import main
-from dcmt.predict import ImageReader, find_images, predict, predict_command
+from dcmt.predict import ImageReader, find_images, overlay_path, predict, predict_command
 from dcmt.run import RunFolder
 from knee.errors import UserError
 from knee.images import prepare
@@ -219,3 +221,29 @@ def test_an_answer_that_is_not_finite_is_told_by_the_images_name(
         picture(tmp_path / "in" / f"{name}.png")
     with pytest.raises(UserError, match=r"not finite for 1 of 2 images \(first: d\.png\); .*--checkpoint"):
         grade(trained_run, tmp_path / "in", tmp_path / "out", no_overlays=True)
+
+
+def test_names_as_long_as_file_systems_allow_are_graded(trained_run: RunFolder, tmp_path: Path) -> None:
+    """The overlay's name is the image's with .png behind it, which is too long here: a hash stands for the rest."""
+    names = ["뼈" * 83 + ".png", "a" * 251 + ".png"]
+    for seed, name in enumerate(names):
+        picture(tmp_path / "short.png", seed=seed)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "short.png").rename(tmp_path / "in" / name)
+    for force in (False, True):
+        grade(trained_run, tmp_path / "in", tmp_path / "out", force=force)
+        table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+        assert sorted(table["image"]) == sorted(names)
+        overlays = list((tmp_path / "out" / "overlays").glob("*.png"))
+        assert len(overlays) == 2
+        assert {path.name for path in overlays} == {overlay_path(tmp_path / "out", name).name for name in names}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_one_image_whose_name_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    path = tmp_path / os.fsdecode(b"b\xfcd.png")
+    (tmp_path / "a.png").rename(path)
+    with pytest.raises(UserError, match=r"b\\udcfcd\.png is no UTF-8 text") as caught:
+        find_images(path)
+    str(caught.value).encode()

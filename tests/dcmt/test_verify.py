@@ -273,3 +273,52 @@ def test_mirrored_pairs_are_evaluated_and_verified_as_such(run: RunFolder, verif
     code, told = verify()
     assert code == 2
     assert "a probability differs" in told
+
+
+def test_a_manifest_that_changed_is_told_and_what_it_leaves_out_is_counted(
+    run: RunFolder, verify: Verify, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    paths = yaml.safe_load(run.private.read_text())
+    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(tmp_path / "data" / "manifest.csv")}))
+    metrics = {}
+    for dropped in (0, 2):
+        table = pd.read_csv(tmp_path / "data" / "manifest.csv", dtype=str, keep_default_na=False)
+        table = table.drop(index=table.index[table["split"] == "test"][:dropped])
+        table.to_csv(tmp_path / "data" / "manifest.csv", index=False, lineterminator="\n")
+        capsys.readouterr()
+        assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
+        printed = capsys.readouterr()
+        metrics[dropped] = json.loads(run.metrics("test").read_text())
+        assert metrics[dropped]["left_out"] == dropped
+        assert metrics[dropped]["manifest_changed"] is bool(dropped)
+        assert ("manifest.csv changed since" in printed.err) is bool(dropped)
+        assert ("2 test images of" in printed.out) is bool(dropped)
+        assert verify()[0] == 0
+    assert metrics[2]["teacher"]["cases"] == metrics[0]["teacher"]["cases"] - 2
+    touch_metrics(run, "left_out", value=0)
+    code, told = verify()
+    assert code == 2
+    assert "left_out: reported 0, by manifest and split it is 2" in told
+
+
+def test_masks_that_a_segmenter_wrote_are_counted(
+    run: RunFolder, verify: Verify, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads(run.metrics("test").read_text())["masks_by_segmenter"] == 0
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    path = tmp_path / "data" / "manifest.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    test = table.index[(table["split"] == "test") & (table["mask"] != "")]
+    table["mask_source"] = ""
+    table.loc[test[:3], "mask_source"] = "segmenter"
+    table.to_csv(path, index=False)
+    paths = yaml.safe_load(run.private.read_text())
+    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(path)}))
+    capsys.readouterr()
+    assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
+    assert "3 of the masks were written by a segmenter" in capsys.readouterr().out
+    assert json.loads(run.metrics("test").read_text())["masks_by_segmenter"] == 3
+    assert verify()[0] == 0
+    touch_metrics(run, "masks_by_segmenter", value=0)
+    assert "masks_by_segmenter: reported 0, by manifest and split it is 3" in verify()[1]

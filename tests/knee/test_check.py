@@ -179,3 +179,18 @@ def test_wide_images_are_a_remark(tmp_path):
     assert found.faults() == []
     (remark,) = found.remarks
     assert remark.startswith("2 images (lines 4, 5) at least 1.6 times as wide as high: if these show both knees, crop")
+
+
+def test_masks_that_mark_nothing_or_the_background_are_worth_a_look(tmp_path):
+    masks = {"drawn": IMAGE > 100, "half": IMAGE >= 60, "empty": IMAGE < 0, "inverted": IMAGE <= 100}
+    rows = []
+    for number, (name, mask) in enumerate(masks.items()):
+        write_png(tmp_path / f"{name}.png", np.roll(IMAGE, number))
+        write_png(tmp_path / f"m_{name}.png", mask.astype(np.uint8) * 255)
+        rows.append(f"{name}.png,{name},,0,m_{name}.png")
+    (tmp_path / "manifest.csv").write_text("image,patient,side,grade,mask\n" + "\n".join(rows) + "\n")
+    found = check_data(tmp_path / "manifest.csv", KL, progress=False)
+    assert not found.bad
+    nothing, background = found.remarks
+    assert nothing.startswith("1 mask (line 4) with nothing marked")
+    assert background.startswith("1 mask (line 5) over more than half of the image")

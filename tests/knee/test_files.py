@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from knee.errors import UserError
-from knee.files import moved_into_place, whole_file, write_json, write_text
+from knee.files import moved_into_place, refuse_inputs, whole_file, write_json, write_text
 
 
 def full(_: int) -> None:
@@ -51,3 +51,22 @@ def test_the_reason_is_the_systems_own(tmp_path: Path) -> None:
             full(0)
         except OSError as error:
             raise OSError("a whole traceback\nof a library") from error
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "뼈" * 83 + ".csv"])
+def test_a_name_as_long_as_file_systems_allow_is_written(name: str, tmp_path: Path) -> None:
+    write_text(tmp_path / name, "1")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(KeyError), moved_into_place(tmp_path / name) as scratch:
+        scratch.write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "grades.csv").write_text("a")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "grades.csv")
+    refuse_inputs(tmp_path / "other.csv", spreadsheet=tmp_path / "grades.csv", manifest=None)
+    for target in (tmp_path / "grades.csv", tmp_path / "link.csv", tmp_path / "x" / ".." / "grades.csv"):
+        with pytest.raises(UserError, match=r"is the list of bad rows that is read here and is not written over"):
+            refuse_inputs(target, list_of_bad_rows=tmp_path / "grades.csv")

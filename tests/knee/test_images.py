@@ -160,6 +160,34 @@ def test_dicom_fields(tmp_path):
     assert (pixels.spacing_mm, pixels.laterality) == (None, "R")
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("stored", "fields"),
+    [
+        (-2000, {"PixelPaddingValue": -2000}),
+        (-1995, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}),
+        (3000, {"PixelPaddingValue": 3000}),
+    ],
+)
+def test_dicom_padding_is_background(tmp_path, photometric, stored, fields):
+    """Whatever number stands for it, and whichever way the rest is shown: as dark as the darkest of the anatomy."""
+    anatomy = np.random.default_rng(0).integers(100, 900, (12, 10)).astype(np.int16)
+    padded = anatomy.copy()
+    padded[:, :3] = stored
+    shown = {"PixelRepresentation": 1, "PhotometricInterpretation": photometric}
+    found = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(padded, **shown, **fields))).values
+    rest = anatomy[:, 3:].astype(np.float64)
+    if photometric == "MONOCHROME1":
+        rest = rest.max() + rest.min() - rest
+    np.testing.assert_array_equal(found[:, 3:], rest)
+    assert (found[:, :3] == rest.min()).all()
+
+
+def test_dicom_padding_that_would_be_everything_is_not_believed(tmp_path):
+    data = dicom_bytes(DEEP, PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
+    np.testing.assert_array_equal(read_pixels(written(tmp_path, "a.dcm", data)).values, DEEP)
+
+
 def test_dicom_window_for_radiographs_and_not_for_mr(tmp_path):
     window = {"WindowCenter": 30000, "WindowWidth": 10000}
     clipped = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(DEEP, Modality="DX", **window))).values
@@ -287,11 +315,11 @@ def test_nifti_that_knows_of_no_patient_is_read_as_the_array_lies(tmp_path):
         np.testing.assert_allclose(pixels.spacing_mm, (0.5, 0.4), rtol=1e-6)
 
 
-def bomb_png():
+def bomb_png(width=60000, height=60000):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
 
 
@@ -304,6 +332,7 @@ BAD = {
     "empty.png": (b"", "0 bytes"),
     "text.png": (b"hello, world" * 99, "is not a PNG, JPEG"),
     "bomb.png": (bomb_png(), "60000 × 60000 pixels, more than 100 million"),
+    "strip.png": (bomb_png(60000, 4), "60000 × 4 pixels, more than 10,000 on one side; crop it"),
     "short.jpg": (pillow_bytes(GREY, "JPEG")[:-20], "truncated JPEG"),
     "short_ended.jpg": (pillow_bytes(GREY, "JPEG")[:-150] + b"\xff\xd9", None),
     "nan.npy": (npy_bytes(NAN), "NaN or infinite"),

@@ -396,3 +396,11 @@ def test_a_name_for_another_folder_leads_to_the_same_file(tmp_path):
         assert here.read_text() == there.read_text()
     assert manifest.named_in(tmp_path / "out", "") == ""
     assert manifest.named_in(tmp_path / "out", "v.nii.gz#3") == "../lists/v.nii.gz#3"
+
+
+def test_names_with_outer_spaces_are_told_since_no_table_keeps_them(tmp_path):
+    touch(tmp_path, " 1_L.png", "2_L.png ", "3 3_L.png")
+    (tmp_path / "2_L.png ").rename(tmp_path / "2_L .png")
+    with pytest.raises(Faults, match="1 path with a space at the outer end, which no table keeps") as caught:
+        manifest_from_folder(tmp_path)
+    assert caught.value.faults == ("' 1_L.png'",)
