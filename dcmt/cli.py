@@ -288,7 +288,7 @@ def _run_commands(commands: _Commands) -> None:
     evaluate = add(
         "evaluate",
         "grade a split with student and teacher: metrics with intervals, figures, predictions",
-        module="dcmt.apply",
+        module="dcmt.evaluate",
     )
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(evaluate)
@@ -328,7 +328,7 @@ def _run_commands(commands: _Commands) -> None:
     compare.set_defaults(command=_command("dcmt.compare", "compare_command"))
 
     attention = add(
-        "attention", "overlays of where student and teacher looked, for the cases of a split", module="dcmt.apply"
+        "attention", "overlays of where student and teacher looked, for the cases of a split", module="dcmt.attention"
     )
     attention.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     attention.add_argument(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dcmt.apply import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
+from dcmt.loaded import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
 from dcmt.prepare import KneeData
 from dcmt.summary import metric_table
 from knee.errors import Faults, UserError

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dcmt.apply import LoadedRun, load_run
+from dcmt.loaded import LoadedRun, load_run
 from dcmt.pictures import case_pictures
 from knee.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import dcmt
-from dcmt.apply import LoadedRun, load_data, load_run
+from dcmt.loaded import LoadedRun, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.review_files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from knee.errors import UserError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dcmt.apply import KINDS
 from dcmt.checkpoint import Checkpoint
+from dcmt.loaded import KINDS
 from dcmt.run import RunFolder, open_run
 from knee.errors import UserError
 from knee.files import typed

@@ -12,7 +12,7 @@ import torch
 
 from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader
-from dcmt.apply import LoadedRun, Rows, best_reachable, grade_rows, load_data, load_run
+from dcmt.loaded import LoadedRun, Rows, best_reachable, grade_rows, load_data, load_run
 from dcmt.prepare import KneeData
 from dcmt.review_files import sanity_path
 from dcmt.validation import spread_over_grades

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
-from dcmt.apply import evaluate_command, refuse_trained_images
 from dcmt.config import GraderConfig
+from dcmt.evaluate import evaluate_command
 from dcmt.launch import run_path, split_options, start
+from dcmt.loaded import refuse_trained_images
 from dcmt.lock import RunLock
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data

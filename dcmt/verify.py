@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dcmt.apply import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
+from dcmt.loaded import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
 from dcmt.prepare import KneeData
 from dcmt.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dcmt.apply import grade_rows, load_data, load_run
 from dcmt.cli import main as dcmt
+from dcmt.loaded import grade_rows, load_data, load_run
 from experiments.side_by_side import Work, side_by_side
 from knee.intervals import intervals
 from knee.metrics import quadratic_kappa, weighted_mean

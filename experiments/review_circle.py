@@ -23,8 +23,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from dcmt.apply import grade_rows, load_data, load_run
 from dcmt.cli import main as dcmt
+from dcmt.loaded import grade_rows, load_data, load_run
 from dcmt.review_files import key_path, model_hash, run_name
 from dcmt.run import RunFolder
 from experiments.side_by_side import Work, side_by_side

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from dcmt.apply import LoadedRun, load_data, load_run
 from dcmt.cli import main as dcmt
+from dcmt.loaded import LoadedRun, load_data, load_run
 from dcmt.run import RunFolder
 from experiments.results.code import code_hash, commit
 from experiments.results.data import Data

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dcmt.apply import LoadedRun, grade_rows
+from dcmt.loaded import LoadedRun, grade_rows
 from dcmt.prepare import KneeData
 from experiments.results.study import Network
 from knee.errors import UserError

@@ -56,7 +56,7 @@ def test_help(command: list[str], main: Main) -> None:
         (["attention", "nowhere", "--cases", "-3"], "'-3' is not a whole number, 0 or more"),
         (
             ["segment", "predict", "nowhere", "--out", "m", "--dilation", "-3"],
-            "'-3' is not a number of pixels, 0 or more",
+            "'-3' is not a number of pixels from 0 to 256",
         ),
         (["segment", "predict", "nowhere", "--out", "m", "--dilation", "nan"], "'nan' is not a number of pixels"),
         (["segment", "predict", "nowhere", "--out", "m", "--dilation", "wide"], "'wide' is not a number of pixels"),

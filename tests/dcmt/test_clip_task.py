@@ -15,10 +15,10 @@ import yaml
 
 from clip_koa.config import ClipConfig
 from clip_koa.model import ClipGrader
-from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig, ModelConfig
 from dcmt.fit import make_optimizer
+from dcmt.loaded import load_run
 from dcmt.options import read_config
 from dcmt.prepare import TrainingBatches, load_knee_data
 from dcmt.run import RunFolder, create_run

@@ -17,9 +17,9 @@ import yaml
 
 import dcmt.untrained
 from clip_koa.probe import ProbeGrader
-from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig
+from dcmt.loaded import load_run
 from dcmt.options import config_from_values
 from dcmt.run import RunFolder, create_run, file_hash
 from dcmt.train import train_grader

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcmt.apply import load_run
 from dcmt.cli import main
+from dcmt.loaded import load_run
 from dcmt.predict import ImageReader, find_images, overlay_path, predict, predict_command
 from dcmt.run import RunFolder
 from knee.errors import UserError

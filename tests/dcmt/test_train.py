@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from dcmt.apply import load_run
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.device import choose_device, choose_precision
+from dcmt.loaded import load_run
 from dcmt.options import config_from_values
 from dcmt.run import RunFolder, create_run, open_run
 from dcmt.tracking import read_metrics

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcmt.apply import LoadedRun, grade_rows, load_data, load_run
 from dcmt.config import GraderConfig, OptimizerConfig, SegmenterConfig
 from dcmt.fit import Fit, make_optimizer
 from dcmt.launch import settle_precision
+from dcmt.loaded import LoadedRun, grade_rows, load_data, load_run
 from dcmt.prepare import load_knee_data
 from dcmt.run import RunFolder
 from dcmt.segment import SegmenterRun, overlap

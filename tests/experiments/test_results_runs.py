@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
-from dcmt.apply import grade_rows, load_data, load_run
 from dcmt.config import GraderConfig
+from dcmt.loaded import grade_rows, load_data, load_run
 from dcmt.options import read_config
 from dcmt.run import RunFolder, split_private
 from dcmt.train import build_grader
@@ -250,7 +250,9 @@ def test_the_code_behind_training_is_found():
     found = imported_modules(PHANTOM.code)
     assert {"dcmt.losses", "dcmt.teacher", "knee.attention", "knee.phantom.mr", "segmentation.unet"} <= found.keys()
     assert "knee.decoders" in found, "PNG files are read by it"
-    assert not {name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.apply"))}
+    assert not {
+        name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.loaded", "dcmt.evaluate"))
+    }
 
 
 @pytest.mark.parametrize(
