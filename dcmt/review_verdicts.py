@@ -49,8 +49,8 @@ def labels_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(
             f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
         )
-    verdicts = read_verdicts(table)
     grade_set = load_grade_set(values["data"]["grade_set"])
+    verdicts = read_verdicts(table, run=run_name(run), grades=grade_set.count)
     if values["data"]["skip_bad"]:
         inspection = inspect_manifest(values["data"]["manifest"], grade_set)
         manifest = drop_bad(inspection, None)
