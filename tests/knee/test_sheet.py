@@ -317,6 +317,35 @@ def test_how_a_row_may_name_an_image(tmp_path, name):
     assert grades(tmp_path, csv_sheet(tmp_path, "file name,KL", f"{name},3")) == {"a/one.png": None, "b/two.png": 3}
 
 
+ONE, TWO = "M\u00fcller", "Mu\u0308ller"
+"""One name as most programs store it, and as macOS does."""
+
+
+@pytest.mark.parametrize(("in_sheet", "in_folder"), [(ONE, TWO), (TWO, ONE)])
+def test_names_stored_in_two_ways_are_joined(tmp_path, in_sheet, in_folder):
+    touch(tmp_path, f"a/{in_folder}_L.png")
+    found = {f"a/{in_folder}_L.png": 3}
+    assert grades(tmp_path, csv_sheet(tmp_path, "file,KL", f"A/{in_sheet}_L.png,3", f"{in_sheet}_l,3")) == found
+    assert grades(tmp_path, csv_sheet(tmp_path, "patient,side,KL", f"{in_sheet},L,3")) == found
+
+
+def test_a_patient_in_two_ways_in_one_sheet_is_one(tmp_path):
+    touch(tmp_path, "1.png", "2.png")
+    path = csv_sheet(tmp_path, "file,patient,KL", f"1.png,{ONE},3", f"2.png,{TWO},0")
+    assert joined(tmp_path, path)["patient"].tolist() == [ONE, ONE]
+    twice = csv_sheet(tmp_path, "patient,side,KL", f"{ONE},L,3", f"{TWO},L,0")
+    with pytest.raises(Faults, match=f"rows 2 and 3: patient '{ONE}', side L has the grades 3 and 0"):
+        joined(tmp_path, twice)
+
+
+def test_images_that_differ_in_how_a_name_is_stored_are_told_apart_as_written(tmp_path):
+    touch(tmp_path, f"{ONE}.png", f"{TWO}.png")
+    path = csv_sheet(tmp_path, "file,KL", f"{ONE}.png,3", f"{TWO}.png,0")
+    assert grades(tmp_path, path) == {f"{ONE}.png": 3, f"{TWO}.png": 0}
+    with pytest.raises(Faults, match="may be"):
+        joined(tmp_path, csv_sheet(tmp_path, "file,KL", f"{ONE},3"))
+
+
 def test_a_name_that_fits_two_images_needs_its_folder(tmp_path):
     touch(tmp_path, "P1/knee.png", "P2/knee.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "knee.png,3"))
