@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import math
 import os
 import sys
@@ -25,6 +26,7 @@ _RESEARCH = "Research use only: not a medical device, not for diagnosis."
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _print_what_the_terminal_cannot()
     try:
         return _run(given)
     except UserError as error:
@@ -45,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dcmt: interrupted", file=sys.stderr)
         return 130
+
+
+def _print_what_the_terminal_cannot() -> None:
+    """Letters that the terminal's encoding lacks are written out (\\u2013), so that no command ends because of them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _FORBIDDEN = "choose a place that you may write to"

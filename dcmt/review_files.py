@@ -23,11 +23,6 @@ def key_path(run: RunFolder) -> Path:
     return run.local / "review_key.csv"
 
 
-def verdicts_path(run: RunFolder) -> Path:
-    """The readers' verdicts: their names and comments stay with the data."""
-    return run.local / "verdicts.csv"
-
-
 def sanity_path(run: RunFolder) -> Path:
     """The figure of the weight-randomisation check."""
     return run.figures / "sanity.png"

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name, verdicts_path
+from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name
 from knee.check import drop_bad
 from knee.errors import UserError, counted
 from knee.files import typed
@@ -29,7 +29,7 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(f"{options.run} has no whole checkpoint, so the verdicts' model cannot be checked; restore it")
     grades = load_grade_set(values["data"]["grade_set"]).count
     expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
-    table = verdicts_path(run)
+    table = run.verdicts
     done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise)
     keep_private(table)
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
@@ -44,13 +44,13 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
 def labels_command(options: argparse.Namespace, *, say: Say) -> int:
     """Write the next version of the manifest; print the rule, what became of the cases, and who agrees with whom."""
     run, values, key = open_reviewed(options.run)
-    table = verdicts_path(run)
+    table = run.verdicts
     if not table.exists():
         raise UserError(
             f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
         )
-    verdicts = read_verdicts(table)
     grade_set = load_grade_set(values["data"]["grade_set"])
+    verdicts = read_verdicts(table, run=run_name(run), grades=grade_set.count)
     if values["data"]["skip_bad"]:
         inspection = inspect_manifest(values["data"]["manifest"], grade_set)
         manifest = drop_bad(inspection, None)

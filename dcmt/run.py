@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "local"
 
     @property
+    def verdicts(self) -> Path:
+        """The readers' verdicts: their names and comments stay with the data."""
+        return self.local / "verdicts.csv"
+
+    @property
     def figures(self) -> Path:
         """Figures of the last evaluation."""
         return self.path / "figures"
@@ -103,7 +108,7 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
     """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced.
 
     A run that ended before its first step (a fault in the data, say) is started anew without being asked. What is not a
-    run folder is never removed.
+    run folder is never removed, nor is one that holds readers' verdicts.
     """
     run = RunFolder(path)
     if path.is_symlink():
@@ -122,6 +127,11 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
             raise UserError(
                 f"run folder {path} exists already; give another --name{go_on}, or start it anew by --force (its contents are "
                 "then removed)"
+            )
+        if os.path.lexists(run.verdicts):
+            raise UserError(
+                f"{run.verdicts} holds readers' verdicts, which nothing brings back, so the run folder is not removed, not by "
+                "--force either; give another --name, or move that file elsewhere (or remove it) first"
             )
         with RunLock(path):  # refuses to remove what another process is writing
             _remove_leftovers(path)

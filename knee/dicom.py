@@ -19,6 +19,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from knee.decoders import Pixels, check_size, finite, to_grey
+from knee.names import composed
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
@@ -50,7 +51,7 @@ def read_subject(path: Path) -> Subject | None:
             if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 return None
             dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            patient = str(dataset.get("PatientID") or "").strip(" \0")
+            patient = composed(str(dataset.get("PatientID") or "").strip(" \0"))
             return Subject(patient, _dicom_side(dataset) or "")
     except Exception:
         return None

@@ -21,6 +21,7 @@ from knee.errors import Faults, UserError, counted
 from knee.files import relative_name, write_text
 from knee.folders import manifest_from_folder
 from knee.grades import GradeSet
+from knee.names import composed
 from knee.tables import read_rows, shortened
 
 __all__ = [
@@ -45,7 +46,7 @@ class Manifest:
 
     ``table`` has one row an image, numbered from 0: image, patient, side ('L', 'R' or ''), grade (Int64, NA where
     ungraded), mask ('' where there is none), line (in the file), and the columns of the file beside them. Texts are
-    kept as written ('007' stays '007'); spacing_mm, where present, is a float.
+    kept as written ('007' stays '007'), but patients in one form (``knee.names``); spacing_mm, where present, is a float.
     """
 
     path: Path
@@ -162,6 +163,7 @@ def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
     """
     path = Path(path)
     table, ragged = read_rows(path, REQUIRED)
+    table["patient"] = table["patient"].map(composed)
     if table.empty and not ragged:
         raise UserError(f"{path}: has a header and no rows; add one row an image")
     bad = [BadRow(row.line, "", row.reason) for row in ragged]

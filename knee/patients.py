@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from knee.dicom import Subject, read_subject
 from knee.errors import Faults, UserError, counted, quoted
+from knee.names import composed
 from knee.pool import map_in_order
 from knee.scan import stem
 from knee.tables import shortened
@@ -214,14 +215,14 @@ def _by_folder(image: Placed) -> Subject:
 
 def _by_expression(pattern: str) -> Callable[[Placed], Subject]:
     try:
-        expression = re.compile(pattern)
+        expression = re.compile(composed(pattern))
     except re.error as error:
         raise UserError(
             f"pattern '{pattern}' is not a regular expression ({error}); e.g. (?P<patient>[0-9]+)_"
         ) from error
 
     def by(image: Placed) -> Subject:
-        match = expression.search(image.file)
+        match = expression.search(composed(image.file))
         groups = match.groupdict() if match else {}
         if not groups.get("patient"):
             raise UserError(
@@ -237,6 +238,7 @@ def _name(image: Placed) -> str:
 
 
 def _name_and_side(name: str) -> tuple[str, str]:
+    name = composed(name)
     match = _SIDE_AT_END.fullmatch(name)
     if not match:
         return name, ""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from knee.errors import Faults, UserError, counted, quoted
 from knee.grades import GradeSet
+from knee.names import composed
 from knee.patients import SIDES
 from knee.tables import read_sheet_rows, shortened
 
@@ -146,7 +147,7 @@ class _Reader(NamedTuple):
 
     def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
         """What a row says; nothing where it names neither image nor patient, and has no grade."""
-        image, patient = self._text("image", fields), self._text("patient", fields)
+        image, patient = self._text("image", fields), composed(self._text("patient", fields))
         given = [role for role in ("grade", "grade_L", "grade_R") if role in self.roles]
         if not (image or patient):
             if not all(self._is_missing(self._text(role, fields)) for role in given):

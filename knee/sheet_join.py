@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from knee.dicom import Subject
 from knee.errors import Faults, UserError, counted, quoted
+from knee.names import composed
 from knee.scan import stem
 from knee.sheet import Entry, Sheet
 from knee.tables import shortened
@@ -94,8 +95,8 @@ def rows_by_image(sheet: Sheet, images: Sequence[str]) -> dict[str, list[Entry]]
             found[image].append(entry)
     for image, entries in found.items():
         longest = max(entries, key=lambda entry: len(entry.image))
-        ends = set(_ends(stem(longest.image).casefold()))
-        other = next((entry for entry in entries if stem(entry.image).casefold() not in ends), None)
+        ends = set(_ends(_folded(stem(longest.image))))
+        other = next((entry for entry in entries if _folded(stem(entry.image)) not in ends), None)
         if other:
             names = quoted([other.image, longest.image])
             faults.append(
@@ -121,7 +122,7 @@ class _Index:
         self._ends: dict[str, set[str]] = defaultdict(set)
         self._images = set(images)
         for image in images:
-            for path in (image.casefold(), stem(image).casefold()):
+            for path in (_folded(image), _folded(stem(image))):
                 self._paths[path].add(image)
                 for end in _ends(path):
                     self._ends[end].add(image)
@@ -133,7 +134,7 @@ class _Index:
         """
         if name in self._images:
             return {name}
-        texts = (name.casefold(), stem(name).casefold()) if name else ()
+        texts = (_folded(name), _folded(stem(name))) if name else ()
         for text in texts:
             if len(self._paths.get(text, ())) == 1:
                 return self._paths[text]
@@ -141,6 +142,11 @@ class _Index:
             if fitting:
                 return fitting
         return set()
+
+
+def _folded(path: str) -> str:
+    """A path as it is compared: without regard to case, or to how accents are stored."""
+    return composed(path).casefold()
 
 
 def _ends(path: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from knee.errors import Faults, UserError, quoted
+from knee.sheet_size import cell_name, refuse_far_cells, refuse_large
 
 MOST_FAULTS = 200
 _EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
@@ -118,7 +119,7 @@ def read_sheet_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]
         name: which sheet (default: the only one).
 
     Raises:
-        UserError: unreadable, no such sheet, several and none named, or as ``read_csv_rows``.
+        UserError: unreadable, too large, no such sheet, several and none named, or as ``read_csv_rows``.
     """
     if path.suffix.lower() not in _EXCEL:
         if name is not None:
@@ -129,6 +130,7 @@ def read_sheet_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]
         return [(1, header), *rows]
     import python_calamine  # here, so that nothing else needs it
 
+    refuse_far_cells(path)
     try:
         with python_calamine.CalamineWorkbook.from_path(path) as book:
             names = book.sheet_names
@@ -138,12 +140,18 @@ def read_sheet_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]
                 raise UserError(f"{path}: has the sheets {quoted(names)}; write one of them after --sheet")
             if name is not None and name not in names:
                 raise UserError(f"{path}: has no sheet '{name}'; there are {quoted(names)}")
-            cells = book.get_sheet_by_name(name or names[0]).to_python(skip_empty_area=False)
+            sheet = book.get_sheet_by_name(name or names[0])
+            height, width = (last + 1 for last in sheet.end or (-1, -1))
+            refuse_large(path, height, width, place=f"cell {cell_name(height, width)} in '{sheet.name}'")
+            cells = sheet.to_python(skip_empty_area=False)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); give the path of a spreadsheet"
         ) from error
-    except python_calamine.CalamineError as error:
+    except BaseException as error:
+        # A panic of the library's compiled part derives from BaseException, and its class cannot be imported.
+        if not isinstance(error, python_calamine.CalamineError) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(f"{path}: is damaged or no spreadsheet ({error}); save it again, or as 'CSV UTF-8'") from error
     texts = [(number, [_cell(cell) for cell in row]) for number, row in enumerate(cells, start=1)]
     return [(number, fields) for number, fields in texts if any(fields)]

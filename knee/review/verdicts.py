@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, counted
 from knee.files import write_text as write_whole_text
 from knee.tables import read_csv_rows, read_table, separator_of, shortened
 
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")
+_GRADES = ("blind_grade", "final_grade")
+_TIME_LIKE = "2025-03-01T12:00:00Z"
 _LARGEST_FILE = 50_000_000
 _LONGEST_COMMENT = 10_000  # letters; a field of a CSV file holds 131,072, the page's own 2,000
 
@@ -87,7 +89,7 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
     faults: list[str] = []
     given = [verdict for path in paths for verdict in _read_file(Path(path), expected, faults)]
     faults += _repeated(given)
-    before = read_verdicts(table_path) if table_path.exists() else []
+    before = read_verdicts(table_path, run=expected.run, grades=expected.grades) if table_path.exists() else []
     latest, held = latest_verdicts(before), set(before)
     new: list[Verdict] = []
     revised = older = 0
@@ -136,22 +138,44 @@ def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: in
     }
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
-    """All rows of ``verdicts.csv``, oldest first. Raises UserError or Faults where it is damaged."""
+def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
+    """All rows of ``verdicts.csv``, oldest first.
+
+    The table may have been altered by hand, so its rows are checked as those of a verdicts file are: ``run`` is the run they
+    must be of, ``grades`` K. They may be of any model: readers may have seen earlier ones, and the key keeps the latest.
+
+    Raises UserError where it cannot be read, Faults for what is wrong with its rows.
+    """
     table, faults = read_table(Path(path), COLUMNS)
     verdicts = []
     for row in table.to_dict("records"):
         texts = {name: str(row[name]) for name in COLUMNS}
-        grades = {name: texts.pop(name) for name in ("blind_grade", "final_grade")}
-        if any(grade and not grade.isdecimal() for grade in grades.values()) or not _is_time(texts["time"]):
-            got = [*grades.values(), texts["time"]]
-            faults.append(f"{Path(path).name} line {row['line']}: {got} are not two grades and a time")
-            continue
-        numbers = {name: int(grade) if grade else None for name, grade in grades.items()}
-        verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
+        wrong = _row_faults(texts, run, grades)
+        faults += [f"{Path(path).name} line {row['line']}: {fault}" for fault in wrong]
+        if not wrong:
+            given = {name: texts.pop(name) for name in _GRADES}
+            numbers = {name: int(grade) if grade else None for name, grade in given.items()}
+            verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults; restore the table from a backup")
+        way_out = "mend these rows, or restore the table from a backup"
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {way_out}:")
     return verdicts
+
+
+def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
+    """What is wrong with the fields of one row of the table."""
+    faults = []
+    if texts["run"] != run:
+        faults.append(
+            f"is of run {texts['run']!r}, not {run!r}; remove the row, or, if the run's folder was renamed, name it as before"
+        )
+    known = ("", *map(str, range(grades)))
+    faults += [f"{name} {texts[name]!r} is not 0–{grades - 1} or empty" for name in _GRADES if texts[name] not in known]
+    if texts["verdict"] not in ("", *VERDICTS):
+        faults.append(f"verdict {texts['verdict']!r} is not one of {', '.join(VERDICTS)} or empty")
+    if not _is_time(texts["time"]):
+        faults.append(f"time {texts['time']!r} is not like {_TIME_LIKE}")
+    return faults
 
 
 def latest_verdicts(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
@@ -222,7 +246,7 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
     case, faults = entry["case"], []
     if case not in expected.cases:
         faults.append(f"case {case!r} is not one of this run; was the file made from another export?")
-    for name in ("blind_grade", "final_grade"):
+    for name in _GRADES:
         grade = entry.get(name)
         # bool is an int to Python, and true is no grade.
         if grade is not None and (type(grade) is not int or not 0 <= grade < expected.grades):
@@ -235,14 +259,17 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
     elif len(comment) > _LONGEST_COMMENT:
         faults.append(f"case {case!r}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it")
     if not _is_time(entry.get("time")):
-        faults.append(f"case {case!r}: time {entry.get('time')!r} is not like 2025-03-01T12:00:00Z")
+        faults.append(f"case {case!r}: time {entry.get('time')!r} is not like {_TIME_LIKE}")
     return faults
 
 
 def _is_time(value: Any) -> bool:
+    # fromisoformat takes any letter between date and time, half of a surrogate pair too, which no file can hold.
+    if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+        return False
     try:
         return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
+    except ValueError:
         return False
 
 

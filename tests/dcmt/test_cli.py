@@ -7,8 +7,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from knee.images import write_png
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Main = Callable[..., tuple[int, str, str]]
@@ -230,6 +233,37 @@ def test_as_a_process_of_its_own(dcmt_command: Run, tmp_path: Path) -> None:
         again.stderr
         == "dcmt: data is not empty; give the name of a new folder, or --force to write over what is there\n"
     )
+
+
+def test_letters_that_the_terminal_lacks_are_written_out(command_environment: dict[str, str], tmp_path: Path) -> None:
+    import sys
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("колено_L_1.png", "колено_R_1.png"):
+        write_png(images / name, np.zeros((8, 8), np.uint8))
+    for encoding in ("latin-1", "ascii", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-m", "dcmt.cli", "manifest", str(images), "--force"],
+            env=command_environment | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        written = "колено_L_1".encode(encoding, "backslashreplace")
+        assert written in done.stdout
+        assert (images / "manifest.csv").exists()
+
+
+def test_printing_into_any_stream_is_left_alone(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    main("train", "--help")
+    assert "usage" in stream.getvalue().lower()
+    monkeypatch.setattr("sys.stderr", None)
+    assert main("check", "none.csv")[0] == 2
 
 
 def test_importing_the_command_line_imports_no_torch(dcmt_command: Run, command_environment: dict[str, str]) -> None:

@@ -177,7 +177,7 @@ def test_readings_become_labels_and_training_takes_them(reviewed, save, grader_v
     assert "14 verdicts added, 0 known already" in capsys.readouterr().out
     assert main(["review", "import", str(run), str(first)]) == 0
     assert "0 verdicts added, 7 known already" in capsys.readouterr().out
-    assert len(read_verdicts(run / "local" / "verdicts.csv")) == 14
+    assert len(read_verdicts(run / "local" / "verdicts.csv", run="tiny", grades=3)) == 14
     out = reviewed.manifest.with_name("manifest_reviewed.csv")
     assert main(["review", "labels", str(run), "--out", str(out), "--force"]) == 0
     printed = capsys.readouterr().out
@@ -244,6 +244,25 @@ def test_verdicts_that_cannot_be_taken_are_refused_whole(reviewed, save, tmp_pat
     assert main(["review", "import", str(reviewed.run), str(before), "--revise"]) == 0
     told = "1 verdicts added, 1 of them older than what the table holds of their readers, which still counts"
     assert told in capsys.readouterr().out
+
+
+def test_verdicts_of_another_run_or_altered_by_hand_become_no_labels(reviewed, save, tmp_path, capsys):
+    case = next(iter(read_key(reviewed.run / "local" / "review_key.csv")))
+    table, out = reviewed.run / "local" / "verdicts.csv", tmp_path / "new.csv"
+    assert main(["review", "import", str(reviewed.run), str(save(reviewed.read([case])))]) == 0
+    header, row = table.read_text().splitlines()
+    fields = row.split(",")
+    for place, value, message in (
+        (3, "another", "verdicts.csv line 3: is of run 'another', not 'tiny'"),
+        (6, "3", "verdicts.csv line 3: final_grade '3' is not 0–2 or empty"),
+        (7, "Bad image", "verdicts.csv line 3: verdict 'Bad image' is not one of"),
+    ):
+        altered = [*fields[:place], value, *fields[place + 1 :]]
+        table.write_text("\n".join([header, row, ",".join(altered), ""]))
+        capsys.readouterr()
+        assert main(["review", "labels", str(reviewed.run), "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
 
 
 def test_a_case_knows_how_its_image_was_prepared(grader_config):

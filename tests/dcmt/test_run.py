@@ -38,6 +38,21 @@ def test_force_removes_run_folders_alone(tmp_path: Path, grader_config: Make) ->
             create_run(tmp_path / "file", grader_config(), kind="grader", force=force)
 
 
+@pytest.mark.parametrize("leads", ["file", "link to nowhere"])
+def test_force_removes_no_readers_verdicts(leads: str, started: RunFolder, tmp_path: Path, grader_config: Make) -> None:
+    if leads == "file":
+        started.verdicts.write_text("case,reviewer\n")
+    else:
+        started.verdicts.symlink_to(tmp_path / "a drive that is away")
+    before = sorted(started.path.rglob("*"))
+    with pytest.raises(UserError, match=r"verdicts\.csv holds readers' verdicts.*another --name, or move that file"):
+        create_run(started.path, grader_config(), kind="grader", force=True)
+    assert sorted(started.path.rglob("*")) == before
+    started.verdicts.unlink()
+    create_run(started.path, grader_config(), kind="grader", force=True)
+    assert not (started.path / "metrics.csv").exists()
+
+
 def test_run_that_never_began_starts_anew_unasked(tmp_path: Path, grader_config: Make) -> None:
     create_run(tmp_path / "run", grader_config(), kind="grader")
     create_run(tmp_path / "run", grader_config(**{"fit.seed": 5}), kind="grader")

@@ -23,6 +23,7 @@ from knee.manifest import (
     write_manifest,
 )
 from knee.own_folders import MARK, mark_as_own
+from knee.splits import read_split
 
 KL = load_grade_set("kl")
 HEADER = "image,patient,side,grade,mask"
@@ -124,6 +125,22 @@ def written(folder, *rows):
     path = folder / "sound.csv"
     path.write_text("\n".join([HEADER, *rows]))
     return path
+
+
+def test_a_patient_whose_name_is_stored_in_two_ways_is_one_and_stays_in_one_split(tmp_path):
+    one, two = "M\u00fcller", "Mu\u0308ller"
+    touch(tmp_path, f"{one}.png", f"{two}.png")
+    path = written(tmp_path, f"{one}.png,{one},L,0,", f"{two}.png,{two},R,1,")
+    read = read_manifest(path, KL)
+    assert read.table["patient"].tolist() == [one, one]
+    assert read.table["image"].tolist() == [f"{one}.png", f"{two}.png"]
+    split = tmp_path / "split.csv"
+    split.write_text(f"image,split,rank\n{one}.png,train,0.5\n{two}.png,test,0.5\n", encoding="utf-8")
+    with pytest.raises(Faults, match=f"patient '{one}' is in more than one split: train .* and test"):
+        read_split(split, read)
+    with_splits = manifest(tmp_path, f"{HEADER},split\n{one}.png,{one},L,0,,train\n{two}.png,{two},R,1,,test\n")
+    with pytest.raises(Faults, match=rf"patient '{one}' is in train \(line 2\) and test \(line 3\)"):
+        read_manifest(with_splits, KL)
 
 
 def test_duplicates_that_contradict_are_all_bad(tmp_path):

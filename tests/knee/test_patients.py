@@ -173,6 +173,38 @@ def test_dicom_files_tell_their_patient_and_side(tmp_path):
     assert list(by_name.values()) == [("a", "L"), ("c", "R"), ("d", "L"), ("e", "L"), ("b", "R")]
 
 
+ONE, TWO = "M\u00fcller", "Mu\u0308ller"
+"""One name as most programs store it, and as macOS does."""
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        ((f"0/{ONE}_L.png", f"1/{TWO}_R.png"), {}),
+        ((f"0/{ONE}/L.png", f"1/{TWO}/R.png"), {}),
+        ((f"0/{ONE}_L_1.png", f"1/{TWO}_R_1.png"), {"pattern": f"/(?P<patient>{ONE})_(?P<side>[LR])"}),
+        ((f"0/{ONE}_L_1.png", f"1/{TWO}_R_1.png"), {"pattern": f"/(?P<patient>{TWO})_(?P<side>[LR])"}),
+    ],
+    ids=["file", "folder", "pattern", "pattern of two letters"],
+)
+def test_a_name_stored_in_two_ways_is_one_patient_and_paths_stay_as_they_are(tmp_path, names, options):
+    touch(tmp_path, *names)
+    assert told(tmp_path, **options) == {names[0]: (ONE, "L"), names[1]: (ONE, "R")}
+    assert all((tmp_path / name).is_file() for name in told(tmp_path, **options))
+
+
+def test_a_name_of_two_patients_is_asked_about_however_it_is_stored(tmp_path):
+    touch(tmp_path, f"visit1/{ONE}_L.png", f"visit2/{TWO}_L.png")
+    with pytest.raises(UserError, match="one name in two folders"):
+        manifest_from_folder(tmp_path)
+
+
+def test_a_patient_id_stored_in_two_ways_is_one_patient(tmp_path):
+    for name, patient in (("a.dcm", ONE), ("b.dcm", TWO)):
+        write_dicom(tmp_path / name, PatientID=patient, SpecificCharacterSet="ISO_IR 192")
+    assert {patient for patient, _ in told(tmp_path).values()} == {ONE}
+
+
 def test_dicom_names_that_name_nobody_need_no_folder(tmp_path):
     write_dicom(tmp_path / "0/left.dcm", PatientID="1", ImageLaterality="L")
     write_dicom(tmp_path / "1/left.dcm", PatientID="2", ImageLaterality="L")

@@ -1,6 +1,7 @@
 """Grades in a spreadsheet: each knee gets its own, and what may be read in two ways is refused with the way out."""
 
 import datetime
+import zipfile
 
 import numpy as np
 import openpyxl
@@ -15,6 +16,7 @@ from knee.images import write_png
 from knee.manifest import manifest_from_folder
 from knee.sheet import read_sheet
 from knee.sheet_join import _as_written, _Index
+from knee.tables import read_sheet_rows
 
 KL = load_grade_set("kl")
 RNG = np.random.default_rng(0)
@@ -315,6 +317,35 @@ def test_how_a_row_may_name_an_image(tmp_path, name):
     assert grades(tmp_path, csv_sheet(tmp_path, "file name,KL", f"{name},3")) == {"a/one.png": None, "b/two.png": 3}
 
 
+ONE, TWO = "M\u00fcller", "Mu\u0308ller"
+"""One name as most programs store it, and as macOS does."""
+
+
+@pytest.mark.parametrize(("in_sheet", "in_folder"), [(ONE, TWO), (TWO, ONE)])
+def test_names_stored_in_two_ways_are_joined(tmp_path, in_sheet, in_folder):
+    touch(tmp_path, f"a/{in_folder}_L.png")
+    found = {f"a/{in_folder}_L.png": 3}
+    assert grades(tmp_path, csv_sheet(tmp_path, "file,KL", f"A/{in_sheet}_L.png,3", f"{in_sheet}_l,3")) == found
+    assert grades(tmp_path, csv_sheet(tmp_path, "patient,side,KL", f"{in_sheet},L,3")) == found
+
+
+def test_a_patient_in_two_ways_in_one_sheet_is_one(tmp_path):
+    touch(tmp_path, "1.png", "2.png")
+    path = csv_sheet(tmp_path, "file,patient,KL", f"1.png,{ONE},3", f"2.png,{TWO},0")
+    assert joined(tmp_path, path)["patient"].tolist() == [ONE, ONE]
+    twice = csv_sheet(tmp_path, "patient,side,KL", f"{ONE},L,3", f"{TWO},L,0")
+    with pytest.raises(Faults, match=f"rows 2 and 3: patient '{ONE}', side L has the grades 3 and 0"):
+        joined(tmp_path, twice)
+
+
+def test_images_that_differ_in_how_a_name_is_stored_are_told_apart_as_written(tmp_path):
+    touch(tmp_path, f"{ONE}.png", f"{TWO}.png")
+    path = csv_sheet(tmp_path, "file,KL", f"{ONE}.png,3", f"{TWO}.png,0")
+    assert grades(tmp_path, path) == {f"{ONE}.png": 3, f"{TWO}.png": 0}
+    with pytest.raises(Faults, match="may be"):
+        joined(tmp_path, csv_sheet(tmp_path, "file,KL", f"{ONE},3"))
+
+
 def test_a_name_that_fits_two_images_needs_its_folder(tmp_path):
     touch(tmp_path, "P1/knee.png", "P2/knee.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "knee.png,3"))
@@ -438,6 +469,137 @@ def test_damaged_and_missing_files_are_refused_by_name(tmp_path):
     path.write_bytes(b"patient,side,KL\n1,L,2\n")
     with pytest.raises(UserError, match="save it again, or as 'CSV UTF-8'"):
         read_sheet(path, KL)
+
+
+def changed_sheet(path, rows):
+    """Put rows of XML after those of an Excel file's first sheet."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name] = parts[name].replace(b"</sheetData>", f"{rows}</sheetData>".encode())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def open_document(folder, *rows):
+    """An OpenDocument file of one sheet; each row is how often it is there, and its cells as text and how often."""
+    cell = '<table:table-cell {} table:number-columns-repeated="{}">{}</table:table-cell>'
+    text = "".join(
+        f'<table:table-row table:number-rows-repeated="{repeated}">'
+        + "".join(
+            cell.format('office:value-type="string"', often, f"<text:p>{said}</text:p>")
+            if said
+            else cell.format("", often, "")
+            for said, often in cells
+        )
+        + "</table:table-row>"
+        for repeated, cells in rows
+    )
+    name = "urn:oasis:names:tc:opendocument:xmlns:{0}:1.0"
+    spaces = " ".join(f'xmlns:{space}="{name.format(space)}"' for space in ("office", "table", "text"))
+    path = folder / "grades.ods"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("META-INF/manifest.xml", f'<m:manifest xmlns:m="{name.format("manifest")}"/>')
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content {spaces}><office:body><office:spreadsheet><table:table table:name="Knees">{text}'
+            "</table:table></office:spreadsheet></office:body></office:document-content>",
+        )
+    return path
+
+
+TITLES_AND_KNEE = ((1, [("patient", 1), ("side", 1), ("KL", 1)]), (1, [("7", 1), ("L", 1), ("2", 1)]))
+
+
+@pytest.mark.parametrize(
+    ("row", "cell", "size"),
+    [
+        ('<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', "XFD1048576", "1,048,576 rows × 16,384 columns"),
+        ("<row r='1048576'><c r='ZZ1048576' t='inlineStr'><is><t>x</t></is></c></row>", "ZZ1048576", "702 columns"),
+        ('<row r="1048576"><c r="A1048576"><v>1</v></c><c r="E1048576"><v>1</v></c></row>', "E1048576", "5 columns"),
+        ('<row r="1048576"><c/><c/><c r="D1048576"/><c><v>1</v></c></row>', "E1048576", "5 columns"),
+        ('<row><c r="BA100000"><v>1</v></c></row>', "BA100000", "100,000 rows × 53 columns"),
+    ],
+)
+def test_a_stray_cell_far_away_is_refused_by_name(tmp_path, row, cell, size):
+    path = changed_sheet(excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2]), row)
+    told = (
+        rf"grades.xlsx: cell {cell} in 'xl/worksheets/sheet1.xml' makes the sheet .*{size}.*more than 5,000,000 cells"
+    )
+    with pytest.raises(
+        UserError, match=f"{told}; delete the cell if it is a stray one, or save the sheet as 'CSV UTF-8'"
+    ):
+        read_sheet(path, KL)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '<row r="1048576" ht="12"><c r="XFD1048576" s="0"/></row>',
+        '<row r="1048576"><c r="XFD1048576"><f>1+1</f></c></row>',
+        '<row r="1048576" ht="12"></row><row r="3"><c r="XFD3"><v>1</v></c></row>',
+    ],
+)
+def test_cells_that_have_a_format_alone_do_not_count(tmp_path, row):
+    path = changed_sheet(excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2]), row)
+    assert [fields[:3] for _, fields in read_sheet_rows(path, None)][:2] == [["patient", "side", "KL"], ["1", "L", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "cell"),
+    [
+        (((1_000_000, [("", 16384)]), (1, [("", 4), ("x", 1)])), "E1000003"),
+        (((4000, [("", 1400), ("x", 1)]),), "BAW4002"),
+        (((1000, [("x", 16384)]),), "XFD1002"),
+    ],
+)
+def test_a_stray_cell_of_an_open_document_is_refused_by_name(tmp_path, more, cell):
+    with pytest.raises(UserError, match=f"grades.ods: cell {cell} in 'Knees' makes the sheet"):
+        read_sheet(open_document(tmp_path, *TITLES_AND_KNEE, *more), KL)
+
+
+def test_empty_cells_to_the_end_of_an_open_document_do_not_count(tmp_path):
+    titles, knee = TITLES_AND_KNEE
+    wide = (1, [*knee[1], ("", 16381)])
+    path = open_document(tmp_path, titles, wide, (1_048_574, [("", 16384)]))
+    assert [(entry.patient, entry.grade) for entry in read_sheet(path, KL).entries] == [("7", 2)]
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+    monkeypatch.setattr("knee.sheet_size._MOST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"grades.xlsx: unpacks to [0-9,]+ bytes, more than 1,000"):
+        read_sheet(path, KL)
+
+
+def test_what_the_library_reads_as_too_large_is_refused(tmp_path, monkeypatch):
+    """Formats that are not looked into before."""
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+    monkeypatch.setattr("knee.sheet_size.MOST_CELLS", 5)
+    monkeypatch.setattr("knee.tables.refuse_far_cells", lambda path: None)
+    with pytest.raises(UserError, match="cell C2 in 'Sheet' makes the sheet 2 rows × 3 columns large"):
+        read_sheet(path, KL)
+
+
+def test_a_panic_of_the_library_is_a_damaged_file_and_an_interruption_is_none(tmp_path, monkeypatch):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+
+    class PanicException(BaseException):
+        """As the library's own, which cannot be imported."""
+
+    for error, expected in ((PanicException("capacity overflow"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        class Workbook:
+            @staticmethod
+            def from_path(_, error=error):
+                raise error
+
+        monkeypatch.setattr("python_calamine.CalamineWorkbook", Workbook)
+        with pytest.raises(expected, match=r"is damaged or no spreadsheet \(capacity overflow\)|^$"):
+            read_sheet(path, KL)
 
 
 def test_flipped_bytes_of_an_excel_file_give_its_grades_or_a_refusal(tmp_path):

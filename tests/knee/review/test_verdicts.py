@@ -31,6 +31,10 @@ def _file(path: Path, *entries: object, **changes: object) -> Path:
     return path
 
 
+def _read(path: Path) -> list[Verdict]:
+    return read_verdicts(path, run=EXPECTED.run, grades=EXPECTED.grades)
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return tmp_path / "verdicts.csv"
@@ -40,7 +44,7 @@ def test_what_is_imported_is_read_back(tmp_path, table):
     comment = 'a "quoted", ; line\nand =1+1 \0 end'
     file = _file(tmp_path / "a.json", _entry(comment=comment), _entry("c2", blind_grade=None, final_grade=None))
     assert import_verdicts([file], table, expected=EXPECTED) == Imported(added=2, known=0, revised=0)
-    first, second = read_verdicts(table)
+    first, second = _read(table)
     assert (first.case, first.reviewer, first.blind_grade, first.verdict) == ("c1", "R1", 2, "agree")
     assert first.comment == 'a "quoted", ; line and =1+1 end'
     assert second.blind_grade is None and second.final_grade is None
@@ -62,7 +66,7 @@ def test_a_table_that_is_a_link_stays_one(tmp_path, table):
     table.symlink_to(shared)
     import_verdicts([_file(tmp_path / "b.json", _entry("c2"))], table, expected=EXPECTED)
     assert table.is_symlink()
-    assert [verdict.case for verdict in read_verdicts(shared)] == ["c1", "c2"]
+    assert [verdict.case for verdict in _read(shared)] == ["c1", "c2"]
     assert list(shared.parent.iterdir()) == [shared]
     shared.unlink()
     with pytest.raises(UserError, match="is a link to nowhere; bring back what it leads to"):
@@ -98,7 +102,7 @@ def test_a_table_that_another_program_saved_is_added_to_as_it_is(tmp_path, table
     second = _entry("c2", blind_grade=0, final_grade=4, comment="a, b; c")
     import_verdicts([_file(tmp_path / "a.json", second)], table, expected=EXPECTED)
     assert table.read_bytes().startswith(before), "what was there stays"
-    said = [(one.case, one.blind_grade, one.final_grade, one.comment) for one in read_verdicts(table)]
+    said = [(one.case, one.blind_grade, one.final_grade, one.comment) for one in _read(table)]
     assert said == [("c1", 1, 3, ""), ("c2", 0, 4, "a, b; c")]
     assert import_verdicts([tmp_path / "a.json"], table, expected=EXPECTED).known == 1
 
@@ -109,8 +113,8 @@ def test_a_changed_verdict_needs_to_be_asked_for(tmp_path, table):
     with pytest.raises(Faults, match="--revise"):
         import_verdicts([later], table, expected=EXPECTED)
     assert import_verdicts([later], table, expected=EXPECTED, revise=True).revised == 1
-    assert [verdict.final_grade for verdict in read_verdicts(table)] == [2, 4]
-    assert latest_verdicts(read_verdicts(table))["c1", "R1"].final_grade == 4
+    assert [verdict.final_grade for verdict in _read(table)] == [2, 4]
+    assert latest_verdicts(_read(table))["c1", "R1"].final_grade == 4
 
 
 def test_a_verdict_older_than_the_one_held_is_kept_and_not_counted_as_revised(tmp_path, table):
@@ -121,11 +125,11 @@ def test_a_verdict_older_than_the_one_held_is_kept_and_not_counted_as_revised(tm
     file = _file(tmp_path / "b.json", older, as_well, _entry("c3"))
     done = import_verdicts([file], table, expected=EXPECTED, revise=True)
     assert done == Imported(added=3, known=0, revised=0, older=2)
-    latest = latest_verdicts(read_verdicts(table))
+    latest = latest_verdicts(_read(table))
     assert [latest[case, "R1"].final_grade for case in ("c1", "c2")] == [2, 2]
     same_time = _file(tmp_path / "c.json", _entry(final_grade=3))
     assert import_verdicts([same_time], table, expected=EXPECTED, revise=True).revised == 1
-    assert latest_verdicts(read_verdicts(table))["c1", "R1"].final_grade == 3
+    assert latest_verdicts(_read(table))["c1", "R1"].final_grade == 3
 
 
 def test_all_faults_are_told_at_once_and_nothing_is_imported(tmp_path, table):
@@ -202,6 +206,65 @@ def test_a_damaged_table_is_not_added_to(tmp_path, table):
     assert table.read_text() == "case,reviewer\nc1,R1\n"
 
 
+_ROW = {
+    "case": "c1",
+    "reviewer": "R1",
+    "time": "2025-03-01T12:00:00Z",
+    "run": "run",
+    "model_hash": "hash",
+    "blind_grade": "1",
+    "final_grade": "2",
+    "verdict": "disagree",
+    "comment": "",
+}
+
+
+def _table_of(path: Path, *rows: dict[str, str]) -> Path:
+    path.write_text("\n".join([_OWN, *(",".join((_ROW | row).values()) for row in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_table_that_was_altered_is_refused_row_by_row(tmp_path, table):
+    _table_of(
+        table,
+        {},
+        {"final_grade": "9"},
+        {"blind_grade": "5", "verdict": "Bad image"},
+        {"run": "other"},
+        {"final_grade": "-1"},
+        {"final_grade": "9" * 5000},
+        {"time": "2025-03-01T12:00:00"},
+        {"time": "2025-03-01é12:00:00+00:00"},
+    )
+    before = table.read_bytes()
+    for read in (_read, lambda path: import_verdicts([_file(tmp_path / "a.json", _entry())], path, expected=EXPECTED)):
+        with pytest.raises(Faults, match="8 faults; mend these rows, or restore the table from a backup") as caught:
+            read(table)
+        told = [fault.removeprefix("verdicts.csv line ") for fault in caught.value.faults]
+        assert told[:3] == [
+            "3: final_grade '9' is not 0–4 or empty",
+            "4: blind_grade '5' is not 0–4 or empty",
+            "4: verdict 'Bad image' is not one of agree, disagree, unsure, bad_image or empty",
+        ]
+        assert told[3].startswith("5: is of run 'other', not 'run'; remove the row, or")
+        assert [fault[0] for fault in told[4:]] == ["6", "7", "8", "9"]
+        assert all("is not like 2025-03-01T12:00:00Z" in fault for fault in told[6:])
+    assert table.read_bytes() == before
+
+
+def test_a_table_with_verdicts_on_earlier_models_is_read(table):
+    _table_of(table, {"model_hash": "earlier"}, {"case": "c2", "blind_grade": "", "final_grade": "", "verdict": ""})
+    assert [verdict.model_hash for verdict in _read(table)] == ["earlier", "hash"]
+
+
+@pytest.mark.parametrize("between", ["\ud800", "é", "\x00", "\n"])
+def test_a_time_that_no_table_should_hold_is_refused(tmp_path, table, between):
+    file = _file(tmp_path / "a.json", _entry(time=f"2025-03-01{between}12:00:00+00:00"))
+    with pytest.raises(Faults, match=r"case 'c1': time .* is not like"):
+        import_verdicts([file], table, expected=EXPECTED)
+    assert not table.exists()
+
+
 def test_a_reading_made_elsewhere_is_imported_as_it_was(tmp_path, table):
     said = [
         Verdict("c1", "R7", "2025-03-01T12:00:00+00:00", "run", "hash", 1, 3, "disagree", "subtle"),
@@ -210,6 +273,6 @@ def test_a_reading_made_elsewhere_is_imported_as_it_was(tmp_path, table):
     path = tmp_path / "made.json"
     path.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
     import_verdicts([path], table, expected=EXPECTED)
-    assert read_verdicts(table) == said
+    assert _read(table) == said
     with pytest.raises(UserError, match="these are of 2"):
         verdicts_document([said[0], replace(said[1], reviewer="R8")], grade_set="kl", grades=5)
