@@ -11,7 +11,7 @@ apart and averaged, as prompt ensembles are (Radford et al. 2021, section 3.1.4)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from knee.errors import Faults, UserError
 from knee.grades import GradeSet
+from knee.unique_yaml import read_unique
 
 _SHIPPED = Path(__file__).parent / "prompt_sets"
 _KEYS = ("grade_set", "grades")
@@ -67,15 +68,13 @@ def read_prompts(source: str | Path, grade_set: GradeSet, *, tokenizer: Tokenize
     >>> read_prompts("cartilage", load_grade_set("cartilage")).phrases[0][2]
     'normal cartilage of the femoral condyle'
     """
-    loader = _Loader(_prompt_text(source))
+    text = _prompt_text(source)
     try:
-        content = loader.get_single_data()
+        content, duplicates = read_unique(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{source}: not readable as YAML ({problem}); see clip_koa/prompt_sets/kl.yaml") from error
-    finally:
-        loader.dispose()
-    faults = loader.duplicates + list(_faults(content, grade_set, tokenizer))
+    faults = duplicates + list(_faults(content, grade_set, tokenizer))
     if faults:
         raise Faults(
             faults,
@@ -97,26 +96,6 @@ def count_tokens(tokenizer: Tokenizer, phrase: str) -> int:
     if inner is not None:
         return len(inner(phrase)["input_ids"])
     return int((tokenizer([phrase]) != 0).sum())
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that remembers keys given twice, of which YAML would keep the last in silence."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.duplicates: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if key_node.tag == "tag:yaml.org,2002:int":
-                key = self.construct_object(key_node)
-            if isinstance(key, Hashable) and key in seen:
-                self.duplicates.append(f"line {line}: '{key}' stands on line {seen[key]} already; keep one of the two")
-            elif isinstance(key, Hashable):
-                seen[key] = line
-        return super().construct_mapping(node, deep=deep)
 
 
 def _prompt_text(source: str | Path) -> str:

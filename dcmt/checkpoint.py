@@ -169,6 +169,11 @@ class Checkpoints:
             )
         return None, []
 
+    def of_step(self, step: int) -> Checkpoint | None:
+        """The checkpoint of a step; None where there is none. Raises UserError where it is damaged."""
+        folder = self.folder / _name(step)
+        return open_checkpoint(folder) if folder.is_dir() else None
+
     def best(self) -> Checkpoint | None:
         """The best checkpoint; the latest where none was marked."""
         step = self._best_step()

@@ -7,6 +7,7 @@ help texts of the command line.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,10 +17,12 @@ from knee.view_config import ViewConfig, strong_views
 from segmentation.config import UnetConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+_MAY_BE_INFINITE = ("fit.checkpoint_minutes",)
 
 
 def _require(condition: bool, option: str, value: object, wanted: str) -> None:
-    if not condition:
+    finite = not isinstance(value, float) or math.isfinite(value) or option in _MAY_BE_INFINITE
+    if not (condition and finite):
         raise ValueError(f"{option} is {value!r}; it must be {wanted}")
 
 

@@ -25,6 +25,7 @@ from dcmt.tracking import Tracker
 from dcmt.window import Window
 from knee.datasets import worker_death
 from knee.errors import UserError
+from knee.predictions import NotFinite
 from knee.task import Task
 
 Say = Callable[[str], None]
@@ -88,6 +89,7 @@ class Fit:
         self._buffers = BufferKeeper(self.task.networks.values())
         self._window = Window()
         self._warned: set[str] = set()
+        self._taught: set[str] = set()
         self._stop = False
 
     def run(self) -> Progress:
@@ -190,9 +192,13 @@ class Fit:
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in shown.items())
             raise UserError(
                 f"{self.progress.bad_in_a_row} steps in a row had a loss or gradient that is not finite (the last at step "
-                f"{self.progress.step}: {values}); lower optimizer.learning_rate, set optimizer.clip_norm (1.0, say), or set "
-                "fit.precision to fp32"
+                f"{self.progress.step}: {values}); {self._out_of_divergence}"
             )
+
+    @property
+    def _out_of_divergence(self) -> str:
+        ways = "lower optimizer.learning_rate, or set optimizer.clip_norm (1.0, say)"
+        return ways if self.precision == "fp32" else f"{ways}, or fit.precision to fp32"
 
     def _log(self) -> dict[str, float]:
         self._warn_of_idle_terms()
@@ -206,7 +212,13 @@ class Fit:
         return values
 
     def _warn_of_idle_terms(self) -> None:
-        for name in self._window.idle_terms() - self._warned:
+        """After an epoch: a window of a few batches may have none of the images that a term is about."""
+        idle = self._window.idle_terms()
+        self._taught |= self._window.terms() - idle
+        seen = self.progress.step * self.config.accumulation
+        if seen < self.batches.per_epoch and self.progress.step < self.steps:
+            return
+        for name in idle - self._taught - self._warned:
             self._warned.add(name)
             self.say(
                 f"warning: loss/{name} has a weight above 0 but was exactly 0, or without a gradient, in {self._window.count} "
@@ -216,6 +228,11 @@ class Fit:
     def _guarded_validation(self) -> None:
         try:
             self._validate()
+        except NotFinite as error:
+            raise UserError(
+                f"training has diverged: in the validation after step {self.progress.step} answers are not finite; "
+                + self._out_of_divergence
+            ) from error
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

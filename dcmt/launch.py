@@ -17,8 +17,8 @@ from dcmt.config import DataConfig, FitConfig
 from dcmt.device import autocast, choose_device, choose_precision, flush_denormals
 from dcmt.fit import Batches, BufferKeeper
 from dcmt.options import config_from_values, config_paths, option_names, read_config
-from dcmt.run import RunFolder, create_run, open_run, require_paths
-from dcmt.tracking import Tracker
+from dcmt.run import UNTRAINED, RunFolder, create_run, open_run, require_paths
+from dcmt.tracking import Tracker, read_metrics
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.task import Task
@@ -31,6 +31,7 @@ SAFE_ON_RESUME = (
     "fit.checkpoint_minutes",
     "fit.patience",
     "data.workers",
+    "data.cache",
     "report.cases",
     "report.bootstrap",
 )
@@ -66,6 +67,8 @@ def new_or_resumed(
 ) -> tuple[Config, RunFolder, bool]:
     """The config and run folder of a training command, and whether it goes on with a run. Raises UserError.
 
+    The caller trains within ``dcmt.run.earlier_until_begun``.
+
     ``by_grades`` false: grades play no part, so a labeled fraction other than 1 is refused and not in the run's name.
     """
     options = split_options(arguments)
@@ -81,7 +84,8 @@ def new_or_resumed(
             "the option out, and for fewer masks leave some out of the manifest"
         )
     name = config.name or default_name(options.rest, fraction=fraction if by_grades else None, seed=config.fit.seed)
-    return config, create_run(run_path(config.runs, name), config, kind=kind, force=options.force), False
+    path = run_path(config.runs, name)
+    return config, create_run(path, config, kind=kind, force=options.force, keep_earlier=True), False
 
 
 def run_path(runs: str, name: str) -> Path:
@@ -124,7 +128,10 @@ def _resumed(
     run, values = open_run(path)
     found = values.pop("kind")
     if found != kind:
-        raise UserError(f"{path} is a run of kind {found}, not {kind}; resume it by the command that started it")
+        way_out = "resume it by the command that started it"
+        if found in UNTRAINED:
+            way_out = f"dcmt {found} has nothing to resume: run it again, with --force to replace this one"
+        raise UserError(f"{path} is a run of kind {found}, not {kind}; {way_out}")
     before = config_from_values(kind_of_config, values, where=str(run.config))
     after = read_config(kind_of_config, changes, program=program, defaults=values)
     changed = [name for name in option_names(kind_of_config) if attrgetter(name)(before) != attrgetter(name)(after)]
@@ -208,6 +215,13 @@ def latest_checkpoint(run: RunFolder, *, say: Say) -> Checkpoint | None:
     for fault in damaged:
         say(f"warning: {fault}; going back to the checkpoint before it")
     if checkpoint is None:
+        metrics = run.path / "metrics.csv"
+        if metrics.exists() and any(name.startswith("val") for _, name, _ in read_metrics(metrics)):
+            # Checkpoints are written with every validation, so they were there.
+            raise UserError(
+                f"{run.path} has no checkpoint any more, though {metrics} tells of validations; put its folder checkpoints "
+                "back, or start anew by --force without --resume"
+            )
         say("no checkpoint yet: starting from step 0")
     return checkpoint
 

@@ -55,10 +55,11 @@ class LoadedRun:
         return autocast_type(self.checkpoint.precision)
 
 
-def load_run(path: Path, *, checkpoint: str, device: str, mirrored_pair: bool = False) -> LoadedRun:
+def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
 
-    With ``mirrored_pair`` its networks are asked about an image and its mirror image, and answer with the mean.
+    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` its networks are asked about an image and its mirror
+    image, and answer with the mean.
     """
     flush_denormals()
     run, values = open_run(path)
@@ -73,6 +74,8 @@ def load_run(path: Path, *, checkpoint: str, device: str, mirrored_pair: bool = 
         )
     if checkpoint == "best":
         found = run.checkpoints.best()
+    elif isinstance(checkpoint, int):
+        found = run.checkpoints.of_step(checkpoint)
     else:
         found, damaged = run.checkpoints.latest()
         for fault in damaged:

@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from knee.errors import UserError
+from knee.errors import Faults, UserError
+from knee.unique_yaml import read_unique
 
 Config = TypeVar("Config")
 
@@ -79,18 +80,30 @@ def _check_file(path: Path, kind: type[Any]) -> None:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values, duplicates = read_unique(path.read_text(encoding="utf-8"))
         json.dumps(values, default=str)
     except OSError as error:
         raise UserError(f"--config: {path} cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"--config: {path} is not a YAML file of options: {' '.join(str(error).split())}") from error
+    if duplicates:
+        raise Faults(duplicates, summary=f"--config: {path} says some things twice, and only the last would count:")
     hints = get_type_hints(kind)
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} holds {values!r:.80}, not options such as 'fit:' with 'steps: 100' below it")
     for name, value in values.items():
         if dataclasses.is_dataclass(hints.get(name)) and not isinstance(value, dict):
             raise UserError(f"--config: {path}: {name} is {value!r:.80}; write its options below it, indented")
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints.get(name)):
+            _refuse_empty(path, name, value, hints[name])
+
+
+def _refuse_empty(path: Path, section: str, values: dict[str, Any], kind: type[Any]) -> None:
+    """Raises UserError for an option of a section without a value, where one is needed."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if value is None and name in hints and type(None) not in get_args(hints[name]):
+            raise UserError(f"--config: {path}: {section}.{name} is empty; write a value, or leave the line out")
 
 
 def _instantiate(parser: Any, found: Any) -> Any:

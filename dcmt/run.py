@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -30,7 +31,9 @@ from knee.grades import shipped_grade_sets
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
 _RESUMED = ("grader", "segmenter")
-_KINDS = (*_RESUMED, "zeroshot", "probe")
+UNTRAINED = ("zeroshot", "probe")
+"""Kinds of run that no loop trains."""
+_KINDS = (*_RESUMED, *UNTRAINED)
 _LOCAL_BEFORE_STEP_1 = ("paths.yaml", "lock", "rejected.csv", "split.csv", "cases.csv")
 _BEFORE_STEP_1 = {
     "config.yaml",
@@ -104,11 +107,12 @@ class RunFolder:
         return self.local / f"predictions_{split}.csv"
 
 
-def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> RunFolder:
+def create_run(path: Path, config: Any, *, kind: str, force: bool = False, keep_earlier: bool = False) -> RunFolder:
     """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced.
 
     A run that ended before its first step (a fault in the data, say) is started anew without being asked. What is not a
-    run folder is never removed, nor is one that holds readers' verdicts.
+    run folder is never removed, nor is one that holds readers' verdicts. With ``keep_earlier`` the one that is started anew
+    is set aside, for ``earlier_until_begun``.
     """
     run = RunFolder(path)
     if path.is_symlink():
@@ -135,8 +139,11 @@ def create_run(path: Path, config: Any, *, kind: str, force: bool = False) -> Ru
             )
         with RunLock(path):  # refuses to remove what another process is writing
             _remove_leftovers(path)
-            _remove(path)
-    _remove_leftovers(path)
+            path.rename(_set_aside(path))  # gone at once, whenever a kill comes
+            if not keep_earlier:
+                _remove_leftovers(path)
+    else:
+        _remove_leftovers(path)
     aside = RunFolder(path.with_name(f".{path.name}.new.{os.getpid()}"))
     aside.local.mkdir(parents=True)
     aside.local.chmod(0o700)
@@ -173,19 +180,40 @@ def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
     _write_yaml(run.config, public)
 
 
-def _remove(path: Path) -> None:
-    """Remove a run folder: gone at once, whenever a kill comes."""
-    aside = path.with_name(f".{path.name}.old.{os.getpid()}")
-    path.rename(aside)
-    shutil.rmtree(aside)
+@contextmanager
+def earlier_until_begun(run: RunFolder) -> Iterator[None]:
+    """Around the training of a new run: the run that it took the place of comes back where it ends before its first step.
+
+    A manifest that is not there, say, must not cost what was trained before.
+    """
+    aside = _set_aside(run.path)
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and _never_started(run):
+            shutil.rmtree(run.path)
+            aside.rename(run.path)
+        raise
+    finally:
+        forget_earlier(run)
+
+
+def forget_earlier(run: RunFolder) -> None:
+    """Remove the run that this one, which begins now, takes the place of."""
+    shutil.rmtree(_set_aside(run.path), ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    """Where the run folder that is started anew is put."""
+    return path.with_name(f".{path.name}.old.{os.getpid()}")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of making or removing this run folder."""
+    """Remove what killed processes left of making or removing this run folder, and nothing of anybody else's."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
-        owner = left.name.rpartition(".")[2]
+        made = re.fullmatch(r"\.(?:new|old)\.([0-9]{1,9})", left.name.removeprefix(f".{path.name}"))
         # Our own number: a process before this one had it, as in a container that was started anew.
-        if owner.isdigit() and (int(owner) == os.getpid() or not _alive(int(owner))):
+        if made and (int(made[1]) == os.getpid() or not _alive(int(made[1]))):
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from dcmt.launch import new_or_resumed, start
 from dcmt.lock import RunLock
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, drawn_rows, load_knee_data
-from dcmt.run import RunFolder, open_run, other_split, require_paths
+from dcmt.run import RunFolder, earlier_until_begun, open_run, other_split, require_paths
 from dcmt.tracking import Tracker
 from dcmt.training import Streams, train
 from knee.errors import UserError
@@ -41,7 +41,8 @@ def train_command(arguments: Sequence[str], *, say: Say) -> int:
     config, run, resume = new_or_resumed(
         SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train", by_grades=False
     )
-    train_segmenter(config, run, say=say, resume=resume)
+    with earlier_until_begun(run):
+        train_segmenter(config, run, say=say, resume=resume)
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knee.errors import UserError
 from knee.files import moved_into_place, remove_leftovers
 
 METRICS_COLUMNS = ("step", "name", "value")
@@ -29,6 +30,7 @@ class Tracker:
         self.shows = tensorboard
         """Whether pictures are shown anywhere."""
         self._first_step = first_step
+        self._earlier = read_metrics(self.path) if self.path.exists() else []
         self._file: Any = None
         self._board: Any = None
 
@@ -74,7 +76,7 @@ class Tracker:
             self._board.close()
 
     def _drop_after(self, step: int) -> None:
-        kept = [row for row in read_metrics(self.path) if row[0] <= step] if self.path.exists() else []
+        kept = [row for row in self._earlier if row[0] <= step]
         remove_leftovers(self.path)
         with moved_into_place(self.path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -83,12 +85,25 @@ class Tracker:
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """The rows (step, name, value) of a ``metrics.csv``; a last line cut short by a kill is left out."""
+    """The rows (step, name, value) of a ``metrics.csv``; a last line cut short by a kill is left out.
+
+    Raises UserError for any other line that is no such row: written anew, the table would lack it.
+    """
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
     found: list[tuple[int, str, float]] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in file:
-            fields = line.rstrip("\n").split(",")
-            if not line.endswith("\n") or len(fields) != 3 or fields[0] == "step":
+    for number, line in enumerate(lines, start=1):
+        text = line.strip(b"\r\n\0").decode(errors="backslashreplace")
+        try:
+            step, name, value = text.split(",")
+            if (step, number) != ("step", 1):
+                found.append((int(step), name, float(value)))
+        except ValueError as error:
+            if number == len(lines) or not text:
                 continue
-            found.append((int(fields[0]), fields[1], float(fields[2])))
+            raise UserError(
+                f"{path} line {number}: {text!r:.80} is not step,name,value, so the table was changed; restore it, or move it "
+                "away and go on without what it holds"
+            ) from error
+        if not line.endswith(b"\n"):
+            found.pop()  # the number may be cut, too
     return found

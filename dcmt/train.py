@@ -21,7 +21,7 @@ from dcmt.lock import RunLock
 from dcmt.model import build_network
 from dcmt.options import config_from_values
 from dcmt.prepare import KneeData, describe, load_knee_data
-from dcmt.run import RunFolder, file_hash, open_run
+from dcmt.run import RunFolder, earlier_until_begun, file_hash, open_run
 from dcmt.schedules import default_teacher_decay
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.tracking import Tracker
@@ -37,7 +37,8 @@ Say = Callable[[str], None]
 def train_command(arguments: Sequence[str], *, say: Say) -> int:
     """``dcmt train`` and ``train.py``."""
     config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
-    train_grader(config, run, say=say, resume=resume)
+    with earlier_until_begun(run):
+        train_grader(config, run, say=say, resume=resume)
     return 0
 
 

@@ -16,7 +16,7 @@ from dcmt.config import OptimizerConfig, ReportConfig
 from dcmt.fit import Fit, Progress
 from dcmt.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
 from dcmt.prepare import KneeData, TrainingBatches
-from dcmt.run import RunFolder, file_hash, keep_config, open_run
+from dcmt.run import RunFolder, file_hash, forget_earlier, keep_config, open_run
 from dcmt.schedules import learning_rate_factor
 from dcmt.tracking import Tracker
 from dcmt.versions import versions
@@ -133,6 +133,7 @@ def train(
             say(note)
         if resume and not done:
             keep_config(run, config)  # not before: a resuming that is refused, or has nothing to do, changes nothing
+        forget_earlier(run)
         progress = fit.run()
         if not fit.was_stopped:
             say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")

@@ -27,7 +27,7 @@ from dcmt.loaded import refuse_trained_images
 from dcmt.lock import RunLock
 from dcmt.options import config_paths, make_parser, read_config
 from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, create_run, is_trained
+from dcmt.run import RunFolder, create_run, earlier_until_begun, is_trained
 from dcmt.train import build_grader, prompts_used
 from dcmt.training import record_data, run_state
 from knee.errors import UserError
@@ -153,8 +153,8 @@ def _prepared(
     # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
-    run = create_run(options.out, config, kind=kind, force=options.force)
-    with RunLock(run.path):
+    run = create_run(options.out, config, kind=kind, force=options.force, keep_earlier=True)
+    with earlier_until_begun(run), RunLock(run.path):
         data = load_knee_data(
             config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
         )

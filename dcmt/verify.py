@@ -228,13 +228,11 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
 
 def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> LoadedRun:
     step = stored["checkpoint_step"]
-    for which in ("best", "last"):
-        loaded = load_run(path, checkpoint=which, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
-        if loaded.checkpoint.step == step:
-            return loaded
-    raise UserError(
-        f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; evaluate the run anew"
-    )
+    if RunFolder(path).checkpoints.of_step(step) is None:
+        raise UserError(
+            f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; evaluate the run anew"
+        )
+    return load_run(path, checkpoint=step, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
 
 
 def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], grade_set: GradeSet) -> pd.DataFrame:

@@ -67,6 +67,10 @@ class Window:
         """The mean of each, in order of their names."""
         return {name: _stacked(self.values[name]).mean().item() for name in sorted(self.values)}
 
+    def terms(self) -> set[str]:
+        """The named terms of the losses that are noted."""
+        return {name.removeprefix("loss/") for name in self.values if name.startswith("loss/")} - {"total"}
+
     def idle_terms(self) -> set[str]:
         """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
         terms = {name.removeprefix("loss/"): values for name, values in self.values.items() if name.startswith("loss/")}

@@ -127,7 +127,8 @@ def build_cache(
             _build(items, final, size, percentiles, search=search, progress=progress)
         except OSError as error:
             raise UserError(
-                f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder (--data.cache)"
+                f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder: "
+                "--data.cache in training, data.cache in local/paths.yaml or config.yaml of a run that is there"
             ) from error
         cache = _open(final)
     assert cache is not None, final

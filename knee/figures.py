@@ -25,6 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, which people without full colour vision tell apart."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)), "-")
 _DPI = 100
+mpl.rcParams["text.parse_math"] = False  # names are names, with dollar signs, too
 
 
 def confusion_figure(confusions: Mapping[str, ArrayLike], names: Sequence[str]) -> Figure:

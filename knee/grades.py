@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from knee.errors import Faults, UserError
+from knee.unique_yaml import read_unique
 
 _KEYS = ("name", "title", "best_metric", "grades")
 BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent")
@@ -77,12 +78,12 @@ def load_grade_set(source: str | Path) -> GradeSet:
     """
     text = _grade_set_text(source)
     try:
-        content = yaml.safe_load(text)
+        content, duplicates = read_unique(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{source}: not readable as YAML ({type(error).__name__}); see knee/grade_sets/kl.yaml"
         ) from error
-    faults = _faults(content)
+    faults = duplicates + _faults(content)
     if faults:
         raise Faults(faults, summary=f"{source}: not a grade set (an example is knee/grade_sets/kl.yaml):")
     grades = content["grades"]

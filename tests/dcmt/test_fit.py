@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from dcmt.fit import Fit, make_optimizer
 from dcmt.task import LossWeights, MeanTeacher
 from dcmt.window import Window
 from knee.errors import UserError
+from knee.predictions import NotFinite
 from knee.task import Batch, StepLosses
 
 Nets = Callable[..., nn.Module]
@@ -272,3 +274,34 @@ def test_metrics_are_a_plain_table(make_fit: MakeFit, tmp_path: Path) -> None:
         "system/skipped_steps",
         "val/score",
     } <= names
+
+
+def test_training_that_diverged_is_told_what_helps_training(make_fit: MakeFit) -> None:
+    def diverged(networks: object, step: int) -> dict[str, float]:
+        raise NotFinite(np.array([3]), 4)
+
+    fit = make_fit()
+    fit.task.validation = diverged  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"training has diverged: .* after step 3 .*; lower optimizer\.learning_rate"
+    ) as caught:
+        fit.run()
+    assert "--checkpoint" not in str(caught.value)
+    assert "fp32" not in str(caught.value), "it is fp32"
+
+
+def test_a_term_that_few_images_have_is_no_idle_one(make_fit: MakeFit, small_grader: Nets) -> None:
+    """One batch of an epoch of five has a mask, and windows are of two batches."""
+
+    class Rare(MeanTeacher):
+        def losses(self, batch: Batch, step: int) -> StepLosses:
+            found = super().losses(batch, step)
+            share = 1.0 if step % 5 == 4 else 0.0
+            return found._replace(terms={**found.terms, "attention": found.terms["attention"] * share})
+
+    said: list[str] = []
+    fit = make_fit(said=said, steps=12)
+    fit.task = Rare(small_grader(), weights=LossWeights(), decay=0.8, ramp_steps=6)
+    fit.__post_init__()
+    fit.run()
+    assert not [line for line in said if "warning" in line]

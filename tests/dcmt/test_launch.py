@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.launch import SAFE_ON_RESUME, new_or_resumed
 from dcmt.options import option_names
@@ -118,3 +120,42 @@ def test_resume_of_another_kind_is_refused(tmp_path: Path, grader_config: Make) 
 def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         resume(RunFolder(tmp_path / "run"))
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_start_over(trained_run: RunFolder, tmp_path: Path, capsys) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_run.path, tmp_path / "run")))
+    shutil.rmtree(run.checkpoints.folder)
+    before = (run.path / "metrics.csv").read_bytes()
+    assert main(["train", "--resume", str(run.path)]) == 2
+    assert "has no checkpoint any more, though" in capsys.readouterr().err
+    assert (run.path / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["probe", "zeroshot"])
+def test_what_has_nothing_to_resume_is_told(kind: str, tmp_path: Path, grader_config: Make) -> None:
+    create_run(tmp_path / "run", grader_config(), kind=kind)
+    with pytest.raises(UserError, match=rf"dcmt {kind} has nothing to resume: run it again, with --force"):
+        resume(RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda data: data.replace(b",", b";"), 1),
+        (lambda data: data.replace(b"loss/total", b"loss\xff,total", 1), 0),
+        (lambda data: b"\0\0\0" + data.replace(b"\n", b"\0\nx\n", 1), 2),
+    ],
+    ids=["semicolons", "a comma too many", "another line"],
+)
+def test_a_table_of_metrics_that_was_changed_is_neither_lost_nor_believed(
+    damage: Callable[[bytes], bytes], line: int, trained_run: RunFolder, tmp_path: Path, capsys
+) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_run.path, tmp_path / "run")))
+    table = run.path / "metrics.csv"
+    table.write_bytes(damage(table.read_bytes()))
+    before = table.read_bytes(), run.config.read_bytes()
+    assert main(["train", "--resume", str(run.path), "--fit.steps", "7"]) == 2
+    told = capsys.readouterr().err
+    assert "is not step,name,value, so the table was changed; restore it, or move it away" in told
+    assert not line or f"metrics.csv line {line}:" in told
+    assert (table.read_bytes(), run.config.read_bytes()) == before

@@ -158,3 +158,37 @@ def test_numbers_that_no_machine_has_memory_for_are_refused(option: str, value: 
     section, name = option.split(".")
     with pytest.raises(UserError, match=rf"{re.escape(option)} .*{re.escape(wanted)}"):
         config_from_values(GraderConfig, {section: {name: value}}, where="test")
+
+
+def test_what_a_config_says_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("fit:\n  steps: 3\nfit:\n  seed: 5\n")
+    with pytest.raises(
+        UserError, match=r"(?s)twice\.yaml says some things twice.*line 3: 'fit' stands on line 1 already"
+    ):
+        read("--config", str(path))
+
+
+def test_an_option_without_a_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("fit:\n  steps:\n")
+    with pytest.raises(UserError, match=r"empty\.yaml: fit\.steps is empty; write a value"):
+        read("--config", str(path))
+    path.write_text("teacher:\n  decay: null\nclip:\n  scale_start: null\n")
+    assert read("--config", str(path)).teacher.decay is None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "loss.ramp",
+        "loss.probability_consistency",
+        "loss.teacher_temperature",
+        "optimizer.learning_rate",
+        "attention.sharpness",
+    ],
+)
+def test_infinity_is_no_number_to_train_with(option: str) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(option)} is inf; it must be"):
+        read(f"--{option}", ".inf")
+    assert read("--fit.checkpoint_minutes", ".inf").fit.checkpoint_minutes == float("inf")

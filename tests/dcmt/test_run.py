@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import yaml
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.lock import RunLock
-from dcmt.run import RunFolder, create_run, open_run, split_private
+from dcmt.run import RunFolder, create_run, earlier_until_begun, open_run, split_private
 from dcmt.train import train_grader
 from knee.errors import UserError
 
@@ -217,3 +218,53 @@ def test_data_not_seen_from_another_folder_is_told_with_the_file_to_mend(
     assert run.config.read_text() == before
     for command in commands:
         assert main(command) == 0
+
+
+def test_hidden_folders_of_somebody_beside_a_run_are_kept(tmp_path: Path, grader_config: Make) -> None:
+    names = [
+        ".run.backup.20240101",
+        ".run.backup.20240101120000",
+        ".run.old.99999999999999",
+        ".run.new.4x",
+        ".runs.old.1",
+    ]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("x")
+    (tmp_path / f".run.old.{os.getpid()}").mkdir()
+    create_run(tmp_path / "run", grader_config(), kind="grader")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "run"])
+
+
+def test_what_is_started_anew_comes_back_where_the_new_run_never_begins(
+    started: RunFolder, grader_config: Make
+) -> None:
+    before = started.config.read_bytes()
+    for moment in ("before the first step", "after it"):
+        run = create_run(started.path, grader_config(**{"fit.seed": 9}), kind="grader", force=True, keep_earlier=True)
+        assert not (run.path / "metrics.csv").exists()
+        with pytest.raises(UserError, match="typo"), earlier_until_begun(run):
+            if moment == "after it":
+                (run.path / "metrics.csv").write_text("step,name,value\n")
+                run.checkpoints.folder.mkdir()
+            raise UserError("typo")
+        assert [path.name for path in started.path.parent.iterdir()] == ["run"]
+        assert (started.config.read_bytes() == before) is (moment == "before the first step")
+
+
+def test_a_mistake_in_a_forced_command_costs_no_finished_run(trained_run: RunFolder, tmp_path: Path, capsys) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_run.path, tmp_path / "runs" / "base")))
+    files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and path.name != "lock"}
+    options = [
+        "--runs",
+        str(tmp_path / "runs"),
+        "--name",
+        "base",
+        "--force",
+        "--data.manifest",
+        str(tmp_path / "typo.csv"),
+    ]
+    assert main(["train", *options]) == 2
+    assert "typo.csv" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files} == files
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]

@@ -109,3 +109,9 @@ def test_table_holds_what_tensorboard_holds(trained_run: RunFolder) -> None:
     for tag in events.Tags()["scalars"]:
         shown = [(event.step, pytest.approx(event.value, rel=1e-5)) for event in events.Scalars(tag)]
         assert [(step, value) for step, name, value in rows if name == tag and math.isfinite(value)] == shown
+
+
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"\xef\xbb\xbfstep,name,value\r\n1,loss/total,0.5\r\n2,loss/total,nan\r\n\0\0\0\0")
+    assert str(read_metrics(path)) == str([(1, "loss/total", 0.5), (2, "loss/total", float("nan"))])

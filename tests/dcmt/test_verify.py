@@ -322,3 +322,16 @@ def test_masks_that_a_segmenter_wrote_are_counted(
     assert verify()[0] == 0
     touch_metrics(run, "masks_by_segmenter", value=0)
     assert "masks_by_segmenter: reported 0, by manifest and split it is 3" in verify()[1]
+
+
+def test_metrics_of_an_earlier_checkpoint_are_verified_by_it(run: RunFolder, verify: Verify) -> None:
+    assert main(["evaluate", str(run.path), "--device", "cpu", "--checkpoint", "last"]) == 0
+    best = run.checkpoints.best()
+    assert best is not None
+    step = json.loads(run.metrics("test").read_text())["checkpoint_step"]
+    run.checkpoints.mark_best(3, "val_teacher/macro_f1", 1.0)
+    assert main(["train", "--resume", str(run.path), "--fit.steps", "7"]) == 0
+    assert run.checkpoints.of_step(step) is not None
+    code, told = verify()
+    assert code == 0, told
+    assert f"by the weights of step {step}" in told

@@ -78,3 +78,15 @@ def test_refuses(simulated: tuple[np.ndarray, np.ndarray]) -> None:
         roc_figure(*simulated, NAMES[:2])
     with pytest.raises(ValueError, match="sum to 1"):
         reliability_figure({"a": np.ones((90, 3))}, simulated[1])
+
+
+def test_dollar_signs_in_names_are_letters(simulated: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, grades = simulated
+    names = ("cost $_$ x", "$^", "mild")
+    confusion = confusion_figure({"runs/a$_$b": np.eye(3, dtype=int)}, names)
+    for figure in (
+        confusion,
+        roc_figure(probabilities, grades, names),
+        reliability_figure({"$_$": probabilities}, grades),
+    ):
+        assert figure_array(figure).std() > 0
