@@ -118,6 +118,9 @@ function pan(key) {
   redraw();
 }
 
+// What a held key may do again and again; held, a verdict would be given and withdrawn in turn.
+const goesOnHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k"].includes(key);
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const target = event.target, kind = target.tagName;
@@ -127,7 +130,14 @@ function onKey(event) {
   }
   const isOwnKey = event.key.startsWith("Arrow") || ["Home", "End", "PageUp", "PageDown"].includes(event.key);
   if ((kind === "INPUT" && isOwnKey) || kind === "SELECT") return;
-  if (kind === "BUTTON" && [" ", "Enter"].includes(event.key)) return;
+  if (kind === "BUTTON" && [" ", "Enter"].includes(event.key)) {
+    if (event.repeat && event.key === "Enter") event.preventDefault(); // the browser would click again
+    return;
+  }
+  if (event.repeat && !goesOnHeld(event.key)) {
+    if (event.key === " ") event.preventDefault(); // the browser would scroll
+    return;
+  }
   if (event.shiftKey && event.key.startsWith("Arrow")) pan(event.key);
   else if (/^[0-9]$/.test(event.key) && Number(event.key) < run.grades.length) giveGrade(Number(event.key));
   else if (ACTIONS[event.key]) ACTIONS[event.key]();

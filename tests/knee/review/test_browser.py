@@ -180,6 +180,35 @@ def test_a_withdrawn_verdict_is_handed_in_again_so_that_it_ends(browser, open_pa
     assert _handed_in(browser) == [(cases[0].case, None, None)]
 
 
+def _hold(browser, key: str, *, repeats: int = 3) -> None:
+    """Press a key and keep it down."""
+    script = """const [key, repeats] = arguments;
+        for (let at = 0; at <= repeats; at++) {
+          const event = new KeyboardEvent('keydown', { key, repeat: at > 0, bubbles: true, cancelable: true });
+          document.body.dispatchEvent(event);
+        }"""
+    browser.execute_script(script, key, repeats)
+
+
+def test_a_held_key_gives_a_verdict_once_and_moves_on(browser, open_page):
+    cases = open_page(blind=False)
+    _press(browser, "2")
+    for key, verdict in (("a", "agree"), ("x", "disagree"), ("u", "unsure"), ("g", "bad_image")):
+        for repeats in (3, 4):
+            _hold(browser, key, repeats=repeats)
+            assert browser.find_element("css selector", f'#verdicts [data-verdict="{verdict}"]').get_attribute(
+                "aria-pressed"
+            ) == ("true" if repeats == 3 else "false")
+    overlay = browser.find_element("id", "toggle-overlay")
+    before = overlay.get_attribute("aria-pressed")
+    _hold(browser, " ", repeats=3)
+    assert overlay.get_attribute("aria-pressed") != before
+    _hold(browser, "j", repeats=3)
+    _wait(lambda: _drawn(browser) == cases[4].case)
+    _hold(browser, "ArrowLeft", repeats=1)
+    _wait(lambda: _drawn(browser) == cases[2].case)
+
+
 def test_work_is_kept_when_the_page_is_opened_again(browser, open_page):
     cases = open_page()
     _press(browser, "2", "a", "j", "3")
