@@ -1,7 +1,7 @@
 // The page as a whole: what happens at a click or a key, the start, light and dark.
 
 const KEYS = [
-  [`0 – ${run.grades.length - 1}`, "grade"],
+  [`0 – ${lastKey}`, `grade${clickedGrades}`],
   ["a  x  u  g", "agree, disagree, unsure, bad image"],
   ["← →  or  k j", "previous, next case"],
   ["Enter or n", "next case to do"],
@@ -188,6 +188,7 @@ function bindStart() {
     begin();
     try {
       $("resume-note").textContent = `${store.resume(await file.text())} cases taken up.`;
+      view.item = null; // on from the first case that the file leaves open
       present();
     } catch (error) {
       $("resume-note").textContent = error.message;
@@ -200,7 +201,7 @@ function start() {
   store.check();
   $("title").textContent = document.title = run.title;
   $("subtitle").textContent = `${run.run} · model ${run.modelHash.slice(0, 8)} · ${cases.length} cases`;
-  $("veil-hint").textContent = `0–${run.grades.length - 1}, then the model’s grade and maps appear`;
+  $("veil-hint").textContent = `0–${lastKey}${clickedGrades}, then the model’s grade and maps appear`;
   if (run.sanityFigure) {
     $("sanity").href = run.sanityFigure;
     $("sanity").hidden = false;
