@@ -6,7 +6,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from dcmt.config import GraderConfig
+from dcmt.options import config_from_values
 from dcmt.review_files import keep_private, model_hash, open_reviewed, run_name
+from dcmt.run import require_paths
 from knee.check import drop_bad
 from knee.errors import UserError, counted
 from knee.files import typed
@@ -49,6 +52,9 @@ def labels_command(options: argparse.Namespace, *, say: Say) -> int:
         raise UserError(
             f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
         )
+    given = {name: value for name, value in values.items() if name != "kind"}
+    config: GraderConfig = config_from_values(GraderConfig, given, where=str(run.config))
+    require_paths(run, config, "data.grade_set", "data.manifest")
     grade_set = load_grade_set(values["data"]["grade_set"])
     verdicts = read_verdicts(table, run=run_name(run), grades=grade_set.count)
     if values["data"]["skip_bad"]:

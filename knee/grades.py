@@ -133,6 +133,8 @@ def _faults(content: Any) -> list[str]:
     faults = [f"key '{key}' is missing" for key in _KEYS if key not in content]
     faults += [f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in _KEYS]
     faults += [f"'{key}' is not a text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
+    if isinstance(content.get("name"), str) and not content["name"].strip():
+        faults.append("'name' is empty; write a short name, as kl")
     metric = content.get("best_metric")
     if isinstance(metric, str) and metric not in BEST_METRICS:
         faults.append(

@@ -36,8 +36,9 @@ class Agreement:
     def __str__(self) -> str:
         said = "no case in common"
         if self.cases:
+            interval = f" ({self.low:.2f} to {self.high:.2f})" if np.isfinite([self.low, self.high]).all() else ""
             said = (
-                f"kappa {self.kappa:.2f} ({self.low:.2f} to {self.high:.2f}), "
+                f"kappa {self.kappa:.2f}{interval}, "
                 f"{self.exact:.0%} equal, {self.adjacent:.0%} within one grade, {self.cases} cases"
             )
         left_out = f"; {self.left_out} not known to be of the latest model are left out" if self.left_out else ""

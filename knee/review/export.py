@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from knee.errors import UserError
 from knee.review.cases import ReviewCase
@@ -67,6 +68,7 @@ class ReviewExport:
         earlier export's files of the same formats go once the new ones are there; files made by anyone else stay.
         """
         self._refuse_filled()
+        self._refuse_unkeyed()
         keyed = read_key(self.key_path) if self.key_path.exists() else {}
         through = self._each(cases, identities, keyed)
         if "html" in self.formats:
@@ -145,6 +147,18 @@ class ReviewExport:
                 if ours and path not in written:
                     path.unlink(missing_ok=True)
                     self.removed += 1
+
+    def _refuse_unkeyed(self) -> None:
+        """Say before the work begins that the key cannot be written: verdicts on a page without it are of no use."""
+        try:
+            self.key_path.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.key_path.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{self.key_path}: cannot be written ({error.strerror}), and verdicts cannot be imported without it; "
+                "make the folder writable, or export from a copy of the run"
+            ) from error
 
     def _refuse_filled(self) -> None:
         """Say before the work begins that an earlier export is in the way."""

@@ -195,8 +195,10 @@ def _region(line: NDArray[np.float64], view: NetworkView, reference: Dataset, ru
     """One outline, with the grade that the network gave to the whole image."""
     scale, name = run.grade_set, run.grade_set.names[view.grade]
     grade = hd.sr.QualitativeEvaluation(
-        name=hd.sr.CodedConcept(scale.name[:16], _LOCAL, scale.title[:64]),
-        value=hd.sr.CodedConcept(f"{scale.name[:12]}-{view.grade}", _LOCAL, f"{view.grade} {name}"[:64]),
+        name=hd.sr.CodedConcept(_one_value(scale.name, 16), _LOCAL, _one_value(scale.title or scale.name, 64)),
+        value=hd.sr.CodedConcept(
+            f"{_one_value(scale.name, 12)}-{view.grade}", _LOCAL, _one_value(f"{view.grade} {name}", 64)
+        ),
     )
     region = hd.sr.ImageRegion(
         graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
@@ -238,8 +240,13 @@ def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, tit
 
 def _version(run: ReviewRun) -> str:
     """Which weights: their hash first, since a long name of a run is cut."""
-    # A backslash would part the text into two values; 64 characters are allowed, padding included.
-    return f"model {run.model_hash}, run {run.run}".replace("\\", "/")[:60]
+    # 64 characters are allowed, padding included.
+    return _one_value(f"model {run.model_hash}, run {run.run}", 60)
+
+
+def _one_value(text: str, length: int) -> str:
+    """Text as one DICOM value: a backslash would part it into two, and control characters are not allowed."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.replace("\\", "/"))[:length].strip()
 
 
 def _referenced(reference: Dataset) -> Dataset:

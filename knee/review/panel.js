@@ -13,6 +13,10 @@ function notice(text) {
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 
+// Grades from 10 on have no key: a digit is taken at once.
+const lastKey = Math.min(run.grades.length - 1, 9);
+const clickedGrades = run.grades.length > 10 ? "; from 10 on, click" : "";
+
 function buildGrades() {
   $("grades").style.setProperty("--count", run.grades.length);
   $("grades").replaceChildren(
@@ -78,7 +82,7 @@ function refresh() {
 }
 
 function gradeNote(entry, veiled) {
-  if (veiled) return `Choose 0–${run.grades.length - 1}; the model’s grade and maps appear then.`;
+  if (veiled) return `Choose 0–${run.grades.length - 1}${clickedGrades}; the model’s grade and maps appear then.`;
   if (entry.final_grade === null) return "Not graded.";
   if (entry.blind_grade === null) return run.grades[entry.final_grade].description;
   if (entry.blind_grade === entry.final_grade) return `Graded blind. ${run.grades[entry.final_grade].description}`;

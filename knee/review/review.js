@@ -1,7 +1,7 @@
 // The page as a whole: what happens at a click or a key, the start, light and dark.
 
 const KEYS = [
-  [`0 – ${run.grades.length - 1}`, "grade"],
+  [`0 – ${lastKey}`, `grade${clickedGrades}`],
   ["a  x  u  g", "agree, disagree, unsure, bad image"],
   ["← →  or  k j", "previous, next case"],
   ["Enter or n", "next case to do"],
@@ -118,6 +118,9 @@ function pan(key) {
   redraw();
 }
 
+// What a held key may do again and again; held, a verdict would be given and withdrawn in turn.
+const goesOnHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k"].includes(key);
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const target = event.target, kind = target.tagName;
@@ -127,7 +130,14 @@ function onKey(event) {
   }
   const isOwnKey = event.key.startsWith("Arrow") || ["Home", "End", "PageUp", "PageDown"].includes(event.key);
   if ((kind === "INPUT" && isOwnKey) || kind === "SELECT") return;
-  if (kind === "BUTTON" && [" ", "Enter"].includes(event.key)) return;
+  if (kind === "BUTTON" && [" ", "Enter"].includes(event.key)) {
+    if (event.repeat && event.key === "Enter") event.preventDefault(); // the browser would click again
+    return;
+  }
+  if (event.repeat && !goesOnHeld(event.key)) {
+    if (event.key === " ") event.preventDefault(); // the browser would scroll
+    return;
+  }
   if (event.shiftKey && event.key.startsWith("Arrow")) pan(event.key);
   else if (/^[0-9]$/.test(event.key) && Number(event.key) < run.grades.length) giveGrade(Number(event.key));
   else if (ACTIONS[event.key]) ACTIONS[event.key]();
@@ -178,6 +188,7 @@ function bindStart() {
     begin();
     try {
       $("resume-note").textContent = `${store.resume(await file.text())} cases taken up.`;
+      view.item = null; // on from the first case that the file leaves open
       present();
     } catch (error) {
       $("resume-note").textContent = error.message;
@@ -190,7 +201,7 @@ function start() {
   store.check();
   $("title").textContent = document.title = run.title;
   $("subtitle").textContent = `${run.run} · model ${run.modelHash.slice(0, 8)} · ${cases.length} cases`;
-  $("veil-hint").textContent = `0–${run.grades.length - 1}, then the model’s grade and maps appear`;
+  $("veil-hint").textContent = `0–${lastKey}${clickedGrades}, then the model’s grade and maps appear`;
   if (run.sanityFigure) {
     $("sanity").href = run.sanityFigure;
     $("sanity").hidden = false;

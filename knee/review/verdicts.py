@@ -227,7 +227,10 @@ def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdic
 def _head_faults(document: dict[str, Any], expected: Expected) -> list[str]:
     faults = []
     if document.get("run") != expected.run:
-        faults.append(f"is of run {document.get('run')!r}, not {expected.run!r}; import it into that run")
+        way_out = "import it into that run"
+        if document.get("model_hash") == expected.model_hash:
+            way_out = "its model is this run's: if the run's folder was renamed, name it as before; if not, " + way_out
+        faults.append(f"is of run {document.get('run')!r}, not {expected.run!r}; {way_out}")
     elif document.get("model_hash") != expected.model_hash:
         faults.append(
             f"is of model {document.get('model_hash')!r}, but the run's is {expected.model_hash!r}: the reader saw "

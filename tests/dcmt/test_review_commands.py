@@ -265,6 +265,19 @@ def test_verdicts_of_another_run_or_altered_by_hand_become_no_labels(reviewed, s
         assert not out.exists()
 
 
+def test_labels_of_a_run_whose_data_moved_tell_where_to_write_its_place(reviewed, save, tmp_path, capsys):
+    case = next(iter(read_key(reviewed.run / "local" / "review_key.csv")))
+    assert main(["review", "import", str(reviewed.run), str(save(reviewed.read([case])))]) == 0
+    private = reviewed.run / "local" / "paths.yaml"
+    gone = str(tmp_path / "moved" / "manifest.csv")
+    private.write_text(yaml.safe_dump(yaml.safe_load(private.read_text()) | {"data.manifest": gone}))
+    capsys.readouterr()
+    assert main(["review", "labels", str(reviewed.run), "--out", str(tmp_path / "new.csv")]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"data.manifest of {reviewed.run} is {gone}, which is not there" in told
+    assert f"write where it is now into {private}, as data.manifest: PATH" in told
+
+
 def test_a_case_knows_how_its_image_was_prepared(grader_config):
     data = load_knee_data(grader_config().data)
     inverted = np.arange(len(data.cache.inverted)) == 3

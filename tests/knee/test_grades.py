@@ -65,6 +65,15 @@ def test_metric_that_no_model_is_chosen_by_is_refused(metric, tmp_path):
         assert load_grade_set(file).best_metric == known
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_a_set_without_a_name_is_refused(name, tmp_path):
+    file = tmp_path / "own.yaml"
+    grades = "grades:\n- {name: a, description: d}\n- {name: b, description: e}\n"
+    file.write_text(f"name: {name!r}\ntitle: t\nbest_metric: kappa\n{grades}")
+    with pytest.raises(Faults, match=r"own\.yaml: not a grade set.*\n  'name' is empty"):
+        load_grade_set(file)
+
+
 def test_metrics_to_choose_by_are_computed_and_best_at_1():
     grades = load_grade_set("cartilage")
     found = grading_metrics(np.eye(3), [0, 1, 2], grades)

@@ -180,6 +180,35 @@ def test_a_withdrawn_verdict_is_handed_in_again_so_that_it_ends(browser, open_pa
     assert _handed_in(browser) == [(cases[0].case, None, None)]
 
 
+def _hold(browser, key: str, *, repeats: int = 3) -> None:
+    """Press a key and keep it down."""
+    script = """const [key, repeats] = arguments;
+        for (let at = 0; at <= repeats; at++) {
+          const event = new KeyboardEvent('keydown', { key, repeat: at > 0, bubbles: true, cancelable: true });
+          document.body.dispatchEvent(event);
+        }"""
+    browser.execute_script(script, key, repeats)
+
+
+def test_a_held_key_gives_a_verdict_once_and_moves_on(browser, open_page):
+    cases = open_page(blind=False)
+    _press(browser, "2")
+    for key, verdict in (("a", "agree"), ("x", "disagree"), ("u", "unsure"), ("g", "bad_image")):
+        for repeats in (3, 4):
+            _hold(browser, key, repeats=repeats)
+            assert browser.find_element("css selector", f'#verdicts [data-verdict="{verdict}"]').get_attribute(
+                "aria-pressed"
+            ) == ("true" if repeats == 3 else "false")
+    overlay = browser.find_element("id", "toggle-overlay")
+    before = overlay.get_attribute("aria-pressed")
+    _hold(browser, " ", repeats=3)
+    assert overlay.get_attribute("aria-pressed") != before
+    _hold(browser, "j", repeats=3)
+    _wait(lambda: _drawn(browser) == cases[4].case)
+    _hold(browser, "ArrowLeft", repeats=1)
+    _wait(lambda: _drawn(browser) == cases[2].case)
+
+
 def test_work_is_kept_when_the_page_is_opened_again(browser, open_page):
     cases = open_page()
     _press(browser, "2", "a", "j", "3")
@@ -235,6 +264,21 @@ def test_a_file_is_taken_up_where_the_browser_keeps_nothing(browser, keeps_nothi
     assert browser.execute_script("return document.getElementById('progress-text').textContent") == "1 of 12 reviewed"
     browser.find_element("id", "reader-name").send_keys("\ue007")
     assert _handed_in(browser) == [(cases[3].case, 1, "agree")]
+
+
+def test_after_a_file_was_taken_up_the_first_unread_case_is_shown(browser, open_page, run, tmp_path):
+    cases = open_page()
+    said = [
+        Verdict(case.case, "R1", "2025-03-01T12:00:00Z", run.run, run.model_hash, 1, 1, "agree", "")
+        for case in cases[:5]
+    ]
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
+    browser.execute_script("document.getElementById('reader').click()")
+    browser.find_element("id", "resume").send_keys(str(earlier))
+    _wait(lambda: browser.find_element("id", "resume-note").text == "5 cases taken up.")
+    browser.find_element("id", "reader-name").send_keys("\ue007")
+    _wait(lambda: _drawn(browser) == cases[5].case)
 
 
 def test_a_case_that_was_seen_with_the_model_is_not_graded_blind_later(browser, open_page):
@@ -387,6 +431,23 @@ def test_three_grades_are_shown_where_there_are_three(browser, open_page, run, m
     assert not browser.find_element("id", "model-open").is_displayed()
     _press(browser, "1")
     assert browser.find_element("id", "teacher-grade").text == "1 partial-thickness"
+
+
+def test_of_twelve_grades_the_last_are_clicked_and_the_help_says_so(browser, open_page, run, make_case):
+    from knee.grades import GradeSet
+    from knee.review.cases import NetworkView
+
+    names = tuple(f"g{number}" for number in range(12))
+    case = make_case(1)
+    view = NetworkView(np.full(12, 1 / 12), case.student.evidence)
+    cases = [replace(case, case=f"{number:012x}", student=view, teacher=view) for number in range(2)]
+    open_page(cases=cases, run=replace(run, grade_set=GradeSet("own", "t", names, names, "kappa")))
+    text = "return [...document.querySelectorAll('#key-list dt, #key-list dd')].slice(0, 2).map((e) => e.textContent)"
+    assert browser.execute_script(text) == ["0 – 9", "grade; from 10 on, click"]
+    assert "0–9; from 10 on, click" in browser.find_element("id", "veil-hint").text
+    browser.find_element("css selector", '#grades [data-grade="11"]').click()
+    _press(browser, "j", "9")
+    assert [(entry["blind_grade"], entry["final_grade"]) for entry in _entries(browser)] == [(11, 11), (9, 9)]
 
 
 def test_the_models_grade_is_that_of_its_exact_probabilities(browser, open_page, run, make_case):

@@ -123,6 +123,16 @@ def test_the_outline_on_a_radiograph_is_around_the_right_pixels(write_source, ca
     assert grade.value.value == f"kl-{predicted}"
 
 
+def test_names_of_grades_are_one_value_each_whatever_their_letters(write_source, case_of, export, run):
+    grade_set = replace(run.grade_set, name="k\\l", title="", names=("a\\b\tc",) * 5)
+    odd = replace(export, run=replace(run, grade_set=grade_set))
+    files = _named(odd.write(case_of(write_source("DX", _source_values("DX")), "R")))
+    (group,) = hd.sr.srread(files["teacher_report"]).content.get_planar_roi_measurement_groups()
+    (grade,) = group.get_qualitative_evaluations()
+    assert (grade.name.value, grade.name.meaning) == ("k/l", "k/l")
+    assert grade.value.meaning[1:] == " a/b c" and grade.value.value[:4] == "k/l-"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("keep_identity", [False, True])
 @pytest.mark.parametrize("kind", ["MR", "DX", "CR"])

@@ -86,6 +86,15 @@ def test_a_full_disk_still_ends_the_export(export, cases, monkeypatch):
         export.write(cases, _identities(cases))
 
 
+def test_nothing_is_exported_where_the_key_cannot_be_written(export, cases):
+    export.key_path.parent.parent.joinpath("local").write_text("a file where the folder should be")
+    with pytest.raises(
+        UserError, match=r"review_key\.csv: cannot be written .* verdicts cannot be imported without it"
+    ):
+        export.write(cases, _identities(cases))
+    assert not export.folder.exists()
+
+
 def test_an_odd_source_costs_its_own_objects_alone(export, make_case, write_source):
     values = np.arange(8000, dtype=np.uint16).reshape(100, 80)
     sources = {

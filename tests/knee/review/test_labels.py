@@ -155,6 +155,12 @@ def test_agreement_is_that_of_blind_grades():
     assert "40 cases" in str(between)
 
 
+def test_of_one_patient_the_agreement_has_no_interval():
+    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", "p1", "train", n % 3, n % 3) for n in range(6)}
+    teacher, _ = agreements([_verdict(f"c{n}", n % 3) for n in range(6)], key, samples=10)
+    assert str(teacher) == "R1 – teacher: kappa 1.00, 100% equal, 100% within one grade, 6 cases"
+
+
 def test_agreement_with_the_model_is_that_of_the_latest_export_s_model():
     """A later export with other weights took over some cases of the key: one kappa over both would be of no model."""
     key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", f"p{n}", "train", n % 5, n % 5, "first") for n in range(20)}

@@ -167,7 +167,8 @@ def test_a_comment_that_no_table_could_hold_is_refused(tmp_path, table):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"run": "other"}, "is of run 'other', not 'run'"),
+        ({"run": "other"}, "is of run 'other', not 'run'; its model is this run's: .* renamed, name it as before"),
+        ({"run": "other", "model_hash": "x"}, "is of run 'other', not 'run'; import it into that run"),
         ({"model_hash": "older"}, "another model's maps"),
         ({"grades": 3}, "has 3 grades, the run has 5"),
         ({"reviewer": "  "}, "names no reader"),
