@@ -183,7 +183,9 @@ def test_full_disk_is_told(files, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(knee.cache.np, "save", full)
-    with pytest.raises(UserError, match=r"\(No space left on device\); choose another folder: --data\.cache in training, "):
+    with pytest.raises(
+        UserError, match=r"\(No space left on device\); choose another folder: --data\.cache in training, "
+    ):
         build(files, tmp_path / "c")
     assert list((tmp_path / "c").iterdir()) == []
 
