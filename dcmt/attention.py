@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmt.loaded import (
-    load_data,
-    load_run,
-)
+from dcmt.loaded import load_data, load_run
 from dcmt.pictures import case_pictures
 from dcmt.validation import spread_over_grades
 from knee.errors import UserError

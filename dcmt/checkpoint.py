@@ -138,7 +138,7 @@ class Checkpoints:
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
         """Name the checkpoint of ``step`` as the best; nothing where there is none of that step."""
-        if (self.folder / _name(step)).is_dir():
+        if self.holds(step):
             write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
             self._prune()
 
@@ -171,8 +171,11 @@ class Checkpoints:
 
     def of_step(self, step: int) -> Checkpoint | None:
         """The checkpoint of a step; None where there is none. Raises UserError where it is damaged."""
-        folder = self.folder / _name(step)
-        return open_checkpoint(folder) if folder.is_dir() else None
+        return open_checkpoint(self.folder / _name(step)) if self.holds(step) else None
+
+    def holds(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step, whole or not."""
+        return (self.folder / _name(step)).is_dir()
 
     def best(self) -> Checkpoint | None:
         """The best checkpoint; the latest where none was marked."""

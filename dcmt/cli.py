@@ -268,7 +268,6 @@ def _mirrored_pair_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _flip_option(parser: argparse.ArgumentParser) -> None:
-    _mirrored_pair_option(parser)
     parser.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
@@ -302,6 +301,7 @@ def _run_commands(commands: _Commands) -> None:
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(evaluate)
     _flip_option(evaluate)
+    _mirrored_pair_option(evaluate)
 
     verify = commands.add_parser(
         "verify", help="recompute a run's reported metrics from its predictions and its weights"
@@ -334,6 +334,7 @@ def _run_commands(commands: _Commands) -> None:
     compare.add_argument("--device", default="auto")
     _trained_on_option(compare)
     _flip_option(compare)
+    _mirrored_pair_option(compare)
     compare.set_defaults(command=_command("dcmt.compare", "compare_command"))
 
     attention = add(

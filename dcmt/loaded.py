@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,17 @@ class LoadedRun:
     def precision(self) -> torch.dtype | None:
         """The autocast type the run was trained with."""
         return autocast_type(self.checkpoint.precision)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How its networks are asked, wherever they are: options of ``knee.predictions.predict`` and its like."""
+        attention = self.config.attention
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "sharpness": attention.sharpness,
+            "threshold": attention.threshold,
+        }
 
 
 def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False) -> LoadedRun:
@@ -143,13 +155,10 @@ def grade_rows(
         name: predict(
             network,
             data.loader(rows),
-            device=loaded.device,
-            precision=loaded.precision,
             masks=data.masks,
             has_mask=data.cache.has_mask,
-            sharpness=loaded.config.attention.sharpness,
-            threshold=loaded.config.attention.threshold,
             flip=flip,
+            **loaded.asked,
         )
         for name, network in loaded.networks.items()
         if name in names

@@ -190,11 +190,8 @@ def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[
     found = predict(
         loaded.networks[name],
         _loader(images),
-        device=loaded.device,
-        precision=loaded.precision,
-        sharpness=loaded.config.attention.sharpness,
-        threshold=loaded.config.attention.threshold,
         flip=not loaded.mirrored_pair,
+        **loaded.asked,
     )
     table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
     table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])

@@ -125,12 +125,9 @@ def run_cases(loaded: LoadedRun, data: KneeData, rows: Rows, split: str) -> Iter
         loaded.networks["teacher"],
         data.loader(rows),
         case_facts(data, rows, split, percentiles=loaded.config.data.percentiles),
-        device=loaded.device,
-        precision=loaded.precision,
         masks=data.masks,
         has_mask=data.cache.has_mask,
-        sharpness=loaded.config.attention.sharpness,
-        threshold=loaded.config.attention.threshold,
+        **loaded.asked,
     )
 
 

@@ -76,7 +76,7 @@ class Tracker:
             self._board.close()
 
     def _drop_after(self, step: int) -> None:
-        kept = [row for row in self._earlier if row[0] <= step]
+        kept, self._earlier = [row for row in self._earlier if row[0] <= step], []
         remove_leftovers(self.path)
         with moved_into_place(self.path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")

@@ -228,7 +228,7 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
 
 def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> LoadedRun:
     step = stored["checkpoint_step"]
-    if RunFolder(path).checkpoints.of_step(step) is None:
+    if not RunFolder(path).checkpoints.holds(step):
         raise UserError(
             f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; evaluate the run anew"
         )

@@ -73,9 +73,10 @@ class Window:
 
     def idle_terms(self) -> set[str]:
         """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
-        terms = {name.removeprefix("loss/"): values for name, values in self.values.items() if name.startswith("loss/")}
-        zero = {name for name, values in terms.items() if self.count >= 2 and not any(v.item() for v in values)}
-        return (zero - {"total"}) | self._without_gradient
+        zero = {
+            name for name in self.terms() if self.count >= 2 and not any(v.item() for v in self.values[f"loss/{name}"])
+        }
+        return zero | self._without_gradient
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:

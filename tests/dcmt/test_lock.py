@@ -43,7 +43,7 @@ FORK = """
 import os, sys, time
 from dcmt.lock import RunLock
 with RunLock(__import__("pathlib").Path(sys.argv[1])):
-    if os.fork():
+    if not os.fork():  # the child has let go by now; the parent may be killed before it could have
         print("held", flush=True)
     time.sleep(60)
 """

@@ -56,6 +56,15 @@ def touch_metrics(run: RunFolder, *names: Any, value: Any) -> None:
     path.write_text(json.dumps(values))
 
 
+def manifest_to_touch(run: RunFolder, phantom: Path, folder: Path) -> Path:
+    """The run's manifest from now on: that of a copy of its data."""
+    shutil.copytree(phantom.parent, folder / "data", ignore=shutil.ignore_patterns("cache"))
+    path = folder / "data" / "manifest.csv"
+    paths = yaml.safe_load(run.private.read_text())
+    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(path)}))
+    return path
+
+
 def touch_table(run: RunFolder, change: Callable[[pd.DataFrame], None]) -> None:
     table = pd.read_csv(run.predictions("test"))
     change(table)
@@ -278,14 +287,12 @@ def test_mirrored_pairs_are_evaluated_and_verified_as_such(run: RunFolder, verif
 def test_a_manifest_that_changed_is_told_and_what_it_leaves_out_is_counted(
     run: RunFolder, verify: Verify, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
-    paths = yaml.safe_load(run.private.read_text())
-    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(tmp_path / "data" / "manifest.csv")}))
+    manifest = manifest_to_touch(run, phantom, tmp_path)
     metrics = {}
     for dropped in (0, 2):
-        table = pd.read_csv(tmp_path / "data" / "manifest.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
         table = table.drop(index=table.index[table["split"] == "test"][:dropped])
-        table.to_csv(tmp_path / "data" / "manifest.csv", index=False, lineterminator="\n")
+        table.to_csv(manifest, index=False, lineterminator="\n")
         capsys.readouterr()
         assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
         printed = capsys.readouterr()
@@ -306,15 +313,12 @@ def test_masks_that_a_segmenter_wrote_are_counted(
     run: RunFolder, verify: Verify, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert json.loads(run.metrics("test").read_text())["masks_by_segmenter"] == 0
-    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
-    path = tmp_path / "data" / "manifest.csv"
+    path = manifest_to_touch(run, phantom, tmp_path)
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     test = table.index[(table["split"] == "test") & (table["mask"] != "")]
     table["mask_source"] = ""
     table.loc[test[:3], "mask_source"] = "segmenter"
     table.to_csv(path, index=False)
-    paths = yaml.safe_load(run.private.read_text())
-    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(path)}))
     capsys.readouterr()
     assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
     assert "3 of the masks were written by a segmenter" in capsys.readouterr().out

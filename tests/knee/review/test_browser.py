@@ -279,6 +279,7 @@ def test_after_a_file_was_taken_up_the_first_unread_case_is_shown(browser, open_
     _wait(lambda: browser.find_element("id", "resume-note").text == "5 cases taken up.")
     browser.find_element("id", "reader-name").send_keys("\ue007")
     _wait(lambda: _drawn(browser) == cases[5].case)
+    assert browser.find_element("id", "progress-text").text == "5 of 12 reviewed"
 
 
 def test_a_case_that_was_seen_with_the_model_is_not_graded_blind_later(browser, open_page):
