@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from step import add_network_options, make_task, random_batch, whole_step
 
-from dcmt.checkpoint import Checkpoints
-from dcmt.config import FitConfig
+from knee.engine.checkpoint import Checkpoints
+from knee.engine.config import FitConfig
 
 
 def main() -> None:

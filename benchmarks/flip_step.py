@@ -18,11 +18,11 @@ from statistics import median
 import torch
 
 from dcmt.config import GraderConfig
-from dcmt.device import autocast
-from dcmt.fit import make_optimizer
-from dcmt.options import read_config
-from dcmt.task import LossWeights, MeanTeacher
+from dcmt.mean_teacher import LossWeights, MeanTeacher
 from dcmt.train import build_grader
+from knee.engine.device import autocast
+from knee.engine.fit import make_optimizer
+from knee.engine.options import read_config
 from knee.grades import load_grade_set
 from knee.task import Batch
 

@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 
 from knee.batches import TwoStreamBatchSampler
-from knee.datasets import LabeledImages, TrainLoader, TwoStreams, UnlabeledImages, train_loader
-from knee.shared_array import open_shared
-from knee.views import PRESETS, Views, views_from
+from knee.data.datasets import LabeledImages, TrainLoader, TwoStreams, UnlabeledImages, train_loader
+from knee.data.views import PRESETS, Views, views_from
+from knee.io.shared_array import open_shared
 
 PNG_COUNT = 300
 MASK_DILATION = 18.0

@@ -28,7 +28,7 @@ from knee.grades import load_grade_set
 from knee.phantom import draw_mr_slice
 from knee.review.cases import NetworkView, ReviewCase
 from knee.review.export import Identity, ReviewExport
-from knee.review.html import ReviewRun
+from knee.review.page.html import ReviewRun
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 REDRAW = """const done = arguments[0], times = [];

@@ -3,7 +3,7 @@
     python benchmarks/step.py --backbone resnet18 --stage 3 --stride 8 --size 96
 
 The floor: student forward and backward with a cross-entropy, teacher forward, optimiser, on random tensors in memory. The
-step: what ``dcmt.fit`` does, on the same tensors: all losses, attention, clipping off, the moving average, the check for
+step: what ``knee.engine.fit`` does, on the same tensors: all losses, attention, clipping off, the moving average, the check for
 values that are not finite, the bookkeeping of the log. Both run in turns, so that a change of the machine's load meets both.
 """
 
@@ -22,14 +22,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from dcmt.checkpoint import Checkpoints
-from dcmt.config import FitConfig, OptimizerConfig
-from dcmt.device import autocast, choose_device, memory_gib
-from dcmt.fit import Fit, make_optimizer
-from dcmt.launch import place
-from dcmt.model import build_network
-from dcmt.task import LossWeights, MeanTeacher
-from dcmt.tracking import Tracker
+from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.network import build_network
+from knee.engine.checkpoint import Checkpoints
+from knee.engine.config import FitConfig, OptimizerConfig
+from knee.engine.device import autocast, choose_device, memory_gib
+from knee.engine.fit import Fit, make_optimizer
+from knee.engine.launch import place
+from knee.engine.tracking import Tracker
 from knee.task import Batch
 
 

@@ -18,7 +18,7 @@ from clip_koa.timm_towers import timm_tower
 from clip_koa.towers import FixedTexts, GradeTexts, ImageTower, TextTower
 from knee.errors import UserError
 from knee.grades import GradeSet
-from knee.normalise import Normalise
+from knee.nn.normalise import Normalise
 
 
 def build_clip_grader(

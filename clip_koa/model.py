@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clip_koa.head import ImageFeatures, SimilarityScale, similarities, similarity_maps
 from clip_koa.towers import GradeTexts, ImageTower, TextTower
-from knee.normalise import Normalise, normalised
+from knee.nn.normalise import Normalise, normalised
 from knee.task import Grading
 
 
@@ -21,7 +21,7 @@ class ClipGrader(nn.Module):
     texts and the scale are detached unless ``detach_texts`` is false, as classifier weights are in attention losses:
     the map is to be moved by moving where the image tower looks, not by redefining the grade.
 
-    Images are normalised by ``knee.normalise``: with "fixed" by ``mean`` and ``std`` (one value for all channels, or
+    Images are normalised by ``knee.nn.normalise``: with "fixed" by ``mean`` and ``std`` (one value for all channels, or
     three), without them by the image tower's own, those its weights were trained with. They are buffers of three values
     and travel with the weights.
     """

@@ -21,7 +21,7 @@ from clip_koa.head import FIRST_SCALE
 from clip_koa.prompts import Tokenizer
 from clip_koa.towers import ClipVitTower, ImageTower, TimmTokenTower
 from knee.errors import UserError
-from knee.weights import misfit, near_names, no_download, no_retries_offline
+from knee.nn.weights import misfit, near_names, no_download, no_retries_offline
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"

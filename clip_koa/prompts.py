@@ -21,7 +21,7 @@ from torch import Tensor
 
 from knee.errors import Faults, UserError
 from knee.grades import GradeSet
-from knee.unique_yaml import read_unique
+from knee.io.unique_yaml import read_unique
 
 _SHIPPED = Path(__file__).parent / "prompt_sets"
 _KEYS = ("grade_set", "grades")

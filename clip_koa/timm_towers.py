@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from clip_koa.towers import ImageTower, TimmMapTower, TimmTokenTower
-from knee.backbones import cut_after, pretrained_settings
 from knee.errors import UserError
-from knee.weights import misfit, no_download, no_retries_offline, read_state
+from knee.nn.backbones import cut_after, pretrained_settings
+from knee.nn.weights import misfit, no_download, no_retries_offline, read_state
 
 
 def timm_tower(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcmt.review_options import add_review_commands
+from dcmt.commands.review.options import add_review_commands
 from knee.errors import UserError
 
 _RESEARCH = "Research use only: not a medical device, not for diagnosis."
@@ -81,11 +81,11 @@ def _run(given: list[str]) -> int:
 
         return train_command(given[1:], say=print)
     if given[:1] in (["zeroshot"], ["probe"]):
-        from dcmt.untrained import probe_command, zeroshot_command
+        from dcmt.commands.untrained import probe_command, zeroshot_command
 
         return (zeroshot_command if given[0] == "zeroshot" else probe_command)(given[1:], say=print)
     if given[:2] == ["segment", "train"]:
-        from dcmt.segment import train_command as segment_train_command
+        from dcmt.commands.segment import train_command as segment_train_command
 
         return segment_train_command(given[2:], say=print)
     options = _parser().parse_args(given)
@@ -94,8 +94,9 @@ def _run(given: list[str]) -> int:
 
 
 def _train_help(given: list[str]) -> int:
-    from dcmt.config import GraderConfig, SegmenterConfig
-    from dcmt.options import train_help
+    from dcmt.config import GraderConfig
+    from knee.engine.options import train_help
+    from segmentation.config import SegmenterConfig
 
     if given[0] == "train":
         print(train_help(GraderConfig, program="train.py"))
@@ -195,7 +196,7 @@ def _data_commands(commands: _Commands) -> None:
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
     phantom.add_argument("--force", action="store_true", help="write into a folder that holds something")
-    phantom.set_defaults(command=_command("dcmt.data_commands", "phantom"))
+    phantom.set_defaults(command=_command("dcmt.commands.data", "phantom"))
 
     manifest = commands.add_parser("manifest", help="make a manifest from a folder of images")
     manifest.add_argument("folder", type=Path)
@@ -209,7 +210,7 @@ def _data_commands(commands: _Commands) -> None:
     )
     _sheet_options(manifest)
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")
-    manifest.set_defaults(command=_command("dcmt.data_commands", "manifest"))
+    manifest.set_defaults(command=_command("dcmt.commands.data", "manifest"))
 
     check = commands.add_parser("check", help="read a manifest and every file it names; list all faults")
     check.add_argument("manifest", type=Path)
@@ -217,7 +218,7 @@ def _data_commands(commands: _Commands) -> None:
     check.add_argument("--split", type=Path, help="check this split file against the manifest too")
     check.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
     check.add_argument("--force", action="store_true", help="overwrite FILE")
-    check.set_defaults(command=_command("dcmt.data_commands", "check"))
+    check.set_defaults(command=_command("dcmt.commands.data", "check"))
 
     split = commands.add_parser("split", help="split a manifest by patient, with ranks for every labeled fraction")
     split.add_argument("manifest", type=Path)
@@ -231,7 +232,7 @@ def _data_commands(commands: _Commands) -> None:
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--skip-bad", type=Path, metavar="FILE", help="leave out bad rows, and list them in FILE")
     split.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
-    split.set_defaults(command=_command("dcmt.data_commands", "split"))
+    split.set_defaults(command=_command("dcmt.commands.data", "split"))
 
 
 def _train_commands(commands: _Commands) -> None:
@@ -252,7 +253,7 @@ def _train_commands(commands: _Commands) -> None:
     )
     predict.add_argument("--device", default="auto")
     predict.add_argument("--force", action="store_true", help="overwrite masks and manifest")
-    predict.set_defaults(command=_command("dcmt.segment", "predict_command"))
+    predict.set_defaults(command=_command("dcmt.commands.segment", "predict_command"))
 
 
 def _trained_on_option(parser: argparse.ArgumentParser) -> None:
@@ -296,7 +297,7 @@ def _run_commands(commands: _Commands) -> None:
     evaluate = add(
         "evaluate",
         "grade a split with student and teacher: metrics with intervals, figures, predictions",
-        module="dcmt.evaluate",
+        module="dcmt.commands.evaluate",
     )
     evaluate.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(evaluate)
@@ -310,9 +311,11 @@ def _run_commands(commands: _Commands) -> None:
     verify.add_argument("--split", choices=("train", "val", "test"), default="test")
     verify.add_argument("--no-weights", action="store_true", help="from the stored predictions alone")
     verify.add_argument("--device", default="auto")
-    verify.set_defaults(command=_command("dcmt.verify", "verify_command"))
+    verify.set_defaults(command=_command("dcmt.commands.verify", "verify_command"))
 
-    predict = add("predict", "grade an image or a folder with the teacher: a CSV and overlays", module="dcmt.predict")
+    predict = add(
+        "predict", "grade an image or a folder with the teacher: a CSV and overlays", module="dcmt.commands.predict"
+    )
     predict.add_argument("images", type=Path, help="one image or a folder of images")
     predict.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     predict.add_argument("--student", action="store_true", help="grade with the student instead")
@@ -335,10 +338,12 @@ def _run_commands(commands: _Commands) -> None:
     _trained_on_option(compare)
     _flip_option(compare)
     _mirrored_pair_option(compare)
-    compare.set_defaults(command=_command("dcmt.compare", "compare_command"))
+    compare.set_defaults(command=_command("dcmt.commands.compare", "compare_command"))
 
     attention = add(
-        "attention", "overlays of where student and teacher looked, for the cases of a split", module="dcmt.attention"
+        "attention",
+        "overlays of where student and teacher looked, for the cases of a split",
+        module="dcmt.commands.overlays",
     )
     attention.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     attention.add_argument(

@@ -15,17 +15,17 @@ from torch import nn
 
 from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
-from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
-from dcmt.device import autocast_type, choose_device, flush_denormals
-from dcmt.options import config_from_values
-from dcmt.prepare import KneeData, load_knee_data
-from dcmt.run import RunFolder, file_hash, is_trained, open_run, other_split, require_paths
 from dcmt.train import build_grader
+from knee.data.prepare import KneeData, load_knee_data
+from knee.engine.checkpoint import Checkpoint
+from knee.engine.device import autocast_type, choose_device, flush_denormals
+from knee.engine.options import config_from_values
+from knee.engine.run import RunFolder, file_hash, is_trained, open_run, other_split, require_paths
 from knee.errors import UserError
-from knee.flips import MirroredPair
+from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
-from knee.predictions import Predictions, predict
+from knee.nn.flips import MirroredPair
 
 Rows = NDArray[np.int64]
 GRID_MASKS = 128
@@ -57,7 +57,7 @@ class LoadedRun:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How its networks are asked, wherever they are: options of ``knee.predictions.predict`` and its like."""
+        """How its networks are asked, wherever they are: options of ``knee.evaluation.predictions.predict`` and its like."""
         attention = self.config.attention
         return {
             "device": self.device,
@@ -179,7 +179,7 @@ def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | Non
 
     Of more than ``GRID_MASKS`` masks, those at equal distances are looked at.
     """
-    from knee.evaluate import best_grid_iou
+    from knee.evaluation.report import best_grid_iou
 
     rows = rows[data.cache.has_mask[rows]]
     if not len(rows):

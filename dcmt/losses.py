@@ -1,6 +1,6 @@
 """The losses of DC-MT (Huo et al. 2020), pure: no weight of a term, no step, no state.
 
-Weights are applied in one place, ``dcmt.task``, where the total of Eq. 5 is made. All sums run in float32.
+Weights are applied in one place, ``dcmt.mean_teacher``, where the total of Eq. 5 is made. All sums run in float32.
 """
 
 from __future__ import annotations

@@ -13,20 +13,20 @@ from torch import nn
 
 from clip_koa.build import build_clip_grader
 from clip_koa.prompts import read_prompts
-from dcmt.checkpoint import Checkpoint
 from dcmt.config import GraderConfig
-from dcmt.fit import Progress
-from dcmt.launch import new_or_resumed, start
-from dcmt.lock import RunLock
-from dcmt.model import build_network
-from dcmt.options import config_from_values
-from dcmt.prepare import KneeData, describe, load_knee_data
-from dcmt.run import RunFolder, earlier_until_begun, file_hash, open_run
+from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.network import build_network
 from dcmt.schedules import default_teacher_decay
-from dcmt.task import LossWeights, MeanTeacher
-from dcmt.tracking import Tracker
-from dcmt.training import Streams, train
 from dcmt.validation import GraderValidation
+from knee.data.prepare import KneeData, describe, load_knee_data
+from knee.engine.checkpoint import Checkpoint
+from knee.engine.fit import Progress
+from knee.engine.launch import new_or_resumed, start
+from knee.engine.lock import RunLock
+from knee.engine.options import config_from_values
+from knee.engine.run import RunFolder, earlier_until_begun, file_hash, open_run
+from knee.engine.tracking import Tracker
+from knee.engine.training import Streams, train
 from knee.errors import UserError
 from knee.grades import GradeSet
 from knee.task import Task
@@ -53,7 +53,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool
 
 
 class GraderRun:
-    """A ``dcmt.training.Kind``: student and teacher."""
+    """A ``knee.engine.training.Kind``: student and teacher."""
 
     command = "python train.py"
     next = "dcmt evaluate {run}"

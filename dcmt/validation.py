@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dcmt.config import AttentionConfig
-from dcmt.device import autocast_type
-from dcmt.pictures import case_pictures
-from dcmt.prepare import KneeData
-from dcmt.tracking import Tracker
+from knee.attention import AttentionConfig
+from knee.data.prepare import KneeData
+from knee.engine.device import autocast_type
+from knee.engine.tracking import Tracker
+from knee.evaluation.pictures import case_pictures
+from knee.evaluation.predictions import Predictions, predict
 from knee.grades import BEST_METRICS
-from knee.metrics import exceeded_share, grading_metrics
-from knee.predictions import Predictions, predict
+from knee.metrics import confusion, exceeded_share, grading_metrics
 
 Rows = NDArray[np.int64]
 _TRACKED = (*BEST_METRICS, "ece")
@@ -81,7 +81,7 @@ class GraderValidation:
         return values
 
     def _draw(self, networks: Mapping[str, nn.Module], found: Mapping[str, Predictions], step: int) -> None:
-        from knee.figures import confusion_figure, figure_array, reliability_figure, roc_figure
+        from knee.evaluation.figures import confusion_figure, figure_array, reliability_figure, roc_figure
 
         grades, names = self.data.grades[self.rows], self.data.grade_set.names
         last = list(found)[-1]
@@ -108,17 +108,6 @@ class GraderValidation:
             has_mask=self.data.cache.has_mask,
         ):
             self.tracker.image(f"attention/{cases[shown.row]}", shown.picture, step)
-
-
-def confusion(grades: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Counts (K, K), the reader's grades in rows.
-
-    >>> confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).tolist()
-    [[1, 0], [1, 1]]
-    """
-    counts = np.zeros((count, count), dtype=np.int64)
-    np.add.at(counts, (grades, predicted), 1)
-    return counts
 
 
 def spread_over_grades(rows: Rows, grades: NDArray[np.int64], *, count: int) -> Rows:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from dcmt.cli import main as dcmt
 from dcmt.loaded import grade_rows, load_data, load_run
 from experiments.side_by_side import Work, side_by_side
-from knee.intervals import intervals
+from knee.evaluation.intervals import intervals
+from knee.evaluation.predictions import Predictions
 from knee.metrics import quadratic_kappa, weighted_mean
-from knee.predictions import Predictions
 
 ROOT = Path(__file__).parent.parent
 SEEDS, CONFIGS = [0, 1, 2], ["clip_small", "clip_koa_small"]

@@ -24,19 +24,19 @@ import numpy as np
 import pandas as pd
 
 from dcmt.cli import main as dcmt
+from dcmt.commands.review.files import key_path, model_hash, run_name
 from dcmt.loaded import grade_rows, load_data, load_run
-from dcmt.review_files import key_path, model_hash, run_name
-from dcmt.run import RunFolder
 from experiments.side_by_side import Work, side_by_side
-from knee.cases import load_salt
+from knee.data.cases import load_salt
+from knee.data.manifest import read_manifest, write_manifest
+from knee.data.splits import make_split, write_split
+from knee.engine.run import RunFolder
+from knee.evaluation.intervals import intervals
 from knee.grades import GradeSet, load_grade_set
-from knee.intervals import intervals
-from knee.manifest import read_manifest, write_manifest
 from knee.metrics import confusion_metrics, weighted_confusion
 from knee.phantom import write_phantom
 from knee.review.key import KeyedCase, read_key
 from knee.review.verdicts import Verdict, verdicts_document
-from knee.splits import make_split, write_split
 
 ROOT = Path(__file__).parent.parent
 ARMS = ("random", "doubted")

@@ -7,11 +7,14 @@ Everything here runs in float32 whatever the autocast context: at ω = 100 half 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from knee.errors import require
 
 SHARPNESS = 100.0
 """ω of the authors' release."""
@@ -107,3 +110,19 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
     # The inner where keeps the gradient of a constant map finite: 0 / 0 would turn the whole batch to NaN.
     scaled = torch.where(shows, (x - low) / torch.where(shows, span, torch.ones_like(span)), torch.zeros_like(x))
     return scaled, shows[:, 0, 0]
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How class maps become attention."""
+
+    sharpness: float = 100.0
+    """ω of the soft threshold."""
+    threshold: float = 0.4
+    """σ₀ of the soft threshold."""
+    detach_classifier: bool = True
+    """The classifier's weights get no gradient through the class maps."""
+
+    def __post_init__(self) -> None:
+        require(self.sharpness > 0, "attention.sharpness", self.sharpness, "above 0")
+        require(0 < self.threshold < 1, "attention.threshold", self.threshold, "in (0, 1)")

@@ -41,7 +41,7 @@ class TwoStreamBatchSampler:
     Iterating gives one epoch, shuffled differently each time, and moves the cursor with each batch; it starts at a
     state just loaded, and after one left half-way with the next epoch. A loader that fetches ahead must not move the
     cursor: it takes ``batches_from`` it and calls ``advance`` when a batch reaches the training step, so that
-    ``state_dict`` counts what was trained on (``knee.datasets.TrainLoader`` does so).
+    ``state_dict`` counts what was trained on (``knee.data.datasets.TrainLoader`` does so).
 
     >>> sampler = TwoStreamBatchSampler([0, 1], range(2, 8), labeled_per_batch=1, unlabeled_per_batch=2, seed=0)
     >>> len(sampler), [len(batch) for batch in sampler]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from knee.errors import Faults, UserError
-from knee.unique_yaml import read_unique
+from knee.io.unique_yaml import read_unique
 
 _KEYS = ("name", "title", "best_metric", "grades")
 BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent")

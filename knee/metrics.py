@@ -156,6 +156,17 @@ def weighted_metrics(probabilities: Floats, grades: Integers, weights: Floats) -
     return values | {f"auc_{grade}": aucs[:, grade] for grade in range(count)}
 
 
+def confusion(grades: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Counts (K, K), the reader's grades in rows.
+
+    >>> confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    counts = np.zeros((count, count), dtype=np.int64)
+    np.add.at(counts, (grades, predicted), 1)
+    return counts
+
+
 def weighted_confusion(grades: Integers, predicted: Integers, weights: Floats, *, count: int) -> Floats:
     """Confusion matrices (S, K, K) of grades (N,) in rows and predicted (N,) in columns under weights (S, N)."""
     cells = np.zeros((len(grades), count * count))

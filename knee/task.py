@@ -56,7 +56,7 @@ class StepLosses(NamedTuple):
 
 
 class Task(Protocol):
-    """One thing to train: what the loop in ``dcmt.fit`` needs to know of it, and no more."""
+    """One thing to train: what the loop in ``knee.engine.fit`` needs to know of it, and no more."""
 
     best_metric: str
     """The key of ``validate``'s result by which the best checkpoint is chosen; larger is better."""

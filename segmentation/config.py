@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from knee.data.config import DataConfig
+from knee.data.view_config import ViewConfig, strong_views
+from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,19 @@ class UnetConfig:
                 raise ValueError(f"unet.{name} is {getattr(self, name)}; it must be 0 or more")
         if not self.dice_weight + self.cross_entropy_weight:
             raise ValueError("unet.dice_weight and unet.cross_entropy_weight are both 0; one must be above 0")
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """A run that trains the cartilage segmenter."""
+
+    name: str = ""
+    """Name of the run; empty: the config's name and seed."""
+    runs: str = "runs"
+    """Folder that holds the run folders."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(unlabeled_per_batch=0))
+    views: ViewConfig = field(default_factory=strong_views)
+    unet: UnetConfig = field(default_factory=UnetConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from knee.data.manifest import Manifest
 from knee.errors import UserError
-from knee.files import relative_name
-from knee.geometry import Geometry
-from knee.images import write_png
-from knee.manifest import Manifest
-from knee.masks import dilate
+from knee.images.geometry import Geometry
+from knee.images.masks import dilate
+from knee.images.read import write_png
+from knee.io.files import relative_name
 from segmentation.unet import Segmenter
 
 

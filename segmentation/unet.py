@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
-from knee.weights import near_names, no_retries_offline
+from knee.nn.weights import near_names, no_retries_offline
 
 
 class Segmenter(nn.Module):

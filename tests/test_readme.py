@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from dcmt.cli import main
-from dcmt.config import GraderConfig, SegmenterConfig
-from dcmt.options import option_names
-from knee.images import write_png
+from dcmt.config import GraderConfig
+from knee.engine.options import option_names
+from knee.images.read import write_png
 from knee.phantom import write_phantom
+from segmentation.config import SegmenterConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation")
 WITHOUT_NUMBERS = (
-    "knee.review", "knee.figures", "knee.overlays", "dcmt.pictures", "dcmt.tracking",  # draw, show, record
-    "knee.errors", "dcmt.options",  # speak; what the options say is in the hash of the config
-    "knee.dicom", "knee.nifti",  # read formats that no experiment here uses
+    "knee.review", "knee.evaluation.figures", "knee.evaluation.overlays", "knee.evaluation.pictures", "knee.engine.tracking",
+    "knee.errors", "knee.engine.options",  # speak; what the options say is in the hash of the config
+    "knee.images.dicom", "knee.images.nifti",  # read formats that no experiment here uses
 )  # fmt: skip
 """Modules that no number depends on: changing a figure must not cost hours of training."""
 

@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dcmt.config import SegmenterConfig
-from dcmt.options import read_config
 from experiments.results.code import ROOT, code_hash
 from experiments.results.machine import fast_precision
+from knee.engine.options import read_config
 from knee.errors import UserError
-from knee.folders import CHEN_AGAIN, image_files
+from knee.intake.folders import CHEN_AGAIN, image_files
+from segmentation.config import SegmenterConfig
 
 Run = Callable[[Sequence[str]], None]
 """Runs ``dcmt ARGUMENTS`` in a process of its own. Raises UserError where it fails."""
@@ -59,7 +59,7 @@ class PhantomPlan:
     patients: int = 290
     segmenter_steps: int = 0
     """Of the segmenter's training; 0: as its config says."""
-    code: tuple[str, ...] = ("dcmt.segment", "knee.phantom.write", "knee.strata")
+    code: tuple[str, ...] = ("segmentation.train", "knee.phantom.write", "knee.data.strata")
 
     def about(self, seed: int) -> dict[str, Any]:
         """Size, seed and the segmenter's config."""
@@ -112,7 +112,7 @@ class RadiographPlan:
     """The published radiographs; their split is kept, the seed draws which training patients are labeled."""
 
     folder: Path
-    code: tuple[str, ...] = ("knee.folders", "knee.strata")
+    code: tuple[str, ...] = ("knee.intake.folders", "knee.data.strata")
 
     def about(self, seed: int) -> dict[str, Any]:
         """The files' names and sizes, hashed; without the test patients' second crops, which the manifest leaves out."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.results.statistics import Results
 from experiments.results.study import Cell, Row, percent
-from knee.figures import COLOURS, save_figure
+from knee.evaluation.figures import COLOURS, save_figure
 
 _MARKERS = "osD^vhp"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dcmt.config import GraderConfig
-from dcmt.options import read_config
-from dcmt.run import split_private
 from experiments.results.code import ROOT, code_hash
 from experiments.results.data import DataPlan
 from experiments.results.study import Cell, Row, Study, run_name
+from knee.engine.options import read_config
+from knee.engine.run import split_private
 from knee.errors import UserError
 
 _NOT_IN_HASH = ("name", "runs", "report")

@@ -14,11 +14,11 @@ import torch
 
 from dcmt.cli import main as dcmt
 from dcmt.loaded import LoadedRun, load_data, load_run
-from dcmt.run import RunFolder
 from experiments.results.code import code_hash, commit
 from experiments.results.data import Data
 from experiments.results.jobs import Job
 from experiments.results.store import grade_test, write_result
+from knee.engine.run import RunFolder
 from knee.errors import UserError
 
 

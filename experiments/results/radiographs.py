@@ -215,7 +215,7 @@ RADIOGRAPHS = Study(
         # As many images a batch as where half are unlabeled, and more of them: 14.5 passes through all.
         1.0: ("--data.labeled_per_batch=60", "--fit.steps=1400"),
     },
-    code=("dcmt.train", "knee.folders", "knee.strata"),
+    code=("dcmt.train", "knee.intake.folders", "knee.data.strata"),
     tables=(
         Table("radiographs", "All methods on the radiographs", _BRIEF, METRICS[:5], brief=True),
         Table("radiographs_10", "10 % of the training patients labeled", tuple(_FEW.values()), METRICS),

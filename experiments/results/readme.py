@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from knee.files import write_text
+from knee.io.files import write_text
 
 _BLOCK = re.compile(r"(<!-- from (docs/results/\w+\.md) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcmt.loaded import LoadedRun, grade_rows
-from dcmt.prepare import KneeData
 from experiments.results.study import Network
+from knee.data.prepare import KneeData
 from knee.errors import UserError
-from knee.files import write_json, write_text
+from knee.io.files import write_json, write_text
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]

@@ -12,8 +12,8 @@ import pandas as pd
 from experiments.results.jobs import is_of_now
 from experiments.results.statistics import Estimate, Results
 from experiments.results.study import Cell, Claim, Network, Study, Table, percent
-from knee.files import write_text
 from knee.grades import load_grade_set
+from knee.io.files import write_text
 
 TITLES = {
     "recall": "Recall", "macro_f1": "F1", "auc": "AUC", "tiou": "TIoU", "accuracy": "Accuracy", "kappa": "Kappa",

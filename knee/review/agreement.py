@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from knee.intervals import bootstrap_by_patient
+from knee.evaluation.intervals import bootstrap_by_patient
 from knee.metrics import adjacent_accuracy, quadratic_kappa
 from knee.review.key import KeyedCase
 from knee.review.verdicts import Verdict, latest_verdicts

@@ -21,7 +21,7 @@ MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
 
 
 class Restorable(Protocol):
-    """The crop, flip and resize that made the case's image, undone: ``knee.images.Geometry`` is one."""
+    """The crop, flip and resize that made the case's image, undone: ``knee.images.read.Geometry`` is one."""
 
     def restore(self, square: NDArray[Any], /) -> NDArray[np.float32]:
         """(S, S) on the prepared image → (H, W) on the original pixels."""
@@ -56,7 +56,7 @@ class NetworkView:
 
 @dataclass(frozen=True)
 class ReviewCase:
-    """A case to review. ``case`` is its salted hash (``knee.cases``); ``source`` never leaves this machine."""
+    """A case to review. ``case`` is its salted hash (``knee.data.cases``); ``source`` never leaves this machine."""
 
     case: str
     image: NDArray[np.uint8]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from knee.attention import SHARPNESS, THRESHOLD
+from knee.evaluation.predictions import Attended, Masks, iterate_attention
 from knee.metrics import per_image_iou
-from knee.predictions import Attended, Masks, iterate_attention
 from knee.review.cases import NetworkView, Restorable, ReviewCase, total_variation
 from knee.task import Grader, Grading
 

@@ -16,7 +16,7 @@ TEACHER = (76, 155, 232)
 
 @cache
 def heat_colors() -> NDArray[np.uint8]:
-    """(256, 3) RGB for x from 0 to 1, as in ``knee.overlays``: the middle of inferno, lightness rising evenly."""
+    """(256, 3) RGB for x from 0 to 1, as in ``knee.evaluation.overlays``: the middle of inferno, lightness rising evenly."""
     from matplotlib import colormaps
 
     return np.round(colormaps["inferno"](np.linspace(0.35, 0.85, 256))[:, :3] * 255).astype(np.uint8)
@@ -33,7 +33,7 @@ def difference_colors() -> NDArray[np.uint8]:
 def heat_alpha(x: NDArray[np.float32], *, opacity: float, threshold: float = 0.0) -> NDArray[np.float32]:
     """How much colour covers the image at each x: none up to the threshold, then opacity · x^1.3.
 
-    x in [0, 1], any shape → the same shape in [0, opacity]. ``knee.overlays`` and the review file's script hold the
+    x in [0, 1], any shape → the same shape in [0, opacity]. ``knee.evaluation.overlays`` and the review file's script hold the
     same formula; the threshold has a soft edge of 0.04, so that it draws no steps.
     """
     covered = opacity * np.clip(x, 0, 1) ** 1.3 * np.clip((x - threshold) / 0.04, 0, 1)

@@ -10,11 +10,11 @@ from tempfile import TemporaryFile
 
 from knee.errors import UserError
 from knee.review.cases import ReviewCase
-from knee.review.dicom import DicomExport
-from knee.review.html import ReviewRun, write_review_html
+from knee.review.dicom.export import DicomExport
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.making import NotMade
 from knee.review.original import read_original
+from knee.review.page.html import ReviewRun, write_review_html
 from knee.review.pictures import write_case_nifti, write_case_png
 
 FORMATS = ("html", "png", "nifti", "dicom")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults
-from knee.files import write_text as write_whole_text
-from knee.tables import read_table, shortened
+from knee.io.files import write_text as write_whole_text
+from knee.io.tables import read_table, shortened
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from knee.data.manifest import Manifest, write_manifest
 from knee.errors import Faults, UserError
-from knee.manifest import Manifest, write_manifest
+from knee.io.tables import shortened
 from knee.review.key import KeyedCase
 from knee.review.verdicts import Verdict, latest_verdicts
-from knee.tables import shortened
 
 RULE = (
     "A case takes the median of its readers' final grades. Where an even number of readers has two different middle "

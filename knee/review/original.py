@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knee.errors import UserError
-from knee.geometry import prepare
-from knee.images import read_pixels
+from knee.images.geometry import prepare
+from knee.images.read import read_pixels
 from knee.review.cases import ReviewCase
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from knee.attention import THRESHOLD
 from knee.review.cases import NetworkView, ReviewCase
 from knee.review.colors import OPACITY, heat_alpha, heat_colors, paint
-from knee.review.html import ReviewRun
+from knee.review.page.html import ReviewRun
 
 CLAIM = "Where the model looked; not a segmentation of disease. RESEARCH USE ONLY, not for diagnostic use."
 _SMALLEST_WIDTH = 512

@@ -9,15 +9,15 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from knee.files import whole_file
-from knee.images import write_png
-from knee.manifest import split_slice
-from knee.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
+from knee.images.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
+from knee.images.read import write_png
+from knee.images.slices import split_slice
+from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
-from knee.review.dicom import NETWORKS, read_dicom
-from knee.review.html import ReviewRun
+from knee.review.dicom.export import NETWORKS, read_dicom
 from knee.review.making import making
 from knee.review.original import Original
+from knee.review.page.html import ReviewRun
 from knee.review.picture import case_picture
 
 Affine = NDArray[np.float64]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults, UserError, counted
-from knee.files import write_text as write_whole_text
-from knee.tables import read_csv_rows, read_table, separator_of, shortened
+from knee.io.files import write_text as write_whole_text
+from knee.io.tables import read_csv_rows, read_table, separator_of, shortened
 
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")

@@ -15,8 +15,8 @@ from clip_koa.losses import flip_consistency, symmetry_loss
 from clip_koa.model import ClipGrader
 from clip_koa.towers import FixedTexts
 from knee.attention import attention_map
-from knee.flips import with_flipped
 from knee.grades import load_grade_set
+from knee.nn.flips import with_flipped
 from knee.task import Grader
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import knee.weights
+import knee.nn.weights
 from clip_koa.build import build_clip_grader, read_text_embeddings
 from clip_koa.config import ClipConfig
 from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, supported_clip_models
@@ -26,7 +26,7 @@ def offline(monkeypatch, tmp_path):
     """No hub, and nothing in its cache."""
     from huggingface_hub import constants
 
-    monkeypatch.setattr(knee.weights, "can_reach", lambda address: False)
+    monkeypatch.setattr(knee.nn.weights, "can_reach", lambda address: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
 
@@ -79,7 +79,7 @@ def test_the_hub_is_left_as_it_was(offline):
 
 def test_random_weights_never_ask_the_hub(monkeypatch):
     asked = []
-    monkeypatch.setattr(knee.weights, "can_reach", asked.append)
+    monkeypatch.setattr(knee.nn.weights, "can_reach", asked.append)
     tower = timm_tower("test_resnet", embed_dim=4, image_size=64, stride=0)
     assert sum(weight.numel() for weight in tower.parameters()) > 0
     assert asked == []

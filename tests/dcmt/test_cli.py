@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from knee.images import write_png
+from knee.images.read import write_png
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Main = Callable[..., tuple[int, str, str]]
@@ -276,7 +276,7 @@ def test_importing_the_command_line_imports_no_torch(dcmt_command: Run, command_
 def test_train_py_is_the_same_command(command_environment: dict[str, str], tmp_path: Path) -> None:
     import sys
 
-    script = Path(__file__).parent.parent.parent / "train.py"
+    script = Path(__file__).parents[2] / "train.py"
     done = subprocess.run(
         [sys.executable, str(script), "--fit.stepz", "3"],
         env=command_environment,

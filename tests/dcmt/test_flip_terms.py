@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcmt.losses import attention_consistency
-from dcmt.task import LossWeights, MeanTeacher
+from dcmt.mean_teacher import LossWeights, MeanTeacher
 from knee.attention import attention_mask
 from knee.task import Batch, Grading
 

@@ -25,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from dcmt.cli import main
 from dcmt.config import GraderConfig
-from knee.review.identity import KEPT
+from knee.review.dicom.identity import KEPT
 
 MARKER = "Mustermann"
 BORN = "19370219"
@@ -239,7 +239,7 @@ def test_what_names_people_is_in_local_and_for_the_owner_alone(private_run: Path
 def test_salt_is_the_data_sets_own_and_for_its_owner_alone(
     private_data: Path, private_run: Path, phantom: Path
 ) -> None:
-    from knee.cases import case_name, load_salt
+    from knee.data.cases import case_name, load_salt
 
     place = private_data / ".case_salt"
     assert place.stat().st_mode & 0o777 == 0o600

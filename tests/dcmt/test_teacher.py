@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcmt.schedules import exponential_ramp, learning_rate_factor, teacher_decay
+from dcmt.schedules import exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
+from knee.engine.schedules import learning_rate_factor
 
 
 def network(seed: int = 0) -> nn.Module:

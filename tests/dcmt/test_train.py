@@ -14,12 +14,12 @@ import torch
 
 from dcmt.cli import main
 from dcmt.config import GraderConfig
-from dcmt.device import choose_device, choose_precision
 from dcmt.loaded import load_run
-from dcmt.options import config_from_values
-from dcmt.run import RunFolder, create_run, open_run
-from dcmt.tracking import read_metrics
 from dcmt.train import build_grader, load_start, train_grader
+from knee.engine.device import choose_device, choose_precision
+from knee.engine.options import config_from_values
+from knee.engine.run import RunFolder, create_run, open_run
+from knee.engine.tracking import read_metrics
 from knee.errors import UserError
 from knee.grades import grade_set_yaml, load_grade_set
 

@@ -13,21 +13,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcmt.config import GraderConfig, OptimizerConfig, SegmenterConfig
-from dcmt.fit import Fit, make_optimizer
-from dcmt.launch import settle_precision
+from dcmt.config import GraderConfig
 from dcmt.loaded import LoadedRun, grade_rows, load_data, load_run
-from dcmt.prepare import load_knee_data
-from dcmt.run import RunFolder
-from dcmt.segment import SegmenterRun, overlap
-from dcmt.task import LossWeights, MeanTeacher
-from dcmt.tracking import read_metrics
+from dcmt.mean_teacher import LossWeights, MeanTeacher
 from dcmt.train import GraderRun, build_task
 from dcmt.validation import GraderValidation
 from knee.attention import attention_mask
-from knee.masks import dilate
+from knee.data.prepare import load_knee_data
+from knee.engine.config import OptimizerConfig
+from knee.engine.fit import Fit, make_optimizer
+from knee.engine.launch import settle_precision
+from knee.engine.run import RunFolder
+from knee.engine.tracking import read_metrics
+from knee.images.masks import dilate
 from knee.metrics import exceeded_share
 from knee.task import Grading
+from segmentation.config import SegmenterConfig
+from segmentation.train import SegmenterRun, overlap
 
 Make = Callable[..., GraderConfig]
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import clip_flip
 from experiments.clip_flip import ROOT, _options, folder, tabulate, train
-from knee.predictions import Predictions
+from knee.evaluation.predictions import Predictions
 
 
 def test_runs_with_other_options_are_other_runs(tmp_path, monkeypatch):

@@ -16,8 +16,6 @@ import yaml
 
 from dcmt.config import GraderConfig
 from dcmt.loaded import grade_rows, load_data, load_run
-from dcmt.options import read_config
-from dcmt.run import RunFolder, split_private
 from dcmt.train import build_grader
 from experiments.results.__main__ import STUDIES, _options, main
 from experiments.results.code import ROOT, code_hash, imported_modules
@@ -38,9 +36,11 @@ from experiments.results.radiographs_gpu import RADIOGRAPHS_GPU
 from experiments.results.run import Runner
 from experiments.results.store import Mirrored, grade_test, read_result, write_result
 from experiments.results.study import Cell, Row, Study
+from knee.engine.options import read_config
+from knee.engine.run import RunFolder, split_private
 from knee.errors import UserError
 from knee.grades import load_grade_set
-from knee.images import write_png
+from knee.images.read import write_png
 from knee.task import Grading
 
 
@@ -224,7 +224,7 @@ def test_options_that_have_nothing_to_act_on_do_not_change_the_hash():
 def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
     files = {
         "dcmt/train.py": "def run():\n    from knee.loss import cost\n    return cost(1)\n",
-        "knee/loss.py": "import knee.figures\n\n\ndef cost(x):\n    return x\n",
+        "knee/loss.py": "import knee.evaluation.figures\n\n\ndef cost(x):\n    return x\n",
         "knee/figures.py": "SIZE = 1\n",
         "knee/apart.py": "X = 1\n",
     }
@@ -240,18 +240,23 @@ def test_the_code_hash_counts_statements_that_training_can_reach(tmp_path):
     before = after("knee/apart.py", "X = 2\n")
     assert after("knee/figures.py", "SIZE = 2\n") == before
     assert (
-        after("knee/loss.py", '"""Said."""\nimport knee.figures\n\ndef cost(x):\n    """More."""\n    return x  # !\n')
+        after(
+            "knee/loss.py",
+            '"""Said."""\nimport knee.evaluation.figures\n\ndef cost(x):\n    """More."""\n    return x  # !\n',
+        )
         == before
     )
-    assert after("knee/loss.py", "import knee.figures\n\ndef cost(x):\n    return 2 * x\n") != before
+    assert after("knee/loss.py", "import knee.evaluation.figures\n\ndef cost(x):\n    return 2 * x\n") != before
 
 
 def test_the_code_behind_training_is_found():
     found = imported_modules(PHANTOM.code)
     assert {"dcmt.losses", "dcmt.teacher", "knee.attention", "knee.phantom.mr", "segmentation.unet"} <= found.keys()
-    assert "knee.decoders" in found, "PNG files are read by it"
+    assert "knee.images.raster" in found, "PNG files are read by it"
     assert not {
-        name for name in found if name.startswith(("knee.review", "knee.figures", "dcmt.loaded", "dcmt.evaluate"))
+        name
+        for name in found
+        if name.startswith(("knee.review", "knee.evaluation.figures", "dcmt.loaded", "dcmt.commands.evaluate"))
     }
 
 
@@ -368,7 +373,7 @@ def test_the_seconds_told_are_the_whole_runs_whichever_checkpoint_is_graded(
 ):
     data = Data(Path(grader_values["data"]["manifest"]), Path(grader_values["data"]["split"]))
     job = dataclasses.replace(tiny_job(), checkpoint="best")
-    monkeypatch.setattr("dcmt.fit.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
+    monkeypatch.setattr("knee.engine.fit.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
     train(job, data, tmp_path, threads=1)
     best = tmp_path / "tiny" / "checkpoints" / "best.json"
     best.write_text(json.dumps(json.loads(best.read_text()) | {"step": 1}))

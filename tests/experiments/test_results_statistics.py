@@ -23,8 +23,8 @@ from experiments.results.store import Stored, read_result, write_result
 from experiments.results.study import Cell, Claim, run_name
 from experiments.results.tables import footer, judge, published
 from knee.errors import UserError
+from knee.evaluation.intervals import bootstrap_by_patient
 from knee.grades import load_grade_set
-from knee.intervals import bootstrap_by_patient
 from knee.metrics import exceeded_share, grading_metrics
 
 NUMBER = re.compile(r"(-?[0-9.]+) \[(-?[0-9.]+), (-?[0-9.]+)\]")

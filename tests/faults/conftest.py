@@ -24,9 +24,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcmt.cli import main
-from dcmt.run import RunFolder
-from dcmt.tracking import read_metrics
 from dcmt.validation import GraderValidation
+from knee.engine.run import RunFolder
+from knee.engine.tracking import read_metrics
 
 Prepare = Callable[[], None]
 _CLOCK = ("system/images_per_s", "system/memory_gib")

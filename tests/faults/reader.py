@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from knee.errors import UserError
-from knee.folders import manifest_from_folder
-from knee.geometry import prepare
-from knee.images import read_pixels
+from knee.images.geometry import prepare
+from knee.images.read import read_pixels
+from knee.intake.folders import manifest_from_folder
 
 # Twice what the largest image that is allowed takes; a bomb would take more.
 MEMORY_BYTES = 3 << 30

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 10.0
 MOST_MIB = 2048
 """The largest image that is allowed takes 1.5 GiB; the bombs unpack to 4 GiB."""

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from dcmt.fit import Fit
-from dcmt.run import RunFolder
-from dcmt.tracking import read_metrics
+from knee.engine.fit import Fit
+from knee.engine.run import RunFolder
+from knee.engine.tracking import read_metrics
 
 from .conftest import Outcome, Prepare, Trainee, Undisturbed, assert_same, outcome
 from .test_kills import has_logged, wait_for

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-import dcmt.checkpoint
+import knee.engine.checkpoint
 from dcmt.validation import GraderValidation
 
 from .conftest import Prepare, Trainee, Undisturbed, assert_same
@@ -50,7 +50,7 @@ def kill_in_file(number: int, share: float) -> Prepare:
     """Arms the new process to kill itself within its ``number``-th file of tensors, a ``share`` of it written."""
 
     def arm() -> None:
-        save_file = dcmt.checkpoint.save_file
+        save_file = knee.engine.checkpoint.save_file
         seen = 0
 
         def cut_short(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -61,7 +61,7 @@ def kill_in_file(number: int, share: float) -> Prepare:
                 os.truncate(path, round(share * path.stat().st_size))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        dcmt.checkpoint.save_file = cut_short  # type: ignore[assignment]
+        knee.engine.checkpoint.save_file = cut_short  # type: ignore[assignment]
 
     return arm
 
@@ -113,7 +113,7 @@ def test_kill_between_the_best_checkpoint_and_its_note(trainee: Trainee, undistu
         def die(*_: object) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        dcmt.checkpoint.Checkpoints.mark_best = die  # type: ignore[method-assign]
+        knee.engine.checkpoint.Checkpoints.mark_best = die  # type: ignore[method-assign]
 
     assert trainee.finish(trainee.train("run", prepare=arm)) == -signal.SIGKILL
     assert trainee.finish(trainee.train("run")) == 0, trainee.output()

@@ -8,8 +8,8 @@ from scipy.stats import rankdata
 from sklearn import metrics as reference
 
 from knee import metrics
+from knee.evaluation.intervals import bootstrap_by_patient, intervals, patient_weights, percentile_interval
 from knee.grades import load_grade_set
-from knee.intervals import bootstrap_by_patient, intervals, patient_weights, percentile_interval
 
 KL = load_grade_set("kl")
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from knee.data.manifest import Manifest, read_manifest
 from knee.errors import UserError
-from knee.geometry import Geometry, prepare
 from knee.grades import load_grade_set
-from knee.images import read_mask
-from knee.manifest import Manifest, read_manifest
+from knee.images.geometry import Geometry, prepare
+from knee.images.read import read_mask
 from segmentation.predict import Segmented, mask_names, segment_rows, write_masks
 
 SIZE = 32

@@ -41,7 +41,7 @@ def test_offline_weights_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     def offline(*_: object, **__: object) -> None:
         raise ConnectionError("Max retries\nexceeded")
 
-    monkeypatch.setattr("knee.weights.can_reach", lambda address: False)
+    monkeypatch.setattr("knee.nn.weights.can_reach", lambda address: False)
     monkeypatch.setattr("segmentation.unet.smp.Unet", offline)
     with pytest.raises(UserError, match=r"could not be fetched .*encoder_weights: ''") as caught:
         build_segmenter("resnet18", encoder_weights="imagenet")

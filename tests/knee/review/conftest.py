@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.html import ReviewRun
+from knee.review.page.html import ReviewRun
 
 FLAGS = (
     "--headless",

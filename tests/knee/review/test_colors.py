@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from knee.overlays import overlay
+from knee.evaluation.overlays import overlay
 from knee.review.colors import difference_colors, heat_alpha, heat_colors, paint
 
 

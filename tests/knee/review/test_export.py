@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from knee.errors import UserError
-from knee.images import prepare, read_pixels
+from knee.images.read import prepare, read_pixels
 from knee.review.export import FORMATS, Identity, ReviewExport
 from knee.review.key import read_key
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_made_of_one_case_is_listed_and_everything_else_is_writte
     def fail(*_, **__):
         raise KeyError("of a library")
 
-    monkeypatch.setattr("knee.review.dicom.parametric_map", fail)
+    monkeypatch.setattr("knee.review.dicom.export.parametric_map", fail)
     monkeypatch.setattr("knee.review.pictures.case_picture", fail)
     monkeypatch.setattr("knee.review.pictures.dicom_affine", fail)
     export.write(cases, _identities(cases))

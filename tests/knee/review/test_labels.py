@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from knee.data.manifest import Manifest, read_manifest
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
-from knee.manifest import Manifest, read_manifest
 from knee.review.agreement import agreements
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.labels import median_grade, reviewed_labels, write_labels

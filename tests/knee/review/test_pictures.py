@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knee.errors import UserError
-from knee.images import prepare, read_pixels
+from knee.images.read import prepare, read_pixels
 from knee.review.original import read_original
 from knee.review.pictures import dicom_affine, write_case_nifti, write_case_png
 

@@ -1,0 +1,178 @@
+"""``dcmt compare``: two runs on the same cases, metric by metric, with paired intervals."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dcmt.loaded import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
+from knee.data.prepare import KneeData
+from knee.errors import Faults, UserError
+from knee.evaluation.figures import confusion_figure, save_figure
+from knee.evaluation.report import difference, report
+from knee.evaluation.summary import metric_table
+from knee.io.files import refuse_existing, write_json
+from knee.io.tables import shortened
+
+Say = Callable[[str], None]
+DIFFERENCE = "second − first"
+
+
+def compare_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
+    titles = run_titles(*options.runs)
+    first, second = (
+        load_run(path, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair)
+        for path in options.runs
+    )
+    check_comparable(first, second)
+    for loaded in (first, second):
+        refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
+    written = [options.out / name for name in ("comparison.json", "confusion.png")] if options.out else []
+    for path in written:
+        refuse_existing(path, force=options.force)
+    values = compare(first, second, titles, split=options.split, network=options.network, flip=options.flip)
+    runs = values["runs"]
+    columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
+    grades = runs[titles[0]]["grades"]
+    asked = f"{options.network} of both" + (", mirrored-pair prediction" if options.mirrored_pair else "")
+    say(
+        f"{asked}, {runs[titles[0]]['graded']} graded {options.split} images of "
+        f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
+    )
+    for line in metric_table(columns):
+        say(line)
+    say("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
+    for line in metric_table(columns, names=[f"f1_{grade}" for grade in range(len(grades))])[1:]:
+        say(line)
+    if written:
+        numbers, figure = written
+        write_json(numbers, values)
+        confusions = {title: runs[title]["confusion"] for title in titles}
+        save_figure(confusion_figure(confusions, grades), figure)
+        say(f"metrics: {numbers}   figure: {figure}")
+    return 0
+
+
+def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
+    """Raises UserError where the two runs grade by different sets, or what one trained on may be tested in the other."""
+    paths = f"{first.run.path} and {second.run.path}"
+    # A description may be worded anew; other names, or other numbers of them, are other grades.
+    if first.grade_set.names != second.grade_set.names:
+        raise UserError(
+            f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
+        )
+    dilations = [run.config.data.mask_dilation for run in (first, second)]
+    if dilations[0] != dilations[1]:
+        raise UserError(
+            f"{paths} widen the masks differently (data.mask_dilation {dilations[0]:g} and {dilations[1]:g}), so their TIoU "
+            "cannot be compared; train both with one"
+        )
+    if first.checkpoint.state.get("split_sha256") != second.checkpoint.state.get("split_sha256"):
+        raise UserError(f"{paths} are of different split files; train both on one split to compare them")
+
+
+def run_titles(first: Path, second: Path) -> tuple[str, str]:
+    """What to call the two: the names of their folders, or the whole paths where those are alike.
+
+    >>> run_titles(Path("runs/a"), Path("runs/b")), run_titles(Path("x/a"), Path("y/a"))
+    (('a', 'b'), ('x/a', 'y/a'))
+    """
+    if first.resolve() == second.resolve():
+        raise UserError(f"{first} is given twice; name two runs")
+    return (first.name, second.name) if first.name != second.name else (str(first), str(second))
+
+
+def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, split: str) -> Rows:
+    """The other's rows of the very cases in ``rows``, in their order.
+
+    Manifests may be of different versions, as one with reviewed grades is: the compared cases must be the same images
+    of the same patients, with the same grades and masks. Raises Faults where they are not.
+    """
+    first, second = _facts(data, rows), _facts(others, other_rows)
+    for facts, one in ((first, data), (second, others)):
+        if len(again := facts.index[facts.index.duplicated()]):
+            raise UserError(
+                f"{one.manifest.path} has {again[0]} twice in {split}, by two names (a link?), so cases cannot be paired; "
+                "leave one of them out"
+            )
+    versions = f"{data.manifest.path.name} and {others.manifest.path.name}"
+    alone = [f"{image}: is in {one} alone" for image, one in _alone(first, second, data, others)]
+    if alone:
+        raise Faults(
+            shortened(alone),
+            summary=f"the {split} images of {versions} differ; repair or leave out (data.skip_bad) the same images in both",
+        )
+    second = second.loc[first.index]
+    differ = [
+        f"{image}: {column} is {before or 'none'} and {after or 'none'}"
+        for column in ("grade", "patient", "mask")
+        for image, before, after in zip(first.index, first[column], second[column], strict=True)
+        if before != after
+    ]
+    if differ:
+        raise Faults(
+            shortened(differ),
+            summary=f"the {split} cases of {versions} differ; train both runs on manifests that agree about them",
+        )
+    return second["row"].to_numpy()
+
+
+def _facts(data: KneeData, rows: Rows) -> pd.DataFrame:
+    """What must be alike of each case, as text by image: names are those of the files, whatever folder they start in."""
+    table, manifest = data.manifest.table.iloc[rows], data.manifest
+    masks = [manifest.mask_path(row) for row in rows.tolist()]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "grade": ["" if pd.isna(grade) else str(grade) for grade in table["grade"]],
+            "patient": table["patient"].to_numpy(),
+            "mask": ["" if mask is None else str(mask.resolve()) for mask in masks],
+        },
+        index=[str(manifest.image_path(row).resolve()) for row in rows.tolist()],
+    )
+
+
+def _alone(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others: KneeData) -> Iterator[tuple[str, str]]:
+    for one, other, name in ((first, second, data.manifest.path.name), (second, first, others.manifest.path.name)):
+        yield from ((image, name) for image in one.index.difference(other.index))
+
+
+def compare(
+    first: LoadedRun, second: LoadedRun, titles: tuple[str, str], *, split: str, network: str, flip: bool
+) -> dict[str, Any]:
+    """``runs``: both reports under their titles, and ``difference``: the second minus the first with paired intervals."""
+    for loaded in (first, second):
+        if network not in loaded.networks:
+            raise UserError(f"{loaded.run.path} has no {network}; compare the teachers")
+    data = load_data(first)
+    others = load_data(second)
+    rows = data.rows(split)
+    if not len(rows):
+        raise UserError(f"the split has no {split} images; compare on another by --split")
+    same = same_cases(data, rows, others, others.rows(split), split)
+    grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
+    found = [
+        grade_rows(loaded, images, chosen, flip=flip and not loaded.mirrored_pair, names=[network])[network]
+        for loaded, images, chosen in ((first, data, rows), (second, others, same))
+    ]
+    # The pairing is by row, and a row is one of the first run's manifest.
+    found[1] = replace(found[1], rows=found[0].rows)
+    samples = first.config.report.bootstrap
+    return {
+        "split": split,
+        "network": network,
+        "mirrored_pair": first.mirrored_pair,
+        "first": titles[0],
+        "second": titles[1],
+        "runs": {
+            title: report(one, grades, patients, data.grade_set, samples=samples)
+            for title, one in zip(titles, found, strict=True)
+        },
+        "difference": difference(found[0], found[1], grades, patients, data.grade_set, samples=samples),
+    }

@@ -1,0 +1,207 @@
+"""The commands that make and check data: phantom, manifest, check, split."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knee.data.manifest import Inspection, Manifest, read_manifest, write_manifest
+from knee.errors import Faults, UserError, counted
+from knee.grades import GradeSet, load_grade_set
+from knee.io.files import refuse_existing, refuse_inputs
+
+if TYPE_CHECKING:
+    from knee.intake.sheet import Sheet
+
+Say = Callable[[str], None]
+
+
+def phantom(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt phantom``."""
+    from knee.phantom import write_phantom
+
+    chosen = {name: getattr(options, name) for name in ("patients", "slices") if getattr(options, name) is not None}
+    path = write_phantom(
+        options.folder,
+        kind=options.kind,
+        size=options.size,
+        seed=options.seed,
+        drawn_masks=options.drawn_masks,
+        processes=os.cpu_count() or 1,
+        force=options.force,
+        **chosen,
+    )
+    say(f"wrote {path}")
+    return 0
+
+
+def manifest(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt manifest``."""
+    from knee.intake.folders import manifest_from_folder
+
+    grade_set = load_grade_set(options.grade_set)
+    target = options.out or options.folder / "manifest.csv"
+    refuse_inputs(target, spreadsheet=options.grades)
+    refuse_existing(target, force=options.force)
+    sheet = _sheet(options, grade_set)
+    table = manifest_from_folder(
+        options.folder,
+        options.layout,
+        relative_to=target.parent,
+        pattern=options.pattern,
+        grade_count=grade_set.count,
+        grade_names=grade_set.names,
+        sheet=sheet,
+    )
+    write_manifest(target, table, force=options.force)
+    for note in table.attrs["notes"]:
+        say(note)
+    graded = table["grade"].notna()
+    counts = table.loc[graded, "grade"].astype(int).value_counts().sort_index()
+    by_grade = "".join(f"  {grade}: {count}" for grade, count in counts.items()) or " none"
+    say(
+        f"{len(table)} images of {table['patient'].nunique()} patients; by grade{by_grade}; ungraded: {int((~graded).sum())}"
+    )
+    if not graded.any():
+        say(
+            "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet that holds the "
+            "grades by --grades, or write them into the column grade"
+        )
+    if "split" in table and table["split"].ne("").any():
+        say("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
+    example = table.iloc[0]
+    say(
+        f"patient of {example['image']}: {example['patient']}"
+        + (f", side {example['side']}" if example["side"] else "")
+    )
+    kind = "" if options.grade_set == "kl" else f" --grade-set {shlex.quote(options.grade_set)}"
+    say(f"wrote {target}; next: dcmt split {shlex.quote(str(target))}{kind} --out data_splits/NAME.csv")
+    return 0
+
+
+def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
+    """The spreadsheet of ``--grades``, read as the options that go with it say."""
+    from knee.intake.sheet import read_sheet
+
+    asked = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
+    asked |= {"--missing": options.missing, "--only": options.only}
+    if options.grades is None:
+        alone = next((option for option, value in asked.items() if value), None)
+        if alone:
+            raise UserError(f"{alone} tells how the spreadsheet of --grades is read; give that too")
+        return None
+    for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only")):
+        names = [name for name, _ in getattr(options, role)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{option} {twice}=… is given twice; keep one")
+    sides = dict(options.side)
+    odd = next((value for value, side in sides.items() if side not in ("L", "R")), None)
+    if odd is not None:
+        raise UserError(f"--side {odd}={sides[odd]}: a side is L or R; write --side {odd}=R or --side {odd}=L")
+    return read_sheet(
+        options.grades,
+        grade_set,
+        name=options.sheet,
+        columns=dict(options.column),
+        sides=sides,
+        missing=options.missing,
+        only=dict(options.only),
+    )
+
+
+def check(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt check``: every fault of a manifest, its images, its masks and a split."""
+    from knee.data.check import check_data, drop_bad
+
+    if options.skip_bad:
+        refuse_inputs(options.skip_bad, manifest=options.manifest, split_file=options.split)
+        refuse_existing(options.skip_bad, force=options.force)
+    found = check_data(options.manifest, load_grade_set(options.grade_set))
+    for remark in found.remarks:
+        say(f"worth a look: {remark}")
+    split_faults = _split_faults(options, found) if options.split else []
+    if options.skip_bad:
+        if split_faults:
+            faults = [*found.leak_faults(), *split_faults]
+            raise Faults(
+                faults,
+                summary=f"{options.manifest}: {counted(len(faults), 'fault')} that cannot be skipped; mend them:",
+            )
+        drop_bad(found, options.skip_bad, force=options.force)
+        say(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
+        return 0
+    faults = found.faults() + split_faults
+    if not faults:
+        say(f"{options.manifest}: {found.count} images, all sound")
+        return 0
+    skip = (
+        "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
+    )
+    bad = f"{counted(len(faults), 'fault')}, {counted(len(found.bad_lines), 'bad row')}"
+    raise Faults(faults, summary=f"{options.manifest}: {bad}; mend them{skip}:")
+
+
+def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:
+    """What is wrong with the split file; with ``--skip-bad``, bad rows of the manifest need not be in it."""
+    from knee.data.splits import read_split
+
+    try:
+        read_split(options.split, found.manifest, without=found.bad_lines if options.skip_bad else ())
+    except Faults as faults:
+        return list(faults.faults)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def split(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt split``."""
+    from knee.data.splits import make_folds, make_split, write_split
+
+    targets = [options.out]
+    if options.folds:
+        names = (f"{options.out.stem}_{number}{options.out.suffix}" for number in range(options.folds))
+        targets = [options.out.with_name(name) for name in names]
+    for target in targets:
+        refuse_inputs(target, manifest=options.manifest, list_of_bad_rows=options.skip_bad)
+    if options.skip_bad:
+        refuse_inputs(options.skip_bad, manifest=options.manifest)
+    found = _manifest_to_split(options, say)
+    if options.folds:
+        folds = make_folds(found.table, folds=options.folds, seed=options.seed)
+        _refuse_existing(targets, force=options.force)
+        for target, frame in zip(targets, folds, strict=True):
+            write_split(target, frame, force=options.force)
+        say(f"wrote {len(folds)} folds: {targets[0]} … {targets[-1].name}")
+        return 0
+    frame = make_split(found.table, fractions=tuple(options.fractions), seed=options.seed, keep=not options.anew)
+    write_split(options.out, frame, force=options.force)
+    counts = "  ".join(f"{name}: {count}" for name, count in frame["split"].value_counts().items())
+    kept = not options.anew and "split" in found.table and found.table["split"].ne("").any()
+    say(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
+    return 0
+
+
+def _manifest_to_split(options: argparse.Namespace, say: Say) -> Manifest:
+    """The manifest; with ``--skip-bad FILE`` without its bad rows."""
+    from knee.data.check import check_data, drop_bad
+
+    grade_set = load_grade_set(options.grade_set)
+    if not options.skip_bad:
+        return read_manifest(options.manifest, grade_set)
+    for target in (options.skip_bad, *([] if options.folds else [options.out])):
+        refuse_existing(target, force=options.force)
+    found = check_data(options.manifest, grade_set)
+    say(f"{len(found.bad_lines)} of {found.count} rows are left out: {options.skip_bad}")
+    return drop_bad(found, options.skip_bad, force=options.force)
+
+
+def _refuse_existing(targets: list[Path], *, force: bool) -> None:
+    there = [target for target in targets if target.exists()]
+    if there and not force:
+        raise UserError(f"{there[0]} exists already; choose another --out, or overwrite it by --force")

@@ -1,0 +1,127 @@
+"""``dcmt evaluate``: student and teacher on a split, with intervals, figures and predictions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dcmt.loaded import (
+    GRID_MASKS,
+    LoadedRun,
+    Rows,
+    best_reachable,
+    grade_rows,
+    load_data,
+    load_run,
+    manifest_changed,
+    masks_by_segmenter,
+    refuse_trained_images,
+)
+from knee.data.prepare import KneeData
+from knee.engine.run import is_trained
+from knee.errors import UserError
+from knee.evaluation.predictions import Predictions
+from knee.evaluation.report import difference, predictions_table, report
+from knee.evaluation.summary import grade_table, metric_table
+from knee.io.files import write_json
+
+Say = Callable[[str], None]
+
+
+def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+    )
+    refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
+    data = load_data(loaded)
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"the split has no {options.split} images; evaluate another by --split")
+    # A mirrored pair gives its mirror image the same answer.
+    found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.mirrored_pair)
+    grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
+    samples = loaded.config.report.bootstrap
+    reports: dict[str, Any] = {
+        name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
+    }
+    others = {name: one for name, one in found.items() if name != "teacher"}
+    for name, one in others.items():
+        reports[f"teacher_minus_{name}"] = difference(
+            one, found["teacher"], grades, patients, data.grade_set, samples=samples
+        )
+    missing = data.split.absent[options.split]
+    grid, written = best_reachable(loaded, data, rows), masks_by_segmenter(data, rows)
+    write_json(
+        loaded.run.metrics(options.split),
+        {
+            "split": options.split,
+            "checkpoint_step": loaded.checkpoint.step,
+            "trained_on": options.split == "train" and is_trained(loaded.kind),
+            "mirrored_pair": loaded.mirrored_pair,
+            "manifest_changed": manifest_changed(loaded, data),
+            "left_out": missing,
+            "best_iou_of_grid": grid,
+            "masks_by_segmenter": written,
+            **reports,
+        },
+    )
+    table = predictions_table(
+        found["teacher"],
+        cases=data.cases(rows),
+        images=data.manifest.table["image"].iloc[rows].tolist(),
+        grades=grades,
+        others=others,
+    )
+    # Verified against these, whatever becomes of the manifest.
+    table.insert(2, "patient", patients.to_numpy())
+    target = loaded.run.predictions(options.split)
+    table.to_csv(target, index=False)
+    target.chmod(0o600)
+    draw_figures(loaded, found, data, rows, split=options.split)
+    if missing:
+        say(f"{missing} {options.split} images of {data.split.path} are left out: not in the manifest, or bad rows")
+    if loaded.mirrored_pair:
+        say("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
+    for line in summary(reports, list(found), grid):
+        say(line)
+    if written:
+        say(
+            f"{'':18}{written} of the masks were written by a segmenter: TIoU there is agreement with it, not with a reader"
+        )
+    say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
+    return 0
+
+
+def draw_figures(
+    loaded: LoadedRun, found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, split: str
+) -> None:
+    """Confusion matrices, reliability and ROC as PNG in the run's ``figures``; nothing where no case is graded."""
+    from knee.evaluation.figures import confusion_figure, reliability_figure, roc_figure, save_figure
+    from knee.metrics import confusion
+
+    graded = data.grades[rows] >= 0
+    if not graded.any():
+        return
+    grades, names = data.grades[rows][graded], data.grade_set.names
+    counts = {name: confusion(grades, one.predicted[graded], len(names)) for name, one in found.items()}
+    probabilities = {name: one.probabilities[graded] for name, one in found.items()}
+    folder = loaded.run.figures
+    save_figure(confusion_figure(counts, names), folder / f"confusion_{split}.png")
+    save_figure(reliability_figure(probabilities, grades), folder / f"reliability_{split}.png")
+    save_figure(roc_figure(probabilities["teacher"], grades, names), folder / f"roc_{split}.png")
+
+
+def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None) -> list[str]:
+    """The tables of an evaluation: the networks called ``names`` with their intervals, and the last one grade by grade."""
+    last = reports[names[-1]]
+    lines = [
+        f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "
+        "bootstrap over patients",
+        *metric_table({name: reports[name]["metrics"] for name in names}),
+    ]
+    if grid is not None:
+        masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
+        lines.append(f"{'':18}the best IoU the attention grid can reach on {masks} masks is {grid:.3f}")
+    return [*lines, *grade_table(last)] if last["graded"] else lines

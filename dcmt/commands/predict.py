@@ -1,0 +1,225 @@
+"""``dcmt predict``: grade images that no manifest knows, one or a whole folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dcmt.loaded import LoadedRun, load_run
+from knee.data.datasets import EvalImages, eval_loader
+from knee.errors import Faults, NotFinite, UserError
+from knee.evaluation.pictures import case_pictures
+from knee.evaluation.predictions import predict
+from knee.evaluation.report import predictions_table
+from knee.images.read import Pixels, looks_inverted, prepare, read_image, write_png
+from knee.images.slices import is_file
+from knee.intake.folders import IMAGE_SUFFIXES, image_files
+from knee.intake.patients import side_in_path
+from knee.intake.scan import printable
+from knee.io.files import LONGEST_NAME, moved_into_place
+from knee.io.own_folders import mark_as_own
+from knee.io.tables import shortened
+
+Say = Callable[[str], None]
+_BATCH = 32
+_CHUNK = 256
+_DRAWN = ".drawn.txt"
+
+
+def predict_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+    )
+    name = "student" if options.student else "teacher"
+    if name not in loaded.networks:
+        raise UserError(f"{options.run} has no {name}; leave out --student")
+    paths = find_images(options.images)
+    out: Path = options.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names the folder for predictions.csv and overlays")
+    if out.exists() and any(out.iterdir()) and not options.force:
+        raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
+    earlier = _earlier(out)
+    root = options.images if options.images.is_dir() else options.images.parent
+    reader = ImageReader(loaded)
+    tables: list[pd.DataFrame] = []
+    with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
+        for start in range(0, len(paths), _CHUNK):
+            images, read = reader.read(paths[start : start + _CHUNK])
+            bar.update(len(paths[start : start + _CHUNK]))
+            if read:
+                if not tables:
+                    _make_room(out, earlier, overlays=not options.no_overlays)
+                files = [path.relative_to(root).as_posix() for path in read]
+                try:
+                    table = _grade(loaded, name, images, files)
+                except NotFinite as error:
+                    raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
+                table.insert(1, "side", reader.sides[-len(read) :])
+                tables.append(table)
+                if not options.no_overlays:
+                    _note_drawn(out, files)
+                    _write_overlays(loaded, name, images, files, out)
+    if not tables and earlier:
+        raise Faults(
+            shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
+            summary=f"no image in {options.images} could be read; what {out} held before is still there",
+        )
+    if reader.rejected:
+        out.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(reader.rejected, columns=["image", "reason"]).to_csv(out / "rejected.csv", index=False)
+        say(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
+    if reader.mirrors and (unknown := reader.sides.count("")):
+        say(
+            f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither the file nor the end of its name "
+            f"says L or R), so they are graded as they are; the network was trained with {reader.mirrors} knees mirrored"
+        )
+    if not tables:
+        raise UserError(f"no image in {options.images} could be read; the reasons are in {out / 'rejected.csv'}")
+    table = pd.concat(tables, ignore_index=True)
+    with moved_into_place(out / "predictions.csv") as scratch:
+        table.to_csv(scratch, index=False)
+    for row in table.head(10).to_dict("records"):
+        probability = row[f"p_{row['predicted']}"]
+        say(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
+    asked = name + (" by mirrored-pair prediction" if loaded.mirrored_pair else "")
+    say(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
+    return 0
+
+
+def _earlier(out: Path) -> list[Path]:
+    """What an earlier ``dcmt predict`` wrote here, one that was killed too, and nothing else: it would pass for the new."""
+    table = out / "predictions.csv"
+    images: list[str] = []
+    if table.exists():
+        try:
+            images = list(pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []))
+        except ValueError as error:
+            raise UserError(
+                f"{table} is no table of an earlier dcmt predict ({' '.join(str(error).split())}), so it does not tell which "
+                "overlays are old; remove it, or choose another --out"
+            ) from error
+    overlays, drawn = (out / "overlays").resolve(), out / "overlays" / _DRAWN
+    if drawn.exists():
+        images += drawn.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    found = [overlay_path(out, image) for image in dict.fromkeys(images)]
+    found = [
+        path for path in found if path.resolve().is_relative_to(overlays)
+    ]  # a table from elsewhere may name anything
+    return [path for path in (*found, table, out / "rejected.csv", drawn) if path.is_file()]
+
+
+def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
+    """Before the first result is written."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in earlier:
+        path.unlink()
+    if overlays:
+        mark_as_own(out / "overlays")
+
+
+def _note_drawn(out: Path, files: Sequence[str]) -> None:
+    """Tell a later call which overlays are ours, should this one be killed before its table is there."""
+    with (out / "overlays" / _DRAWN).open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(f"{name}\n" for name in files)
+
+
+def overlay_path(out: Path, image: str) -> Path:
+    """Where the overlay of an image lies. The whole name is kept: knee.png and knee.dcm in one folder are two cases.
+
+    A name too long for that ends with a hash of itself instead.
+    """
+    path = out / "overlays" / f"{image}.png"
+    name = os.fsencode(path.name)
+    if len(name) <= LONGEST_NAME:
+        return path
+    return path.with_name(f"{path.name[:32]}-{hashlib.sha256(name).hexdigest()[:16]}.png")
+
+
+class ImageReader:
+    """Prepares images as the run's training data were; keeps a list of what could not be read, and the sides of the rest."""
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self._data = loaded.config.data
+        self._template = loaded.run.template()
+        self.rejected: list[tuple[str, str]] = []
+        self.sides: list[str] = []
+        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
+        """The side that is mirrored; empty where none is."""
+
+    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
+        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
+        images, read = [], []
+        for path in paths:
+            try:
+                pixels = read_image(path)
+            except UserError as error:
+                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
+            images.append(self._prepare(pixels, self.sides[-1]))
+            read.append(path)
+        size = self._data.image_size
+        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def _prepare(self, pixels: Pixels, side: str) -> NDArray[np.uint8]:
+        mirror = bool(side) and side == self.mirrors
+        size, percentiles = self._data.image_size, self._data.percentiles
+        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
+        if self._template is not None and looks_inverted(geometry.content(image), self._template):
+            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
+        return image
+
+
+def _loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
+    return eval_loader(EvalImages(images, np.arange(len(images))), batch_size=_BATCH)
+
+
+def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str]) -> pd.DataFrame:
+    found = predict(
+        loaded.networks[name],
+        _loader(images),
+        flip=not loaded.mirrored_pair,
+        **loaded.asked,
+    )
+    table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
+    table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])
+    return table
+
+
+def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], out: Path) -> None:
+    for shown in case_pictures(
+        {name: loaded.networks[name]},
+        _loader(images),
+        names=loaded.grade_set.names,
+        captions=dict(enumerate(files)),
+        device=loaded.device,
+        precision=loaded.precision,
+        attention=loaded.config.attention,
+    ):
+        write_png(overlay_path(out, files[shown.row]), shown.picture, force=True)
+
+
+def find_images(path: Path) -> list[Path]:
+    """The image itself, or all images of a folder. Raises UserError where there is none, or links lead out of the folder."""
+    if path.is_dir():
+        found = [path / name for name in image_files(path)]
+        if not found:
+            raise UserError(f"{path} holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
+        return found
+    if (printed := printable(str(path))) != str(path):
+        raise UserError(f"{printed} is no UTF-8 text, which no table can hold; rename the file")
+    if not is_file(path):
+        raise UserError(f"{path} is neither an image nor a folder")
+    return [path]

@@ -1,0 +1,1 @@
+"""``dcmt review``: export, verdicts, sanity check."""

@@ -1,0 +1,54 @@
+"""Where a run keeps its review, and which model it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dcmt.loaded import KINDS
+from knee.engine.checkpoint import Checkpoint
+from knee.engine.run import RunFolder, open_run
+from knee.errors import UserError
+from knee.io.files import typed
+from knee.review.key import KeyedCase, read_key
+
+
+def review_folder(run: RunFolder, split: str) -> Path:
+    """Where an export goes unless told otherwise: cases by hash, to be handed to readers."""
+    return run.path / "review" / split
+
+
+def key_path(run: RunFolder) -> Path:
+    """From case to image, of all exports of the run."""
+    return run.local / "review_key.csv"
+
+
+def sanity_path(run: RunFolder) -> Path:
+    """The figure of the weight-randomisation check."""
+    return run.figures / "sanity.png"
+
+
+def run_name(run: RunFolder) -> str:
+    """What verdicts call the run."""
+    return run.path.resolve().name
+
+
+def model_hash(checkpoint: Checkpoint) -> str:
+    """Of the teacher's weights: the first 16 hex digits of their SHA-256."""
+    return str(checkpoint.state["sha256"]["teacher.safetensors"])[:16]
+
+
+def open_reviewed(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, KeyedCase]]:
+    """A grader's run that was exported for review, its config as plain values, and its key. Raises UserError."""
+    run, values = open_run(path)
+    if values["kind"] not in KINDS:
+        raise UserError(f"{path} is a run of kind {values['kind']}; reviews are of a grader's run")
+    if not key_path(run).exists():
+        raise UserError(f"{path} was not exported for review yet; begin with: dcmt review export {typed(path)}")
+    return run, values, read_key(key_path(run))
+
+
+def keep_private(path: Path) -> None:
+    """What names patients or readers is for the owner alone."""
+    if path.exists():
+        path.chmod(0o600)

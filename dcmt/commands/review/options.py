@@ -1,0 +1,123 @@
+"""The options of ``dcmt review``; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Say = Callable[[str], None]
+CLAIM = "Maps show where the model looked; they are no segmentation of disease. Research use only, not for diagnosis."
+
+
+def add_review_commands(commands: Commands, *, say: Say) -> None:
+    """``dcmt review export|import|labels|send|sanity``; ``say`` prints."""
+    text = "hand cases and attention maps to readers; turn their verdicts into labels"
+    steps = commands.add_parser("review", help=text, description=f"{text}. {CLAIM}").add_subparsers(
+        required=True, metavar="export|import|labels|send|sanity"
+    )
+
+    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = steps.add_parser(name, help=text, description=f"{text}. {CLAIM}")
+        parser.set_defaults(command=command)
+        return parser
+
+    def export(options: argparse.Namespace) -> int:
+        from dcmt.commands.review.export import export_command
+
+        code = export_command(options, say=say)
+        say(CLAIM)
+        return code
+
+    def import_(options: argparse.Namespace) -> int:
+        from dcmt.commands.review.verdicts import import_command
+
+        return import_command(options, say=say)
+
+    def labels(options: argparse.Namespace) -> int:
+        from dcmt.commands.review.verdicts import labels_command
+
+        return labels_command(options, say=say)
+
+    def send(options: argparse.Namespace) -> int:
+        from dcmt.commands.review.verdicts import send_command
+
+        return send_command(options, say=say)
+
+    def sanity(options: argparse.Namespace) -> int:
+        from dcmt.commands.review.sanity import sanity_command
+
+        return sanity_command(options, say=say)
+
+    _export_options(add("export", "write cases for readers: a page for the browser, pictures, NIfTI, DICOM", export))
+    _import_options(add("import", "check verdicts that readers saved, and keep them with the run", import_))
+    _labels_options(add("labels", "write a new manifest with the reviewed grades; readers' agreement", labels))
+    _send_options(add("send", "send exported DICOM objects to a node by C-STORE", send))
+    _sanity_options(add("sanity", "do the maps depend on what was learned, and do they lie on the cartilage", sanity))
+
+
+def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    if device:
+        parser.add_argument("--device", default="auto")
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    _run_options(parser)
+    parser.add_argument(
+        "--split",
+        choices=("unlabeled", "train", "val", "test"),
+        default="unlabeled",
+        help="unlabeled: training images whose grade is not used, shown without one; train: those whose grade is used",
+    )
+    parser.add_argument("--format", default="html", help="of html, png, nifti and dicom, with commas (default html)")
+    parser.add_argument("--cases", type=int, metavar="N", help="the N cases most worth a look (default: all)")
+    parser.add_argument(
+        "--by",
+        choices=("all", "distance", "flip", "entropy", "overlap", "mismatch"),
+        help="what --cases goes by: distance of student and teacher, change on flipping, entropy, low overlap with the "
+        "cartilage, mismatch with the recorded grade, or the mean of all (default)",
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: RUN/review/SPLIT)")
+    parser.add_argument("--title", help="heading of the page")
+    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
+    parser.add_argument("--force", action="store_true", help="overwrite an earlier export")
+
+
+def _import_options(parser: argparse.ArgumentParser) -> None:
+    _run_options(parser, device=False)
+    parser.add_argument("verdicts", type=Path, nargs="+", help="JSON files that the page saved, of one or more readers")
+    parser.add_argument(
+        "--revise", action="store_true", help="let a reader's later verdict count in place of an earlier"
+    )
+
+
+def _labels_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--out", type=Path, required=True, help="the new manifest; beside the old one is best")
+    parser.add_argument(
+        "--skip-held-out", action="store_true", help="leave cases of validation and test out instead of refusing"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite FILE given by --out")
+
+
+def _send_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="run folder, or any folder of DICOM objects")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--aet", default="ANY-SCP", help="AE title of the node (default ANY-SCP)")
+    parser.add_argument("--calling-aet", default="DCMT", help="AE title of ours, where the node asks (default DCMT)")
+
+
+def _sanity_options(parser: argparse.ArgumentParser) -> None:
+    _run_options(parser)
+    parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="from intact weights to random ones in N steps (default 8)"
+    )
+    parser.add_argument("--images", type=int, default=32, help="how many images (default 32)")

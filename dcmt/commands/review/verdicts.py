@@ -1,0 +1,104 @@
+"""``dcmt review import``, ``labels`` and ``send``: what comes back from readers, and what goes to their viewers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from dcmt.commands.review.files import keep_private, model_hash, open_reviewed, run_name
+from dcmt.config import GraderConfig
+from knee.data.check import drop_bad
+from knee.data.manifest import inspect_manifest, read_manifest
+from knee.engine.options import config_from_values
+from knee.engine.run import require_paths
+from knee.errors import UserError, counted
+from knee.grades import load_grade_set
+from knee.io.files import typed
+from knee.review.agreement import agreements
+from knee.review.dicom.send import Node, send
+from knee.review.labels import RULE, reviewed_labels, write_labels
+from knee.review.verdicts import Expected, import_verdicts, read_verdicts
+
+Say = Callable[[str], None]
+_MOST_NAMED = 20
+
+
+def import_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Check verdicts files against the run and the model, and append them to ``local/verdicts.csv``: all or nothing."""
+    run, values, key = open_reviewed(options.run)
+    checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
+    if checkpoint is None:
+        raise UserError(f"{options.run} has no whole checkpoint, so the verdicts' model cannot be checked; restore it")
+    grades = load_grade_set(values["data"]["grade_set"]).count
+    expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
+    table = run.verdicts
+    done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise)
+    keep_private(table)
+    revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
+    if done.older:
+        revised += f", {done.older} of them older than what the table holds of their readers, which still counts"
+    say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
+    target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
+    say(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")
+    return 0
+
+
+def labels_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Write the next version of the manifest; print the rule, what became of the cases, and who agrees with whom."""
+    run, values, key = open_reviewed(options.run)
+    table = run.verdicts
+    if not table.exists():
+        raise UserError(
+            f"{options.run} has no verdicts yet; hand them in with: dcmt review import {typed(options.run)} FILE…"
+        )
+    given = {name: value for name, value in values.items() if name != "kind"}
+    config: GraderConfig = config_from_values(GraderConfig, given, where=str(run.config))
+    require_paths(run, config, "data.grade_set", "data.manifest")
+    grade_set = load_grade_set(values["data"]["grade_set"])
+    verdicts = read_verdicts(table, run=run_name(run), grades=grade_set.count)
+    if values["data"]["skip_bad"]:
+        inspection = inspect_manifest(values["data"]["manifest"], grade_set)
+        manifest = drop_bad(inspection, None)
+        if inspection.bad_lines:
+            say(
+                f"{counted(len(inspection.bad_lines), 'row')} that the run left out as bad are not in the new version, either"
+            )
+    else:
+        manifest = read_manifest(values["data"]["manifest"], grade_set)
+    labels = reviewed_labels(manifest, verdicts, key, skip_held_out=options.skip_held_out)
+    write_labels(options.out, manifest, labels, force=options.force)
+    say(RULE)
+    say(f"{labels}: {options.out}")
+    if labels.undecided:
+        named = ", ".join(labels.undecided[:_MOST_NAMED])
+        say(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
+    say("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
+    found = agreements(verdicts, key)
+    for agreement in found:
+        say(f"  {agreement}")
+    if not found:
+        say("  none can be told: no case was graded blind")
+    say(
+        f"train on it: the run's own options with --data.manifest {options.out}; reviewed grades are labels at any fraction"
+    )
+    return 0
+
+
+def send_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Store a folder's DICOM objects on a node; exit code 1 where it refused some."""
+    source: Path = options.source
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
+    # A run's own review alone: its data may lie in the same folder.
+    inside = source / "review" if (source / "config.yaml").exists() else source
+    paths = sorted(inside.rglob("*.dcm"))
+    if not paths:
+        raise UserError(f"{inside} holds no DICOM object (*.dcm); export with --format dicom first")
+    sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
+    say(f"{sent} by {Node(options.host, options.port, options.aet)}")
+    for path, reason in sent.refused[:_MOST_NAMED]:
+        say(f"  refused: {path.name}: {reason}")
+    if len(sent.refused) > _MOST_NAMED:
+        say(f"  … and {len(sent.refused) - _MOST_NAMED} more")
+    return 1 if sent.refused else 0

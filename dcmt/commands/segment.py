@@ -1,0 +1,93 @@
+"""``dcmt segment train|predict``: train the cartilage segmenter, and write masks with it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knee.data.config import DataConfig
+from knee.data.manifest import write_manifest
+from knee.data.prepare import KneeData, drawn_rows, load_knee_data
+from knee.engine.device import choose_device, flush_denormals
+from knee.engine.launch import new_or_resumed
+from knee.engine.options import config_from_values
+from knee.engine.run import earlier_until_begun, open_run, other_split, require_paths
+from knee.errors import UserError
+from knee.io.files import refuse_existing
+from segmentation.config import SegmenterConfig
+from segmentation.predict import segment_rows, write_masks
+from segmentation.train import load_segmenter, overlap, train_segmenter
+from segmentation.unet import Segmenter
+
+Say = Callable[[str], None]
+
+
+def train_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt segment train``."""
+    config, run, resume = new_or_resumed(
+        SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train", by_grades=False
+    )
+    with earlier_until_begun(run):
+        train_segmenter(config, run, say=say, resume=resume)
+    return 0
+
+
+def predict_command(options: argparse.Namespace, *, say: Say) -> int:
+    """``dcmt segment predict``: masks for the rows that have none, and a manifest that names them."""
+    run, values = open_run(options.run)
+    if values.pop("kind") != "segmenter":
+        raise UserError(f"{options.run} is not the run of a segmenter; train one by: dcmt segment train")
+    config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
+    require_paths(run, config, "data.split", "data.grade_set", *([] if options.manifest else ["data.manifest"]))
+    data_config: DataConfig = config.data
+    if options.manifest:
+        data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
+    target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
+    refuse_existing(target, force=options.force)
+    flush_denormals()
+    device = choose_device(options.device)
+    data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+    network, checkpoint = load_segmenter(run, config)
+    network.to(device)
+    if other_split(checkpoint.state, data.split.path):
+        say(
+            f"{data.split.path} changed since the segmenter was trained, so how it finds the drawn masks of test is not told: "
+            "it may have been trained on them"
+        )
+    else:
+        report_drawn(network, data, device=device, say=say)
+    rows = data.split.rows("train") if options.rows == "train" else np.arange(len(data.manifest.table))
+    rows = rows[~data.cache.has_mask[rows]]
+    table = write_masks(
+        segment_rows(network, data.loader(rows), device=device, progress=True, total=len(rows)),
+        data.manifest,
+        data.cache.geometry,
+        folder=options.out,
+        relative_to=target.parent,
+        dilation=options.dilation,
+        force=options.force,
+    )
+    write_manifest(target, table, force=options.force)
+    confidence = table["mask_confidence"].iloc[rows].astype(float)
+    sure = (
+        f"; mean confidence {confidence.mean():.3f}, lowest {confidence.min():.3f}"
+        if len(rows)
+        else ", all rows have one"
+    )
+    say(f"{len(rows)} masks written to {options.out}{sure}")
+    say(f"the manifest that names them: {target}")
+    return 0
+
+
+def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device, say: Say) -> None:
+    """Say how well the segmenter finds the drawn masks of validation and test."""
+    for split in ("val", "test"):
+        rows = drawn_rows(data, data.split.rows(split))
+        if len(rows):
+            found = overlap(network, data, rows, device=device)
+            say(f"{split}: Dice {found['dice']:.3f}, IoU {found['iou']:.3f} per image on {len(rows)} drawn masks")

@@ -1,0 +1,172 @@
+"""Graders that were not trained end to end: ``dcmt zeroshot`` and ``dcmt probe``.
+
+Both leave a run folder of one network, the teacher, at step 0, so that evaluate, predict, attention and compare treat it
+as any other. Zero-shot: a CLIP model matches images to the grades' texts as it is. Probe: logistic regression on the
+embeddings of a frozen image tower (the third row of Chavoshi et al.).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clip_koa.model import ClipGrader
+from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
+from dcmt.commands.evaluate import evaluate_command
+from dcmt.config import GraderConfig
+from dcmt.loaded import refuse_trained_images
+from dcmt.train import build_grader, prompts_used
+from knee.data.prepare import KneeData, load_knee_data
+from knee.engine.launch import run_path, split_options, start
+from knee.engine.lock import RunLock
+from knee.engine.options import config_paths, make_parser, read_config
+from knee.engine.run import RunFolder, create_run, earlier_until_begun, is_trained
+from knee.engine.training import record_data, run_state
+from knee.errors import UserError
+from knee.grades import load_grade_set
+from knee.metrics import grading_metrics
+
+Say = Callable[[str], None]
+Rows = NDArray[np.int64]
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+
+
+def zeroshot_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt zeroshot``: grade with an untrained CLIP model and prompts."""
+    options, config = _read(arguments, "zeroshot", say)
+    if config is None:
+        return 0
+    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    with _prepared(config, options, "zeroshot") as (grader, run, data):
+        say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
+        _keep(run, grader, config, data)
+        return _evaluate(run, options, config.fit.device, say)
+
+
+def probe_command(arguments: Sequence[str], *, say: Say) -> int:
+    """``dcmt probe``: a linear classifier on the embeddings of a frozen image tower."""
+    options, config = _read(arguments, "probe", say)
+    if config is None:
+        return 0
+    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    with _prepared(config, options, "probe") as (grader, run, data):
+        grader.to(device)
+        probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
+        _keep(run, probe, config, data)
+        return _evaluate(run, options, config.fit.device, say)
+
+
+def fit_probe(
+    grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None, say: Say
+) -> ProbeGrader:
+    """The probe on the labeled training images; without a penalty given, the one best on the validation images."""
+
+    def embedded(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return embeddings_of(grader, _images(data, rows, device)), data.grades[rows]
+
+    embeddings, grades = embedded(data.labeled)
+    say(f"embedded {len(grades)} labeled images in {embeddings.shape[1]} dimensions")
+    validation = data.rows("val")[data.grades[data.rows("val")] >= 0]
+    if inverse_penalty is not None or not len(validation):
+        penalty = 1.0 if inverse_penalty is None else inverse_penalty
+        return fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+    unseen, known = embedded(validation)
+    probes = {
+        penalty: fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+        for penalty in PENALTIES
+    }
+    found = {
+        penalty: grading_metrics(_logits(probe, unseen).softmax(1).numpy(), known, data.grade_set)
+        for penalty, probe in probes.items()
+    }
+    metric = data.grade_set.best_metric
+    if any(np.isnan(values[metric]) for values in found.values()):
+        say(f"{metric} is not defined on these {len(known)} validation images; the penalty is chosen by accuracy")
+        metric = "accuracy"
+    for penalty, values in found.items():
+        say(f"inverse penalty {penalty:g}: {metric} {values[metric]:.3f} on {len(known)} validation images")
+    return probes[max(PENALTIES, key=lambda penalty: (found[penalty][metric], -penalty))]
+
+
+def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:
+    logits: Tensor = probe.classifier(torch.from_numpy(embeddings))
+    return logits
+
+
+def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor]:
+    for images, _ in data.loader(rows):
+        yield images.to(device).float() / 255
+
+
+def _read(
+    arguments: Sequence[str], name: str, say: Say
+) -> tuple[argparse.Namespace, GraderConfig] | tuple[argparse.Namespace, None]:
+    """The command's own options and the config from all others; no config where help was asked for."""
+    parser = argparse.ArgumentParser(prog=f"dcmt {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
+    parser.add_argument("--force", action="store_true", help="start anew in an existing run folder")
+    parser.add_argument("--trained-on", action="store_true", help="allow --split train for a classifier fitted to it")
+    if name == "probe":
+        parser.add_argument("--inverse-penalty", type=float, help="C of the regression (default: by validation)")
+    options, rest = parser.parse_known_args(list(arguments))
+    if "--help" in rest or "-h" in rest:
+        say(
+            f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nbesides these:\n{parser.format_help()}"
+        )
+        return options, None
+    given = split_options(rest)
+    if given.resume is not None:
+        raise UserError(f"dcmt {name} is done in one go and has nothing to resume; start it anew by --force")
+    rest = given.rest
+    config = read_config(GraderConfig, rest, program=f"dcmt {name}")
+    if config.model.head != "text":
+        raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
+    if config.model.start:
+        raise UserError(
+            f"dcmt {name} takes the image tower with the weights it comes with, not those of the run in model.start; leave "
+            "model.start out (train.py goes on from a run)"
+        )
+    if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
+        raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
+    stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
+    # Their weights know images normalised in one way alone.
+    config = replace(config, model=replace(config.model, normalise="fixed"))
+    options.out = options.out or run_path(config.runs, f"{config.name or stem}-{name}")
+    refuse_trained_images(options.out, name, options.split, allowed=options.trained_on)
+    return options, config
+
+
+@contextmanager
+def _prepared(
+    config: GraderConfig, options: argparse.Namespace, kind: str
+) -> Iterator[tuple[ClipGrader, RunFolder, KneeData]]:
+    """Grader, run folder and data; no other process takes the folder for one of a run that never began."""
+    # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
+    grader = build_grader(config, load_grade_set(config.data.grade_set))
+    assert isinstance(grader, ClipGrader)
+    run = create_run(options.out, config, kind=kind, force=options.force, keep_earlier=True)
+    with earlier_until_begun(run), RunLock(run.path):
+        data = load_knee_data(
+            config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
+        )
+        record_data(run, data)
+        yield grader.eval(), run, data
+
+
+def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeData) -> None:
+    state = run_state(data, best_metric=f"val_teacher/{data.grade_set.best_metric}")
+    run.checkpoints.save(0, {"teacher": network}, {}, state | prompts_used(config, data.grade_set, None))
+
+
+def _evaluate(run: RunFolder, options: argparse.Namespace, device: str, say: Say) -> int:
+    chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True, "mirrored_pair": False}
+    return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on), say=say)

@@ -1,0 +1,274 @@
+"""``dcmt verify``: the metrics a run reports, computed again from its stored predictions and from its weights.
+
+Stored predictions must give the stored metrics, intervals and differences to the last digit written. The weights, on
+this machine, must give the same probabilities and the same overlap with the masks up to what other kernels and half
+precision may change; grades and patients must be those of the manifest, and the images those of the split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dcmt.loaded import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
+from knee.data.prepare import KneeData
+from knee.engine.run import RunFolder, is_trained, open_run
+from knee.errors import Faults, UserError
+from knee.evaluation.predictions import Predictions
+from knee.evaluation.report import difference, report
+from knee.grades import GradeSet
+from knee.io.files import typed
+
+Say = Callable[[str], None]
+LAST_DIGIT = 1.5e-6
+"""Stored metrics have six digits."""
+PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
+"""The largest difference of a probability between machines; other kernels sum in another order."""
+GRID_TOLERANCE = 2e-3
+"""The same of the best IoU that the grid of the attention can reach, which is climbed to."""
+OVERLAP_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
+"""The largest difference of the mean IoU of attention and masks."""
+
+
+def verify_command(options: argparse.Namespace, *, say: Say) -> int:
+    """Verify the metrics of one split; Faults that name every number which does not hold."""
+    run, _ = open_run(options.run)
+    stored = _stored_metrics(run, options.split)
+    loaded = _checkpoint_of(options.run, stored, options.device)
+    networks: list[str] = [name for name in ("student", "teacher") if name in stored]
+    table = _stored_predictions(run, options.split, networks, loaded.grade_set)
+    from_table = {name: predictions_of(table, name, loaded.grade_set) for name in networks}
+    evaluated = _Evaluated(from_table, table["grade"], table["patient"], loaded.grade_set)
+    try:
+        faults = [*_head_faults(stored, options.split, loaded.kind), *evaluated.faults(stored)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.metrics(options.split)} does not hold what an evaluation writes ({type(error).__name__}: {error}); "
+            "evaluate the run anew"
+        ) from error
+    compared = sum(len(_metrics_of(part)) for part in stored.values())
+    say(f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}")
+    if not options.no_weights:
+        weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
+        say(
+            f"{len(table)} images graded again by the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
+            f"the largest difference of a probability is {furthest:.2g}"
+        )
+        faults += weight_faults
+    if faults:
+        raise Faults(faults, summary=f"{options.run}: {len(faults)} numbers do not hold:")
+    say(f"{options.run}: what metrics_{options.split}.json reports holds")
+    return 0
+
+
+def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Predictions:
+    """The predictions of one network as ``local/predictions_SPLIT.csv`` holds them: the teacher's columns have no prefix."""
+    prefix = "" if network == "teacher" else f"{network}_"
+    shares = [f"{prefix}p_{grade}" for grade in range(grade_set.count)]
+    kinds = {"predicted": np.int64, "empty": np.bool_, "flip_changed": np.bool_}
+    kept = [field for field in fields(Predictions) if field.name not in ("rows", "probabilities")]
+    needed = [prefix + field.name for field in kept if field.default is MISSING]
+    missing = [name for name in (*shares, *needed) if name not in table]
+    if missing:
+        raise UserError(f"the stored predictions lack the columns {', '.join(missing)}; evaluate the run anew")
+    columns = {
+        field.name: table[prefix + field.name].to_numpy(dtype=kinds.get(field.name, np.float64))
+        for field in kept
+        if prefix + field.name in table
+    }
+    probabilities = table[shares].to_numpy(dtype=np.float32)
+    return Predictions(rows=np.arange(len(table)), probabilities=probabilities, **columns)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """Stored predictions of one split, and what they are compared with."""
+
+    predictions: Mapping[str, Predictions]
+    """By network."""
+    grades: pd.Series
+    patients: pd.Series
+    grade_set: GradeSet
+
+    def faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
+        """Everything reported of a network, or of teacher and student, that the predictions do not give."""
+        for name, one in self.predictions.items():
+            how = _bootstrap(stored[name]["interval"])
+            again = report(one, self.grades, self.patients, self.grade_set, **how)
+            yield from _differing(name, stored[name], again)
+        name = "teacher_minus_student"
+        if "student" in self.predictions:
+            student, teacher = self.predictions["student"], self.predictions["teacher"]
+            how = _bootstrap(stored["teacher"]["interval"])
+            again = difference(student, teacher, self.grades, self.patients, self.grade_set, **how)
+            yield from _differing(name, stored[name], again)
+
+
+def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[str]:
+    """What an evaluation says of itself, and is not so."""
+    for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
+        if stored.get(name) != found:
+            yield f"{name}: reported {stored.get(name)}, it is {found}"
+
+
+def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
+    return {"samples": int(how["samples"]), "seed": int(how["seed"])}
+
+
+def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
+    """Every entry of a report that is not the same: numbers to the last digit, and none missing on either side."""
+    if isinstance(found, dict) and isinstance(reported, dict):
+        for name in (*found, *(name for name in reported if name not in found)):
+            inner = what if name == "metrics" else f"{what} {name}"
+            yield from _differing(inner, reported.get(name), found.get(name))
+    elif not _close(reported, found):
+        yield f"{what}: reported {reported}, the stored predictions give {found}"
+
+
+def _metrics_of(part: Any) -> Mapping[str, Any]:
+    """The metrics in one part of a metrics file: a network's report, or a difference of two."""
+    metrics = part.get("metrics", part) if isinstance(part, dict) else {}
+    if not isinstance(metrics, dict):
+        return {}
+    return {name: entry for name, entry in metrics.items() if isinstance(entry, dict) and "value" in entry}
+
+
+def _weight_faults(
+    loaded: LoadedRun,
+    table: pd.DataFrame,
+    stored: Mapping[str, Predictions],
+    reported: Mapping[str, Any],
+    split: str,
+) -> tuple[list[str], float]:
+    """What the weights and the manifest do not give of the stored predictions, and the largest difference of all."""
+    data = load_data(loaded)
+    rows = _rows_of(table, data, split)
+    precision = loaded.checkpoint.precision
+    tolerance = PROBABILITY_TOLERANCE[precision]
+    faults = list(_fact_faults(table, data, rows))
+    grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
+    if not _close(grid, now, GRID_TOLERANCE):
+        faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
+    for name, found in (
+        ("masks_by_segmenter", masks_by_segmenter(data, data.rows(split))),
+        ("left_out", data.split.absent[split]),
+    ):
+        if reported.get(name, 0) != found:
+            faults.append(f"{name}: reported {reported.get(name, 0)}, by manifest and split it is {found}")
+    furthest = 0.0
+    for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
+        apart = np.abs(graded.probabilities - stored[name].probabilities).max(1)
+        furthest = max(furthest, float(apart.max()))
+        faults += [
+            f"{name} {case}: a probability differs by {gap:.3g}, more than {tolerance:g}"
+            for case, gap in zip(table["case"], apart, strict=True)
+            if gap > tolerance
+        ]
+        before, after = _mean_overlap(stored[name]), _mean_overlap(graded)
+        if abs(before - after) > OVERLAP_TOLERANCE[precision] or np.isnan(before) != np.isnan(after):
+            faults.append(
+                f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} by the weights"
+            )
+    return faults, furthest
+
+
+def _fact_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str]:
+    """Cases that were compared with another grade than the manifest has, or counted with another patient."""
+    grades = table["grade"].fillna(-1).to_numpy(dtype=np.int64)
+    facts = (("grade", grades, data.grades[rows]), ("patient", table["patient"], data.patients.iloc[rows]))
+    for name, used, recorded in facts:
+        for case, was, now in zip(table["case"], used, recorded, strict=True):
+            if was != now:
+                missing = " (-1: none)" if name == "grade" else ""
+                yield f"{case}: the stored predictions hold {name} {was}, the manifest {now}{missing}"
+
+
+def _mean_overlap(predictions: Predictions) -> float:
+    """NaN where no image has a mask."""
+    known = predictions.iou[~np.isnan(predictions.iou)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _rows_of(table: pd.DataFrame, data: KneeData, split: str) -> Any:
+    wanted = data.rows(split)
+    places = dict(zip(data.manifest.table["image"].iloc[wanted], wanted.tolist(), strict=True))
+    foreign = [image for image in table["image"] if image not in places]
+    if foreign or len(table) != len(wanted) or table["image"].duplicated().any():
+        raise UserError(
+            f"the stored predictions are of {len(table)} images, the {split} split has {len(wanted)}"
+            + (f"; {foreign[0]} is not one of them" if foreign else "")
+            + "; put the data back as they were, or evaluate the run anew"
+        )
+    return np.array([places[image] for image in table["image"]], dtype=np.int64)
+
+
+def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
+    path = run.metrics(split)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "teacher" not in values or not isinstance(values["checkpoint_step"], int):
+            raise ValueError("no metrics of a teacher")
+    except OSError as error:
+        raise UserError(
+            f"{path} is not there; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold the metrics of an evaluation ({error}); evaluate the run anew"
+        ) from error
+    return dict(values)
+
+
+def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> LoadedRun:
+    step = stored["checkpoint_step"]
+    if not RunFolder(path).checkpoints.holds(step):
+        raise UserError(
+            f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; evaluate the run anew"
+        )
+    return load_run(path, checkpoint=step, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
+
+
+def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], grade_set: GradeSet) -> pd.DataFrame:
+    """``local/predictions_SPLIT.csv``. Raises UserError where it is not what an evaluation writes."""
+    path = run.predictions(split)
+    names = dict.fromkeys(("case", "image", "patient"), str)
+    try:
+        table = pd.read_csv(path, converters=names).astype({"grade": "Int64"})
+        if missing := [name for name in names if name not in table]:
+            raise ValueError(f"no column {', '.join(missing)}")
+        _check_values(table, networks, grade_set.count)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); evaluate the run anew") from error
+    return table
+
+
+def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> None:
+    """Raises ValueError or KeyError for a table that no evaluation writes."""
+    if table.empty:
+        raise ValueError("no rows")
+    if not table["grade"].dropna().between(0, count - 1).all():
+        raise ValueError(f"a grade that is not 0 to {count - 1}")
+    for name in networks:
+        prefix = "" if name == "teacher" else f"{name}_"
+        shares = table[[f"{prefix}p_{grade}" for grade in range(count)]].to_numpy(np.float64)
+        if not (np.isfinite(shares).all() and np.allclose(shares.sum(1), 1, atol=1e-3)):
+            raise ValueError(f"probabilities of the {name} that do not sum to 1")
+        if not table[f"{prefix}predicted"].isin(range(count)).all():
+            raise ValueError(f"a predicted grade of the {name} that is not 0 to {count - 1}")
+
+
+def _close(reported: Any, found: Any, tolerance: float = LAST_DIGIT) -> bool:
+    if isinstance(found, float) and isinstance(reported, (int, float)):
+        return abs(reported - found) <= tolerance
+    return bool(reported == found)
+
+
+def _verdict(faults: list[str]) -> str:
+    return "all the same" if not faults else f"{len(faults)} differ"

@@ -1,0 +1,147 @@
+"""The grading network: a timm backbone, and one linear classifier that both grades and maps.
+
+The classifier's weights are applied at each position of the last feature map (class maps, bias left out) and to the pooled
+features (logits), so the logits are the pooled class maps plus the bias: there is no second head that could look elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knee.errors import UserError
+from knee.nn.backbones import cut_after, pretrained_settings
+from knee.nn.normalise import Normalise, normalised
+from knee.nn.weights import no_retries_offline, read_state
+from knee.task import Grading
+
+
+class GradingNetwork(nn.Module):
+    """Backbone, global average pooling and a linear classifier; a ``knee.task.Grader``.
+
+    Normalises its input by itself (``knee.nn.normalise``); ``mean`` and ``std`` are buffers and travel with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        features: int,
+        grades: int,
+        stage: int = -1,
+        dropout: float = 0.0,
+        detach_classifier: bool = True,
+        normalise: Normalise = "fixed",
+        mean: float = 0.5,
+        std: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(features, grades)
+        self.dropout = nn.Dropout(dropout)
+        self.stage = stage
+        self.detach_classifier = detach_classifier
+        self.normalise: Normalise = normalise
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, images: Tensor) -> Grading:
+        """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w)."""
+        features = self.features(normalised(images, self.mean, self.std, self.normalise))
+        logits = self.classifier(self.dropout(features.mean((2, 3))))
+        weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
+        return Grading(logits, F.conv2d(features, weight[:, :, None, None]))
+
+    def features(self, normalised: Tensor) -> Tensor:
+        """(B, 1, H, W) → (B, C, h, w), the feature map of the chosen stage."""
+        maps: Sequence[Tensor] = self.backbone.forward_intermediates(  # type: ignore[operator]
+            normalised, indices=[self.stage], norm=True, intermediates_only=True
+        )
+        return maps[0]
+
+
+def build_network(
+    backbone: str,
+    *,
+    grades: int,
+    image_size: int,
+    stride: int = 16,
+    stage: int = -1,
+    dropout: float = 0.0,
+    detach_classifier: bool = True,
+    pretrained: bool = False,
+    weights: str = "",
+    normalise: Normalise = "fixed",
+    mean: float = 0.5,
+    std: float = 0.25,
+) -> GradingNetwork:
+    """A grading network on timm's ``backbone``, with random, timm's or local weights.
+
+    ``stride`` is the input pixels per position of the feature map (0: the backbone's own); stages after ``stage`` are cut
+    off. Raises UserError for an unknown name, a stride the family cannot take, and weights that cannot be had.
+    """
+    body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
+    if weights:
+        _load_backbone(body, Path(weights), backbone)
+    features = cut_after(body, backbone, stage=stage, image_size=image_size, stride=stride, channels=1, section="model")
+    return GradingNetwork(
+        body,
+        features=features,
+        grades=grades,
+        stage=stage,
+        dropout=dropout,
+        detach_classifier=detach_classifier,
+        normalise=normalise,
+        mean=mean,
+        std=std,
+    )
+
+
+def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:
+    settings = pretrained_settings(backbone, option="model.backbone")
+    fixed = bool(settings and settings.fixed_input_size)  # vision transformers, Swin
+    options: dict[str, object] = {"img_size": image_size} if fixed else {"output_stride": stride} if stride else {}
+    try:
+        with no_retries_offline() if pretrained else contextlib.nullcontext():
+            body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"model.stride: {backbone} cannot have stride {stride} for {image_size} px in timm ({error}); set model.stride to "
+            "8, 16 or 32, to 0 for its own, or take a ResNet, SE-ResNeXt or ConvNeXt"
+        ) from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"the weights of {backbone} could not be fetched ({type(error).__name__}); give a local file by model.weights, or "
+            "start from random weights by model.pretrained: false"
+        ) from error
+    return body
+
+
+def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
+    state = read_state(path, backbone)
+    own = body.state_dict()
+    given = {name: _one_channel(state[name], like=own[name]) for name in own if name in state}
+    fitting = {name: value for name, value in given.items() if value.shape == own[name].shape}
+    if len(fitting) < len(given) or len(fitting) < 0.9 * len(own):
+        raise UserError(
+            f"model.weights: {path} fits {len(fitting)} of {len(own)} tensors of {backbone}; it is of another architecture"
+        )
+    body.load_state_dict(fitting, strict=False)
+
+
+def _one_channel(weight: Tensor, *, like: Tensor) -> Tensor:
+    """A first convolution saved for RGB, summed over its input channels: a grey image is three equal ones."""
+    if like.ndim == 4 and like.shape[1] == 1 and weight.shape == (like.shape[0], 3, *like.shape[2:]):
+        return weight.sum(1, keepdim=True)
+    return weight

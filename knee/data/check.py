@@ -1,0 +1,258 @@
+"""Read every image and mask of a manifest before anything is built on them, and list all that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from knee.images.dicom import Subject, read_subject
+from knee.errors import Faults, UserError, counted
+from knee.io.files import write_text
+from knee.grades import GradeSet
+from knee.images.read import read_image, read_mask
+from knee.data.manifest import BadRow, Inspection, Manifest, inspect_manifest
+from knee.images.slices import is_file
+from knee.io.pool import map_in_order
+from knee.io.tables import shortened
+
+__all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
+
+
+_WIDE = 1.6
+"""An image so many times as wide as high may show both knees."""
+_MUCH = 0.5
+"""A mask that covers more of its image is hardly of cartilage."""
+_MOST_LINES = 5
+_FACTS = ("patient", "side", "grade")
+
+
+@dataclass
+class _Seen:
+    """What reading the files of one row has shown."""
+
+    reasons: list[str] = field(default_factory=list)
+    pixels: bytes | None = None
+    """A digest of size and grey values."""
+    wide: bool = False
+    covered: float | None = None
+    """The share of the image that its mask covers."""
+    side: str = ""
+    """By the image's own file."""
+    subject: Subject | None = None
+
+
+def check_data(path: str | Path, grade_set: GradeSet, *, progress: bool = True) -> Inspection:
+    """Everything that is wrong with a manifest, its rows, its images and its masks.
+
+    Raises:
+        UserError, Faults: what ``inspect_manifest`` raises: the file as a whole is no manifest.
+    """
+    found = inspect_manifest(path, grade_set)
+    seen = _look(found.manifest, absent=False, progress=progress)
+    bad = [*found.bad, *_bad_rows(found.manifest, seen)]
+    leaks, remarks = _one_person(found.manifest.table, seen)
+    return replace(
+        found,
+        bad=tuple(sorted(bad, key=lambda row: row.line)),
+        leaks=(*found.leaks, *leaks),
+        remarks=(*remarks, *_remarks(found.manifest.table, seen)),
+    )
+
+
+def check_images(manifest: Manifest, *, absent: bool = True, progress: bool = True) -> list[BadRow]:
+    """Read all images and masks, and find what cannot be used, in the manifest's order.
+
+    Bad are: an unreadable or constant image, an unreadable mask, one of another size, a side that the image's own file
+    contradicts, and the same pixels under another patient, side or grade. ``absent`` false passes over files that are not
+    there, which ``inspect_manifest`` tells.
+    """
+    return _bad_rows(manifest, _look(manifest, absent=absent, progress=progress))
+
+
+def _look(manifest: Manifest, *, absent: bool, progress: bool) -> list[_Seen]:
+    def look(row: int) -> _Seen:
+        seen = _Seen()
+        seen.reasons += _reasons(manifest, row, seen, absent=absent)
+        return seen
+
+    rows = range(len(manifest.table))
+    return list(map_in_order(look, rows, description="checking images", progress=progress))
+
+
+def _bad_rows(manifest: Manifest, seen: Sequence[_Seen]) -> list[BadRow]:
+    rows = manifest.table.to_dict("records")
+    copies = _copies(rows, seen)
+    return [
+        BadRow(row["line"], row["image"], reason)
+        for number, (row, one) in enumerate(zip(rows, seen, strict=True))
+        for reason in [*one.reasons, *copies.get(number, ())]
+    ]
+
+
+def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iterator[str]:
+    """Why a row cannot be used; what else its image shows is noted in ``seen``."""
+    path, mask_path = manifest.image_path(row), manifest.mask_path(row)
+    image, mask_name = manifest.table["image"].iat[row], manifest.table["mask"].iat[row]
+    size = mask_size = None
+    if absent or is_file(path):
+        try:
+            pixels = read_image(path)
+        except UserError as error:
+            yield f"image '{image}' {str(error).removeprefix(f'{path}: ')}"
+        else:
+            size = pixels.values.shape
+            seen.pixels = blake2b(str(size).encode() + pixels.values.tobytes(), digest_size=16).digest()
+            seen.wide = size[1] >= _WIDE * size[0]
+            seen.side = pixels.laterality or ""
+            seen.subject = read_subject(path)
+            side = str(manifest.table["side"].iat[row])
+            if side in ("L", "R") and seen.side not in ("", side):
+                yield f"image '{image}' is of side {seen.side} by its file, {side} by the manifest; mend the side"
+    if mask_path is not None and (absent or is_file(mask_path)):
+        try:
+            mask = read_mask(mask_path)
+            mask_size, seen.covered = mask.shape, float(mask.mean())
+        except UserError as error:
+            yield f"mask '{mask_name}' {str(error).removeprefix(f'{mask_path}: ')}"
+    if size and mask_size and size != mask_size:
+        yield (
+            f"image '{image}' is {size[1]} × {size[0]} pixels, its mask '{mask_name}' {mask_size[1]} × {mask_size[0]}; "
+            "draw the mask on the image"
+        )
+
+
+def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[int, list[str]]:
+    """Reasons by row: images whose pixels are those of another file with another patient, side or grade."""
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for number, one in enumerate(seen):
+        if one.pixels:
+            alike[one.pixels].append(number)
+    found = {}
+    for numbers in (numbers for numbers in alike.values() if len(numbers) > 1):
+        # One row for each of the things that are said of these pixels.
+        firsts: dict[tuple[str, ...], dict[Hashable, Any]] = {}
+        for number in numbers:
+            firsts.setdefault(tuple(str(rows[number][fact]) for fact in _FACTS), rows[number])
+        for number in numbers:
+            reason = next(
+                (reason for other in firsts.values() if (reason := _contradiction(rows[number], other))), None
+            )
+            if reason:
+                found[number] = [reason]
+    return found
+
+
+def _contradiction(row: dict[Hashable, Any], other: dict[Hashable, Any]) -> str | None:
+    """What two rows of the same pixels say differently; rows of one file are told by ``inspect_manifest``."""
+    if os.path.normpath(row["image"]) == os.path.normpath(other["image"]):
+        return None
+    told = [fact for fact in _FACTS if not any(pd.isna(one[fact]) or one[fact] == "" for one in (row, other))]
+    differing = [fact for fact in told if row[fact] != other[fact]]
+    if not differing:
+        return None
+    return (
+        f"image '{row['image']}' has the pixels of '{other['image']}' (line {other['line']}), with another "
+        f"{' and '.join(differing)}; keep the row that is right"
+    )
+
+
+def _one_person(table: pd.DataFrame, seen: Sequence[_Seen]) -> tuple[list[BadRow], list[str]]:
+    """Leaks: DICOM files of one PatientID under several patients; or, where all files have the same one, a remark."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(seen):
+        if one.subject and one.subject.patient and table["patient"].iat[row]:
+            rows_of[one.subject.patient].append(row)
+    leaks = []
+    for rows in rows_of.values():
+        firsts = table.iloc[rows].drop_duplicates("patient")[["line", "image", "patient"]].to_dict("records")
+        if len(rows_of) == 1 and len(firsts) > 2:
+            return [], [
+                f"all {len(rows)} DICOM files that name a patient name the same, and the manifest {len(firsts)}: either it was "
+                "blanked in the files, or one person is in the manifest under many names"
+            ]
+        leaks += [
+            BadRow(
+                row["line"],
+                row["image"],
+                f"image '{row['image']}' is of patient '{row['patient']}', '{firsts[0]['image']}' (line {firsts[0]['line']}) "
+                f"of '{firsts[0]['patient']}', but both files have one PatientID; write one patient",
+            )
+            for row in firsts[1:]
+        ]
+    return leaks, []
+
+
+def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
+    """What is no fault of a row and worth a look."""
+    sideless = [row for row, one in enumerate(seen) if one.side and not table["side"].iat[row]]
+    wide = [row for row, one in enumerate(seen) if one.wide]
+    remarks = []
+    if sideless:
+        remarks.append(
+            f"{counted(len(sideless), 'image')} ({_lines(table, sideless)}) "
+            "without a side in the manifest, though the file says it: "
+            "write it, or training (data.mirror_side) does not mirror what predict does"
+        )
+    if wide:
+        remarks.append(
+            f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {_WIDE} times as wide as high: if these show both "
+            "knees, crop them first; an image is graded as one knee"
+        )
+    empty = [row for row, one in enumerate(seen) if one.covered == 0]
+    much = [row for row, one in enumerate(seen) if one.covered is not None and one.covered > _MUCH]
+    if empty:
+        remarks.append(
+            f"{counted(len(empty), 'mask')} ({_lines(table, empty)}) with nothing marked: right where there is no cartilage; "
+            "where nobody has drawn yet, leave the column mask empty"
+        )
+    if much:
+        remarks.append(
+            f"{counted(len(much), 'mask')} ({_lines(table, much)}) over more than half of the image: if the background is what "
+            "is marked, save them with 0 there; a segmenter learns what is marked"
+        )
+    return remarks
+
+
+def _lines(table: pd.DataFrame, rows: Sequence[int]) -> str:
+    lines = ", ".join(str(table["line"].iat[row]) for row in rows[:_MOST_LINES])
+    more = f" and {len(rows) - _MOST_LINES} more" if len(rows) > _MOST_LINES else ""
+    return f"{'line' if len(rows) == 1 else 'lines'} {lines}{more}"
+
+
+def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool = False) -> Manifest:
+    """The manifest without its bad rows, which are written to ``reject_path`` (CSV: line, image, reason).
+
+    A row with several faults is there several times. A patient in two splits, or under two names, is not a matter of one
+    row and is refused.
+
+    Raises:
+        UserError: ``reject_path`` exists and not ``force``; no row is left. Faults: patients in two splits or of two names.
+    """
+    if found.leaks:
+        raise Faults(
+            shortened(found.leak_faults()),
+            summary=f"{found.manifest.path}: {counted(len(found.leaks), 'fault')} of patients in two splits or under two "
+            "names, which cannot be skipped:",
+        )
+    sound = found.sound
+    if sound.table.empty:
+        first = found.bad[0]
+        raise UserError(
+            f"{found.manifest.path}: all {len(found.bad_lines)} rows are bad; the first: line {first.line}: {first.reason}"
+        )
+    if reject_path is not None:
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(BadRow._fields)
+        writer.writerows(found.bad)
+        write_text(reject_path, stream.getvalue(), force=force)
+    return sound

@@ -1,0 +1,294 @@
+"""Images in memory-mapped arrays, served as two-stream batches for training and as plain ones for evaluation.
+
+The arrays are held as they come and read a row at a time, so memory does not grow with the number of images. What
+serves the unlabeled images holds pixels and row numbers, and has nowhere to put a grade or a mask.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
+from knee.errors import UserError
+from knee.images.masks import dilate
+from knee.task import Batch
+from knee.data.views import ImageArray, Views, draw_seed
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnlabeledImages:
+    """Images alone: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are served."""
+
+    images: ImageArray
+    rows: Rows
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        object.__setattr__(self, "rows", _checked_rows(self.rows, len(self.images)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ImageArray:
+        """uint8 (S, S)."""
+        return np.asarray(self.images[self.rows[index]])
+
+
+class LabeledItem(NamedTuple):
+    """A labeled image with what is known of it."""
+
+    image: ImageArray
+    grade: int
+    mask: ImageArray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledImages:
+    """Images with grades, some with masks.
+
+    ``images`` uint8 (N, S, S); ``rows`` (L,) those served; ``grades`` (L,) one for each of ``rows``, from 0; ``masks``
+    uint8 (N, S, S) in {0, 1} and ``has_mask`` bool (N,), by row like the images, or both None. ``dilation`` enlarges
+    the masks as they are served (``knee.images.masks.dilate``: pixels at 256; 0 leaves them).
+    """
+
+    images: ImageArray
+    rows: Rows
+    grades: npt.NDArray[np.int64]
+    masks: ImageArray | None = None
+    has_mask: npt.NDArray[np.bool_] | None = None
+    dilation: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        object.__setattr__(self, "rows", _checked_rows(self.rows, len(self.images)))
+        object.__setattr__(self, "grades", np.asarray(self.grades, dtype=np.int64))
+        if self.grades.shape != self.rows.shape or (self.grades < 0).any():
+            raise ValueError(f"grades {self.grades.shape} for {len(self.rows)} rows: one a row, from 0")
+        if (self.masks is None) != (self.has_mask is None):
+            raise ValueError("masks and has_mask come together")
+        if self.masks is not None and self.has_mask is not None:
+            object.__setattr__(self, "has_mask", np.asarray(self.has_mask, dtype=bool))
+            if self.masks.shape != self.images.shape or len(self.has_mask) != len(self.images):
+                raise ValueError(f"masks {self.masks.shape}, has_mask {len(self.has_mask)}: images {self.images.shape}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> LabeledItem:
+        row = self.rows[index]
+        masked = self.masks is not None and self.has_mask is not None and self.has_mask[row]
+        mask = dilate(self.masks[row], self.dilation) if masked and self.masks is not None else None
+        return LabeledItem(np.asarray(self.images[row]), int(self.grades[index]), mask)
+
+
+class LabeledViews(NamedTuple):
+    """Two views (S, S) uint8 of a labeled image, its grade, and its mask (S, S) where there is one."""
+
+    student: ImageArray
+    teacher: ImageArray
+    grade: int
+    mask: ImageArray | None
+
+
+class UnlabeledViews(NamedTuple):
+    """Two views (S, S) uint8 of an unlabeled image."""
+
+    student: ImageArray
+    teacher: ImageArray
+
+
+class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
+    """Both streams, asked by ``Draw``: a sample's views depend on the seed, its stream and its position alone."""
+
+    def __init__(self, labeled: LabeledImages, unlabeled: UnlabeledImages, views: Views, *, seed: int) -> None:
+        self.labeled = labeled
+        self.unlabeled = unlabeled
+        self.views = views
+        self.seed = seed
+
+    def __getitem__(self, draw: Draw) -> LabeledViews | UnlabeledViews:
+        seed = draw_seed(self.seed, draw.stream, draw.position)
+        if draw.stream == "unlabeled":
+            student, teacher, _ = self.views(self.unlabeled[draw.index], seed=seed)
+            return UnlabeledViews(student, teacher)
+        item = self.labeled[draw.index]
+        student, teacher, mask = self.views(item.image, item.mask, seed=seed)
+        return LabeledViews(student, teacher, item.grade, mask)
+
+
+def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
+    """A batch with images (B, 1, S, S) and masks (L, S, S) still uint8, as small as they can travel.
+
+    The labeled items come first, as the sampler gives them; ``batch_to`` makes floats of it.
+    """
+    labeled = [item for item in items if isinstance(item, LabeledViews)]
+    if not all(isinstance(item, LabeledViews) for item in items[: len(labeled)]):
+        raise ValueError("labeled items come first in a batch")
+    masks = np.zeros((len(labeled), *items[0].student.shape), np.uint8)
+    for mask, item in zip(masks, labeled, strict=True):
+        if item.mask is not None:
+            mask[:] = item.mask
+    return Batch(
+        student=torch.from_numpy(np.stack([item.student for item in items])[:, None]),
+        teacher=torch.from_numpy(np.stack([item.teacher for item in items])[:, None]),
+        grades=torch.tensor([item.grade for item in labeled], dtype=torch.int64),
+        masks=torch.from_numpy(masks),
+        has_mask=torch.tensor([item.mask is not None for item in labeled], dtype=torch.bool),
+    )
+
+
+def images_to(images: Tensor, device: torch.device | str, *, channels_last: bool = False) -> Tensor:
+    """uint8 images (B, 1, S, S) → float32 in [0, 1] on the device; the copy does not wait where memory is pinned."""
+    # Sent as bytes, a quarter of what floats would be, and converted there.
+    moved = images.to(device, non_blocking=True).to(torch.float32).div_(255)
+    return moved.contiguous(memory_format=torch.channels_last) if channels_last else moved
+
+
+def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = False) -> Batch:
+    """The batch of ``collate`` on the device: images float32 in [0, 1], masks float32 in {0, 1}."""
+    return Batch(
+        student=images_to(batch.student, device, channels_last=channels_last),
+        teacher=images_to(batch.teacher, device, channels_last=channels_last),
+        grades=batch.grades.to(device, non_blocking=True),
+        masks=batch.masks.to(device, non_blocking=True).to(torch.float32),
+        has_mask=batch.has_mask.to(device, non_blocking=True),
+    )
+
+
+class TrainLoader:
+    """Iterates over the rest of the sampler's epoch, then, asked again, over the next ones; batches as ``collate``'s.
+
+    The sampler's cursor moves when a batch is handed out, not when a worker fetches it: ``state_dict`` taken after a
+    training step counts the steps taken, and a new loader that loads it goes on with the next batch, the same views
+    included. A worker that dies raises ``UserError``.
+    """
+
+    def __init__(self, loader: DataLoader[Any], sampler: TwoStreamBatchSampler) -> None:
+        self._loader = loader
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self._loader:
+                self.sampler.advance()
+                yield batch
+        except RuntimeError as error:
+            raise worker_death(error) or error from error
+
+    def state_dict(self) -> dict[str, int]:
+        """The batch to come: ``epoch`` and ``batch``, counted from 0."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on with that batch at the next iteration; raises ``UserError`` where it does not fit the data."""
+        self.sampler.load_state_dict(state)
+
+
+def train_loader(
+    streams: TwoStreams, sampler: TwoStreamBatchSampler, *, workers: int = 0, pin_memory: bool = False
+) -> TrainLoader:
+    """Two-stream batches; the same ones for any number of workers.
+
+    The sampler's indices are places in ``streams.labeled`` and ``streams.unlabeled``: ``range(len(...))`` of each.
+    OpenCV is kept to one thread, in the workers and, without any, in this process: images of this size gain nothing
+    from more, and several runs on one machine lose.
+    """
+    for name, indices, images in (
+        ("labeled", sampler.labeled, streams.labeled),
+        ("unlabeled", sampler.unlabeled, streams.unlabeled),
+    ):
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
+            raise ValueError(f"{name}: the sampler's indices reach {indices.max()}, there are {len(images)} images")
+    if workers == 0:
+        cv2.setNumThreads(0)
+    loader = DataLoader(
+        streams,
+        batch_sampler=NumberedBatches(sampler),
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # Else each epoch draws a number of torch's global generator, and a resumed run would drift.
+        generator=torch.Generator(),
+    )
+    return TrainLoader(loader, sampler)
+
+
+class EvalImages(Dataset[tuple[ImageArray, int]]):
+    """Images as they are, with their row numbers: ``images`` uint8 (N, S, S), ``rows`` (M,) those served, in order."""
+
+    def __init__(self, images: ImageArray, rows: Sequence[int] | Rows) -> None:
+        self._served = UnlabeledImages(images, np.asarray(rows))
+
+    def __len__(self) -> int:
+        return len(self._served)
+
+    def __getitem__(self, index: int) -> tuple[ImageArray, int]:
+        return self._served[index], int(self._served.rows[index])
+
+
+def eval_loader(
+    images: EvalImages, *, batch_size: int, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Yields images uint8 (B, 1, S, S) and row numbers int64 (B,), every row once and in order."""
+    return DataLoader(
+        images,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        collate_fn=_collate_rows,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+
+
+def worker_death(error: RuntimeError) -> UserError | None:
+    """What to tell a person when a loader's worker was killed; None for any other error."""
+    if not re.search(r"DataLoader worker \(pid", str(error)):
+        return None
+    return UserError(
+        f"a process that loads images died ({str(error).splitlines()[0]}), most often for lack of memory or of shared "
+        "memory (/dev/shm); set workers to 0 or fewer, or give the machine or container more"
+    )
+
+
+def _collate_rows(items: Sequence[tuple[ImageArray, int]]) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(np.stack([image for image, _ in items])[:, None])
+    return images, torch.tensor([row for _, row in items], dtype=torch.int64)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    # Ctrl-C in a terminal goes to the whole group; the main process still needs its workers to finish the step and save.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _check_images(images: ImageArray) -> None:
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype} {images.shape}; uint8 (N, S, S) is needed")
+
+
+def _checked_rows(rows: Any, count: int) -> Rows:
+    checked = np.asarray(rows, dtype=np.int64)
+    if checked.ndim != 1 or (len(checked) and not 0 <= checked.min() <= checked.max() < count):
+        raise ValueError(f"rows {checked.shape} reach outside the {count} images")
+    return checked

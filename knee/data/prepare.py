@@ -1,0 +1,240 @@
+"""From a data config to images in memory-mapped arrays, rows by role, and batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from knee.data.config import DataConfig
+from knee.batches import TwoStreamBatchSampler
+from knee.data.cache import ImageCache, build_cache
+from knee.data.cases import case_name, load_salt
+from knee.data.check import check_data, drop_bad
+from knee.data.datasets import (
+    EvalImages,
+    LabeledImages,
+    TwoStreams,
+    UnlabeledImages,
+    batch_to,
+    eval_loader,
+    train_loader,
+)
+from knee.errors import UserError
+from knee.grades import GradeSet, load_grade_set
+from knee.data.manifest import Manifest, read_manifest
+from knee.images.masks import DilatedMasks
+from knee.data.splits import Split, labeled_rows, read_split, unlabeled_rows
+from knee.task import Batch
+from knee.data.views import ViewConfig, Views
+
+Rows = NDArray[np.int64]
+Say = Callable[[str], None]
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class KneeData:
+    """A data set ready to train and evaluate on; rows are those of the manifest and of the cache alike."""
+
+    grade_set: GradeSet
+    manifest: Manifest
+    split: Split
+    cache: ImageCache
+    labeled: Rows
+    unlabeled: Rows
+    mask_dilation: float
+    salt: bytes
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """(N,), −1 where ungraded."""
+        return self.manifest.table["grade"].to_numpy(dtype=np.int64, na_value=-1)
+
+    @property
+    def masks(self) -> DilatedMasks:
+        """The masks as the attention is compared with them: dilated."""
+        return DilatedMasks(self.cache.masks, self.mask_dilation)
+
+    @property
+    def patients(self) -> pd.Series:
+        """(N,) patient identifiers."""
+        return self.manifest.table["patient"]
+
+    def cases(self, rows: Rows) -> list[str]:
+        """Names of cases that may be shown to others."""
+        return [case_name(self.salt, image) for image in self.manifest.table["image"].iloc[rows]]
+
+    def pixels_sha256(self) -> str:
+        """SHA-256 of all prepared images and masks, shortened to 16 hex digits: other pixels are other data."""
+        digest = hashlib.sha256()
+        for array in (self.cache.images, self.cache.masks):
+            for start in range(0, len(array), 256):
+                digest.update(array[start : start + 256].tobytes())
+        return digest.hexdigest()[:16]
+
+    def rows(self, split: str) -> Rows:
+        """Rows of train, val or test; "unlabeled" are the training rows whose grade is not used."""
+        return self.unlabeled if split == "unlabeled" else self.split.rows(split)
+
+    def loader(self, rows: Rows, *, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Images of ``rows``, once and in order, for evaluation."""
+        return eval_loader(EvalImages(self.cache.images, rows), batch_size=EVALUATION_BATCH, workers=workers)
+
+
+def load_knee_data(
+    config: DataConfig, *, rejected: Path | None = None, salt_folder: Path | None = None, graded: bool = True
+) -> KneeData:
+    """Read manifest and split, check them, decode all images once, and tell rows by role.
+
+    ``rejected`` is where bad rows are listed with ``data.skip_bad``; ``salt_folder`` holds the salt of the case
+    names where the manifest's folder cannot be written. ``graded`` false asks for no labeled row (the segmenter's data,
+    and that of a zero-shot grader).
+    Raises UserError or Faults for everything a person must mend before training can start.
+    """
+    grade_set = load_grade_set(config.grade_set)
+    manifest, split = _read_tables(config, grade_set, rejected)
+    unlabeled = unlabeled_rows(split, manifest, config.labeled_fraction)
+    if graded:
+        labeled = labeled_rows(
+            split,
+            manifest,
+            config.labeled_fraction,
+            grade_set=grade_set,
+            allow_missing_grades=config.allow_missing_grades,
+        )
+    else:
+        labeled = np.setdiff1d(split.rows("train"), unlabeled)
+    rows = range(len(manifest.table))
+    cache = build_cache(
+        [manifest.image_path(row) for row in rows],
+        [manifest.mask_path(row) for row in rows],
+        Path(config.cache) if config.cache else manifest.folder / "cache",
+        size=config.image_size,
+        percentiles=config.percentiles,
+        invert=config.invert,
+        mirror=(manifest.table["side"] == config.mirror_side).to_numpy(),
+        places=[f"{manifest.path.name} line {line}: " for line in manifest.table["line"]],
+    )
+    return KneeData(
+        grade_set=grade_set,
+        manifest=manifest,
+        split=split,
+        cache=cache,
+        labeled=labeled,
+        unlabeled=unlabeled,
+        mask_dilation=config.mask_dilation,
+        salt=load_salt(manifest.path, salt_folder),
+    )
+
+
+def _read_tables(config: DataConfig, grade_set: GradeSet, rejected: Path | None) -> tuple[Manifest, Split]:
+    """Manifest and split, row by row alike; with ``data.skip_bad`` without the rows that are bad in any way."""
+    if not config.skip_bad:
+        manifest = read_manifest(config.manifest, grade_set)
+        return manifest, read_split(config.split, manifest)
+    found = check_data(config.manifest, grade_set)
+    # The list is the run's own: it is written anew by every command that opens the run.
+    manifest = drop_bad(found, rejected, force=True)
+    return manifest, read_split(config.split, found.manifest, without=found.bad_lines)
+
+
+def describe(data: KneeData, config: DataConfig) -> list[str]:
+    """What a person should know of the data before training: sizes, grades, masks."""
+    counts = np.bincount(data.grades[data.labeled], minlength=data.grade_set.count)
+    patients = data.patients.iloc[data.labeled].nunique()
+    lines = [
+        f"{len(data.manifest.table)} images: {len(data.split.rows('train'))} train, {len(data.split.rows('val'))} val, "
+        f"{len(data.split.rows('test'))} test",
+        f"labeled: {len(data.labeled)} images of {patients} patients (fraction {config.labeled_fraction:g}), by grade "
+        + " ".join(f"{grade}:{count}" for grade, count in enumerate(counts))
+        + f"; unlabeled: {len(data.unlabeled)}",
+    ]
+    lines += _of_validation(data)
+    masked = int(data.cache.has_mask[data.labeled].sum())
+    lines.append(f"labeled images with a mask: {masked} of {len(data.labeled)}")
+    return lines
+
+
+def _of_validation(data: KneeData) -> list[str]:
+    """What keeps the validation images from telling which checkpoint is the best."""
+    rows = data.split.rows("val")
+    graded = np.unique(data.grades[rows][data.grades[rows] >= 0])
+    metric = data.grade_set.best_metric
+    if not len(graded):
+        which = "graded validation images" if len(rows) else "validation images"
+        return [f"no {which}: nothing is measured on the way, and the last checkpoint counts as the best"]
+    if len(graded) == 1 and metric in ("auc", "kappa"):
+        return [
+            f"all graded validation images are of grade {graded[0]}, where {metric} tells no model from another, so the best "
+            "checkpoint is not to be relied on; split anew, with other grades in validation"
+        ]
+    return []
+
+
+class TrainingBatches:
+    """Two-stream batches on the device, from any batch of the run on; what ``knee.engine.fit`` asks for."""
+
+    def __init__(
+        self,
+        data: KneeData,
+        config: DataConfig,
+        views: ViewConfig,
+        *,
+        rows: Rows,
+        unlabeled: Rows,
+        dilation: float,
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        labeled = LabeledImages(
+            data.cache.images,
+            rows,
+            # The segmenter may learn from a mask without a grade; the grade is then not used.
+            np.maximum(data.grades[rows], 0),
+            data.cache.masks,
+            data.cache.has_mask,
+            dilation=dilation,
+        )
+        streams = TwoStreams(
+            labeled, UnlabeledImages(data.cache.images, unlabeled), Views(views, config.image_size), seed=seed
+        )
+        sampler = TwoStreamBatchSampler(
+            range(len(rows)),
+            range(len(unlabeled)),
+            labeled_per_batch=config.labeled_per_batch,
+            unlabeled_per_batch=config.unlabeled_per_batch,
+            seed=seed,
+        )
+        self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
+        self._device = device
+        self._channels_last = channels_last
+        self.per_epoch = len(sampler)
+
+    def from_batch(self, batch: int) -> Iterator[Batch]:
+        """Batches without end, from batch number ``batch`` of the run on."""
+        epoch, within = divmod(batch, self.per_epoch)
+        self._loader.load_state_dict({"epoch": epoch, "batch": within})
+        while True:
+            for found in self._loader:
+                yield batch_to(found, self._device, channels_last=self._channels_last)
+
+
+def drawn_rows(data: KneeData, rows: Rows, *, least: int = 0) -> Rows:
+    """Those of ``rows`` that have a mask drawn by a person. Raises UserError where there are fewer than ``least``."""
+    found: Rows = rows[data.cache.has_mask[rows] & ~data.manifest.by_segmenter[rows]]
+    if len(found) < least:
+        raise UserError(
+            f"{data.manifest.path}: {len(found)} of {len(rows)} rows have a drawn mask, at least {least} are needed; draw some "
+            "and name their files in the column mask"
+        )
+    return found

@@ -1,0 +1,240 @@
+"""Splits by patient: stratified, with nested labeled subsets, and refused when a patient is shared."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from knee.errors import Faults, UserError, counted
+from knee.io.files import write_text
+from knee.grades import GradeSet
+from knee.data.manifest import SPLITS, Manifest
+from knee.data.strata import make_folds, make_split
+from knee.io.tables import read_table, shortened
+
+__all__ = [
+    "Split",
+    "check_split",
+    "labeled_rows",
+    "make_folds",
+    "make_split",
+    "read_split",
+    "unlabeled_rows",
+    "write_split",
+]
+
+Rows = npt.NDArray[np.int64]
+_WAY_OUT = "mend them, or make the split anew by dcmt split"
+REVIEWED = ("graded", "corrected", "confirmed")
+"""In the manifest's column ``review``: readers have settled the grade of this row (``knee.review.labels``)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split that fits its manifest.
+
+    ``frame`` has the columns image, split ('train', 'val', 'test') and rank (float in [0, 1)); its row i is row i of
+    the manifest.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    absent: Mapping[str, int] = field(default_factory=dict)
+    """How many images of train, val and test the file has besides: not in the manifest, or on a bad row left out."""
+
+    def rows(self, name: str) -> Rows:
+        """Numbers of the manifest's rows in split ``name``, ascending."""
+        if name not in SPLITS:
+            raise UserError(f"split '{name}' is unknown; write one of {', '.join(SPLITS)}")
+        return np.flatnonzero((self.frame["split"] == name).to_numpy())
+
+
+def write_split(path: str | Path, frame: pd.DataFrame, *, force: bool = False) -> None:
+    """Write a split file: image, split, rank with six digits; UserError where it exists and not ``force``."""
+    columns = frame[["image", "split", "rank"]]
+    write_text(path, columns.to_csv(index=False, float_format="%.6f", lineterminator="\n"), force=force)
+
+
+def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int] = ()) -> Split:
+    """Read a split file and put its rows in the manifest's order.
+
+    Images are found by their path in the manifest; where no path agrees (the manifest lies in another folder than the
+    one that the split was made from), by their path below the folder that all images share. Images that only the split
+    file has are passed over.
+
+    Args:
+        without: lines of the manifest that are left out: they are not in the ``Split``, and need not be in the file, but
+            a patient whose image is on one of them must still be in one split alone.
+
+    Raises:
+        UserError: not a split file. Faults: everything wrong with its rows, images of the manifest that are not in it,
+            patients in two splits.
+    """
+    path = Path(path)
+    table, faults = read_table(path, ("image", "split", "rank"))
+    faults += _row_faults(path, table)
+    table["rank"] = [_rank(text) for text in table["rank"]]
+    table["split"] = table["split"].where(table["split"].isin(SPLITS))
+    frame, found = _aligned(table, manifest)
+    left_out = manifest.table["line"].isin(list(without)).to_numpy()
+    faults += [
+        f"{manifest.path.name} line {line}: image '{image}' is not in the split"
+        for line, image in manifest.table.loc[~(found | left_out), ["line", "image"]].itertuples(index=False)
+    ]
+    faults += _patient_faults(frame, manifest)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
+    frame = frame[~left_out].reset_index(drop=True)
+    absent = {name: int((table["split"] == name).sum() - (frame["split"] == name).sum()) for name in SPLITS}
+    return Split(path, frame, absent)
+
+
+def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
+    faults = []
+    seen: dict[str, int] = {}
+    for row in table.to_dict("records"):
+        at = f"{path.name} line {row['line']}:"
+        if row["split"] not in SPLITS:
+            faults.append(f"{at} split '{row['split']}' is not train, val or test; write one of these")
+        if not 0 <= _rank(row["rank"]) < 1:
+            faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make the split anew")
+        name = os.path.normpath(row["image"])
+        if name in seen:
+            faults.append(f"{at} image '{name}' is on line {seen[name]} already; remove one of the two")
+        seen.setdefault(name, row["line"])
+    return faults
+
+
+def _rank(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _aligned(table: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """Image, split, rank for each row of the manifest, and (N,) whether the split file has it."""
+    names = [os.path.normpath(image) for image in table["image"]]
+    wanted = [os.path.normpath(image) for image in manifest.table["image"]]
+    if not set(names) & set(wanted):
+        names, wanted = _below_common_folder(names), _below_common_folder(wanted)
+    rows = {name: row for row, name in enumerate(names)}
+    frame = table.reindex([rows.get(name, -1) for name in wanted])[["split", "rank"]].reset_index(drop=True)
+    frame.insert(0, "image", manifest.table["image"].to_numpy())
+    return frame, np.array([name in rows for name in wanted], np.bool_)
+
+
+def _below_common_folder(names: list[str]) -> list[str]:
+    folders = {os.path.dirname(name) for name in names}  # noqa: PTH120
+    try:
+        shared = os.path.commonpath(folders)
+    except ValueError:
+        return names
+    return [os.path.relpath(name, shared) for name in names] if shared else names
+
+
+def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
+    """Refuse a split that shares a patient between train, validation and test, or ranks a patient's images apart.
+
+    Args:
+        frame: image, split, rank; its row i is row i of the manifest.
+
+    Raises:
+        Faults: the patients, and in which splits they are.
+    """
+    if len(frame) != len(manifest.table):
+        raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make the split anew")
+    faults = _patient_faults(frame, manifest)
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} patients are split wrongly; {_WAY_OUT}:")
+
+
+def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
+    """Patients in two splits, and patients of two ranks; rows without a split or a rank do not count."""
+    faults = []
+    known = manifest.table["patient"].ne("").to_numpy()
+    groups: Any = (
+        frame[known].assign(patient=manifest.table["patient"].to_numpy()[known]).groupby("patient", sort=False)
+    )
+    for patient in groups["split"].nunique().loc[lambda count: count > 1].index:
+        rows = groups.get_group(patient).dropna(subset="split").drop_duplicates("split")
+        places = " and ".join(f"{split} ('{image}')" for split, image in zip(rows["split"], rows["image"], strict=True))
+        faults.append(f"patient '{patient}' is in more than one split: {places}")
+    differing = groups["rank"].nunique().loc[lambda count: count > 1].index
+    return faults + [f"patient '{patient}' has images of different rank" for patient in differing]
+
+
+def labeled_rows(
+    split: Split, manifest: Manifest, fraction: float, *, grade_set: GradeSet, allow_missing_grades: bool = False
+) -> Rows:
+    """Rows that train with their grade: graded, in the training split, of a patient with rank < ``fraction``.
+
+    Rows with a reviewed grade train with it whatever their patient's rank: readers were asked for it.
+
+    Raises:
+        UserError: fraction outside (0, 1]; no row is left; a grade has no row (unless ``allow_missing_grades``).
+            The message names the smallest fraction that would do.
+    """
+    _check_fraction(fraction)
+    train = split.rows("train")
+    graded = train[manifest.table["grade"].notna().to_numpy()[train]]
+    if not len(graded):
+        raise UserError(f"{split.path}: no training image has a grade; grade some, or make the split anew")
+    ranks = _ranks(split, manifest)[graded]
+    grades = manifest.table["grade"].to_numpy(dtype="int64", na_value=-1)[graded]
+    rows = graded[ranks < fraction]
+    if not len(rows):
+        enough = _fraction_above(float(ranks.min()))
+        raise UserError(
+            f"labeled fraction {fraction} leaves no graded training image; the smallest that leaves one is {enough}"
+        )
+    first = {grade: float(ranks[grades == grade].min(initial=math.inf)) for grade in range(grade_set.count)}
+    lacking = [grade for grade, rank in first.items() if rank >= fraction]
+    if lacking and not allow_missing_grades:
+        names = ", ".join(f"{grade} ({grade_set.names[grade]})" for grade in lacking)
+        if math.isinf(max(first.values())):
+            way_out = (
+                "no fraction has them all: grade more images, or train without them by --data.allow_missing_grades true"
+            )
+        else:
+            way_out = f"the smallest fraction with all grades is {_fraction_above(max(first.values()))}"
+        raise UserError(f"labeled fraction {fraction} ({len(rows)} images) has no image of grade {names}; {way_out}")
+    return rows
+
+
+def unlabeled_rows(split: Split, manifest: Manifest, fraction: float) -> Rows:
+    """All training rows that ``labeled_rows`` leaves: ungraded, or of a patient with rank ≥ ``fraction`` and not reviewed."""
+    _check_fraction(fraction)
+    train = split.rows("train")
+    graded = manifest.table["grade"].notna().to_numpy()[train]
+    return train[~(graded & (_ranks(split, manifest)[train] < fraction))]
+
+
+def _ranks(split: Split, manifest: Manifest) -> npt.NDArray[np.float64]:
+    """(N,) what a labeled fraction is compared with: the patients' ranks, −1 where the grade was reviewed."""
+    ranks = split.frame["rank"].to_numpy(np.float64)
+    if "review" not in manifest.table:
+        return ranks
+    return np.where(manifest.table["review"].isin(REVIEWED).to_numpy(), -1.0, ranks)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise UserError(f"labeled fraction {fraction} is not above 0 and at most 1; write e.g. 0.1")
+
+
+def _fraction_above(rank: float) -> float:
+    """The smallest fraction of four digits above ``rank``, which has six.
+
+    >>> _fraction_above(0.01234), _fraction_above(0.5), _fraction_above(0.0012)
+    (0.0124, 0.5001, 0.0013)
+    """
+    return (round(rank * 1_000_000) // 100 + 1) / 10_000

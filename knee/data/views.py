@@ -1,0 +1,101 @@
+"""Two views of one image: the geometry is shared, the photometric changes are drawn for each view by itself.
+
+Attention maps of the student and the teacher can be compared pixel by pixel only when both saw the same crop, flip and
+rotation. The transforms are albumentations' (``knee.data.augmentation``); what is ours is which of them share their random
+numbers, and that those depend on a sample's seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from knee.data.view_config import PRESETS, ViewConfig, no_views, strong_views, views_from, weak_views
+
+__all__ = [
+    "PRESETS",
+    "ImageArray",
+    "TwoViews",
+    "ViewConfig",
+    "Views",
+    "draw_seed",
+    "no_views",
+    "strong_views",
+    "views_from",
+    "weak_views",
+]
+
+ImageArray = npt.NDArray[np.uint8]
+
+
+class TwoViews(NamedTuple):
+    """Two views of one image and its mask under the geometry of both."""
+
+    student: ImageArray
+    """uint8 (S, S)."""
+    teacher: ImageArray
+    """uint8 (S, S)."""
+    mask: ImageArray | None
+    """uint8 (S, S) in {0, 1}, or None where the image has none."""
+
+
+class Views:
+    """Draws the two views of a sample; the same seed gives the same views, in any process and after any other call.
+
+    Not for several threads at once: the pipelines hold the random numbers of the sample in work.
+    """
+
+    def __init__(self, config: ViewConfig, size: int) -> None:
+        self.config = config
+        self.size = size
+        # Imported here: albumentations takes seconds, and a configuration is read without it.
+        from knee.data.augmentation import geometry, photometrics
+
+        self._geometry = geometry(config)
+        self._student = photometrics(config)
+        self._teacher = photometrics(_teacher_config(config))
+
+    def __reduce__(self) -> tuple[type[Views], tuple[ViewConfig, int]]:
+        """Workers build the pipelines anew."""
+        return Views, (self.config, self.size)
+
+    def __call__(self, image: ImageArray, mask: ImageArray | None = None, *, seed: int) -> TwoViews:
+        """Image uint8 (S, S), mask uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
+
+        The input is never changed and the result never shares its memory.
+        """
+        if image.shape != (self.size, self.size) or (mask is not None and mask.shape != image.shape):
+            shapes = f"image {image.shape}" + ("" if mask is None else f", mask {mask.shape}")
+            raise ValueError(f"views of size {self.size} got {shapes}")
+        # One pair of generators runs through all pipelines. Compose.set_random_seed would give every transform
+        # its own generator with the same seed, so that flip, rotation and contrast would move together.
+        generators = np.random.default_rng(seed), random.Random(seed)
+        for pipeline in (self._geometry, self._student, self._teacher):
+            pipeline.set_random_state(*generators)
+        # A mask of None takes the same draws, so that a sample looks alike with and without its mask.
+        moved = self._geometry(image=np.array(image), mask=None if mask is None else np.array(mask))
+        student = self._student(image=moved["image"])["image"]
+        teacher = self._teacher(image=moved["image"])["image"]
+        return TwoViews(student, teacher if teacher is not student else teacher.copy(), moved["mask"])
+
+
+def draw_seed(seed: int, stream: str, position: int) -> int:
+    """The seed of one draw, in [0, 2⁶³): a hash of the run's seed, the stream and the draw's number within it.
+
+    >>> draw_seed(0, "labeled", 7) == draw_seed(0, "labeled", 7)
+    True
+    >>> draw_seed(0, "labeled", 7) == draw_seed(0, "unlabeled", 7)
+    False
+    """
+    digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _teacher_config(config: ViewConfig) -> ViewConfig:
+    if config.teacher_photometric == "same":
+        return config
+    return weak_views() if config.teacher_photometric == "weak" else no_views()

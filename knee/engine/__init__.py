@@ -1,0 +1,1 @@
+"""One training loop for every task: run folders, checkpoints, exact resume, devices, options."""

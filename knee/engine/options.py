@@ -1,0 +1,200 @@
+"""From the command line and YAML to a config dataclass; mistakes become one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from knee.errors import Faults, UserError
+from knee.io.unique_yaml import read_unique
+
+Config = TypeVar("Config")
+
+
+def read_config(
+    kind: type[Config], arguments: Sequence[str], *, program: str, defaults: dict[str, Any] | None = None
+) -> Config:
+    """A config of class ``kind`` from ``--config FILE`` and overrides such as ``--data.labeled_fraction 0.1``.
+
+    ``defaults`` (nested plain values) take the place of the class's own.
+
+    Raises:
+        UserError: an unknown option (near names offered), a value of the wrong type or out of range, an unreadable file.
+    """
+    from jsonargparse import ArgumentError, Namespace
+
+    for path in config_paths(arguments):
+        _check_file(path, kind)
+    parser = make_parser(kind, program=program)
+    if defaults:
+        parser.set_defaults(_flat(defaults))
+    try:
+        found: Namespace = parser.parse_args(list(arguments))
+        found.pop("config", None)
+        config: Config = kind(**vars(_instantiate(parser, found)))
+    except ArgumentError as error:
+        raise UserError(_sentence(str(error), kind)) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return config
+
+
+def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str) -> Config:
+    """A config of class ``kind`` from plain values, as a run folder's config.yaml holds them. Raises UserError."""
+    from jsonargparse import ArgumentError
+
+    parser = make_parser(kind, program="dcmt")
+    try:
+        found = parser.parse_object(values)
+        found.pop("config", None)
+        config: Config = kind(**vars(_instantiate(parser, found)))
+    except ArgumentError as error:
+        raise UserError(f"{where}: {_sentence(str(error), kind)}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+    return config
+
+
+def make_parser(kind: type[Any], *, program: str) -> Any:
+    """A jsonargparse parser of every option of a config class, with ``--config FILE``."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=program, exit_on_error=False, description=kind.__doc__)
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with options, more than once for a base and its changes; what comes later overrides",
+    )
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def _check_file(path: Path, kind: type[Any]) -> None:
+    """What a YAML file must be before its options are looked at: mappings of names."""
+    import yaml
+
+    try:
+        values, duplicates = read_unique(path.read_text(encoding="utf-8"))
+        json.dumps(values, default=str)
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"--config: {path} is not a YAML file of options: {' '.join(str(error).split())}") from error
+    if duplicates:
+        raise Faults(duplicates, summary=f"--config: {path} says some things twice, and only the last would count:")
+    hints = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {path} holds {values!r:.80}, not options such as 'fit:' with 'steps: 100' below it")
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints.get(name)) and not isinstance(value, dict):
+            raise UserError(f"--config: {path}: {name} is {value!r:.80}; write its options below it, indented")
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints.get(name)):
+            _refuse_empty(path, name, value, hints[name])
+
+
+def _refuse_empty(path: Path, section: str, values: dict[str, Any], kind: type[Any]) -> None:
+    """Raises UserError for an option of a section without a value, where one is needed."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if value is None and name in hints and type(None) not in get_args(hints[name]):
+            raise UserError(f"--config: {path}: {section}.{name} is empty; write a value, or leave the line out")
+
+
+def _instantiate(parser: Any, found: Any) -> Any:
+    # Renamed in jsonargparse 4.49; the old name goes with version 5.
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return build(found)
+
+
+def option_names(kind: type[Any], prefix: str = "") -> list[str]:
+    """The dotted names of all options of a config class.
+
+    >>> @dataclasses.dataclass
+    ... class Small:
+    ...     steps: int = 1
+    >>> option_names(Small)
+    ['steps']
+    """
+    names: list[str] = []
+    hints = get_type_hints(kind)
+    for option in dataclasses.fields(kind):
+        name = prefix + option.name
+        inner = hints[option.name]
+        names += option_names(inner, name + ".") if dataclasses.is_dataclass(inner) else [name]  # type: ignore[arg-type]
+    return names
+
+
+def config_paths(arguments: Sequence[str]) -> list[Path]:
+    """The files after each ``--config``, in order; later ones override earlier ones."""
+    paths = []
+    for number, argument in enumerate(arguments):
+        if argument == "--config" and number + 1 < len(arguments):
+            paths.append(Path(arguments[number + 1]))
+        elif argument.startswith("--config="):
+            paths.append(Path(argument.removeprefix("--config=")))
+    return paths
+
+
+def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True) -> str:
+    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction."""
+    fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
+    return (
+        f"{make_parser(kind_of_config, program=program).format_help()}\n"
+        "besides these:\n"
+        f"{fraction}"
+        "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
+        "  --resume RUN           go on with a run exactly where it was\n"
+        "  --force                start anew in an existing run folder\n"
+        "\nResearch use only: not a medical device, not for diagnosis."
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as dotted names.
+
+    >>> _flat({"fit": {"steps": 3}, "name": "a"})
+    {'fit.steps': 3, 'name': 'a'}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _sentence(message: str, kind: type[Any]) -> str:
+    """jsonargparse's message as one sentence, with the nearest option names where one is unknown."""
+    flat = " ".join(message.split())
+    unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", flat)
+    if unknown:
+        return _unknown(f"{unknown[1]}.{unknown[2]}", kind)
+    unknown = re.search(r"(?:unrecognized arguments: (?:--)?|Option ')([\w.-]+)", flat, re.IGNORECASE)
+    if unknown:
+        return _unknown(unknown[1], kind)
+    wrong = re.search(r'Parser key "([\w.]+)": (.*)', flat)
+    if wrong and wrong[1] == "config":
+        return f"--config: {wrong[2]}"
+    if wrong:
+        expected = wrong[2].replace("Expected a ", "expected ").replace("typing.", "")
+        plain = re.sub(r"<class .(\w+).>", r"\1", expected)
+        plain = re.sub(r"Literal\[(.*?)\]", lambda names: "one of " + names[1].replace("'", ""), plain)
+        return f"option {wrong[1]}: " + plain.replace(
+            "expected tuple.", "expected numbers in brackets, [0.5,99.5] say."
+        )
+    return flat
+
+
+def _unknown(name: str, kind: type[Any]) -> str:
+    names = ["config", *option_names(kind)]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or [known for known in names if name.rpartition(".")[2] in known][:3]
+    section = name.rpartition(".")[0]
+    sections = dict.fromkeys(known.partition(".")[0] + (".…" if "." in known else "") for known in names)
+    siblings = [known for known in names if section and known.startswith(section + ".")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(siblings or sections)}"
+    return f"there is no option {name}; {hint}"

@@ -1,0 +1,1 @@
+"""What networks predict, and how well: predictions, reports with intervals, figures, overlays."""

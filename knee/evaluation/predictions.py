@@ -1,0 +1,215 @@
+"""What a network says of many images, and where it looked, without keeping a map longer than a batch.
+
+The attention is always that of the grade which the network itself predicts, never of the label: it shows what a reader
+of an ungraded image would be shown. Works on the ``Grader`` protocol, so on a CNN, a CLIP model and any later one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from knee.attention import SHARPNESS, THRESHOLD, attention_map, soft_threshold
+from knee.errors import NotFinite
+from knee.metrics import per_image_iou
+from knee.task import Grader, Grading
+
+Floats = NDArray[np.float64]
+
+
+class Masks(Protocol):
+    """Cartilage masks by row number, dilated already: an (N, S, S) array, or something that reads them when asked."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """The masks (n, S, S) in {0, 1} of an array of row numbers (n,)."""
+        ...
+
+
+class Attended(NamedTuple):
+    """A batch graded, and where the grader looked for the grade it gave. On the grader's device."""
+
+    rows: NDArray[np.int64]
+    """(B,) row numbers."""
+    images: Tensor
+    """(B, 1, S, S) float32 in [0, 1]."""
+    probabilities: Tensor
+    """(B, K) float32."""
+    predicted: Tensor
+    """(B,) int64."""
+    attention: Tensor
+    """x: (B, S, S) float32 in [0, 1]; all zero for a map that shows nothing."""
+    mask: Tensor
+    """f = σ(ω(x − σ₀)): (B, S, S) float32 in [0, 1]; all zero for a map that shows nothing."""
+    map_maximum: Tensor
+    """(B,) float32: the largest value of the rectified class map before scaling, which x no longer shows."""
+    mirrored: Tensor | None
+    """(B, K) float32 probabilities of the mirrored images, where asked for."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one network says of N images; arrays of length N in the loader's order."""
+
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    """(N, K)."""
+    predicted: NDArray[np.int64]
+    entropy: Floats
+    """Of the probabilities, in nats: 0 to ln K."""
+    map_maximum: Floats
+    empty: NDArray[np.bool_]
+    """The attention map shows nothing."""
+    iou: Floats
+    """Of {f > 0.5} and the mask; NaN where there is no mask or an empty one."""
+    flip_divergence: Floats | None = None
+    """Jensen–Shannon divergence of image and mirrored image, in nats: 0 to ln 2."""
+    flip_changed: NDArray[np.bool_] | None = None
+    """The mirrored image gets another grade."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def iterate_attention(
+    grader: Grader,
+    loader: Iterable[tuple[Tensor, Any]],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
+    sharpness: float = SHARPNESS,
+    threshold: float = THRESHOLD,
+    flip: bool = False,
+) -> Iterator[Attended]:
+    """Grades batches as they come and yields each with its maps; nothing is kept, so memory stays flat.
+
+    The loader yields images (B, 1, S, S), uint8 or float in [0, 1], with their row numbers (B,). ``precision`` is the
+    autocast type (None: float32). A network is put in eval mode meanwhile. `NotFinite` where its output is not.
+    """
+    device = torch.device(device)
+    with _eval_mode(grader):
+        for images, rows in loader:
+            images = _as_float(images.to(device, non_blocking=True))
+            yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, flip)
+
+
+def predict(
+    grader: Grader,
+    loader: Iterable[tuple[Tensor, Any]],
+    *,
+    device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
+    masks: Masks | None = None,
+    has_mask: NDArray[np.bool_] | None = None,
+    sharpness: float = SHARPNESS,
+    threshold: float = THRESHOLD,
+    flip: bool = False,
+) -> Predictions:
+    """Grades every image of the loader (as `iterate_attention`); keeps numbers, no maps.
+
+    ``masks`` by row number with ``has_mask`` (rows,) give the IoU of the attention; ``flip`` grades the mirrored images
+    too. ValueError for an empty loader.
+    """
+    found: list[dict[str, NDArray[Any]]] = []
+    batches = iterate_attention(
+        grader, loader, device=device, precision=precision, sharpness=sharpness, threshold=threshold, flip=flip
+    )
+    for batch in batches:
+        probabilities = batch.probabilities.cpu()
+        columns = {
+            "rows": batch.rows,
+            "probabilities": probabilities.numpy(),
+            "predicted": batch.predicted.cpu().numpy(),
+            "entropy": torch.special.entr(probabilities.double()).sum(1).numpy(),
+            "map_maximum": batch.map_maximum.cpu().double().numpy(),
+            "empty": (batch.mask.amax((1, 2)) == 0).cpu().numpy(),
+            "iou": _attention_iou(batch, masks, has_mask),
+        }
+        if batch.mirrored is not None:
+            mirrored = batch.mirrored.cpu()
+            columns["flip_divergence"] = jensen_shannon(probabilities.double(), mirrored.double()).numpy()
+            columns["flip_changed"] = (mirrored.argmax(1) != probabilities.argmax(1)).numpy()
+        found.append(columns)
+    if not found:
+        raise ValueError("there is no image to grade: the loader is empty")
+    return Predictions(**{name: np.concatenate([columns[name] for columns in found]) for name in found[0]})
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    """Jensen–Shannon divergence of two sets of distributions, both (…, K): (…) in [0, ln 2], in nats."""
+    middle = torch.special.entr((first + second) / 2).sum(-1)
+    divergence: Tensor = middle - (torch.special.entr(first) + torch.special.entr(second)).sum(-1) / 2
+    return divergence.clamp(min=0)
+
+
+@contextlib.contextmanager
+def _eval_mode(grader: Grader) -> Iterator[None]:
+    modules = list(grader.modules()) if isinstance(grader, nn.Module) else []
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+
+
+def _as_float(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"images {tuple(images.shape)} must be (B, 1, S, S)")
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+@torch.no_grad()
+def _attend(
+    grader: Grader,
+    images: Tensor,
+    rows: NDArray[Any],
+    precision: torch.dtype | None,
+    sharpness: float,
+    threshold: float,
+    flip: bool,
+) -> Attended:
+    grading = _grade(grader, images, precision, rows)
+    probabilities = grading.logits.float().softmax(1)
+    predicted = probabilities.argmax(1)
+    batch = torch.arange(len(images), device=images.device)
+    attention = attention_map(grading.class_maps, predicted, (images.shape[2], images.shape[3]))
+    shows = attention.amax((1, 2), keepdim=True) > 0
+    return Attended(
+        rows=rows.astype(np.int64),
+        images=images,
+        probabilities=probabilities,
+        predicted=predicted,
+        attention=attention,
+        mask=soft_threshold(attention, sharpness=sharpness, threshold=threshold) * shows,
+        map_maximum=grading.class_maps[batch, predicted].float().relu().amax((1, 2)),
+        mirrored=_grade(grader, images.flip(-1), precision, rows).logits.float().softmax(1) if flip else None,
+    )
+
+
+def _grade(grader: Grader, images: Tensor, precision: torch.dtype | None, rows: NDArray[Any]) -> Grading:
+    with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
+        grading = grader(images)
+    if not torch.isfinite(grading.logits).all():
+        wrong = rows[(~torch.isfinite(grading.logits)).any(1).cpu().numpy()]
+        raise NotFinite(wrong, len(rows))
+    return grading
+
+
+def _attention_iou(batch: Attended, masks: Masks | None, has_mask: NDArray[np.bool_] | None) -> Floats:
+    iou = np.full(len(batch.rows), np.nan)
+    if masks is None:
+        return iou
+    known = np.ones(len(iou), dtype=bool) if has_mask is None else np.asarray(has_mask)[batch.rows]
+    if known.any():
+        looked = (batch.mask > 0.5).cpu().numpy()[known]
+        iou[known] = per_image_iou(looked, np.asarray(masks[batch.rows[known]]))
+    return iou

@@ -1,0 +1,235 @@
+"""What predictions are worth: reports with intervals over patients, paired differences, tables case by case.
+
+Student and teacher, and any two methods, are compared on the same cases with the same bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from knee import metrics
+from knee.attention import attention_mask
+from knee.evaluation.intervals import intervals
+from knee.evaluation.predictions import Predictions, jensen_shannon
+
+if TYPE_CHECKING:
+    from knee.grades import GradeSet
+
+Floats = NDArray[np.float64]
+_OF_ALL_CASES = ("empty_maps", "entropy", "flip_changed", "flip_divergence")
+
+
+def report(
+    predictions: Predictions,
+    grades: ArrayLike,
+    patients: ArrayLike,
+    grade_set: GradeSet,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All metrics of one network with 95 % intervals over patients, as plain values for a JSON file.
+
+    ``grades`` (NaN, NA or None where ungraded) and ``patients`` belong to ``predictions.rows``, both (N,). Metrics of
+    the grade count graded cases, those of the attention all cases. What is undefined is None. The patients' names do
+    not enter the report.
+    """
+    graded, known_grades = _known(grades, len(predictions))
+    statistics = _statistics(predictions, graded, known_grades, grade_set)
+    values = statistics(np.ones((1, len(predictions))))
+    counted = _counted(values, graded, known_grades, ~np.isnan(predictions.iou))
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
+    confusion = np.zeros((grade_set.count, grade_set.count), dtype=np.int64)
+    np.add.at(confusion, (known_grades, predictions.predicted[graded]), 1)
+    return {
+        "cases": len(predictions),
+        "graded": int(graded.sum()),
+        "patients": len(np.unique(np.asarray(patients).astype(str))),
+        "graded_patients": len(np.unique(np.asarray(patients)[graded].astype(str))),
+        "with_mask": int((~np.isnan(predictions.iou)).sum()),
+        "grades": list(grade_set.names),
+        "interval": {"level": 0.95, "method": "percentile bootstrap over patients", "samples": samples, "seed": seed},
+        "metrics": {
+            name: {"value": _plain(value[0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
+            for name, value in values.items()
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def difference(
+    first: Predictions,
+    second: Predictions,
+    grades: ArrayLike,
+    patients: ArrayLike,
+    grade_set: GradeSet,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """Second minus first, metric by metric, with a paired 95 % interval over patients: {value, low, high}.
+
+    Both on the same rows in the same order, else ValueError. An interval without 0 says that the two differ on these
+    patients by more than their choice explains.
+    """
+    if not np.array_equal(first.rows, second.rows):
+        raise ValueError("the two predictions are of different rows: a paired comparison needs the same cases in order")
+    graded, known_grades = _known(grades, len(first))
+    of_first, of_second = (_statistics(one, graded, known_grades, grade_set) for one in (first, second))
+
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        before, after = of_first(weights), of_second(weights)
+        return {name: after[name] - before[name] for name in before.keys() & after.keys()}
+
+    values = statistics(np.ones((1, len(first))))
+    counted = _counted(values, graded, known_grades, ~np.isnan(first.iou) & ~np.isnan(second.iou))
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
+    return {
+        name: {"value": _plain(values[name][0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
+        for name in of_first(np.ones((1, len(first))))
+        if name in values
+    }
+
+
+def predictions_table(
+    predictions: Predictions,
+    *,
+    cases: Sequence[str],
+    images: Sequence[str] | None = None,
+    grades: ArrayLike | None = None,
+    others: Mapping[str, Predictions] | None = None,
+) -> pd.DataFrame:
+    """One row a case: case, image, grade, predicted, p_0 …, entropy, iou, map_maximum, empty, flip columns.
+
+    All sequences belong to ``predictions.rows``. ``cases`` are names that may be shared; ``images`` are files and make
+    the table a local one. Each of ``others`` (``{"student": …}``) adds its columns under its name, whether it gives the
+    same grade (``student_agrees``), and how far its probabilities are (``student_distance``, Jensen–Shannon, nats).
+    """
+    columns: dict[str, Any] = {"case": list(cases)}
+    if images is not None:
+        columns["image"] = list(images)
+    if grades is not None:
+        columns["grade"] = _nullable(grades)
+    columns |= _columns(predictions)
+    for name, other in (others or {}).items():
+        if not np.array_equal(other.rows, predictions.rows):
+            raise ValueError(f"the predictions of {name} are of other rows or in another order")
+        columns |= {f"{name}_{column}": values for column, values in _columns(other).items()}
+        columns[f"{name}_agrees"] = other.predicted == predictions.predicted
+        pair = (torch.from_numpy(one.probabilities).double() for one in (predictions, other))
+        columns[f"{name}_distance"] = jensen_shannon(*pair).numpy()
+    return pd.DataFrame(columns)
+
+
+def best_grid_iou(masks: Any, grid: tuple[int, int], *, steps: int = 60) -> Floats:
+    """The best IoU found that attention on a grid can reach on given masks: a bound to print beside TIoU.
+
+    masks (N, H, W) in {0, 1}, grid (h, w) of the class maps → (N,) in [0, 1], NaN where the mask is empty. Starts from
+    the mask averaged over the cells and climbs the soft IoU of f for ``steps`` steps; every value was reached by a
+    real class map, so the true bound is at least this.
+    """
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"masks {masks.shape} must be (N, H, W)")
+    chunks = [
+        _climb(torch.from_numpy(masks[start : start + 64]).float(), grid, steps) for start in range(0, len(masks), 64)
+    ]
+    return np.concatenate(chunks) if chunks else np.zeros(0)
+
+
+def _climb(target: Tensor, grid: tuple[int, int], steps: int) -> Floats:
+    size, classes = (target.shape[1], target.shape[2]), torch.zeros(len(target), dtype=torch.int64)
+    cells = F.interpolate(target[:, None], size=grid, mode="area").requires_grad_()
+    optimiser = torch.optim.Adam([cells], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=steps)
+    best = metrics.per_image_iou(attention_mask(cells, classes, size), target)
+    for step in range(steps):
+        # A blunt threshold at first lets every pixel pull; a sharp one later settles the edge.
+        soft = attention_mask(cells, classes, size, sharpness=20 + 80 * step / steps)
+        both, either = (soft * target).sum((1, 2)), (soft + target - soft * target).sum((1, 2))
+        optimiser.zero_grad()
+        torch.autograd.backward((1 - both / either.clamp(min=1e-6)).sum())
+        optimiser.step()
+        schedule.step()
+        best = np.fmax(best, metrics.per_image_iou(attention_mask(cells, classes, size), target))
+    return best
+
+
+def _nullable(grades: ArrayLike) -> pd.Series[Any]:
+    """Grades with NA where there is none, whatever stood for it; ValueError for what is no whole number."""
+    try:
+        return pd.Series(
+            [None if pd.isna(grade) else grade for grade in np.asarray(grades, dtype=object)], dtype="Int64"
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"grades must be whole numbers or empty: {error}") from error
+
+
+def _known(grades: ArrayLike, count: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which cases are graded (N,), and the grades of those."""
+    values = _nullable(grades)
+    if len(values) != count:
+        raise ValueError(f"{len(values)} grades for {count} predictions; pass those of predictions.rows, in order")
+    graded = values.notna().to_numpy()
+    return graded, values[graded].to_numpy(dtype=np.int64)
+
+
+def _statistics(
+    predictions: Predictions, graded: NDArray[np.bool_], grades: NDArray[np.int64], grade_set: GradeSet
+) -> Callable[[Floats], dict[str, Floats]]:
+    """A function of weights (S, N) that gives every statistic of the predictions by name, each (S,)."""
+    means = {"tiou": metrics.exceeded_share(predictions.iou), "iou": predictions.iou}
+    means["empty_maps"] = predictions.empty.astype(np.float64)
+    means["entropy"] = predictions.entropy
+    if predictions.flip_divergence is not None and predictions.flip_changed is not None:
+        means["flip_changed"] = predictions.flip_changed.astype(np.float64)
+        means["flip_divergence"] = predictions.flip_divergence
+    if graded.any():
+        probabilities, grades = metrics.checked(predictions.probabilities[graded], grades)
+        if probabilities.shape[1] != grade_set.count:
+            raise ValueError(f"{probabilities.shape[1]} grades predicted; {grade_set.name} has {grade_set.count}")
+
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        of_grades = metrics.weighted_metrics(probabilities, grades, weights[:, graded]) if graded.any() else {}
+        return of_grades | {name: metrics.weighted_mean(values, weights) for name, values in means.items()}
+
+    return statistics
+
+
+def _counted(
+    names: Iterable[str], graded: NDArray[np.bool_], grades: NDArray[np.int64], with_mask: NDArray[np.bool_]
+) -> dict[str, NDArray[np.bool_]]:
+    """The cases (N,) that each statistic counts: those with a mask, those of one grade, all that are graded, or all."""
+    counted = {}
+    for name in names:
+        grade = name.removeprefix("recall_")
+        if name in ("tiou", "iou"):
+            counted[name] = with_mask
+        elif grade.isdigit():
+            counted[name] = graded.copy()
+            counted[name][graded] = grades == int(grade)
+        elif name not in _OF_ALL_CASES:
+            counted[name] = graded
+    return counted
+
+
+def _columns(predictions: Predictions) -> dict[str, Any]:
+    columns: dict[str, Any] = {"predicted": predictions.predicted}
+    columns |= {f"p_{grade}": column for grade, column in enumerate(predictions.probabilities.T)}
+    for name in ("entropy", "iou", "map_maximum", "empty", "flip_divergence", "flip_changed"):
+        if (values := getattr(predictions, name)) is not None:
+            columns[name] = values
+    return columns
+
+
+def _plain(value: float) -> float | None:
+    """A value for JSON, which has no NaN."""
+    return None if np.isnan(value) else round(float(value), 6)

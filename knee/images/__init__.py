@@ -1,0 +1,1 @@
+"""Reading images of every kind, and the geometry between a file's pixels and what the networks see."""

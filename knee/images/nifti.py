@@ -1,0 +1,154 @@
+"""Slices of NIfTI files to grey values, in bounded memory: headers are read by nibabel, pixels plane by plane."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.orientations import io_orientation
+
+from knee.images.raster import MOST_BYTES, Pixels, check_size, finite
+
+_LONGEST_HEADER = 16 << 20
+_LONGEST_AXIS = 32_767
+
+
+class SliceView(NamedTuple):
+    """How slices are taken from a volume and shown."""
+
+    axis: int
+    """Slices are numbered along this axis of the array."""
+    down: int
+    """The axis of the array that runs down the picture."""
+    across: int
+    flip_down: bool
+    flip_across: bool
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` (512 bytes) is a NIfTI file, or compressed and so perhaps one."""
+    return head[:2] == b"\x1f\x8b" or head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def read_nifti(path: Path, index: int | None) -> Pixels:
+    """A slice of a NIfTI file; ``index`` (from 0, in the file's order) may be None where there is one slice.
+
+    An affine that is missing, or just a positive scaling with its origin on the third axis (what software writes that
+    knows of no patient, and what a slice cut from its volumes has), leaves the array as it is: first axis down, second
+    across, slices along the third. With any other affine, slices lie across the axis of the widest spacing and are shown
+    as readers see them: head up (anterior up in axial slices), anterior to the left in sagittal slices, the patient's
+    right to the left in the others.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        stream: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
+        file.seek(0)
+        header = parse_header(stream.read(540))
+        shape = volume_shape(header)
+        affine = volume_affine(header)
+        view = slice_view(shape, affine)
+        count = shape[view.axis]
+        if index is None and count > 1:
+            raise ValueError(f"holds {count} slices; write which, from #0 to #{count - 1}, after the file's name")
+        if (index or 0) >= count:
+            raise ValueError(f"has slices #0 to #{count - 1} and no #{index}")
+        plane = _read_slice(stream, header, shape, view.axis, index or 0)
+    slope, intercept = header.get_slope_inter()
+    values = plane * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
+    values = values.T if view.down > view.across else values
+    values = values[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
+    return Pixels(finite(values), _spacing(header, affine, view), None, inverted_by_file=False)
+
+
+def parse_header(block: bytes) -> Any:
+    """The header in a file's first 540 bytes, uncompressed. Raises ValueError where it is none that can be read."""
+    if block[344:348] in (b"ni1\0",) or block[4:8] in (b"ni2\0",):
+        raise ValueError("is the header of a .hdr/.img pair; save it as one .nii file")
+    if block[344:348] == b"n+1\0":
+        return Nifti1Header(block[:348], check=False)
+    if block[4:8] == b"n+2\0" and len(block) == 540:
+        return Nifti2Header(block, check=False)
+    raise ValueError("is compressed, but not a NIfTI file")
+
+
+def volume_shape(header: Any) -> tuple[int, int, int]:
+    """Three axes of sane length, whose planes and whole are small enough to read."""
+    shape = [int(n) for n in header.get_data_shape()]
+    if not 2 <= len(shape) <= 7 or any(n != 1 for n in shape[3:]) or not all(1 <= n <= _LONGEST_AXIS for n in shape):
+        raise ValueError(f"holds an array of shape {tuple(shape)}; an image is a slice of two or three dimensions")
+    rows, columns, slices = (*shape, 1)[:3]
+    for plane in ((rows, columns), (rows, slices), (columns, slices)):
+        check_size(*plane)
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "uif":
+        raise ValueError(f"holds {dtype}, not whole or floating-point numbers")
+    if int(header["bitpix"]) != dtype.itemsize * 8:
+        raise ValueError(
+            f"has a damaged header: {int(header['bitpix'])} bits a pixel, where {dtype} has {dtype.itemsize * 8}"
+        )
+    if rows * columns * slices * dtype.itemsize > MOST_BYTES or not 0 <= header.get_data_offset() <= _LONGEST_HEADER:
+        raise ValueError(f"its header says shape {tuple(shape)} from byte {header.get_data_offset()}: too large")
+    return rows, columns, slices
+
+
+def volume_affine(header: Any) -> npt.NDArray[np.float64]:
+    """The (4, 4) affine that slices are taken by; where the file has none, distances alone. Raises ValueError."""
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ValueError("has an affine that is not finite or cannot be inverted")
+    if not (header["qform_code"] or header["sform_code"]):
+        return np.diag(np.abs(np.diag(affine)))
+    return affine
+
+
+def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> SliceView:
+    """How ``read_nifti`` takes and shows the slices of such a volume."""
+    linear = affine[:3, :3]
+    scaling = (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all()
+    if scaling and not affine[:2, 3].any():
+        return SliceView(axis=2, down=0, across=1, flip_down=False, flip_across=False)
+    spacing = np.sqrt((linear**2).sum(0))
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    axis = single[-1] if single else int(2 - np.argmax(spacing[::-1]))
+    orientation = io_orientation(affine)
+    # World axes are right, anterior, superior: of the two in the slice the later one runs down, both from high to low.
+    across, down = sorted((a for a in range(3) if a != axis), key=lambda a: float(orientation[a, 0]))
+    return SliceView(axis, down, across, bool(orientation[down, 1] > 0), bool(orientation[across, 1] > 0))
+
+
+def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axis: int, index: int) -> npt.NDArray[Any]:
+    """Slice ``index`` along ``axis``, its two axes in the array's order.
+
+    The whole file is gone through, so that a truncated one, or one with a wrong checksum, is noticed.
+    """
+    dtype = header.get_data_dtype()
+    stream.seek(int(header.get_data_offset()))
+    plane_bytes = math.prod(shape[:2]) * dtype.itemsize
+    kept = []
+    for number in range(shape[2]):
+        data = stream.read(plane_bytes)
+        if len(data) != plane_bytes:
+            raise ValueError(f"is truncated (slice {number} of {shape[2]} ends early)")
+        if axis != 2 or number == index:
+            plane = np.frombuffer(data, dtype).reshape(shape[:2], order="F")
+            kept.append(plane if axis == 2 else plane.take(index, axis).copy())
+    # A wrong size in the header shows here; less than a row, or zeros, are padding.
+    rest = stream.read(1 << 20)
+    if len(rest) == 1 << 20 or (len(rest) >= shape[0] * dtype.itemsize and any(rest)):
+        raise ValueError("is longer than its header says")
+    return kept[0] if axis == 2 else np.stack(kept, axis=1)
+
+
+def _spacing(header: Any, affine: npt.NDArray[np.float64], view: SliceView) -> tuple[float, float] | None:
+    """Distances in mm down and across; None where the unit is not given and all distances are 1."""
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    unit = {"mm": 1.0, "meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0])
+    if unit is None and np.allclose(spacing, 1):
+        return None
+    return float(spacing[view.down]) * (unit or 1.0), float(spacing[view.across]) * (unit or 1.0)

@@ -1,0 +1,142 @@
+"""Read any supported image or mask; what is damaged or not an image is refused with its name and the reason.
+
+The format is told from the content, never from the file's name. Supported: PNG, JPEG, WebP, TIFF, NPY, DICOM of one
+frame, NIfTI slices (``volume.nii.gz#7`` is slice 7).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from knee.errors import UserError
+from knee.images.dicom import read_dicom
+from knee.images.geometry import Geometry, prepare
+from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
+from knee.images.nifti import is_nifti, read_nifti
+from knee.images.raster import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
+from knee.images.slices import split_slice
+from knee.io.files import whole_file
+
+__all__ = [
+    "Geometry",
+    "Pixels",
+    "looks_inverted",
+    "mean_thumbnail",
+    "prepare",
+    "read_image",
+    "read_mask",
+    "read_pixels",
+    "thumbnail",
+    "write_png",
+]
+
+
+def read_pixels(path: str | Path) -> Pixels:
+    """The grey values of an image file.
+
+    Raises:
+        UserError: missing, unreadable, damaged, of several pictures, too large, or with values that are no numbers; the
+            message has the path and the reason.
+    """
+    file, index = split_slice(path)
+    try:
+        head = _head(file)
+        if is_nifti(head):
+            return read_nifti(file, index)
+        if index is not None:
+            raise ValueError(f"slice #{index} is asked for, but it is not a NIfTI volume")
+        if head[128:132] == b"DICM":
+            return read_dicom(file)
+        return _decoder(head)(file.read_bytes())
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{path}: needs more memory than there is") from error
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})" if error.strerror else _one_line(error)
+        raise UserError(f"{path}: {reason}") from error
+    # Decoders raise almost anything on damaged files; whatever it was, this file cannot be used.
+    except Exception as error:
+        raise UserError(f"{path}: {_one_line(error)}") from error
+
+
+def read_image(path: str | Path) -> Pixels:
+    """An image to learn from or to grade: as ``read_pixels``, and one that shows nothing is refused, too.
+
+    Raises:
+        UserError: as ``read_pixels``, or all pixels are alike.
+    """
+    pixels = read_pixels(path)
+    if pixels.values.min() == pixels.values.max():
+        raise UserError(f"{path}: is empty: all pixels are {pixels.values.flat[0]:g}")
+    return pixels
+
+
+def read_mask(path: str | Path) -> npt.NDArray[np.bool_]:
+    """A mask (H, W): False where the file has 0, True where it has its one other value.
+
+    Raises:
+        UserError: as ``read_pixels``, or more than two values (a mask saved as JPEG, or one of several structures).
+    """
+    values = read_pixels(path).values
+    inside: npt.NDArray[np.bool_] = values != 0
+    others = values[inside]
+    if len(others) and (others != others[0]).any():
+        raise UserError(
+            f"{path}: is not a mask: {len(np.unique(values))} different values; save 0 and one other value as PNG"
+        )
+    return inside
+
+
+def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = False) -> None:
+    """Write (H, W) or RGB (H, W, 3) uint8 as PNG; a file that exists is kept unless ``force``.
+
+    Raises:
+        UserError: the file exists, or cannot be written.
+    """
+    done, data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    assert done, image.shape
+    with whole_file(Path(path), force=force) as scratch:
+        scratch.write_bytes(data.tobytes())
+
+
+def _head(file: Path) -> bytes:
+    """The first bytes of a regular file of a reasonable size."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("is not a file")
+    if status.st_size == 0:
+        raise ValueError("is empty (0 bytes)")
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if status.st_size > MOST_BYTES and not is_nifti(head):
+        raise ValueError(f"has {status.st_size / 2**30:.1f} GiB, too much for one image")
+    return head
+
+
+def _decoder(head: bytes) -> Callable[[bytes], Pixels]:
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return decode_png
+    if head.startswith(b"\xff\xd8\xff"):
+        return decode_jpeg
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return decode_webp
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return decode_tiff
+    if head.startswith(b"\x93NUMPY"):
+        return decode_npy
+    raise ValueError("is not a PNG, JPEG, WebP, TIFF, NPY, DICOM or NIfTI file")
+
+
+def _one_line(error: Exception) -> str:
+    """The reason in one short line: our own sentences as they are, a decoder's with its kind."""
+    text = " ".join(str(error).split())[:200]
+    if type(error) is ValueError and text.startswith(("is ", "has ", "holds ", "its ", "needs ", "slice ")):
+        return text
+    return f"is damaged ({type(error).__name__}: {text})" if text else f"is damaged ({type(error).__name__})"

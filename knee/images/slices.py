@@ -1,0 +1,23 @@
+"""Slices of a volume by name: ``volume.nii.gz#7``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def split_slice(path: str | Path) -> tuple[Path, int | None]:
+    """The file and the slice of ``volume.nii.gz#7``; the slice is None where none is named.
+
+    >>> split_slice("scan.nii.gz#7")[1]
+    7
+    """
+    name = str(path)
+    stem, mark, digits = name.rpartition("#")
+    if not mark or not digits.isdecimal() or len(digits) > 6 or not stem or Path(name).exists():
+        return Path(name), None
+    return Path(stem), int(digits)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file, or such a volume where ``path`` names one of its slices."""
+    return split_slice(path)[0].is_file()

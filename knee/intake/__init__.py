@@ -1,0 +1,1 @@
+"""From other people's folders and spreadsheets to a manifest."""

@@ -1,0 +1,171 @@
+"""What of a folder is an image."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from knee.errors import Faults, counted
+from knee.images.dicom import is_dicom
+from knee.io.own_folders import MARK, is_own, mark_as_own
+from knee.io.tables import shortened
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy", ".dcm", ".nii", ".nii.gz")
+_DOCUMENTS = (
+    *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".yaml", ".yml", ".toml", ".xls", ".xlsx", ".ods", ".pdf"),
+    *(".html", ".xml", ".doc", ".docx", ".log", ".py", ".sh"),
+)
+
+
+class Scan(NamedTuple):
+    """What lies in a folder."""
+
+    images: list[str]
+    """As ``image_files``."""
+    passed_over: Counter[str]
+    """How many files are neither images nor documents, by suffix."""
+
+
+def image_files(folder: str | Path) -> list[str]:
+    """Paths of the images below ``folder``, sorted, with '/' between their parts.
+
+    Hidden files are left out, and so are folders that this toolkit wrote (``knee.io.own_folders``). A file without the suffix
+    of an image is one if it says of itself that it is DICOM.
+
+    A scan reads what lies in the folder and nothing else: a link that leads out of it may bring in other people's files
+    under this folder's name, so it is refused. A link to an image that is found by its own name is left out, since the
+    same picture under two names may end up in both training and test.
+
+    Raises:
+        Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
+            circle.
+    """
+    return scan(Path(folder)).images
+
+
+def scan(folder: Path) -> Scan:
+    """The images of a folder, and what was passed over. Raises Faults as ``image_files``."""
+    found: dict[str, Path] = {}
+    passed_over: Counter[str] = Counter()
+    links: dict[str, Path] = {}
+    faults, misnamed = [], []
+    unread: list[OSError] = []
+    for place, inner, names in os.walk(folder, onerror=unread.append):
+        here = Path(place)
+        if here != folder and is_own(names, inner):
+            inner.clear()
+            continue
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in [*names, *(name for name in inner if (here / name).is_symlink())]:
+            path = here / name
+            shown = path.relative_to(folder).as_posix()
+            if name.startswith(".") or (name in names and not _is_image(path, passed_over)):
+                continue
+            if (printed := printable(shown)) != shown:
+                misnamed.append(printed)
+            elif not path.is_symlink():
+                if path.is_file():
+                    found[shown] = path.resolve()
+            elif reason := _refused_link(path, folder):
+                faults.append(f"{shown}: {reason}")
+            elif path.is_file():
+                links[shown] = path.resolve()
+    if unread:
+        raise Faults(
+            shortened(sorted(f"{error.filename}: {error.strerror}" for error in unread)),
+            summary=f"{folder}: {counted(len(unread), 'folder')} cannot be read, so patients may be missing; allow it to "
+            "you, or move them away:",
+        )
+    if misnamed:
+        raise Faults(
+            shortened(sorted(misnamed)),
+            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which no table can hold; "
+            "rename them:",
+        )
+    if faults:
+        raise Faults(
+            shortened(sorted(faults)),
+            summary=f"{folder}: {len(faults)} links lead out of the folder; put the files themselves there, give the folder "
+            "that holds them, or write the manifest by hand (it may name any path):",
+        )
+    known = set(found.values())
+    images = sorted([*found, *(shown for shown, target in links.items() if target not in known)])
+    return Scan(images, passed_over)
+
+
+def claim_folder(folder: Path) -> list[str]:
+    """Mark a folder as this toolkit's own before pictures are written into it; a sentence where it is not marked.
+
+    One that holds images already stays as it is: scans would pass by those, too. Raises OSError where the disk refuses.
+    """
+    if folder.is_dir() and not (folder / MARK).exists() and _holds_images(folder):
+        return [
+            f"note: {folder} held images before, so it is not marked as made by dcmt, and a dcmt manifest or predict of a "
+            "folder around it takes what is written there for knees; choose an empty --out"
+        ]
+    mark_as_own(folder)
+    return []
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        return bool(image_files(folder))
+    except Faults:
+        return True  # by a link that leads out
+
+
+def printable(name: str) -> str:
+    r"""A name whose bytes are not UTF-8 with what stands for these bytes written out; any other as it is.
+
+    >>> printable("M\udcfcller"), printable("Müller")
+    ('M\\udcfcller', 'Müller')
+    """
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _is_image(path: Path, passed_over: Counter[str]) -> bool:
+    """Whether a file is taken for an image; if not, and it is no document, it is counted."""
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name.endswith(IMAGE_SUFFIXES):
+        return True
+    if suffix in _DOCUMENTS or name == "dicomdir" or not path.is_file():
+        return False
+    try:
+        taken = not path.is_symlink() and is_dicom(path)
+    except OSError:
+        taken = False
+    if not taken:
+        passed_over[suffix if suffix[1:].isalpha() else ""] += 1
+    return taken
+
+
+def _refused_link(path: Path, folder: Path) -> str | None:
+    """Why a link is not followed; None where it stays in the folder."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "is a link to nowhere"
+    return None if target.is_relative_to(folder.resolve()) else f"is a link to {target}"
+
+
+def stem(file: str) -> str:
+    """The path without the suffix of an image (``.nii.gz`` is one).
+
+    >>> stem("2/a.b.nii.gz"), stem("1.2/IM0001")
+    ('2/a.b', '1.2/IM0001')
+    """
+    suffix = next((end for end in sorted(IMAGE_SUFFIXES, key=len)[::-1] if file.lower().endswith(end)), "")
+    return file[: len(file) - len(suffix)]
+
+
+def passed_note(passed_over: Counter[str]) -> list[str]:
+    """How many files were passed over, in a sentence; none where there are none."""
+    if not passed_over:
+        return []
+    kinds = ", ".join(f"{suffix or 'without a suffix'}: {count}" for suffix, count in sorted(passed_over.items()))
+    return [
+        f"{counted(passed_over.total(), 'file')} passed over, being neither DICOM nor named as images are ({kinds}); known are "
+        f"{', '.join(IMAGE_SUFFIXES)}."
+    ]

@@ -1,0 +1,1 @@
+"""Files, tables and processes: atomic writes, bounded reads."""

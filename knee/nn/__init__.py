@@ -1,0 +1,1 @@
+"""Parts of networks that every method shares: backbones by name, weights, normalisation, flips."""

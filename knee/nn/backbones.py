@@ -1,0 +1,60 @@
+"""timm's networks as feature extractors: told by name, cut after a stage, their stride checked.
+
+``section`` is the config's section (``model``, ``clip``) and ``option`` its option that names the network: errors say
+where to mend what.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from knee.errors import UserError
+from knee.nn.weights import near_names
+
+
+def pretrained_settings(name: str, *, option: str) -> Any:
+    """timm's settings of the weights called ``name``; None where there are none. Raises UserError for an unknown name."""
+    if not timm.is_model(name):
+        raise UserError(f"{option}: timm has no {name!r}{near_names(name, timm.list_models())}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that its architecture does not have
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
+        raise UserError(f"{option}: timm has no {name!r}; known are {tags}") from error
+
+
+def cut_after(
+    body: nn.Module, name: str, *, stage: int, image_size: int, stride: int, channels: int, section: str
+) -> int:
+    """Cut off what follows ``stage``, in place; the number of channels of its feature map.
+
+    ``stride`` is the input pixels per position of that map, sides rounded up (112 px at stride 32 are 4 positions); 0 takes
+    what comes. ``channels`` are those of an image. Raises UserError where the stage has no map, or one of another stride.
+    """
+    if not hasattr(body, "forward_intermediates"):
+        raise UserError(f"{name} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT")
+    try:
+        body.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)  # type: ignore[operator]
+        body.eval()
+        with torch.no_grad():
+            probe: Tensor = body.forward_intermediates(  # type: ignore[operator]
+                torch.zeros(2, channels, image_size, image_size), indices=[stage], norm=True, intermediates_only=True
+            )[0]
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{section}.stage {stage} of {name} at {image_size} px gives no feature map ({error}); -1 is the last stage"
+        ) from error
+    body.train()
+    found = probe.shape[-1]
+    if stride and found not in (image_size // stride, math.ceil(image_size / stride)):
+        raise UserError(
+            f"{section}.stride: {name} gives a feature map of {probe.shape[-2]} × {found} for {image_size} px, a stride of "
+            f"about {image_size / found:.3g}, not {stride}; set {section}.stride to 0 to take it as it is, or choose another "
+            f"{section}.stage"
+        )
+    return int(probe.shape[1])

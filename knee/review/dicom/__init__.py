@@ -1,0 +1,1 @@
+"""Attention as DICOM objects, de-identified, and sending them."""

@@ -1,0 +1,153 @@
+"""DICOM objects to a node on the network, one C-STORE each, with a count of what it took."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from knee.errors import Faults, UserError
+from knee.io.tables import shortened
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+_MOST_CONTEXTS = 128
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where to send to."""
+
+    host: str
+    port: int
+    ae_title: str = "ANY-SCP"
+    calling_ae_title: str = "DCMT"
+
+    def __str__(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of each file."""
+
+    accepted: tuple[Path, ...]
+    refused: tuple[tuple[Path, str], ...]
+    """With the node's reason."""
+
+    def __str__(self) -> str:
+        return f"{len(self.accepted)} of {len(self.accepted) + len(self.refused)} objects were accepted"
+
+
+def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
+    """Store files on a node, in the order given; a file that is refused does not stop the others.
+
+    Raises UserError where pynetdicom is missing, the node cannot be reached, refuses the association, or goes away;
+    Faults where files are no DICOM objects: nothing is sent then.
+    """
+    try:
+        from pynetdicom import AE, evt
+    except ImportError as error:
+        raise UserError("sending needs pynetdicom; install it with: pip install 'dcmt-knee[send]'") from error
+    if not 0 < node.port < 65536:
+        raise UserError(f"port {node.port} is not 1–65535; DICOM nodes often listen on 104, 4242 or 11112")
+    _check_titles(node)
+    _check_host(node)
+    kinds = _kinds(paths)
+    entity = AE(ae_title=node.calling_ae_title)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
+    for sop_class, syntax in kinds:
+        entity.add_requested_context(sop_class, syntax)
+    # How far it came is noted as it happens: a node that refuses and closes at once may look like one that was lost.
+    seen: set[Any] = set()
+    steps = (evt.EVT_CONN_OPEN, evt.EVT_ACCEPTED)
+    association = entity.associate(
+        node.host,
+        node.port,
+        ae_title=node.ae_title,
+        evt_handlers=[(step, lambda event: seen.add(event.event)) for step in steps],
+    )
+    if not association.is_established:
+        reached, agreed = (step in seen for step in steps)
+        raise UserError(_not_established(association, node, reached=reached, agreed=agreed))
+    accepted: list[Path] = []
+    refused: list[tuple[Path, str]] = []
+    try:
+        for path in paths:
+            reason = _store(association, path, node, len(accepted))
+            if reason is None:
+                accepted.append(path)
+            else:
+                refused.append((path, reason))
+    finally:
+        if association.is_established:
+            association.release()
+    return Sent(tuple(accepted), tuple(refused))
+
+
+def _check_titles(node: Node) -> None:
+    for title in (node.ae_title, node.calling_ae_title):
+        if not 0 < len(title.strip()) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
+            raise UserError(f"AE title {title!r} is not 1–16 plain letters or digits; ask how the node is called")
+
+
+def _check_host(node: Node) -> None:
+    try:
+        socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
+    # A name that is too long or empty between its dots is an error of its encoding.
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{node}: no machine of this name is known ({error}); check the host's spelling") from error
+
+
+def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:
+    """The kinds of object and transfer syntaxes that the files need, each once."""
+    kinds: dict[tuple[str, str], None] = {}
+    faults = []
+    for path in paths:
+        try:
+            meta = pydicom.dcmread(path, stop_before_pixels=True).file_meta
+            kinds[str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)] = None
+        except (OSError, InvalidDicomError, AttributeError, ValueError) as error:
+            faults.append(f"{path}: is no DICOM object ({error})")
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be sent; nothing was sent")
+    if not kinds:
+        raise UserError("there is no file to send; export with --format dicom first")
+    if len(kinds) > _MOST_CONTEXTS:
+        raise UserError(f"{len(kinds)} kinds of object are too many for one association; send fewer files at a time")
+    return list(kinds)
+
+
+def _store(association: Association, path: Path, node: Node, done: int) -> str | None:
+    """Send one file; the node's reason where it was refused. Raises UserError where the node is gone."""
+    try:
+        status = association.send_c_store(str(path))
+    except (ValueError, RuntimeError, AttributeError) as error:
+        if association.is_established:
+            return str(error)
+        raise UserError(_gone(node, done)) from error
+    if not status:
+        raise UserError(_gone(node, done))
+    if status.Status == 0x0000 or status.Status >> 12 == 0xB:  # success, or stored with a warning
+        return None
+    return f"status 0x{status.Status:04X} {status.get('ErrorComment', '')}".strip()
+
+
+def _gone(node: Node, done: int) -> str:
+    return f"{node}: the connection ended after {done} objects were accepted; what was sent stays there, send again"
+
+
+def _not_established(association: Any, node: Node, *, reached: bool, agreed: bool) -> str:
+    if not reached:
+        return f"{node}: cannot be reached; check host, port and firewall, and that the node is running"
+    if agreed:
+        return f"{node}: takes none of the kinds of object that were to be sent; choose others by --format"
+    answer = association.acceptor.primitive if association.is_rejected else None
+    reason = getattr(answer, "reason_str", "") or "no reason given"
+    return f"{node}: refuses the association ({reason}); ask for this AE title to be known there"

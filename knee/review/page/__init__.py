@@ -1,0 +1,1 @@
+"""The offline review page: one HTML file."""

@@ -1,0 +1,167 @@
+"""The review file: one HTML file that a reader opens from disk, with no network and nothing to install."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from knee.attention import THRESHOLD
+from knee.errors import UserError
+from knee.grades import GradeSet
+from knee.io.files import whole_file
+from knee.review.cases import NetworkView, ReviewCase
+from knee.review.colors import difference_colors, heat_colors
+
+SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")
+"""The parts of the page's script, in the order they are joined."""
+
+_IMAGE_BYTES = 13_000
+
+
+@dataclass(frozen=True)
+class ReviewRun:
+    """What the cases of one review file have in common."""
+
+    run: str
+    """The run's name."""
+    model_hash: str
+    """Of the teacher's weights: verdicts are accepted for this model alone."""
+    grade_set: GradeSet
+    title: str = "Knee attention review"
+    threshold: float = THRESHOLD
+    """σ₀: the contour is drawn where x = σ₀, that is where f = σ(ω(x − σ₀)) = 0.5, whatever ω."""
+    sanity_figure: str | None = None
+    """Path of the weight-randomisation figure, relative to the review file."""
+
+    @property
+    def verdicts_name(self) -> str:
+        """What the downloaded verdicts are called, before the reader's name and the date."""
+        return f"verdicts_{self.run}_{self.model_hash[:8]}"
+
+
+def write_review_html(path: Path, run: ReviewRun, cases: Iterable[ReviewCase], *, force: bool = False) -> int:
+    """Write the review file case by case; memory does not grow with their number. Returns the number of cases.
+
+    Raises UserError where ``path`` exists (unless ``force``), the disk is full, or there is no case.
+    """
+    head, tail = _page(run).split("<!--cases-->")
+    count = 0
+    with whole_file(path, force=force) as scratch, scratch.open("w", encoding="utf-8") as page:
+        page.write(head)
+        for case in cases:
+            page.write(",\n" if count else "\n")
+            page.write(_json(case_record(case)))
+            count += 1
+        if not count:
+            raise UserError(f"{path}: there is no case to review; choose another split or fewer conditions")
+        page.write(tail)
+    return count
+
+
+def case_record(case: ReviewCase) -> dict[str, Any]:
+    """What the page holds of a case: plain values, the image as WebP, the maps as bytes on their grid."""
+    size = case.image.shape[0]
+    return {
+        "case": case.case,
+        "split": case.split,
+        "side": case.side,
+        "mirrored": case.mirrored,
+        "grade": case.grade,
+        "size": size,
+        "image": _webp(case.image),
+        "cartilage": None if case.cartilage is None else _outline(case.cartilage),
+        "student": _network_record(case.student),
+        "teacher": _network_record(case.teacher),
+        "doubts": {name: round(value, 4) for name, value in case.doubts.items()},
+    }
+
+
+def _network_record(view: NetworkView) -> dict[str, Any]:
+    evidence = np.asarray(view.evidence, np.float32)
+    low, span = float(evidence.min()), float(np.ptp(evidence))
+    # Up-sampling commutes with shift and scale, so the page's own scaling undoes these; all zero means: shows nothing.
+    scaled = (evidence - low) / span if span > 1e-6 else np.zeros_like(evidence)
+    return {
+        "grade": view.grade,  # of the exact probabilities: rounded ones may be equal
+        "p": [round(float(p), 4) for p in view.probabilities],
+        "grid": list(evidence.shape),
+        "map": base64.b64encode(np.round(scaled * 255).astype(np.uint8).tobytes()).decode(),
+        "max": float(f"{view.maximum:.4g}"),
+    }
+
+
+def _webp(image: NDArray[np.uint8]) -> str:
+    """WebP at quality 80, lower for the rare image whose noise would make 500 cases larger than 10 MB."""
+    for quality in (80, 70, 50, 30):
+        data = io.BytesIO()
+        # Method 2 takes half the time of the usual 4 for files 2 % larger.
+        Image.fromarray(image).save(data, "WEBP", quality=quality, method=2)
+        if data.tell() <= _IMAGE_BYTES:
+            break
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def _outline(mask: NDArray[np.bool_]) -> list[list[int]]:
+    """(S, S) → closed outlines, each x, y, x, y …, in pixels."""
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return [outline.reshape(-1).tolist() for outline in found]
+
+
+def _page(run: ReviewRun) -> str:
+    """The page with all but the cases filled in, ``<!--cases-->`` where they go."""
+    package = files("knee.review.page")
+    style = package.joinpath("review.css").read_text(encoding="utf-8")
+    script = "\n".join(package.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{script}}})();\n'
+    page = package.joinpath("template.html").read_text(encoding="utf-8")
+    for mark, text in {
+        "title": html.escape(run.title),
+        "style-hash": _hash_source(style),
+        "script-hash": _hash_source(script),
+        "style": style,
+        "script": script,
+        "run": _json(_run_record(run)),
+    }.items():
+        page = page.replace(f"<!--{mark}-->", text)
+    return page
+
+
+def _run_record(run: ReviewRun) -> dict[str, Any]:
+    grades = zip(run.grade_set.names, run.grade_set.descriptions, strict=True)
+    return {
+        "title": run.title,
+        "run": run.run,
+        "modelHash": run.model_hash,
+        "gradeSet": run.grade_set.name,
+        "grades": [{"name": name, "description": description} for name, description in grades],
+        "threshold": run.threshold,
+        "verdictsName": run.verdicts_name,
+        "sanityFigure": run.sanity_figure,
+        "colors": {"heat": _color_bytes(heat_colors()), "difference": _color_bytes(difference_colors())},
+    }
+
+
+def _color_bytes(colors: NDArray[np.uint8]) -> str:
+    return base64.b64encode(colors.tobytes()).decode()
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element it stands in, nor open a comment in it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _hash_source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

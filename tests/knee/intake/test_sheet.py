@@ -1,0 +1,617 @@
+"""Grades in a spreadsheet: each knee gets its own, and what may be read in two ways is refused with the way out."""
+
+import datetime
+import zipfile
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knee.errors import Faults, UserError
+from knee.grades import load_grade_set
+from knee.images.read import write_png
+from knee.intake.folders import manifest_from_folder
+from knee.intake.sheet import read_sheet
+from knee.intake.sheet_join import _as_written, _Index
+from knee.io.tables import read_sheet_rows
+
+KL = load_grade_set("kl")
+RNG = np.random.default_rng(0)
+
+
+def touch(folder, *names):
+    for name in names:
+        write_png(folder / "images" / name, RNG.integers(0, 256, (8, 8), np.uint8))
+
+
+def csv_sheet(folder, *lines):
+    path = folder / "grades.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def excel_sheet(folder, *rows, more=None):
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(list(row))
+    for name, others in (more or {}).items():
+        page = book.create_sheet(name)
+        for row in others:
+            page.append(list(row))
+    book.save(folder / "grades.xlsx")
+    return folder / "grades.xlsx"
+
+
+def joined(folder, path, *, pattern=None, **options):
+    """The manifest's table of the folder's images with the sheet at ``path``."""
+    return manifest_from_folder(folder / "images", pattern=pattern, sheet=read_sheet(path, KL, **options))
+
+
+def grades(folder, path, **options):
+    """Grade by image, None where ungraded."""
+    table = joined(folder, path, **options)
+    return dict(zip(table["image"], numbers(table["grade"]), strict=True))
+
+
+def numbers(column):
+    return [None if pd.isna(grade) else int(grade) for grade in column]
+
+
+def refusal(folder, path, **options):
+    with pytest.raises(UserError) as caught:
+        joined(folder, path, **options)
+    return str(caught.value)
+
+
+KNEES = ("9001_L.png", "9001_R.png", "9002_L.png", "9002_R.png")
+
+
+def test_a_row_a_knee_numbers_as_excel_keeps_them_below_a_title(tmp_path):
+    touch(tmp_path, *KNEES)
+    path = excel_sheet(
+        tmp_path,
+        ["Readings 2024"],
+        [],
+        ["ID", "SIDE", "V00XRKL", "read on"],
+        [9001, "1: Right", 3, datetime.date(2024, 1, 2)],
+        [9001, "2: Left", 0, None],
+        ["9002", "left", 2.0, None],
+        [9009, "left", 4, None],
+    )
+    sheet = read_sheet(path, KL)
+    assert sheet.columns == {"patient": "ID", "side": "SIDE", "grade": "V00XRKL"}
+    assert [(entry.row, entry.patient, entry.side, entry.grade) for entry in sheet.entries] == [
+        (4, "9001", "R", 3),
+        (5, "9001", "L", 0),
+        (6, "9002", "L", 2),
+        (7, "9009", "L", 4),
+    ]
+    assert grades(tmp_path, path) == {"9001_L.png": 0, "9001_R.png": 3, "9002_L.png": 2, "9002_R.png": None}
+    notes = " ".join(joined(tmp_path, path).attrs["notes"])
+    assert "3 of 4 images have a grade there" in notes
+    assert "1 row (7 first) fit no image" in notes
+    assert "1 image ('9002_R.png' first) without a grade in the sheet" in notes
+
+
+@pytest.mark.parametrize("titles", [("KL_left", "KL_right"), ("left KL", "right KL"), ("KLG (L)", "KLG (R)")])
+def test_a_row_a_patient_with_a_column_a_knee(tmp_path, titles):
+    touch(tmp_path, *KNEES)
+    path = excel_sheet(tmp_path, ["Patient", *titles], [9001, 1, 2], [9002, None, 4])
+    assert list(grades(tmp_path, path).values()) == [1, 2, None, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "grade"),
+    [("2", 2), ("2.0", 2), ("KL 2", 2), ("kl2", 2), ("Grade: 2", 2), ("K/L-2", 2), (" 2 ", 2)]
+    + [(mark, None) for mark in ("", ".", "-", "NA", "n/a", "NaN", "missing", ".: Missing Form/Incomplete Workbook")],
+)
+def test_how_a_grade_is_written(tmp_path, text, grade):
+    path = csv_sheet(tmp_path, "patient;side;KL", f"1;L;{text}")
+    assert read_sheet(path, KL).entries[0].grade == grade
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "-1", "none", "mild", "2.5", "2-3", "?", "KL", "TKR", "²", "grade 22", "2 3", "KL -1", "0KL2"]
+)
+def test_what_is_no_grade_is_refused_unless_it_is_said_to_be_missing(tmp_path, text):
+    path = csv_sheet(tmp_path, "patient;side;KL", f"1;L;{text}", "1;R;2")
+    with pytest.raises(Faults, match=r"grades.csv row 2: grade") as caught:
+        read_sheet(path, KL)
+    assert "--missing" in str(caught.value)
+    assert [entry.grade for entry in read_sheet(path, KL, missing=[text]).entries] == [None, 2]
+
+
+def test_sides_that_are_numbers_are_not_guessed(tmp_path):
+    path = csv_sheet(tmp_path, "patient,side,KL", "1,1,2", "1,2,3")
+    with pytest.raises(Faults, match="--side '1=R'"):
+        read_sheet(path, KL)
+    assert [entry.side for entry in read_sheet(path, KL, sides={"1": "R", "2": "L"}).entries] == ["R", "L"]
+
+
+def test_a_graded_row_of_no_side_where_sides_are_told(tmp_path):
+    path = csv_sheet(tmp_path, "patient,side,KL", "1,,2", "2,,", "3,L,1")
+    with pytest.raises(Faults, match="row 2: the side is empty") as caught:
+        read_sheet(path, KL)
+    assert "row 3" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("patient,side,V00XRKL,V01XRKL", "'V00XRKL', 'V01XRKL' may all be the grade"),
+        ("patient,KL,KL_left,KL_right", "'KL', 'KL_left', 'KL_right' may all be grades"),
+        ("patient,subject,KL", "'patient', 'subject' may all be the patient"),
+        ("patient,side,score", "which column is the grade"),
+        ("who,side,KL", "which column names the image, or the patient"),
+        ("file,KL_left,KL_right", "two knees in a row, which names one image"),
+        ("patient,side,KL,KL", "'KL', 'KL' may all be the grade"),
+    ],
+)
+def test_columns_that_cannot_be_told_are_asked_for(tmp_path, header, told):
+    path = csv_sheet(tmp_path, header, ",".join("1" for _ in header.split(",")))
+    with pytest.raises(UserError, match="--column") as caught:
+        read_sheet(path, KL)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([["patient", "side", "KL"], [1, "L", 2], [None, "R", 3]], "row 3: has a grade and names neither"),
+        ([["patient", "KL", None], [None, "left", "right"], [1, 2, 3]], "row 2: has a grade and names neither"),
+        ([["file", "KL"], [None, 0], ["a.png", 1]], "row 2: has a grade and names neither"),
+    ],
+)
+def test_a_grade_of_nobody_is_refused(tmp_path, rows, told):
+    """Of merged cells only the first has the text."""
+    path = excel_sheet(tmp_path, *rows)
+    with pytest.raises(Faults, match=told):
+        read_sheet(path, KL)
+
+
+@pytest.mark.parametrize(("line", "number"), [("1,L,62,3,1,painful,", 7), ("1,L,3,2", 4)])
+def test_rows_of_more_or_fewer_fields_than_the_header(tmp_path, line, number):
+    """A separator within a field, or a forgotten one, moves the fields after it into other columns."""
+    for only in ({}, {"patient": "2"}):
+        with pytest.raises(Faults, match=f"row 2: {number} fields where the header has 5") as caught:
+            read_sheet(csv_sheet(tmp_path, "patient,side,age,KL,note", line, "2,L,62,1,,,"), KL, only=only)
+        assert "row 3" not in str(caught.value)
+    assert read_sheet(csv_sheet(tmp_path, "patient,side,KL,", "2,L,1"), KL).entries[0].grade == 1
+    path = excel_sheet(tmp_path, ["patient", "KL"], [2, 1, "an aside"])
+    assert read_sheet(path, KL).entries[0].grade == 1
+
+
+def test_a_title_above_the_header_of_a_csv_file(tmp_path):
+    path = csv_sheet(tmp_path, "Befunde 2024", "", "patient;side;KL", "1;L;2,5", "1;R;2")
+    with pytest.raises(Faults, match="row 4: grade '2,5'"):
+        read_sheet(path, KL)
+    assert read_sheet(path, KL, only={"side": "R"}).entries == ((5, "", "1", "R", 2),)
+
+
+def test_named_columns_come_first(tmp_path):
+    path = csv_sheet(tmp_path, "who,which,score,KL,file", "7,L,3,0,a.png")
+    named = {"patient": "who", "side": "WHICH", "grade": "score", "image": ""}
+    assert read_sheet(path, KL, columns=named).entries == ((2, "", "7", "L", 3),)
+    wide = read_sheet(csv_sheet(tmp_path, "id,KL,l2,r2", "7,0,1,2"), KL, columns={"grade_L": "l2", "grade_R": "r2"})
+    assert [(entry.side, entry.grade) for entry in wide.entries] == [("L", 1), ("R", 2)]
+    with pytest.raises(UserError, match="has no column 'nobody'; there are who, which"):
+        read_sheet(csv_sheet(tmp_path, "who,which", "1,2"), KL, columns={"patient": "nobody"})
+    with pytest.raises(UserError, match="--column age=…: a column is one of image, patient"):
+        read_sheet(path, KL, columns={"age": "who"})
+    with pytest.raises(UserError, match="has 2 columns 'KL', so rename one"):
+        read_sheet(csv_sheet(tmp_path, "id,KL,KL", "7,1,2"), KL, columns={"grade": "KL"})
+
+
+def test_columns_said_to_be_none_leave_the_others(tmp_path):
+    path = csv_sheet(tmp_path, "id,knee,KL,KL_left,KL_right", "7,2,0,1,2")
+    sheet = read_sheet(path, KL, columns={"grade": "", "side": ""})
+    assert sheet.columns == {"patient": "id", "grade_L": "KL_left", "grade_R": "KL_right"}
+    with pytest.raises(UserError, match="a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'"):
+        read_sheet(path, KL, columns={"grade": "KL", "grade_L": "KL_left"})
+
+
+def test_grades_of_another_set_are_not_looked_for_in_a_column_of_kl(tmp_path):
+    cartilage = load_grade_set("cartilage")
+    for header in ("patient,side,KL,cartilage", "patient,side,V00XRKL,cartilage", "patient,KL_left,KL_right,cartilage"):
+        path = csv_sheet(tmp_path, header, "1,L,2,0")
+        with pytest.raises(UserError, match="which column is the grade"):
+            read_sheet(path, cartilage)
+    path = csv_sheet(tmp_path, "patient,side,KL,grade", "1,L,2,0")
+    assert read_sheet(path, cartilage).columns["grade"] == "grade"
+
+
+def test_a_number_beside_the_images_is_no_patient(tmp_path):
+    """Rows numbered 1 to N would make every image a patient of its own, and leak."""
+    assert read_sheet(csv_sheet(tmp_path, "id,file,KL", "1,7_L.png,2"), KL).columns == {"image": "file", "grade": "KL"}
+    assert read_sheet(csv_sheet(tmp_path, "id,KL", "1,2"), KL).columns == {"patient": "id", "grade": "KL"}
+
+
+def test_two_grades_of_one_knee_are_refused_one_said_twice_is_not(tmp_path):
+    touch(tmp_path, *KNEES)
+    lines = ["ID|SIDE|READPRJ|KL", "9001|L|15|2", "9001|L|37|3", "9002|R|15|1", "9002|R|37|1", "9002|R|42|."]
+    told = refusal(tmp_path, csv_sheet(tmp_path, *lines))
+    assert "rows 2 and 3: patient '9001', side L has the grades 2 and 3" in told
+    assert "9002" not in told
+    assert grades(tmp_path, csv_sheet(tmp_path, *lines), only={"READPRJ": "37"}) == {
+        "9001_L.png": 3,
+        "9001_R.png": None,
+        "9002_L.png": None,
+        "9002_R.png": 1,
+    }
+    assert "no row has '99' in the column 'READPRJ', but '15', '37', '42'" in refusal(
+        tmp_path, csv_sheet(tmp_path, *lines), only={"READPRJ": "99"}
+    )
+
+
+def test_one_grade_for_a_patient_is_not_given_to_both_knees(tmp_path):
+    touch(tmp_path, *KNEES)
+    path = csv_sheet(tmp_path, "patient,KL", "9001,2")
+    assert "patient '9001' has images of both knees and one grade" in refusal(tmp_path, path)
+    (tmp_path / "images" / "9001_R.png").unlink()
+    told = refusal(tmp_path, path)
+    assert "patient '9001' has images of side L and a grade of no side" in told
+    assert "--column 'side=' if the grade of a patient is of the knee that is shown" in told
+    assert grades(tmp_path, path, columns={"side": ""})["9001_L.png"] == 2
+
+
+def test_the_grade_of_the_other_knee_by_a_side_of_another_name(tmp_path):
+    touch(tmp_path, "9001_L.png")
+    path = csv_sheet(tmp_path, "patient,Side (L/R),KL", "9001,R,4")
+    assert "has images of side L and a grade of no side" in refusal(tmp_path, path)
+    assert "no row fits" in refusal(tmp_path, path, columns={"side": "Side (L/R)"})
+
+
+def test_an_image_of_no_side_takes_no_grade_from_a_sheet_of_sides(tmp_path):
+    touch(tmp_path, "9001.png", "9002_L.png")
+    path = csv_sheet(tmp_path, "patient,side,KL", "9001,L,2", "9002,L,3")
+    assert grades(tmp_path, path) == {"9001.png": None, "9002_L.png": 3}
+    assert "1 image ('9001.png' first) do not tell the side" in " ".join(joined(tmp_path, path).attrs["notes"])
+
+
+def test_zeros_at_the_front_of_a_number(tmp_path):
+    touch(tmp_path, "007_L.png", "08_L.png", "008_L.png", "9_L.png")
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [7, "L", 1], [8, "L", 2], ["0009", "L", 3])
+    assert grades(tmp_path, path) == {"007_L.png": 1, "008_L.png": None, "08_L.png": None, "9_L.png": 3}
+    assert "2 patients found without the zeros" in " ".join(joined(tmp_path, path).attrs["notes"])
+
+
+@given(
+    st.lists(st.text("0a17", min_size=1, max_size=4), unique=True),
+    st.lists(st.text("0a17", min_size=1, max_size=4), unique=True),
+)
+def test_no_two_patients_are_taken_for_one(in_sheet, in_folder):
+    found, padded = _as_written(in_sheet, in_folder)
+    assert len(set(found.values())) == len(found)
+    assert all(found[patient] == patient for patient in set(in_sheet) & set(in_folder))
+    assert all(name.lstrip("0") == patient.lstrip("0") for patient, name in found.items())
+    assert padded == sum(name != patient for patient, name in found.items())
+
+
+def test_slices_of_a_knee_all_take_its_grade(tmp_path):
+    touch(tmp_path, *(f"{patient}_L/slice{number}.png" for patient in ("P1", "P2") for number in range(3)))
+    path = csv_sheet(tmp_path, "patient,side,KL", "P1,L,2", "P2,L,0")
+    table = joined(tmp_path, path)
+    assert table["grade"].tolist() == [2, 2, 2, 0, 0, 0]
+    assert "2 knees with several images" in " ".join(table.attrs["notes"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "b/two.png",
+        "B/TWO.PNG",
+        "b/two",
+        "two.png",
+        "two",
+        "b\\two.png",
+        "./b/two.png",
+        "D:\\study\\b\\two.png",
+        "/old/b/two.dcm",
+    ],
+)
+def test_how_a_row_may_name_an_image(tmp_path, name):
+    touch(tmp_path, "a/one.png", "b/two.png")
+    assert grades(tmp_path, csv_sheet(tmp_path, "file name,KL", f"{name},3")) == {"a/one.png": None, "b/two.png": 3}
+
+
+ONE, TWO = "M\u00fcller", "Mu\u0308ller"
+"""One name as most programs store it, and as macOS does."""
+
+
+@pytest.mark.parametrize(("in_sheet", "in_folder"), [(ONE, TWO), (TWO, ONE)])
+def test_names_stored_in_two_ways_are_joined(tmp_path, in_sheet, in_folder):
+    touch(tmp_path, f"a/{in_folder}_L.png")
+    found = {f"a/{in_folder}_L.png": 3}
+    assert grades(tmp_path, csv_sheet(tmp_path, "file,KL", f"A/{in_sheet}_L.png,3", f"{in_sheet}_l,3")) == found
+    assert grades(tmp_path, csv_sheet(tmp_path, "patient,side,KL", f"{in_sheet},L,3")) == found
+
+
+def test_a_patient_in_two_ways_in_one_sheet_is_one(tmp_path):
+    touch(tmp_path, "1.png", "2.png")
+    path = csv_sheet(tmp_path, "file,patient,KL", f"1.png,{ONE},3", f"2.png,{TWO},0")
+    assert joined(tmp_path, path)["patient"].tolist() == [ONE, ONE]
+    twice = csv_sheet(tmp_path, "patient,side,KL", f"{ONE},L,3", f"{TWO},L,0")
+    with pytest.raises(Faults, match=f"rows 2 and 3: patient '{ONE}', side L has the grades 3 and 0"):
+        joined(tmp_path, twice)
+
+
+def test_images_that_differ_in_how_a_name_is_stored_are_told_apart_as_written(tmp_path):
+    touch(tmp_path, f"{ONE}.png", f"{TWO}.png")
+    path = csv_sheet(tmp_path, "file,KL", f"{ONE}.png,3", f"{TWO}.png,0")
+    assert grades(tmp_path, path) == {f"{ONE}.png": 3, f"{TWO}.png": 0}
+    with pytest.raises(Faults, match="may be"):
+        joined(tmp_path, csv_sheet(tmp_path, "file,KL", f"{ONE},3"))
+
+
+def test_a_name_that_fits_two_images_needs_its_folder(tmp_path):
+    touch(tmp_path, "P1/knee.png", "P2/knee.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "knee.png,3"))
+    assert "row 2: 'knee.png' may be 'P1/knee.png', 'P2/knee.png'" in told
+    path = csv_sheet(tmp_path, "image,KL", "P2/knee.png,3", "C:/all/P1/knee.png,1")
+    assert grades(tmp_path, path) == {"P1/knee.png": 1, "P2/knee.png": 3}
+
+
+def test_a_name_in_another_folder_is_another_image(tmp_path):
+    touch(tmp_path, "P1/a_L.png", "P2/knee.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P1/knee.png,3"))
+    assert "it has 'P1/knee.png', the folder 'P1/a_L.png'; name images by their path in the folder" in told
+    touch(tmp_path, "a.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P8/a.png,3", "P9/a.png,3", "P8/a,3"))
+    assert "rows 3 and 2: 'P9/a.png', 'P8/a.png' both fit 'a.png'" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("A.png", {"A.png"}),
+        ("a.png", {"a.png"}),
+        ("a", {"A.png", "a.png"}),
+        ("two.png", {"two.png"}),
+        ("two.jpg", {"b/two.jpg"}),
+        ("old/b/two.png", {"two.png"}),
+        ("b/two", {"b/two.jpg"}),
+        ("three.dcm", {"b/three.png", "c/three.png"}),
+        ("C/three.dcm", {"c/three.png"}),
+        ("d/three.png", set()),
+        ("", set()),
+    ],
+)
+def test_which_images_a_name_fits(name, images):
+    index = _Index(["A.png", "a.png", "two.png", "b/two.jpg", "b/three.png", "c/three.png"])
+    assert index.images_named(name) == images
+
+
+def test_patients_and_sides_of_the_sheet_come_first_where_it_names_images(tmp_path):
+    touch(tmp_path, "slice1.png", "slice2.png", "slice3.png")
+    lines = ["image,patient,side,KL", "slice1.png,007,L,2", "slice2.png,007,R,3", "slice3.png,8,,"]
+    table = joined(tmp_path, csv_sheet(tmp_path, *lines))
+    assert table["patient"].tolist() == ["007", "007", "8"]
+    assert table["side"].tolist() == ["L", "R", ""]
+    assert numbers(table["grade"]) == [2, 3, None]
+    # Without its row, 'slice3' is nobody's, and refused as ever.
+    assert "slice3.png: neither the name 'slice3'" in refusal(tmp_path, csv_sheet(tmp_path, *lines[:3]))
+
+
+def test_one_person_under_two_names_is_refused(tmp_path):
+    """Excel drops the zeros of '007'; the other knee, of no row, would be another patient's."""
+    touch(tmp_path, "007_L.png", "007_R.png")
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", 7, 2])
+    told = refusal(tmp_path, path)
+    assert "007_L.png: is listed as patient '7', but by its name or header it is '007', as '007_R.png' is told" in told
+    assert joined(tmp_path, path, columns={"patient": ""})["patient"].tolist() == ["007", "007"]
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", "007", 2])
+    assert joined(tmp_path, path)["patient"].tolist() == ["007", "007"]
+    path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", "007", 2], ["007_R.png", 7, 3])
+    assert "rows 2 and 3: patients '007', '7', one person or two?" in refusal(tmp_path, path)
+
+
+def test_rows_of_one_image_that_contradict_each_other(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    lines = ["image,patient,side,KL", "a.png,7,L,2", "a.png,8,L,2", "b.png,9,L,1", "b.png,9,R,0"]
+    told = refusal(tmp_path, csv_sheet(tmp_path, *lines))
+    assert "rows 2 and 3: 'a.png' has another patient in each" in told
+    assert "rows 4 and 5: 'b.png' has another side in each" in told
+    assert "rows 4 and 5: 'b.png' has the grades 1 and 0" in told
+
+
+def test_a_side_or_grade_that_the_folder_contradicts(tmp_path):
+    touch(tmp_path, "2/9001_L.png", "2/9002_L.png", "3/9003_L.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "image,side,KL", "9001_L.png,R,2"))
+    assert "9001_L.png: is listed as side R, but by its name or header it is L" in told
+    told = refusal(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,L,2", "9002,L,1"))
+    assert "2/9002_L.png: lies in the folder of grade 2, row 3 of the sheet says 1" in told
+    assert "9001" not in told
+    assert list(grades(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,L,2")).values()) == [2, 2, 3]
+
+
+def test_a_sheet_that_fits_no_image_says_what_both_have(tmp_path):
+    touch(tmp_path, "IM1_L.png")
+    told = refusal(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,R,2"))
+    assert "it has patient '9001', side R, the folder patient 'IM1', side L ('IM1_L.png')" in told
+    assert "it has '9001.png', the folder 'IM1_L.png'" in refusal(
+        tmp_path, csv_sheet(tmp_path, "image,KL", "9001.png,2")
+    )
+    assert "no row names an image; --column 'image=' goes by patient" in refusal(
+        tmp_path, csv_sheet(tmp_path, "patient,file,KL", "9001,,2")
+    )
+
+
+def test_several_sheets_are_asked_for(tmp_path):
+    rows = [["patient", "side", "KL"], [1, "L", 2]]
+    path = excel_sheet(tmp_path, *rows, more={"second": [["patient", "side", "KL"], [1, "L", 4]]})
+    with pytest.raises(UserError, match="has the sheets 'Sheet', 'second'; write one of them after --sheet"):
+        read_sheet(path, KL)
+    assert read_sheet(path, KL, name="second").entries[0].grade == 4
+    with pytest.raises(UserError, match="has no sheet 'third'"):
+        read_sheet(path, KL, name="third")
+    with pytest.raises(UserError, match="has no sheets; leave out --sheet"):
+        read_sheet(csv_sheet(tmp_path, "patient,KL", "1,2"), KL, name="one")
+
+
+@pytest.mark.parametrize("rows", [[], [["KL grades"]], [["patient", "KL"]], [["patient", "KL"], ["", ""]]])
+def test_sheets_without_rows(tmp_path, rows):
+    with pytest.raises(UserError, match=r"has no row of two columns|has a header and no rows"):
+        read_sheet(excel_sheet(tmp_path, *rows), KL)
+
+
+def test_damaged_and_missing_files_are_refused_by_name(tmp_path):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+    whole = path.read_bytes()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_sheet(tmp_path / "none.xlsx", KL)
+    for kept in (0, 10, len(whole) // 2):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=r"grades.xlsx: is damaged or no spreadsheet"):
+            read_sheet(path, KL)
+    path.write_bytes(b"patient,side,KL\n1,L,2\n")
+    with pytest.raises(UserError, match="save it again, or as 'CSV UTF-8'"):
+        read_sheet(path, KL)
+
+
+def changed_sheet(path, rows):
+    """Put rows of XML after those of an Excel file's first sheet."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    parts[name] = parts[name].replace(b"</sheetData>", f"{rows}</sheetData>".encode())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return path
+
+
+def open_document(folder, *rows):
+    """An OpenDocument file of one sheet; each row is how often it is there, and its cells as text and how often."""
+    cell = '<table:table-cell {} table:number-columns-repeated="{}">{}</table:table-cell>'
+    text = "".join(
+        f'<table:table-row table:number-rows-repeated="{repeated}">'
+        + "".join(
+            cell.format('office:value-type="string"', often, f"<text:p>{said}</text:p>")
+            if said
+            else cell.format("", often, "")
+            for said, often in cells
+        )
+        + "</table:table-row>"
+        for repeated, cells in rows
+    )
+    name = "urn:oasis:names:tc:opendocument:xmlns:{0}:1.0"
+    spaces = " ".join(f'xmlns:{space}="{name.format(space)}"' for space in ("office", "table", "text"))
+    path = folder / "grades.ods"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("META-INF/manifest.xml", f'<m:manifest xmlns:m="{name.format("manifest")}"/>')
+        archive.writestr(
+            "content.xml",
+            f'<office:document-content {spaces}><office:body><office:spreadsheet><table:table table:name="Knees">{text}'
+            "</table:table></office:spreadsheet></office:body></office:document-content>",
+        )
+    return path
+
+
+TITLES_AND_KNEE = ((1, [("patient", 1), ("side", 1), ("KL", 1)]), (1, [("7", 1), ("L", 1), ("2", 1)]))
+
+
+@pytest.mark.parametrize(
+    ("row", "cell", "size"),
+    [
+        ('<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', "XFD1048576", "1,048,576 rows × 16,384 columns"),
+        ("<row r='1048576'><c r='ZZ1048576' t='inlineStr'><is><t>x</t></is></c></row>", "ZZ1048576", "702 columns"),
+        ('<row r="1048576"><c r="A1048576"><v>1</v></c><c r="E1048576"><v>1</v></c></row>', "E1048576", "5 columns"),
+        ('<row r="1048576"><c/><c/><c r="D1048576"/><c><v>1</v></c></row>', "E1048576", "5 columns"),
+        ('<row><c r="BA100000"><v>1</v></c></row>', "BA100000", "100,000 rows × 53 columns"),
+    ],
+)
+def test_a_stray_cell_far_away_is_refused_by_name(tmp_path, row, cell, size):
+    path = changed_sheet(excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2]), row)
+    told = (
+        rf"grades.xlsx: cell {cell} in 'xl/worksheets/sheet1.xml' makes the sheet .*{size}.*more than 5,000,000 cells"
+    )
+    with pytest.raises(
+        UserError, match=f"{told}; delete the cell if it is a stray one, or save the sheet as 'CSV UTF-8'"
+    ):
+        read_sheet(path, KL)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '<row r="1048576" ht="12"><c r="XFD1048576" s="0"/></row>',
+        '<row r="1048576"><c r="XFD1048576"><f>1+1</f></c></row>',
+        '<row r="1048576" ht="12"></row><row r="3"><c r="XFD3"><v>1</v></c></row>',
+    ],
+)
+def test_cells_that_have_a_format_alone_do_not_count(tmp_path, row):
+    path = changed_sheet(excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2]), row)
+    assert [fields[:3] for _, fields in read_sheet_rows(path, None)][:2] == [["patient", "side", "KL"], ["1", "L", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "cell"),
+    [
+        (((1_000_000, [("", 16384)]), (1, [("", 4), ("x", 1)])), "E1000003"),
+        (((4000, [("", 1400), ("x", 1)]),), "BAW4002"),
+        (((1000, [("x", 16384)]),), "XFD1002"),
+    ],
+)
+def test_a_stray_cell_of_an_open_document_is_refused_by_name(tmp_path, more, cell):
+    with pytest.raises(UserError, match=f"grades.ods: cell {cell} in 'Knees' makes the sheet"):
+        read_sheet(open_document(tmp_path, *TITLES_AND_KNEE, *more), KL)
+
+
+def test_empty_cells_to_the_end_of_an_open_document_do_not_count(tmp_path):
+    titles, knee = TITLES_AND_KNEE
+    wide = (1, [*knee[1], ("", 16381)])
+    path = open_document(tmp_path, titles, wide, (1_048_574, [("", 16384)]))
+    assert [(entry.patient, entry.grade) for entry in read_sheet(path, KL).entries] == [("7", 2)]
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+    monkeypatch.setattr("knee.io.sheet_size._MOST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"grades.xlsx: unpacks to [0-9,]+ bytes, more than 1,000"):
+        read_sheet(path, KL)
+
+
+def test_what_the_library_reads_as_too_large_is_refused(tmp_path, monkeypatch):
+    """Formats that are not looked into before."""
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+    monkeypatch.setattr("knee.io.sheet_size.MOST_CELLS", 5)
+    monkeypatch.setattr("knee.io.tables.refuse_far_cells", lambda path: None)
+    with pytest.raises(UserError, match="cell C2 in 'Sheet' makes the sheet 2 rows × 3 columns large"):
+        read_sheet(path, KL)
+
+
+def test_a_panic_of_the_library_is_a_damaged_file_and_an_interruption_is_none(tmp_path, monkeypatch):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], [1, "L", 2])
+
+    class PanicException(BaseException):
+        """As the library's own, which cannot be imported."""
+
+    for error, expected in ((PanicException("capacity overflow"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        class Workbook:
+            @staticmethod
+            def from_path(_, error=error):
+                raise error
+
+        monkeypatch.setattr("python_calamine.CalamineWorkbook", Workbook)
+        with pytest.raises(expected, match=r"is damaged or no spreadsheet \(capacity overflow\)|^$"):
+            read_sheet(path, KL)
+
+
+def test_flipped_bytes_of_an_excel_file_give_its_grades_or_a_refusal(tmp_path):
+    path = excel_sheet(tmp_path, ["patient", "side", "KL"], *([number, "L", number % 5] for number in range(40)))
+    whole = path.read_bytes()
+    sound = read_sheet(path, KL).entries
+    places = np.random.default_rng(1).integers(0, len(whole), 300)
+    refused = 0
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            assert read_sheet(path, KL).entries == sound
+        except UserError:
+            refused += 1
+    assert 0 < refused < len(places)
