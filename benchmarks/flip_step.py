@@ -17,8 +17,8 @@ from statistics import median
 
 import torch
 
-from dcmt.config import GraderConfig
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.config import GraderConfig, LossConfig
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.train import build_grader
 from knee.engine.device import autocast
 from knee.engine.fit import make_optimizer
@@ -60,14 +60,14 @@ class Step:
         network = build_grader(config, load_grade_set(config.data.grade_set), fresh=False)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         loss = config.loss
-        weights = LossWeights(
+        weights = LossConfig(
             attention=0.0,
             probability_consistency=loss.probability_consistency,
             attention_consistency=loss.attention_consistency,
         )
         if flips:
             weights = replace(weights, symmetry=True, flip_consistency=10.0)
-        self.task = MeanTeacher(network, weights=weights, decay=0.99, ramp_steps=100)
+        self.task = MeanTeacher(network, loss=weights, decay=0.99, ramp_steps=100)
         self.optimizer = make_optimizer(self.task, config.optimizer, device)
         labeled, size = config.data.labeled_per_batch, config.data.image_size
         images = torch.rand(labeled + config.data.unlabeled_per_batch, 1, size, size, device=device)

@@ -22,14 +22,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.config import LossConfig
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.network import build_network
 from knee.engine.checkpoint import Checkpoints
 from knee.engine.config import FitConfig, OptimizerConfig
 from knee.engine.device import autocast, choose_device, memory_gib
 from knee.engine.fit import Fit, make_optimizer
-from knee.engine.launch import place
 from knee.engine.tracking import Tracker
+from knee.engine.training import place
 from knee.task import Batch
 
 
@@ -76,7 +77,7 @@ def make_task(options: argparse.Namespace, device: torch.device) -> MeanTeacher:
     student = build_network(
         options.backbone, grades=3, image_size=options.size, stride=options.stride, stage=options.stage
     )
-    task = MeanTeacher(student, weights=LossWeights(), decay=0.99, ramp_steps=100)
+    task = MeanTeacher(student, loss=LossConfig(), decay=0.99, ramp_steps=100)
     place(task, device, channels_last=True)
     return task
 
@@ -114,7 +115,6 @@ def whole_step(
         tracker=tracker,
         checkpoints=Checkpoints(folder),
         steps=1_000_000,
-        say=lambda _: None,
     )
     batches = fit.batches.from_batch(0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
 from knee.nn.flips import MirroredPair
 
+log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 GRID_MASKS = 128
 """How many masks, at most, the best IoU that the attention's grid can reach is climbed to on."""
@@ -80,9 +81,9 @@ def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: b
         raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if mirrored_pair and kind == "grader" and not _sees_mirror_images(config):
-        sys.stderr.write(
+        log.warning(
             f"note: {path} was trained without mirror images (views.horizontal_flip 0), so --mirrored-pair asks about "
-            "images of a kind that it never saw\n"
+            "images of a kind that it never saw"
         )
     if checkpoint == "best":
         found = run.checkpoints.best()
@@ -91,7 +92,7 @@ def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: b
     else:
         found, damaged = run.checkpoints.latest()
         for fault in damaged:
-            sys.stderr.write(f"warning: {fault}; taking the checkpoint before it\n")
+            log.warning(f"warning: {fault}; taking the checkpoint before it")
     if found is None:
         raise UserError(f"{path} has no whole checkpoint yet; train it first: python train.py --resume {path}")
     require_paths(run, config, "data.grade_set")
@@ -135,8 +136,8 @@ def load_data(loaded: LoadedRun) -> KneeData:
             f"it was trained with is {loaded.run.local / 'split.csv'}: put that back"
         )
     if manifest_changed(loaded, data):
-        sys.stderr.write(
-            f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its rows count as they are now\n"
+        log.warning(
+            f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its rows count as they are now"
         )
     return data
 

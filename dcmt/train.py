@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +16,82 @@ from torch import nn
 from clip_koa.build import build_clip_grader
 from clip_koa.prompts import read_prompts
 from dcmt.config import GraderConfig
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.network import build_network
-from dcmt.schedules import default_teacher_decay
 from dcmt.validation import GraderValidation
-from knee.data.prepare import KneeData, describe, load_knee_data
+from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
 from knee.engine.checkpoint import Checkpoint
-from knee.engine.fit import Progress
-from knee.engine.launch import new_or_resumed, start
+from knee.engine.launch import new_or_resumed
 from knee.engine.lock import RunLock
-from knee.engine.options import config_from_values
-from knee.engine.run import RunFolder, earlier_until_begun, file_hash, open_run
-from knee.engine.tracking import Tracker
-from knee.engine.training import Streams, train
+from knee.engine.options import asks_for_help, config_from_values, train_help
+from knee.engine.record import record_data
+from knee.engine.run import RunFolder, file_hash, open_run, removed_unless_begun
+from knee.engine.state import Progress
+from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.grades import GradeSet
 from knee.task import Task
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+METHODS: Mapping[str, Callable[..., Task]] = {"mean_teacher": MeanTeacher.from_config}
+"""What ``method`` in a config names: each makes the task of a run from (config, student, steps, best_metric)."""
 
 
-def train_command(arguments: Sequence[str], *, say: Say) -> int:
+def train_command(arguments: Sequence[str]) -> int:
     """``dcmt train`` and ``train.py``."""
+    if asks_for_help(arguments):
+        log.info(train_help(GraderConfig, program="train.py"))
+        return 0
     config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
-    with earlier_until_begun(run):
-        train_grader(config, run, say=say, resume=resume)
+    with removed_unless_begun(run, new=not resume):
+        train_grader(config, run, resume=resume)
     return 0
 
 
-def train_grader(config: GraderConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
+def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint."""
     with RunLock(run.path):
-        device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+        device = start(config.fit)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
         for line in describe(data, config.data):
-            say(line)
-        return train(config, run, data, GraderRun(config, data, say), device=device, say=say, resume=resume)
-
-
-class GraderRun:
-    """A ``knee.engine.training.Kind``: student and teacher."""
-
-    command = "python train.py"
-    next = "dcmt evaluate {run}"
-
-    def __init__(self, config: GraderConfig, data: KneeData, say: Say) -> None:
-        self.config = config
-        self.data = data
-        self.say = say
-        self.streams = Streams(data.labeled, data.unlabeled, config.data.mask_dilation)
-
-    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> MeanTeacher:
-        """Student, teacher and loss weights."""
-        return build_task(self.config, self.data, steps=steps, say=self.say, fresh=checkpoint is None)
-
-    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
-        """Validation of both networks, with pictures."""
-        assert isinstance(task, MeanTeacher)
-        task.validation = GraderValidation(
-            self.data,
+            log.info(line)
+        batches = training_batches(config, data, device=device)
+        steps = count_steps(config.fit, batches.per_epoch)
+        checkpoint = latest_checkpoint(run) if resume else None
+        task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
+        if checkpoint is None:
+            record_data(run, data)
+        return fit(
+            task,
+            batches,
+            run,
+            config,
+            data,
             device=device,
-            precision=precision,
-            attention=self.config.attention,
-            tracker=tracker,
-            cases=self.config.report.cases,
+            steps=steps,
+            checkpoint=checkpoint,
+            command="python train.py --resume {run}",
+            next_command="dcmt evaluate {run}",
+            state=prompts_used(config, data.grade_set, checkpoint),
+            validation=partial(
+                GraderValidation, data, device=device, attention=config.attention, cases=config.report.cases
+            ),
         )
 
-    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
-        """The phrases of a text head."""
-        return prompts_used(self.config, self.data.grade_set, checkpoint)
+
+def training_batches(config: GraderConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:
+    """The two streams of a config: labeled images with dilated masks, and unlabeled ones."""
+    return TrainingBatches(
+        data,
+        config.data,
+        config.views,
+        rows=data.labeled,
+        unlabeled=data.unlabeled,
+        dilation=config.data.mask_dilation,
+        seed=config.fit.seed,
+        device=device,
+        channels_last=config.fit.channels_last,
+    )
 
 
 def build_grader(
@@ -125,32 +134,20 @@ def build_grader(
     )
 
 
-def build_task(config: GraderConfig, data: KneeData, *, steps: int, say: Say, fresh: bool = True) -> MeanTeacher:
-    """Student, teacher and loss weights of a config; ``fresh`` as in ``build_grader``.
+def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool = True) -> Any:
+    """Student, teacher and losses by the config's ``method``; ``fresh`` as in ``build_grader``.
 
-    Says once where no labeled image has a mask.
+    Reports once where no labeled image has a mask.
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
     if fresh and config.model.start:
         load_start(student, config, data.split.path, prompts_used(config, data.grade_set, None))
-    loss = config.loss
-    weights = LossWeights(**{option.name: getattr(loss, option.name) for option in fields(LossWeights)})
-    if weights.attention and not data.cache.has_mask[data.labeled].any():
-        say("no labeled image has a mask: the attention loss (Eq. 2) applies to no image and is left out")
-        weights = replace(weights, attention=0.0)
-    decay = config.teacher.decay
-    return MeanTeacher(
-        student,
-        weights=weights,
-        decay=default_teacher_decay(steps) if decay is None else decay,
-        ramp_steps=round(loss.ramp * steps),
-        ramp_start=round(loss.ramp_start * steps),
-        buffers=config.teacher.buffers,
-        sharpness=config.attention.sharpness,
-        threshold=config.attention.threshold,
-        best_metric=f"val_teacher/{data.grade_set.best_metric}",
-    )
+    if config.loss.attention and not data.cache.has_mask[data.labeled].any():
+        log.info("no labeled image has a mask: the attention loss (Eq. 2) applies to no image and is left out")
+        config = replace(config, loss=replace(config.loss, attention=0.0))
+    best_metric = f"val_teacher/{data.grade_set.best_metric}"
+    return METHODS["mean_teacher"](config, student, steps=steps, best_metric=best_metric)
 
 
 def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -55,6 +55,10 @@ class StepLosses(NamedTuple):
     """Numbers worth watching that are not minimised (agreement, entropy, share of pixels with a gradient)."""
 
 
+Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
+"""Metrics of the networks, by name, after a number of steps; runs in eval mode and without gradient."""
+
+
 class Task(Protocol):
     """One thing to train: what the loop in ``knee.engine.fit`` needs to know of it, and no more."""
 
@@ -62,6 +66,8 @@ class Task(Protocol):
     """The key of ``validate``'s result by which the best checkpoint is chosen; larger is better."""
     networks: Mapping[str, nn.Module]
     """Everything with weights or buffers, by name: saved, loaded and moved together."""
+    validation: Validation | None
+    """What ``validate`` measures; set by whoever knows the validation data."""
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The parameters to optimise."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from knee.task import Batch, StepLosses
+from knee.task import Batch, StepLosses, Validation
 from segmentation.losses import cross_entropy, dice_loss
 from segmentation.unet import Segmenter
 
@@ -22,13 +22,12 @@ class SegmentationTask:
         *,
         dice_weight: float = 1.0,
         cross_entropy_weight: float = 1.0,
-        validate: Callable[[Segmenter], Mapping[str, float]] | None = None,
     ) -> None:
         self.segmenter = segmenter
         self.networks: Mapping[str, nn.Module] = {"segmenter": segmenter}
         self.dice_weight = dice_weight
         self.cross_entropy_weight = cross_entropy_weight
-        self._validate = validate
+        self.validation: Validation | None = None
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """All parameters of the U-Net."""
@@ -47,4 +46,4 @@ class SegmentationTask:
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Dice and IoU per image on the validation images that have a mask."""
-        return self._validate(self.segmenter) if self._validate else {}
+        return self.validation(self.networks, step) if self.validation else {}

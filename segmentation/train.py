@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from knee.data.prepare import KneeData, drawn_rows, load_knee_data
+from knee.data.prepare import KneeData, TrainingBatches, drawn_rows, load_knee_data
 from knee.engine.checkpoint import Checkpoint
-from knee.engine.fit import Progress
-from knee.engine.launch import start
 from knee.engine.lock import RunLock
+from knee.engine.record import record_data
 from knee.engine.run import RunFolder
-from knee.engine.tracking import Tracker
-from knee.engine.training import Streams, train
+from knee.engine.state import Progress
+from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.images.masks import mask_dice, mask_iou
-from knee.task import Task
 from segmentation.config import SegmenterConfig
 from segmentation.predict import segment_rows
 from segmentation.task import SegmentationTask
 from segmentation.unet import Segmenter, build_segmenter
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 
 
-def train_segmenter(config: SegmenterConfig, run: RunFolder, *, say: Say, resume: bool) -> Progress:
+def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool) -> Progress:
     """Train the U-Net on the training rows that have a drawn mask, whatever their grade."""
     with RunLock(run.path):
-        device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+        device = start(config.fit)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
-        kind = SegmenterRun(config, data)
-        held_out = len(drawn_rows(data, data.split.rows("val")))
-        say(f"{len(kind.streams.labeled)} training images have a drawn mask; {held_out} for validation")
-        return train(config, run, data, kind, device=device, say=say, resume=resume)
+        batches = training_batches(config, data, device=device)
+        steps = count_steps(config.fit, batches.per_epoch)
+        checkpoint = latest_checkpoint(run) if resume else None
+        task = build_task(config, data, device=device, fresh=checkpoint is None)
+        if checkpoint is None:
+            record_data(run, data)
+        return fit(
+            task,
+            batches,
+            run,
+            config,
+            data,
+            device=device,
+            steps=steps,
+            checkpoint=checkpoint,
+            command="dcmt segment train --resume {run}",
+            next_command="dcmt segment predict {run} --out FOLDER",
+        )
 
 
-class SegmenterRun:
-    """A ``knee.engine.training.Kind``: the U-Net, on the training rows that have a drawn mask."""
-
-    command = "dcmt segment train"
-    next = "dcmt segment predict {run} --out FOLDER"
-
-    def __init__(self, config: SegmenterConfig, data: KneeData) -> None:
-        self.config = config
-        self.data = data
-        rows = drawn_rows(data, data.split.rows("train"), least=2)
-        self.streams = Streams(rows, np.zeros(0, np.int64), dilation=0.0)
-
-    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> SegmentationTask:
-        """The U-Net and its losses."""
-        return build_task(self.config, self.data, device=device, fresh=checkpoint is None)
-
-    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
-        """Nothing more is needed."""
-
-    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
-        """Nothing more to say."""
-        return {}
+def training_batches(config: SegmenterConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:
+    """The training images that have a drawn mask, not dilated. Raises UserError for fewer than two."""
+    rows = drawn_rows(data, data.split.rows("train"), least=2)
+    held_out = len(drawn_rows(data, data.split.rows("val")))
+    log.info(f"{len(rows)} training images have a drawn mask; {held_out} for validation")
+    return TrainingBatches(
+        data,
+        config.data,
+        config.views,
+        rows=rows,
+        unlabeled=np.zeros(0, np.int64),
+        dilation=0.0,
+        seed=config.fit.seed,
+        device=device,
+        channels_last=config.fit.channels_last,
+    )
 
 
 def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device, fresh: bool) -> SegmentationTask:
@@ -72,17 +79,17 @@ def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device,
     mean, std = data.cache.mean_std(data.split.rows("train"))
     weights = config.unet.encoder_weights if fresh else ""
     segmenter = build_segmenter(config.unet.encoder, encoder_weights=weights, mean=mean, std=std)
+    task = SegmentationTask(
+        segmenter, dice_weight=config.unet.dice_weight, cross_entropy_weight=config.unet.cross_entropy_weight
+    )
     rows = drawn_rows(data, data.split.rows("val"))
 
-    def validate(network: Segmenter) -> Mapping[str, float]:
-        return {f"val/{name}": value for name, value in overlap(network, data, rows, device=device).items()}
+    def validation(networks: Mapping[str, Any], step: int) -> Mapping[str, float]:
+        found = overlap(networks["segmenter"], data, rows, device=device)
+        return {f"val/{name}": value for name, value in found.items()}
 
-    return SegmentationTask(
-        segmenter,
-        dice_weight=config.unet.dice_weight,
-        cross_entropy_weight=config.unet.cross_entropy_weight,
-        validate=validate if len(rows) else None,
-    )
+    task.validation = validation if len(rows) else None
+    return task
 
 
 def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.device) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcmt.config import GraderConfig
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.config import GraderConfig, LossConfig
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.train import train_grader
 from knee.data.manifest import read_manifest
 from knee.data.splits import make_split, write_split
@@ -26,6 +27,7 @@ from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, create_run
 from knee.engine.tracking import Tracker
 from knee.grades import load_grade_set
+from knee.io.console import PACKAGES
 from knee.phantom import write_phantom
 from knee.task import Batch, Grading
 from segmentation.config import SegmenterConfig
@@ -46,6 +48,27 @@ def denormals_as_before() -> Iterator[None]:
     """A run sets this for its process; hypothesis refuses to draw numbers where it is set."""
     yield
     torch.set_flush_denormal(False)
+
+
+class _Messages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the packages log during the test, INFO and above."""
+    handler = _Messages()
+    for name in PACKAGES:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    yield handler.said
+    for name in PACKAGES:
+        logging.getLogger(name).removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +150,7 @@ def trained_run(grader_values: Values, tmp_path_factory: pytest.TempPathFactory)
     values = changed(grader_values, {"report.tensorboard": True})
     config = config_from_values(GraderConfig, values, where="test")
     run = create_run(tmp_path_factory.mktemp("runs") / "tiny", config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
+    train_grader(config, run, resume=False)
     return run
 
 
@@ -246,7 +269,6 @@ def make_fit(
         spoiled: frozenset[int] = frozenset(),
         dropout: float = 0.0,
         norm: bool = True,
-        said: list[str] | None = None,
         optimizer: OptimizerConfig | None = None,
         precision: str = "fp32",
         batches: Any = None,
@@ -257,7 +279,7 @@ def make_fit(
         torch.manual_seed(0)
         # channels_last, as by default: what lies in another order in memory must come back in that order.
         student = small_grader(seed=2, dropout=dropout, norm=norm).to(memory_format=torch.channels_last)
-        task = MeanTeacher(student, weights=LossWeights(), decay=0.8, ramp_steps=6, best_metric="val/score")
+        task = MeanTeacher(student, loss=LossConfig(), decay=0.8, ramp_steps=6, best_metric="val/score")
         task.validation = lambda networks, step: {"val/score": float(-abs(step - 4)), "val/other": step / 7}
         checkpoints = Checkpoints(path / "checkpoints")
         checkpoint = checkpoints.latest()[0] if resume else None
@@ -271,7 +293,6 @@ def make_fit(
             tracker=Tracker(path, tensorboard=False, first_step=checkpoint.step if checkpoint else 0),
             checkpoints=checkpoints,
             steps=steps,
-            say=(said if said is not None else []).append,
             state={"manifest_sha256": "m", "split_sha256": "s"},
             resume_command="dcmt train --resume RUN",
         )

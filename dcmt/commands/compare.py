@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from knee.evaluation.summary import metric_table
 from knee.io.files import refuse_existing, write_json
 from knee.io.tables import shortened
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 DIFFERENCE = "second − first"
 
 
-def compare_command(options: argparse.Namespace, *, say: Say) -> int:
+def compare_command(options: argparse.Namespace) -> int:
     """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
     titles = run_titles(*options.runs)
     first, second = (
@@ -41,21 +43,21 @@ def compare_command(options: argparse.Namespace, *, say: Say) -> int:
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = runs[titles[0]]["grades"]
     asked = f"{options.network} of both" + (", mirrored-pair prediction" if options.mirrored_pair else "")
-    say(
+    log.info(
         f"{asked}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
     )
     for line in metric_table(columns):
-        say(line)
-    say("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
+        log.info(line)
+    log.info("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
     for line in metric_table(columns, names=[f"f1_{grade}" for grade in range(len(grades))])[1:]:
-        say(line)
+        log.info(line)
     if written:
         numbers, figure = written
         write_json(numbers, values)
         confusions = {title: runs[title]["confusion"] for title in titles}
         save_figure(confusion_figure(confusions, grades), figure)
-        say(f"metrics: {numbers}   figure: {figure}")
+        log.info(f"metrics: {numbers}   figure: {figure}")
     return 0
 
 

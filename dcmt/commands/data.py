@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,13 @@ from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet, load_grade_set
 from knee.io.files import refuse_existing, refuse_inputs
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from knee.intake.sheet import Sheet
 
-Say = Callable[[str], None]
 
-
-def phantom(options: argparse.Namespace, *, say: Say) -> int:
+def phantom(options: argparse.Namespace) -> int:
     """``dcmt phantom``."""
     from knee.phantom import write_phantom
 
@@ -35,11 +35,11 @@ def phantom(options: argparse.Namespace, *, say: Say) -> int:
         force=options.force,
         **chosen,
     )
-    say(f"wrote {path}")
+    log.info(f"wrote {path}")
     return 0
 
 
-def manifest(options: argparse.Namespace, *, say: Say) -> int:
+def manifest(options: argparse.Namespace) -> int:
     """``dcmt manifest``."""
     from knee.intake.folders import manifest_from_folder
 
@@ -59,27 +59,27 @@ def manifest(options: argparse.Namespace, *, say: Say) -> int:
     )
     write_manifest(target, table, force=options.force)
     for note in table.attrs["notes"]:
-        say(note)
+        log.info(note)
     graded = table["grade"].notna()
     counts = table.loc[graded, "grade"].astype(int).value_counts().sort_index()
     by_grade = "".join(f"  {grade}: {count}" for grade, count in counts.items()) or " none"
-    say(
+    log.info(
         f"{len(table)} images of {table['patient'].nunique()} patients; by grade{by_grade}; ungraded: {int((~graded).sum())}"
     )
     if not graded.any():
-        say(
+        log.info(
             "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet that holds the "
             "grades by --grades, or write them into the column grade"
         )
     if "split" in table and table["split"].ne("").any():
-        say("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
+        log.info("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
     example = table.iloc[0]
-    say(
+    log.info(
         f"patient of {example['image']}: {example['patient']}"
         + (f", side {example['side']}" if example["side"] else "")
     )
     kind = "" if options.grade_set == "kl" else f" --grade-set {shlex.quote(options.grade_set)}"
-    say(f"wrote {target}; next: dcmt split {shlex.quote(str(target))}{kind} --out data_splits/NAME.csv")
+    log.info(f"wrote {target}; next: dcmt split {shlex.quote(str(target))}{kind} --out data_splits/NAME.csv")
     return 0
 
 
@@ -114,7 +114,7 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
     )
 
 
-def check(options: argparse.Namespace, *, say: Say) -> int:
+def check(options: argparse.Namespace) -> int:
     """``dcmt check``: every fault of a manifest, its images, its masks and a split."""
     from knee.data.check import check_data, drop_bad
 
@@ -123,7 +123,7 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
     for remark in found.remarks:
-        say(f"worth a look: {remark}")
+        log.info(f"worth a look: {remark}")
     split_faults = _split_faults(options, found) if options.split else []
     if options.skip_bad:
         if split_faults:
@@ -133,11 +133,11 @@ def check(options: argparse.Namespace, *, say: Say) -> int:
                 summary=f"{options.manifest}: {counted(len(faults), 'fault')} that cannot be skipped; mend them:",
             )
         drop_bad(found, options.skip_bad, force=options.force)
-        say(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
+        log.info(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
         return 0
     faults = found.faults() + split_faults
     if not faults:
-        say(f"{options.manifest}: {found.count} images, all sound")
+        log.info(f"{options.manifest}: {found.count} images, all sound")
         return 0
     skip = (
         "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
@@ -159,7 +159,7 @@ def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:
     return []
 
 
-def split(options: argparse.Namespace, *, say: Say) -> int:
+def split(options: argparse.Namespace) -> int:
     """``dcmt split``."""
     from knee.data.splits import make_folds, make_split, write_split
 
@@ -171,23 +171,23 @@ def split(options: argparse.Namespace, *, say: Say) -> int:
         refuse_inputs(target, manifest=options.manifest, list_of_bad_rows=options.skip_bad)
     if options.skip_bad:
         refuse_inputs(options.skip_bad, manifest=options.manifest)
-    found = _manifest_to_split(options, say)
+    found = _manifest_to_split(options)
     if options.folds:
         folds = make_folds(found.table, folds=options.folds, seed=options.seed)
         _refuse_existing(targets, force=options.force)
         for target, frame in zip(targets, folds, strict=True):
             write_split(target, frame, force=options.force)
-        say(f"wrote {len(folds)} folds: {targets[0]} … {targets[-1].name}")
+        log.info(f"wrote {len(folds)} folds: {targets[0]} … {targets[-1].name}")
         return 0
     frame = make_split(found.table, fractions=tuple(options.fractions), seed=options.seed, keep=not options.anew)
     write_split(options.out, frame, force=options.force)
     counts = "  ".join(f"{name}: {count}" for name, count in frame["split"].value_counts().items())
     kept = not options.anew and "split" in found.table and found.table["split"].ne("").any()
-    say(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
+    log.info(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
     return 0
 
 
-def _manifest_to_split(options: argparse.Namespace, say: Say) -> Manifest:
+def _manifest_to_split(options: argparse.Namespace) -> Manifest:
     """The manifest; with ``--skip-bad FILE`` without its bad rows."""
     from knee.data.check import check_data, drop_bad
 
@@ -197,7 +197,7 @@ def _manifest_to_split(options: argparse.Namespace, say: Say) -> Manifest:
     for target in (options.skip_bad, *([] if options.folds else [options.out])):
         refuse_existing(target, force=options.force)
     found = check_data(options.manifest, grade_set)
-    say(f"{len(found.bad_lines)} of {found.count} rows are left out: {options.skip_bad}")
+    log.info(f"{len(found.bad_lines)} of {found.count} rows are left out: {options.skip_bad}")
     return drop_bad(found, options.skip_bad, force=options.force)
 
 

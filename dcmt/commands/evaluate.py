@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcmt.loaded import (
@@ -26,10 +27,10 @@ from knee.evaluation.report import difference, predictions_table, report
 from knee.evaluation.summary import grade_table, metric_table
 from knee.io.files import write_json
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
+def evaluate_command(options: argparse.Namespace) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
     loaded = load_run(
         options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
@@ -81,16 +82,18 @@ def evaluate_command(options: argparse.Namespace, *, say: Say) -> int:
     target.chmod(0o600)
     draw_figures(loaded, found, data, rows, split=options.split)
     if missing:
-        say(f"{missing} {options.split} images of {data.split.path} are left out: not in the manifest, or bad rows")
+        log.info(
+            f"{missing} {options.split} images of {data.split.path} are left out: not in the manifest, or bad rows"
+        )
     if loaded.mirrored_pair:
-        say("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
+        log.info("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
     for line in summary(reports, list(found), grid):
-        say(line)
+        log.info(line)
     if written:
-        say(
+        log.info(
             f"{'':18}{written} of the masks were written by a segmenter: TIoU there is agreement with it, not with a reader"
         )
-    say(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
+    log.info(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
     return 0
 
 

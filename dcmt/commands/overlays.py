@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ from knee.evaluation.pictures import case_pictures
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def attention_command(options: argparse.Namespace, *, say: Say) -> int:
+def attention_command(options: argparse.Namespace) -> int:
     """``dcmt attention``: a PNG a case and a contact sheet, named by case, for a split or the unlabeled images.
 
     With ``--force`` overlays of other cases of this data that lay there go, once the new ones are there.
@@ -46,7 +46,7 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
         for row, case in cases.items()
     }
     for note in claim_folder(folder) if options.out else []:
-        say(note)
+        log.info(note)
     on_sheet = set(spread_over_grades(rows, grades, count=12).tolist())
     shown: list[NDArray[np.uint8]] = []
     for one in case_pictures(
@@ -65,11 +65,11 @@ def attention_command(options: argparse.Namespace, *, say: Say) -> int:
             shown.append(one.panel)
     cartilage = bool(data.cache.has_mask[rows].any())
     write_png(sheet, contact_sheet(shown, columns=2, cartilage=cartilage), force=options.force)
-    say(f"{len(rows)} overlays in {folder}; {len(shown)} of them together: {sheet}")
+    log.info(f"{len(rows)} overlays in {folder}; {len(shown)} of them together: {sheet}")
     others = set(data.cases(np.arange(len(data.grades)))) - set(cases.values())
     earlier = [path for case in sorted(others) if (path := folder / f"{case}.png").is_file()] if options.force else []
     for path in earlier:
         path.unlink()
     if earlier:
-        say(f"{len(earlier)} earlier overlays, of cases that are not among these, were removed")
+        log.info(f"{len(earlier)} earlier overlays, of cases that are not among these, were removed")
     return 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,14 @@ from knee.io.files import LONGEST_NAME, moved_into_place
 from knee.io.own_folders import mark_as_own
 from knee.io.tables import shortened
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 _BATCH = 32
 _CHUNK = 256
 _DRAWN = ".drawn.txt"
 
 
-def predict_command(options: argparse.Namespace, *, say: Say) -> int:
+def predict_command(options: argparse.Namespace) -> int:
     """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
     loaded = load_run(
         options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
@@ -79,9 +81,9 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     if reader.rejected:
         out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(reader.rejected, columns=["image", "reason"]).to_csv(out / "rejected.csv", index=False)
-        say(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
+        log.info(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
-        say(
+        log.info(
             f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither the file nor the end of its name "
             f"says L or R), so they are graded as they are; the network was trained with {reader.mirrors} knees mirrored"
         )
@@ -92,9 +94,9 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         table.to_csv(scratch, index=False)
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
-        say(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
+        log.info(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
     asked = name + (" by mirrored-pair prediction" if loaded.mirrored_pair else "")
-    say(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
+    log.info(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
     return 0
 
 

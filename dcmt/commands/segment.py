@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from knee.data.manifest import write_manifest
 from knee.data.prepare import KneeData, drawn_rows, load_knee_data
 from knee.engine.device import choose_device, flush_denormals
 from knee.engine.launch import new_or_resumed
-from knee.engine.options import config_from_values
-from knee.engine.run import earlier_until_begun, open_run, other_split, require_paths
+from knee.engine.options import asks_for_help, config_from_values, train_help
+from knee.engine.run import open_run, other_split, removed_unless_begun, require_paths
 from knee.errors import UserError
 from knee.io.files import refuse_existing
 from segmentation.config import SegmenterConfig
@@ -24,20 +25,23 @@ from segmentation.predict import segment_rows, write_masks
 from segmentation.train import load_segmenter, overlap, train_segmenter
 from segmentation.unet import Segmenter
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def train_command(arguments: Sequence[str], *, say: Say) -> int:
+def train_command(arguments: Sequence[str]) -> int:
     """``dcmt segment train``."""
+    if asks_for_help(arguments):
+        log.info(train_help(SegmenterConfig, program="dcmt segment train", by_grades=False))
+        return 0
     config, run, resume = new_or_resumed(
         SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train", by_grades=False
     )
-    with earlier_until_begun(run):
-        train_segmenter(config, run, say=say, resume=resume)
+    with removed_unless_begun(run, new=not resume):
+        train_segmenter(config, run, resume=resume)
     return 0
 
 
-def predict_command(options: argparse.Namespace, *, say: Say) -> int:
+def predict_command(options: argparse.Namespace) -> int:
     """``dcmt segment predict``: masks for the rows that have none, and a manifest that names them."""
     run, values = open_run(options.run)
     if values.pop("kind") != "segmenter":
@@ -55,12 +59,12 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
     network, checkpoint = load_segmenter(run, config)
     network.to(device)
     if other_split(checkpoint.state, data.split.path):
-        say(
+        log.info(
             f"{data.split.path} changed since the segmenter was trained, so how it finds the drawn masks of test is not told: "
             "it may have been trained on them"
         )
     else:
-        report_drawn(network, data, device=device, say=say)
+        report_drawn(network, data, device=device)
     rows = data.split.rows("train") if options.rows == "train" else np.arange(len(data.manifest.table))
     rows = rows[~data.cache.has_mask[rows]]
     table = write_masks(
@@ -79,15 +83,15 @@ def predict_command(options: argparse.Namespace, *, say: Say) -> int:
         if len(rows)
         else ", all rows have one"
     )
-    say(f"{len(rows)} masks written to {options.out}{sure}")
-    say(f"the manifest that names them: {target}")
+    log.info(f"{len(rows)} masks written to {options.out}{sure}")
+    log.info(f"the manifest that names them: {target}")
     return 0
 
 
-def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device, say: Say) -> None:
+def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device) -> None:
     """Say how well the segmenter finds the drawn masks of validation and test."""
     for split in ("val", "test"):
         rows = drawn_rows(data, data.split.rows(split))
         if len(rows):
             found = overlap(network, data, rows, device=device)
-            say(f"{split}: Dice {found['dice']:.3f}, IoU {found['iou']:.3f} per image on {len(rows)} drawn masks")
+            log.info(f"{split}: Dice {found['dice']:.3f}, IoU {found['iou']:.3f} per image on {len(rows)} drawn masks")

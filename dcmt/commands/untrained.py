@@ -8,7 +8,8 @@ embeddings of a frozen image tower (the third row of Chavoshi et al.).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,47 +26,49 @@ from dcmt.config import GraderConfig
 from dcmt.loaded import refuse_trained_images
 from dcmt.train import build_grader, prompts_used
 from knee.data.prepare import KneeData, load_knee_data
-from knee.engine.launch import run_path, split_options, start
+from knee.engine.launch import run_path, split_options
 from knee.engine.lock import RunLock
-from knee.engine.options import config_paths, make_parser, read_config
-from knee.engine.run import RunFolder, create_run, earlier_until_begun, is_trained
-from knee.engine.training import record_data, run_state
+from knee.engine.options import asks_for_help, config_paths, make_parser, read_config
+from knee.engine.record import record_data, run_state
+from knee.engine.run import RunFolder, create_run, is_trained, removed_unless_begun
+from knee.engine.training import start
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.metrics import grading_metrics
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 Rows = NDArray[np.int64]
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
-def zeroshot_command(arguments: Sequence[str], *, say: Say) -> int:
+def zeroshot_command(arguments: Sequence[str]) -> int:
     """``dcmt zeroshot``: grade with an untrained CLIP model and prompts."""
-    options, config = _read(arguments, "zeroshot", say)
+    options, config = _read(arguments, "zeroshot")
     if config is None:
         return 0
-    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    device = start(config.fit)
     with _prepared(config, options, "zeroshot") as (grader, run, data):
-        say(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
+        log.info(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
         _keep(run, grader, config, data)
-        return _evaluate(run, options, config.fit.device, say)
+        return _evaluate(run, options, config.fit.device)
 
 
-def probe_command(arguments: Sequence[str], *, say: Say) -> int:
+def probe_command(arguments: Sequence[str]) -> int:
     """``dcmt probe``: a linear classifier on the embeddings of a frozen image tower."""
-    options, config = _read(arguments, "probe", say)
+    options, config = _read(arguments, "probe")
     if config is None:
         return 0
-    device = start(config.fit.seed, config.fit.threads, config.fit.device, deterministic=config.fit.deterministic)
+    device = start(config.fit)
     with _prepared(config, options, "probe") as (grader, run, data):
         grader.to(device)
-        probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty, say=say)
+        probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty)
         _keep(run, probe, config, data)
-        return _evaluate(run, options, config.fit.device, say)
+        return _evaluate(run, options, config.fit.device)
 
 
 def fit_probe(
-    grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None, say: Say
+    grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None
 ) -> ProbeGrader:
     """The probe on the labeled training images; without a penalty given, the one best on the validation images."""
 
@@ -73,7 +76,7 @@ def fit_probe(
         return embeddings_of(grader, _images(data, rows, device)), data.grades[rows]
 
     embeddings, grades = embedded(data.labeled)
-    say(f"embedded {len(grades)} labeled images in {embeddings.shape[1]} dimensions")
+    log.info(f"embedded {len(grades)} labeled images in {embeddings.shape[1]} dimensions")
     validation = data.rows("val")[data.grades[data.rows("val")] >= 0]
     if inverse_penalty is not None or not len(validation):
         penalty = 1.0 if inverse_penalty is None else inverse_penalty
@@ -89,10 +92,10 @@ def fit_probe(
     }
     metric = data.grade_set.best_metric
     if any(np.isnan(values[metric]) for values in found.values()):
-        say(f"{metric} is not defined on these {len(known)} validation images; the penalty is chosen by accuracy")
+        log.info(f"{metric} is not defined on these {len(known)} validation images; the penalty is chosen by accuracy")
         metric = "accuracy"
     for penalty, values in found.items():
-        say(f"inverse penalty {penalty:g}: {metric} {values[metric]:.3f} on {len(known)} validation images")
+        log.info(f"inverse penalty {penalty:g}: {metric} {values[metric]:.3f} on {len(known)} validation images")
     return probes[max(PENALTIES, key=lambda penalty: (found[penalty][metric], -penalty))]
 
 
@@ -107,26 +110,24 @@ def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor
 
 
 def _read(
-    arguments: Sequence[str], name: str, say: Say
+    arguments: Sequence[str], name: str
 ) -> tuple[argparse.Namespace, GraderConfig] | tuple[argparse.Namespace, None]:
     """The command's own options and the config from all others; no config where help was asked for."""
     parser = argparse.ArgumentParser(prog=f"dcmt {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
-    parser.add_argument("--force", action="store_true", help="start anew in an existing run folder")
     parser.add_argument("--trained-on", action="store_true", help="allow --split train for a classifier fitted to it")
     if name == "probe":
         parser.add_argument("--inverse-penalty", type=float, help="C of the regression (default: by validation)")
     options, rest = parser.parse_known_args(list(arguments))
-    if "--help" in rest or "-h" in rest:
-        say(
+    if asks_for_help(rest):
+        log.info(
             f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nbesides these:\n{parser.format_help()}"
         )
         return options, None
-    given = split_options(rest)
-    if given.resume is not None:
-        raise UserError(f"dcmt {name} is done in one go and has nothing to resume; start it anew by --force")
-    rest = given.rest
+    rest, resume = split_options(rest)
+    if resume is not None:
+        raise UserError(f"dcmt {name} is done in one go and has nothing to resume; run it again without --resume")
     config = read_config(GraderConfig, rest, program=f"dcmt {name}")
     if config.model.head != "text":
         raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
@@ -153,8 +154,8 @@ def _prepared(
     # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
-    run = create_run(options.out, config, kind=kind, force=options.force, keep_earlier=True)
-    with earlier_until_begun(run), RunLock(run.path):
+    run = create_run(options.out, config, kind=kind)
+    with removed_unless_begun(run), RunLock(run.path):
         data = load_knee_data(
             config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=is_trained(kind)
         )
@@ -167,6 +168,6 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
     run.checkpoints.save(0, {"teacher": network}, {}, state | prompts_used(config, data.grade_set, None))
 
 
-def _evaluate(run: RunFolder, options: argparse.Namespace, device: str, say: Say) -> int:
+def _evaluate(run: RunFolder, options: argparse.Namespace, device: str) -> int:
     chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True, "mirrored_pair": False}
-    return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on), say=say)
+    return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on))

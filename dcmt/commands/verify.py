@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from knee.evaluation.report import difference, report
 from knee.grades import GradeSet
 from knee.io.files import typed
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 LAST_DIGIT = 1.5e-6
 """Stored metrics have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
@@ -37,7 +39,7 @@ OVERLAP_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
 """The largest difference of the mean IoU of attention and masks."""
 
 
-def verify_command(options: argparse.Namespace, *, say: Say) -> int:
+def verify_command(options: argparse.Namespace) -> int:
     """Verify the metrics of one split; Faults that name every number which does not hold."""
     run, _ = open_run(options.run)
     stored = _stored_metrics(run, options.split)
@@ -54,17 +56,19 @@ def verify_command(options: argparse.Namespace, *, say: Say) -> int:
             "evaluate the run anew"
         ) from error
     compared = sum(len(_metrics_of(part)) for part in stored.values())
-    say(f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}")
+    log.info(
+        f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}"
+    )
     if not options.no_weights:
         weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
-        say(
+        log.info(
             f"{len(table)} images graded again by the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
             f"the largest difference of a probability is {furthest:.2g}"
         )
         faults += weight_faults
     if faults:
         raise Faults(faults, summary=f"{options.run}: {len(faults)} numbers do not hold:")
-    say(f"{options.run}: what metrics_{options.split}.json reports holds")
+    log.info(f"{options.run}: what metrics_{options.split}.json reports holds")
     return 0
 
 

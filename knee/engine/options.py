@@ -141,6 +141,11 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
     return paths
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of a command that takes a config hold --help."""
+    return bool({"--help", "-h"} & set(arguments))
+
+
 def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True) -> str:
     """Every option of a training command; ``by_grades`` false where it takes no labeled fraction."""
     fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
@@ -150,7 +155,6 @@ def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = Tru
         f"{fraction}"
         "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
         "  --resume RUN           go on with a run exactly where it was\n"
-        "  --force                start anew in an existing run folder\n"
         "\nResearch use only: not a medical device, not for diagnosis."
     )
 

@@ -6,44 +6,30 @@ Everything outside ``local/`` names cases by salted hashes and can be shown to o
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
+import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from knee.engine.checkpoint import Checkpoints
-from knee.engine.lock import RunLock
 from knee.errors import UserError
 from knee.grades import shipped_grade_sets
 from knee.io.files import moved_into_place
 
-Config = TypeVar("Config")
+log = logging.getLogger(__name__)
 PRIVATE = "(in local/paths.yaml)"
-_RESUMED = ("grader", "segmenter")
 UNTRAINED = ("zeroshot", "probe")
 """Kinds of run that no loop trains."""
-_KINDS = (*_RESUMED, *UNTRAINED)
-_LOCAL_BEFORE_STEP_1 = ("paths.yaml", "lock", "rejected.csv", "split.csv", "cases.csv")
-_BEFORE_STEP_1 = {
-    "config.yaml",
-    "grade_set.yaml",
-    "template.npy",
-    "local",
-    *(f"local/{name}" for name in _LOCAL_BEFORE_STEP_1),
-}
-_SCRATCH = re.compile(r"(local/)?\.[\w.]+\.part|local/\.case_salt(\.\w+)?")
-"""What a killed process leaves of writing one of them, and the salt of the case names."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -107,54 +93,41 @@ class RunFolder:
         return self.local / f"predictions_{split}.csv"
 
 
-def create_run(path: Path, config: Any, *, kind: str, force: bool = False, keep_earlier: bool = False) -> RunFolder:
-    """Make a new run folder and write the resolved config. Refuses a folder that holds anything, unless forced.
+def create_run(path: Path, config: Any, *, kind: str) -> RunFolder:
+    """Make a new run folder and write the resolved config; where ``path`` is taken, PATH-2, PATH-3 and so on.
 
-    A run that ended before its first step (a fault in the data, say) is started anew without being asked. What is not a
-    run folder is never removed, nor is one that holds readers' verdicts. With ``keep_earlier`` the one that is started anew
-    is set aside, for ``earlier_until_begun``.
+    A run is never replaced. An empty folder is free. Raises UserError where no folder can be made.
     """
-    run = RunFolder(path)
-    if path.is_symlink():
-        raise UserError(
-            f"run folder {path} is a link, and only a folder can be made or started anew; remove the link, or give another "
-            f"--name (it leads to {path.resolve()})"
-        )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not _is_run(run):
-            raise UserError(
-                f"{path} exists already and is not a run folder (no config.yaml of a run beside a folder local), so it is not "
-                "removed, not by --force either; give another --name"
-            )
-        if not force and not _never_started(run):
-            go_on = f", go on with it by --resume {path}" if kind in _RESUMED else ""
-            raise UserError(
-                f"run folder {path} exists already; give another --name{go_on}, or start it anew by --force (its contents are "
-                "then removed)"
-            )
-        if os.path.lexists(run.verdicts):
-            raise UserError(
-                f"{run.verdicts} holds readers' verdicts, which nothing brings back, so the run folder is not removed, not by "
-                "--force either; give another --name, or move that file elsewhere (or remove it) first"
-            )
-        with RunLock(path):  # refuses to remove what another process is writing
-            _remove_leftovers(path)
-            path.rename(_set_aside(path))  # gone at once, whenever a kill comes
-            if not keep_earlier:
-                _remove_leftovers(path)
-    else:
-        _remove_leftovers(path)
-    aside = RunFolder(path.with_name(f".{path.name}.new.{os.getpid()}"))
-    aside.local.mkdir(parents=True)
-    aside.local.chmod(0o700)
-    _write_config(aside, config, kind=kind)
-    try:
-        # Moved into place whole: a kill must not leave a folder that is neither a run nor free.
-        aside.path.rename(path)
-    except OSError as error:
-        shutil.rmtree(aside.path)
-        raise UserError(f"run folder {path} was made by another process just now; give another --name") from error
+    number = 1
+    while not _claimed(taken := path if number == 1 else path.with_name(f"{path.name}-{number}")):
+        number += 1
+    if number > 1:
+        log.info(f"{path} exists already: this run is {taken}")
+    run = RunFolder(taken)
+    run.local.mkdir()
+    run.local.chmod(0o700)
+    _write_config(run, config, kind=kind)
     return run
+
+
+def _claimed(path: Path) -> bool:
+    """Whether the folder is now ours: made here, or empty. Of two processes only one makes it."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    return True
+
+
+@contextmanager
+def removed_unless_begun(run: RunFolder, *, new: bool = True) -> Iterator[None]:
+    """Around the training of a new run: one that ends before its first step (a missing manifest, say) leaves no folder."""
+    try:
+        yield
+    except BaseException:
+        if new and not (run.path / "metrics.csv").exists() and not (run.path / "checkpoints").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def keep_config(run: RunFolder, config: Any) -> None:
@@ -178,67 +151,6 @@ def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
     _write_yaml(run.private, private)
     run.private.chmod(0o600)
     _write_yaml(run.config, public)
-
-
-@contextmanager
-def earlier_until_begun(run: RunFolder) -> Iterator[None]:
-    """Around the training of a new run: the run that it took the place of comes back where it ends before its first step.
-
-    A manifest that is not there, say, must not cost what was trained before.
-    """
-    aside = _set_aside(run.path)
-    try:
-        yield
-    except BaseException:
-        if aside.exists() and _never_started(run):
-            shutil.rmtree(run.path)
-            aside.rename(run.path)
-        raise
-    finally:
-        forget_earlier(run)
-
-
-def forget_earlier(run: RunFolder) -> None:
-    """Remove the run that this one, which begins now, takes the place of."""
-    shutil.rmtree(_set_aside(run.path), ignore_errors=True)
-
-
-def _set_aside(path: Path) -> Path:
-    """Where the run folder that is started anew is put."""
-    return path.with_name(f".{path.name}.old.{os.getpid()}")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of making or removing this run folder, and nothing of anybody else's."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
-        made = re.fullmatch(r"\.(?:new|old)\.([0-9]{1,9})", left.name.removeprefix(f".{path.name}"))
-        # Our own number: a process before this one had it, as in a container that was started anew.
-        if made and (int(made[1]) == os.getpid() or not _alive(int(made[1]))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _is_run(run: RunFolder) -> bool:
-    """Whether ``create_run`` made this folder, not a person who calls a file config.yaml, too."""
-    try:
-        return _read_yaml(run.config).get("kind") in _KINDS and run.local.is_dir()
-    except (OSError, UserError):
-        return False
-
-
-def _never_started(run: RunFolder) -> bool:
-    """Whether a run folder holds nothing but what is written before the first step."""
-    found = [path.relative_to(run.path).as_posix() for folder in (run.path, run.local) for path in folder.iterdir()]
-    return all(name in _BEFORE_STEP_1 or _SCRATCH.fullmatch(name) for name in found)
 
 
 def is_trained(kind: str) -> bool:

@@ -1,108 +1,105 @@
-"""A training run of any kind: data, task and run folder brought together, from the start or from the last checkpoint."""
+"""A training run, whatever its task: device and precision settled, the loop started or resumed in a run folder."""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from knee.data.prepare import KneeData, TrainingBatches
+from knee.data.config import DataConfig
+from knee.data.prepare import KneeData
 from knee.data.view_config import ViewConfig
 from knee.engine.checkpoint import Checkpoint
-from knee.engine.config import OptimizerConfig, ReportConfig
-from knee.engine.fit import Fit, Progress
-from knee.engine.launch import TrainConfig, count_steps, latest_checkpoint, open_tracker, place, settle_precision
-from knee.engine.run import RunFolder, file_hash, forget_earlier, keep_config, open_run
+from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
+from knee.engine.device import autocast, choose_device, choose_precision, flush_denormals
+from knee.engine.fit import Batches, Fit
+from knee.engine.guards import BufferKeeper
+from knee.engine.record import run_state
+from knee.engine.run import RunFolder, keep_config, open_run
 from knee.engine.schedules import learning_rate_factor
-from knee.engine.tracking import Tracker
-from knee.engine.versions import versions
-from knee.grades import grade_set_yaml
-from knee.io.files import moved_into_place, typed
-from knee.task import Task
+from knee.engine.state import Progress
+from knee.engine.tracking import Tracker, read_metrics
+from knee.errors import UserError
+from knee.io.files import typed
+from knee.task import Task, Validation
 
-Say = Callable[[str], None]
-Rows = NDArray[np.int64]
+log = logging.getLogger(__name__)
 
 
-class FullConfig(TrainConfig, Protocol):
+class RunConfig(Protocol):
     """What the configs of graders and segmenters have in common."""
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def runs(self) -> str: ...
+    @property
+    def data(self) -> DataConfig: ...
     @property
     def views(self) -> ViewConfig: ...
     @property
     def optimizer(self) -> OptimizerConfig: ...
     @property
+    def fit(self) -> FitConfig: ...
+    @property
     def report(self) -> ReportConfig: ...
 
 
-@dataclass(frozen=True)
-class Streams:
-    """What a run trains on: rows whose grade or mask is used, rows without either, and how far masks are dilated."""
-
-    labeled: Rows
-    unlabeled: Rows
-    dilation: float
-
-
-class Kind(Protocol):
-    """What differs between kinds of run."""
-
-    streams: Streams
-    command: str
-    """The command that resumes it, up to the run folder."""
-    next: str
-    """The command that usually follows, ``{run}`` in place of the run folder."""
-
-    def task(self, *, steps: int, device: torch.device, checkpoint: Checkpoint | None) -> Task:
-        """Networks and losses; with a checkpoint no weights need be fetched, it fills them."""
-        ...
-
-    def ready(self, task: Task, *, precision: str, device: torch.device, tracker: Tracker) -> None:
-        """Called when device and precision are settled: the place to attach validation."""
-        ...
-
-    def state(self, checkpoint: Checkpoint | None) -> Mapping[str, Any]:
-        """More to write into every checkpoint's state.json."""
-        ...
+def start(config: FitConfig) -> torch.device:
+    """Set seeds and threads, in this one place; returns the device."""
+    flush_denormals()  # before threads are started: they inherit it
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch before 2.11 asks for it
+    torch.use_deterministic_algorithms(config.deterministic)
+    return choose_device(config.device)
 
 
-def train(
-    config: FullConfig, run: RunFolder, data: KneeData, kind: Kind, *, device: torch.device, say: Say, resume: bool
+def count_steps(config: FitConfig, batches_per_epoch: int) -> int:
+    """Optimiser steps of a run: ``epochs`` passes where given, else ``steps``.
+
+    >>> count_steps(FitConfig(steps=100), 50), count_steps(FitConfig(epochs=3, accumulation=2), 50)
+    (100, 75)
+    """
+    return max(1, config.epochs * batches_per_epoch // config.accumulation) if config.epochs else config.steps
+
+
+def fit(
+    task: Task,
+    batches: Batches,
+    run: RunFolder,
+    config: RunConfig,
+    data: KneeData,
+    *,
+    device: torch.device,
+    steps: int,
+    checkpoint: Checkpoint | None,
+    command: str,
+    next_command: str,
+    state: Mapping[str, Any] | None = None,
+    validation: Callable[..., Validation] | None = None,
 ) -> Progress:
-    """Train in a run folder that the caller has locked."""
-    batches = TrainingBatches(
-        data,
-        config.data,
-        config.views,
-        rows=kind.streams.labeled,
-        unlabeled=kind.streams.unlabeled,
-        dilation=kind.streams.dilation,
-        seed=config.fit.seed,
-        device=device,
-        channels_last=config.fit.channels_last,
-    )
-    steps = count_steps(config.fit.steps, config.fit.epochs, config.fit.accumulation, batches.per_epoch)
-    checkpoint = latest_checkpoint(run, say=say) if resume else None
-    if checkpoint is None:
-        record_data(run, data)
-    # Before anything is recorded: a run whose weights or backbone are not there has not begun, and leaves its name free.
-    task = kind.task(steps=steps, device=device, checkpoint=checkpoint)
+    """Train a task in a run folder that the caller has locked, from the start or from a checkpoint.
+
+    ``validation`` is called with ``precision`` and ``tracker`` once they are known. ``command`` resumes the run and
+    ``next_command`` usually follows; ``{run}`` stands for the run folder. ``state`` goes into every checkpoint.
+    """
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
         place(task, device, channels_last=config.fit.channels_last)
-        if checkpoint is not None:
-            precision = checkpoint.precision
-        else:
-            precision = settle_precision(config.fit.precision, task, batches, device, say=say)
-        kind.ready(task, precision=precision, device=device, tracker=tracker)
+        precision = checkpoint.precision if checkpoint else settle_precision(config.fit, task, batches, device)
+        if validation is not None:
+            task.validation = validation(precision=precision, tracker=tracker)
         if config.fit.compile:
             for network in task.networks.values():
                 network.compile()
-        fit = Fit(
+        loop = Fit(
             task=task,
             batches=batches,
             config=config.fit,
@@ -112,75 +109,91 @@ def train(
             tracker=tracker,
             checkpoints=run.checkpoints,
             steps=steps,
-            say=say,
-            state={**run_state(data, best_metric=task.best_metric), **kind.state(checkpoint)},
-            resume_command=f"{kind.command} --resume {typed(run.path)}",
+            state={**run_state(data, best_metric=task.best_metric), **(state or {})},
+            resume_command=command.format(run=typed(run.path)),
         )
-        done = checkpoint is not None and checkpoint.step >= steps
         if checkpoint is not None:
-            fit.restore(checkpoint)
-            longer = "--fit.epochs above the config's" if config.fit.epochs else f"--fit.steps above {checkpoint.step}"
-            say(
-                f"{run.path} is done: step {checkpoint.step} of {steps}; go on with {longer}"
-                if done
-                else f"resuming {run.path} at step {checkpoint.step} of {steps}"
-            )
-        if (
-            checkpoint is not None
-            and not done
-            and (note := _note_of_length(run, config, batches, checkpoint.step, steps))
-        ):
-            say(note)
-        if resume and not done:
-            keep_config(run, config)  # not before: a resuming that is refused, or has nothing to do, changes nothing
-        forget_earlier(run)
-        progress = fit.run()
-        if not fit.was_stopped:
-            say(f"run folder: {run.path}; next: {kind.next.format(run=typed(run.path))}")
+            _resume(loop, checkpoint, run, config)
+        progress = loop.run()
+        if not loop.was_stopped:
+            log.info(f"run folder: {run.path}; next: {next_command.format(run=typed(run.path))}")
         return progress
 
 
-def _note_of_length(run: RunFolder, config: FullConfig, batches: TrainingBatches, step: int, steps: int) -> str | None:
-    """What to know of a run that goes on with another length than it had: its schedules are functions of the length."""
-    fit = open_run(run.path)[1]["fit"]
-    before = count_steps(fit["steps"], fit["epochs"], config.fit.accumulation, batches.per_epoch)
-    if before == steps:
-        return None
-    optimizer = config.optimizer
-    rates = [
-        learning_rate_factor(step, length, schedule=optimizer.schedule, warmup=optimizer.warmup_steps)
-        for length in (before, steps)
-    ]
-    return (
-        f"note: the run was to have {before} steps and now has {steps}. Learning rate, ramp and the teacher's default decay "
-        f"follow the length: here, at step {step}, the rate goes from {rates[0]:.1%} to {rates[1]:.1%} of its base. For the "
-        f"numbers of a run of {steps} steps, train one from the start"
+def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig) -> None:
+    """Restore the loop and report what resuming means; a changed config is kept only once nothing can refuse it."""
+    loop.restore(checkpoint)
+    step, steps = checkpoint.step, loop.steps
+    if step >= steps:
+        longer = "--fit.epochs above the config's" if config.fit.epochs else f"--fit.steps above {step}"
+        log.info(f"{run.path} is done: step {step} of {steps}; go on with {longer}")
+        return
+    log.info(f"resuming {run.path} at step {step} of {steps}")
+    earlier = open_run(run.path)[1]["fit"]
+    length = {name: earlier[name] for name in ("steps", "epochs")}
+    before = count_steps(FitConfig(**length, accumulation=config.fit.accumulation), loop.batches.per_epoch)
+    if before != steps:
+        optimizer = config.optimizer
+        rates = [
+            learning_rate_factor(step, length, schedule=optimizer.schedule, warmup=optimizer.warmup_steps)
+            for length in (before, steps)
+        ]
+        log.info(
+            f"note: the run was to have {before} steps and now has {steps}. Learning rate, ramp and the teacher's default "
+            f"decay follow the length: here, at step {step}, the rate goes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
+            f"For the numbers of a run of {steps} steps, train one from the start"
+        )
+    keep_config(run, config)
+
+
+def place(task: Task, device: torch.device, *, channels_last: bool) -> None:
+    """Move a task's networks to the device and into the wanted memory layout, in place."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for network in task.networks.values():
+        network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def settle_precision(config: FitConfig, task: Task, batches: Batches, device: torch.device) -> str:
+    """Resolve precision "auto" by timing a step of each kind; weights, statistics and random state stay as they were."""
+    if config.precision != "auto" or device.type != "cpu":
+        return choose_precision(config.precision, device, lambda _: None)
+    batch = next(batches.from_batch(0))
+    buffers, random = BufferKeeper(task.networks.values()), torch.get_rng_state()
+    buffers.keep()
+
+    def trial(precision: str) -> None:
+        with autocast(device, precision):
+            losses = task.losses(batch, 0)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+
+    chosen = choose_precision(config.precision, device, trial)
+    buffers.restore()
+    torch.set_rng_state(random)
+    for parameter in task.parameters():
+        parameter.grad = None
+    log.info(f"precision auto: {chosen} is faster here")
+    return chosen
+
+
+def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """The newest whole checkpoint; warns of damaged newer ones. None where there is none yet."""
+    checkpoint, damaged = run.checkpoints.latest()
+    for fault in damaged:
+        log.warning(f"warning: {fault}; going back to the checkpoint before it")
+    if checkpoint is None:
+        metrics = run.path / "metrics.csv"
+        if metrics.exists() and any(name.startswith("val") for _, name, _ in read_metrics(metrics)):
+            # Checkpoints are written with every validation, so they were there.
+            raise UserError(
+                f"{run.path} has no checkpoint any more, though {metrics} tells of validations; put its folder checkpoints "
+                "back, or start anew by --force without --resume"
+            )
+        log.info("no checkpoint yet: starting from step 0")
+    return checkpoint
+
+
+def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: bool) -> contextlib.closing[Tracker]:
+    """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, an error notwithstanding."""
+    return contextlib.closing(
+        Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
     )
-
-
-def record_data(run: RunFolder, data: KneeData) -> None:
-    """Keep what the run is about: its grades, and in ``local/`` the split and the key from case names to files."""
-    with moved_into_place(run.grade_set) as scratch:
-        scratch.write_text(grade_set_yaml(data.grade_set), encoding="utf-8")
-    if data.cache.template is not None:
-        np.save(run.template_path, data.cache.template)
-    shutil.copyfile(data.split.path, run.local / "split.csv")
-    key = data.manifest.table[["image", "patient"]].copy()
-    key.insert(0, "case", data.cases(data.manifest.table.index.to_numpy()))
-    key.to_csv(run.local / "cases.csv", index=False)
-    for path in run.local.iterdir():
-        path.chmod(0o600)
-
-
-def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
-    """What every checkpoint says of its origin."""
-    return {
-        "versions": versions(),
-        "manifest_sha256": file_hash(data.manifest.path),
-        "split_sha256": file_hash(data.split.path),
-        "pixels_sha256": data.pixels_sha256(),
-        "labeled_images": len(data.labeled),
-        "unlabeled_images": len(data.unlabeled),
-        "grade_set": data.grade_set.name,
-        "best_metric": best_metric,
-    }

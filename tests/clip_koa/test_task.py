@@ -51,7 +51,7 @@ def clip_config(grader_config: MakeConfig) -> MakeConfig:
 
 def train(config: GraderConfig, path: Path) -> RunFolder:
     run = create_run(path, config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
+    train_grader(config, run, resume=False)
     return run
 
 
@@ -84,7 +84,7 @@ def test_evaluation_without_flips_says_nothing_of_them(trained_run, tmp_path):
 def test_a_frozen_text_tower_is_run_once_and_not_optimised(clip_config):
     config = clip_config(**{"clip.train_text": False})
     data = load_knee_data(config.data)
-    task = build_task(config, data, steps=3, say=lambda _: None)
+    task = build_task(config, data, steps=3)
     assert isinstance(task.student, ClipGrader)
     passes = dict.fromkeys(task.networks, 0)
     for name, network in task.networks.items():
@@ -140,7 +140,7 @@ def test_a_run_loads_without_its_prompts_and_keeps_their_phrases(clip_config, tm
         assert torch.equal(loaded.networks["teacher"](images).logits, before.networks["teacher"](images).logits)
     assert len(loaded.networks["teacher"].text_tower.tokens) == 4
     resumed = RunFolder(run.path)
-    train_grader(dataclasses.replace(loaded.config), resumed, say=lambda _: None, resume=True)
+    train_grader(dataclasses.replace(loaded.config), resumed, resume=True)
 
 
 def test_a_run_starts_from_another_of_the_same_phrases_alone(clip_config, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dcmt.config import LossConfig
 from dcmt.losses import attention_consistency
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.mean_teacher import MeanTeacher
 from knee.attention import attention_mask
 from knee.task import Batch, Grading
 
@@ -44,7 +45,7 @@ def make_batch(unlabeled: int = UNLABELED, *, seed: int = 0) -> Batch:
 
 def make_task(network: nn.Module | None = None, **weights) -> MeanTeacher:
     none = {"attention": 0.0, "probability_consistency": 0.0, "attention_consistency": 0.0}
-    return MeanTeacher(network or LinearGrader(), weights=LossWeights(**(none | weights)), decay=0.9, ramp_steps=10)
+    return MeanTeacher(network or LinearGrader(), loss=LossConfig(**(none | weights)), decay=0.9, ramp_steps=10)
 
 
 def plain_softmax(rows: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.config import LossConfig
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.schedules import exponential_ramp
 from knee.task import Batch, Grading, StepLosses
 
@@ -33,7 +34,7 @@ ROWS = {
 
 
 def make(student: nn.Module, *, decay: float = 0.9, ramp_steps: int = 10, **weights: float) -> MeanTeacher:
-    return MeanTeacher(student, weights=LossWeights(**weights), decay=decay, ramp_steps=ramp_steps)
+    return MeanTeacher(student, loss=LossConfig(**weights), decay=decay, ramp_steps=ramp_steps)
 
 
 @pytest.mark.parametrize("row", list(ROWS))
@@ -129,7 +130,7 @@ def test_same_views_and_weights_cost_no_consistency(small_grader: Nets, small_ba
 def test_statistics_follow_the_student_where_the_teacher_does_not_run(
     weights: dict[str, float], asked: Any, used: str, small_grader: Nets, small_batch: Batches
 ) -> None:
-    task = MeanTeacher(small_grader(), weights=LossWeights(**weights), decay=0.5, ramp_steps=1, buffers=asked)
+    task = MeanTeacher(small_grader(), loss=LossConfig(**weights), decay=0.5, ramp_steps=1, buffers=asked)
     assert task.buffers == used
     start = task.teacher.norm.running_mean.clone()
     for step in range(3):
@@ -139,10 +140,10 @@ def test_statistics_follow_the_student_where_the_teacher_does_not_run(
 
 
 def test_flip_consistency_waits_for_the_ramp_and_symmetry_does_not(small_grader: Nets, small_batch: Batches) -> None:
-    weights = LossWeights(
+    weights = LossConfig(
         symmetry=True, flip_consistency=10.0, probability_consistency=0, attention_consistency=0, attention=0
     )
-    task = MeanTeacher(small_grader(), weights=weights, decay=0.9, ramp_steps=2, ramp_start=3)
+    task = MeanTeacher(small_grader(), loss=weights, decay=0.9, ramp_steps=2, ramp_start=3)
     graded: list[int] = []
     task.student.register_forward_hook(lambda _, images, __: graded.append(len(images[0])))
     before, after = (task.losses(small_batch(4, 2, seed=1), step).terms for step in (2, 3))
@@ -153,7 +154,7 @@ def test_flip_consistency_waits_for_the_ramp_and_symmetry_does_not(small_grader:
 
 def test_before_the_ramp_starts_it_is_supervised_training(small_grader: Nets, small_batch: Batches) -> None:
     """Bit for bit that of the labeled images alone: weights, statistics, teacher; from then on the teacher is asked."""
-    waiting = MeanTeacher(small_grader(), weights=LossWeights(), decay=0.9, ramp_steps=2, ramp_start=3)
+    waiting = MeanTeacher(small_grader(), loss=LossConfig(), decay=0.9, ramp_steps=2, ramp_start=3)
     alone = make(small_grader(), probability_consistency=0, attention_consistency=0)
     calls: list[int] = []
     waiting.teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -234,7 +235,7 @@ def plain_distance(a: Array, b: Array) -> float:
     return float(((a - b) ** 2).sum() / max(a.sum() + b.sum(), 1e-6))
 
 
-def plain_total(student: Grading, teacher: Grading, batch: Batch, step: int, ramp_steps: int, w: LossWeights) -> float:
+def plain_total(student: Grading, teacher: Grading, batch: Batch, step: int, ramp_steps: int, w: LossConfig) -> float:
     """Eq. 5 in NumPy and float64, image by image."""
     s_logits, t_logits = (g.logits.detach().double().numpy() for g in (student, teacher))
     s_maps, t_maps = (g.class_maps.detach().double().numpy() for g in (student, teacher))
@@ -261,10 +262,10 @@ def plain_total(student: Grading, teacher: Grading, batch: Batch, step: int, ram
 def test_total_against_a_plain_float64_one(
     step: int, labeled: int, unlabeled: int, masked: int, small_grader: Nets, small_batch: Batches
 ) -> None:
-    weights = LossWeights(
+    weights = LossConfig(
         grade=0.7, attention=1.3, probability_consistency=5.0, attention_consistency=0.4, inside_weight=0.1
     )
-    task = MeanTeacher(small_grader(norm=False), weights=weights, decay=0.9, ramp_steps=10)
+    task = MeanTeacher(small_grader(norm=False), loss=weights, decay=0.9, ramp_steps=10)
     task.teacher.load_state_dict(small_grader(seed=5, norm=False).state_dict())
     batch = small_batch(labeled, unlabeled, seed=step, masked=masked)
     found: StepLosses = task.losses(batch, step)

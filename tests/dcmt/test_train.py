@@ -53,7 +53,7 @@ def test_teacher_is_not_the_student_and_both_load(trained_run: RunFolder) -> Non
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_run_resumed_from_its_folder_equals_the_undisturbed_one(
-    workers: int, trained_run: RunFolder, tmp_path: Path, grader_config: Make
+    workers: int, trained_run: RunFolder, tmp_path: Path, grader_config: Make, said: list[str]
 ) -> None:
     """The run is cut back to its checkpoint of step 3, in the middle of an epoch, and resumed."""
     run = RunFolder(tmp_path / "run")
@@ -61,8 +61,7 @@ def test_run_resumed_from_its_folder_equals_the_undisturbed_one(
     shutil.rmtree(run.path / "checkpoints" / "step_00000006")
     wanted = weights(trained_run)
     config = grader_config(**{"data.workers": workers})
-    said: list[str] = []
-    progress = train_grader(config, run, say=said.append, resume=True)
+    progress = train_grader(config, run, resume=True)
     assert progress.step == 6
     assert any("at step 3 of 6" in line for line in said)
     found = weights(run)
@@ -90,16 +89,17 @@ def test_changed_pixels_are_refused_on_resume(
 
     before = files()
     with pytest.raises(UserError, match="pixels changed since"):
-        train_grader(config, run, say=lambda _: None, resume=True)
+        train_grader(config, run, resume=True)
     assert {name: content for name, content in files().items() if "rejected" not in name} == before
 
 
-def test_a_run_that_is_done_keeps_its_config(trained_run: RunFolder, tmp_path: Path, grader_config: Make) -> None:
+def test_a_run_that_is_done_keeps_its_config(
+    trained_run: RunFolder, tmp_path: Path, grader_config: Make, said: list[str]
+) -> None:
     run = RunFolder(tmp_path / "run")
     shutil.copytree(trained_run.path, run.path)
     before = run.config.read_text()
-    said: list[str] = []
-    assert train_grader(grader_config(**{"fit.steps": 2}), run, say=said.append, resume=True).step == 6
+    assert train_grader(grader_config(**{"fit.steps": 2}), run, resume=True).step == 6
     assert any("is done: step 6 of 2" in line for line in said)
     assert run.config.read_text() == before
 
@@ -110,7 +110,7 @@ def test_a_run_keeps_the_grade_set_that_it_was_trained_on(tmp_path: Path, grader
     own.write_text(grade_set_yaml(grade_set))
     config = grader_config(**{"data.grade_set": str(own), "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
+    train_grader(config, run, resume=False)
     own.write_text(grade_set_yaml(dataclasses.replace(grade_set, names=("c", "b", "a"))))
     assert load_run(run.path, checkpoint="last", device="cpu").grade_set == grade_set
     own.unlink()
@@ -127,28 +127,29 @@ def test_what_a_resumed_run_changes_is_in_its_config_from_then_on(
     run = RunFolder(tmp_path / "run")
     shutil.copytree(trained_run.path, run.path)
     config = grader_config(**{"fit.steps": 7})
-    assert train_grader(config, run, say=lambda _: None, resume=True).step == 7
+    assert train_grader(config, run, resume=True).step == 7
     _, values = open_run(run.path)
     assert values.pop("kind") == "grader"
     assert config_from_values(GraderConfig, values, where="here") == config
     assert run.private.stat().st_mode & 0o077 == 0
 
 
-def test_what_another_length_does_to_the_schedules_is_told(tmp_path: Path, grader_config: Make) -> None:
+def test_what_another_length_does_to_the_schedules_is_told(
+    tmp_path: Path, grader_config: Make, said: list[str]
+) -> None:
     """A cosine to 1 % is at its end after two steps of two, half way after two of four."""
     cosine = {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 0}
     config = grader_config(**cosine, **{"fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
-    said: list[str] = []
-    train_grader(grader_config(**cosine, **{"fit.steps": 4}), run, say=said.append, resume=True)
+    train_grader(config, run, resume=False)
+    train_grader(grader_config(**cosine, **{"fit.steps": 4}), run, resume=True)
     told = [line for line in said if line.startswith("note: the run was to have 2 steps and now has 4.")]
     assert len(told) == 1
     assert "at step 2, the rate goes from 1.0% to 50.5% of its base" in told[0]
 
 
 def test_without_masks_the_attention_loss_is_left_out_and_said_once(
-    phantom: Path, tmp_path: Path, grader_config: Make
+    phantom: Path, tmp_path: Path, grader_config: Make, said: list[str]
 ) -> None:
     shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
     table = pd.read_csv(tmp_path / "data/manifest.csv", dtype=str, keep_default_na=False)
@@ -156,8 +157,7 @@ def test_without_masks_the_attention_loss_is_left_out_and_said_once(
     table.to_csv(tmp_path / "data/manifest.csv", index=False)
     config = grader_config(**{"data.manifest": str(tmp_path / "data/manifest.csv"), "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
-    said: list[str] = []
-    train_grader(config, run, say=said.append, resume=False)
+    train_grader(config, run, resume=False)
     assert len([line for line in said if "applies to no image" in line]) == 1
     names = {name for _, name, _ in read_metrics(run.path / "metrics.csv")}
     assert "loss/attention" not in names
@@ -169,7 +169,7 @@ def test_without_masks_the_attention_loss_is_left_out_and_said_once(
 def test_half_precision_trains_with_finite_losses(precision: str, tmp_path: Path, grader_config: Make) -> None:
     config = grader_config(**{"fit.steps": 2, "fit.precision": precision, "model.dropout": 0.2})
     run = create_run(tmp_path / "run", config, kind="grader")
-    progress = train_grader(config, run, say=lambda _: None, resume=False)
+    progress = train_grader(config, run, resume=False)
     assert progress.bad_steps == 0
     assert run.checkpoints.latest()[0].state["precision"] in ("bf16", "fp32")
 
@@ -178,7 +178,7 @@ def test_supervised_run_needs_no_unlabeled_image(tmp_path: Path, grader_config: 
     changes = {"loss.probability_consistency": 0, "loss.attention_consistency": 0, "data.unlabeled_per_batch": 0}
     config = grader_config(**changes, **{"data.labeled_fraction": 1.0, "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
-    assert train_grader(config, run, say=lambda _: None, resume=False).step == 2
+    assert train_grader(config, run, resume=False).step == 2
 
 
 def test_precision_auto_takes_the_faster_one() -> None:
@@ -210,7 +210,7 @@ def test_run_that_starts_from_another_has_its_teacher_in_both_networks(
         }
     )
     run = create_run(tmp_path / "next", config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
+    train_grader(config, run, resume=False)
     best = trained_run.checkpoints.best()
     assert best is not None
     wanted = best.tensors("teacher")

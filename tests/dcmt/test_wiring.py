@@ -13,23 +13,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcmt.config import GraderConfig
+from dcmt.config import GraderConfig, LossConfig
 from dcmt.loaded import LoadedRun, grade_rows, load_data, load_run
-from dcmt.mean_teacher import LossWeights, MeanTeacher
-from dcmt.train import GraderRun, build_task
+from dcmt.mean_teacher import MeanTeacher
+from dcmt.train import build_task, training_batches
 from dcmt.validation import GraderValidation
 from knee.attention import attention_mask
 from knee.data.prepare import load_knee_data
-from knee.engine.config import OptimizerConfig
+from knee.engine.config import FitConfig, OptimizerConfig
 from knee.engine.fit import Fit, make_optimizer
-from knee.engine.launch import settle_precision
 from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
+from knee.engine.training import settle_precision
 from knee.images.masks import dilate
 from knee.metrics import exceeded_share
 from knee.task import Grading
 from segmentation.config import SegmenterConfig
-from segmentation.train import SegmenterRun, overlap
+from segmentation.train import overlap
+from segmentation.train import training_batches as segmenter_batches
 
 Make = Callable[..., GraderConfig]
 CPU = torch.device("cpu")
@@ -47,8 +48,8 @@ def test_options_of_loss_teacher_and_attention_reach_the_task(grader_config: Mak
         "attention.threshold": 0.25,
     }
     config = grader_config(**options)
-    task = build_task(config, load_knee_data(config.data), steps=20, say=lambda _: None)
-    assert task.weights == LossWeights(**weights, teacher_mirror=True, symmetry=True)
+    task = build_task(config, load_knee_data(config.data), steps=20)
+    assert task.loss == LossConfig(**weights, teacher_mirror=True, symmetry=True, ramp=0.3, ramp_start=0.45)
     assert (task.ramp_steps, task.ramp_start, task.decay, task.buffers) == (6, 9, 0.37, "copy")
     assert (task.sharpness, task.threshold) == (31.0, 0.25)
     assert task.best_metric == "val_teacher/macro_f1"
@@ -57,13 +58,13 @@ def test_options_of_loss_teacher_and_attention_reach_the_task(grader_config: Mak
 def test_the_default_decay_is_that_of_the_runs_length(grader_config: Make) -> None:
     config = grader_config(**{"teacher.decay": None})
     data = load_knee_data(config.data)
-    assert build_task(config, data, steps=400, say=lambda _: None).decay == pytest.approx(0.95)
+    assert build_task(config, data, steps=400).decay == pytest.approx(0.95)
 
 
 def test_images_are_normalised_by_the_training_images_alone(grader_config: Make) -> None:
     config = grader_config(**{"model.normalise": "fixed"})
     data = load_knee_data(config.data)
-    student: Any = build_task(config, data, steps=4, say=lambda _: None).student
+    student: Any = build_task(config, data, steps=4).student
     found = float(student.mean), float(student.std)
     of = {split: np.asarray(data.cache.images[data.split.rows(split)]) / 255 for split in ("train", "val", "test")}
     assert found == pytest.approx((of["train"].mean(), of["train"].std()), abs=1e-4)
@@ -74,13 +75,15 @@ def test_images_are_normalised_by_the_training_images_alone(grader_config: Make)
 
 
 def test_masks_are_dilated_for_the_attention_and_not_for_the_segmenter(
-    grader_config: Make, segmenter_config: Callable[..., SegmenterConfig]
+    grader_config: Make, segmenter_config: Callable[..., SegmenterConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in ("dcmt.train", "segmentation.train"):
+        monkeypatch.setattr(f"{module}.TrainingBatches", lambda *_, dilation, **__: dilation)
     config = grader_config(**{"data.mask_dilation": 11.0})
-    assert GraderRun(config, load_knee_data(config.data), lambda _: None).streams.dilation == 11.0
+    assert training_batches(config, load_knee_data(config.data), device=CPU) == 11.0
     segmenter = segmenter_config(**{"data.mask_dilation": 11.0})
     data = load_knee_data(segmenter.data, graded=False)
-    assert SegmenterRun(segmenter, data).streams.dilation == 0.0
+    assert segmenter_batches(segmenter, data, device=CPU) == 0.0
 
 
 class Brightness(nn.Module):
@@ -163,7 +166,7 @@ def test_the_learning_rate_of_every_step_is_the_schedules(make_fit: Callable[...
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
 def test_the_optimiser_is_the_one_asked_for(kind: type, small_grader: Callable[..., nn.Module]) -> None:
-    task = MeanTeacher(small_grader(), weights=LossWeights(), decay=0.9, ramp_steps=1)
+    task = MeanTeacher(small_grader(), loss=LossConfig(), decay=0.9, ramp_steps=1)
     name: Any = kind.__name__.lower()
     optimizer = make_optimizer(task, OptimizerConfig(name=name, learning_rate=0.3, weight_decay=0.07), CPU)
     assert type(optimizer) is kind
@@ -179,7 +182,7 @@ def test_the_optimiser_is_the_one_asked_for(kind: type, small_grader: Callable[.
 def test_trying_precisions_leaves_no_trace(
     small_grader: Callable[..., nn.Module], seeded_batches: Callable[[], Any]
 ) -> None:
-    task = MeanTeacher(small_grader(dropout=0.5), weights=LossWeights(), decay=0.9, ramp_steps=1)
+    task = MeanTeacher(small_grader(dropout=0.5), loss=LossConfig(), decay=0.9, ramp_steps=1)
     for network in task.networks.values():
         network.train()
 
@@ -187,7 +190,7 @@ def test_trying_precisions_leaves_no_trace(
         return [value.clone() for network in task.networks.values() for value in network.state_dict().values()]
 
     before, random = state(), torch.get_rng_state()
-    assert settle_precision("auto", task, seeded_batches(), CPU, say=lambda _: None) in ("bf16", "fp32")
+    assert settle_precision(FitConfig(precision="auto"), task, seeded_batches(), CPU) in ("bf16", "fp32")
     assert all(torch.equal(one, other) for one, other in zip(before, state(), strict=True))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(parameter.grad is None for parameter in task.parameters())

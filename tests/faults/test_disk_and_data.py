@@ -195,7 +195,7 @@ def spoil_gradients(first: int, last: int, value: float) -> Prepare:
     """Arms the new process: the gradients of steps ``first`` to ``last`` have one value that is no number."""
 
     def arm() -> None:
-        step = Fit._step
+        step = Fit.step
 
         def spoiled(self: Fit, batches: object) -> None:
             parameter = next(iter(self.task.parameters()))
@@ -204,7 +204,7 @@ def spoil_gradients(first: int, last: int, value: float) -> Prepare:
             step(self, batches)  # type: ignore[arg-type]
             hook.remove()
 
-        Fit._step = spoiled  # type: ignore[method-assign]
+        Fit.step = spoiled  # type: ignore[method-assign]
 
     return arm
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,17 +15,18 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from dcmt.commands.segment import predict_command
 from torch import nn
 
 from dcmt.cli import main
+from dcmt.commands.segment import predict_command
 from knee.data.prepare import load_knee_data
 from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, create_run, open_run
 from knee.engine.tracking import read_metrics
 from knee.errors import UserError
+from knee.io.console import show_messages
 from segmentation.config import SegmenterConfig
-from segmentation.train import SegmenterRun, train_segmenter
+from segmentation.train import build_task, train_segmenter
 from segmentation.unet import build_segmenter
 
 Make = Callable[..., SegmenterConfig]
@@ -36,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, grader_values) -> RunFolde
     values["fit"] |= {"steps": 24, "validate_every": 12, "log_every": 8}
     config = config_from_values(SegmenterConfig, values, where="test")
     run = create_run(tmp_path_factory.mktemp("segmenter") / "unet", config, kind="segmenter")
-    train_segmenter(config, run, say=lambda _: None, resume=False)
+    train_segmenter(config, run, resume=False)
     return run
 
 
@@ -51,9 +54,10 @@ def predict(run: RunFolder, folder: Path, **changes: object) -> list[str]:
         "device": "cpu",
         "force": False,
     }
-    said: list[str] = []
-    assert predict_command(argparse.Namespace(**{**options, **changes}), say=said.append) == 0
-    return said
+    show_messages()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert predict_command(argparse.Namespace(**{**options, **changes})) == 0
+    return printed.getvalue().splitlines()
 
 
 def test_dice_rises(trained: RunFolder) -> None:
@@ -89,19 +93,18 @@ def test_nothing_is_overwritten_unasked(trained: RunFolder, tmp_path: Path) -> N
 
 
 def test_masks_of_a_segmenter_are_not_taken_for_drawn_ones(
-    trained: RunFolder, phantom: Path, tmp_path: Path, segmenter_config: Make
+    trained: RunFolder, phantom: Path, tmp_path: Path, segmenter_config: Make, said: list[str]
 ) -> None:
     before = pd.read_csv(phantom, dtype=str, keep_default_na=False)
     predict(trained, tmp_path)
     masked = tmp_path / "manifest_masks.csv"
     first = pd.read_csv(masked, dtype=str, keep_default_na=False)
     config = segmenter_config(**{"data.manifest": str(masked), "fit.steps": 1})
-    said: list[str] = []
-    train_segmenter(config, create_run(tmp_path / "run", config, kind="segmenter"), say=said.append, resume=False)
+    train_segmenter(config, create_run(tmp_path / "run", config, kind="segmenter"), resume=False)
     drawn = int((before["mask"].ne("") & before["split"].eq("train")).sum())
     assert any(f"{drawn} training images have a drawn mask" in line for line in said)
 
-    said = predict(
+    printed = predict(
         trained, tmp_path, manifest=masked, manifest_out=tmp_path / "again.csv", out=tmp_path / "more", rows="all"
     )
     again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
@@ -109,7 +112,7 @@ def test_masks_of_a_segmenter_are_not_taken_for_drawn_ones(
     for column in ("mask_source", "mask_confidence"):
         assert again.loc[known, column].tolist() == first.loc[known, column].tolist()
     assert again.loc[~known, "mask_source"].eq("segmenter").all()
-    assert any(f"{int((~known).sum())} masks written" in line for line in said)
+    assert any(f"{int((~known).sum())} masks written" in line for line in printed)
 
 
 def test_a_split_made_anew_says_nothing_of_test(trained: RunFolder, phantom: Path, tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_a_resumed_segmenter_fetches_no_weights(trained: RunFolder, segmenter_co
     monkeypatch.setattr("segmentation.train.build_segmenter", build)
     data = load_knee_data(config.data, graded=False)
     for checkpoint in (None, trained.checkpoints.best()):
-        SegmenterRun(config, data).task(steps=1, device=torch.device("cpu"), checkpoint=checkpoint)
+        build_task(config, data, device=torch.device("cpu"), fresh=checkpoint is None)
     assert asked == ["imagenet", ""]
 
 
@@ -177,4 +180,4 @@ def test_too_few_masks_to_learn_from(phantom: Path, tmp_path: Path, segmenter_co
     config = segmenter_config(**{"data.manifest": str(tmp_path / "data/manifest.csv")})
     run = create_run(tmp_path / "run", config, kind="segmenter")
     with pytest.raises(UserError, match=r"0 of \d+ rows have a drawn mask, at least 2 are needed"):
-        train_segmenter(config, run, say=lambda _: None, resume=False)
+        train_segmenter(config, run, resume=False)

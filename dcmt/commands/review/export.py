@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 import dcmt
 from dcmt.commands.review.files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
+from dcmt.commands.review.options import CLAIM
 from dcmt.loaded import LoadedRun, load_data, load_run
 from knee.data.prepare import KneeData
 from knee.errors import UserError
@@ -25,12 +27,13 @@ from knee.review.collect import CaseFacts, review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.page.html import ReviewRun
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 Rows = NDArray[np.int64]
 _SANITY = "sanity.png"
 
 
-def export_command(options: argparse.Namespace, *, say: Say) -> int:
+def export_command(options: argparse.Namespace) -> int:
     """Write the cases in all formats asked for, and their key into the run's ``local`` folder."""
     loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
     if "student" not in loaded.networks:
@@ -60,14 +63,15 @@ def export_command(options: argparse.Namespace, *, say: Say) -> int:
         chosen = most_doubtful(cases, options.cases, by=options.by or "all")
         cases = tqdm(chosen, desc="writing", unit="case", disable=None)
     for note in claim_folder(folder) if options.out else []:
-        say(note)
+        log.info(note)
     export.write(cases, identities(data, rows))
     keep_private(export.key_path)
     if has_figure:
         # Beside the page, so that the link holds wherever the folder goes.
         with whole_file(folder / _SANITY, force=options.force) as scratch:
             shutil.copyfile(sanity_path(loaded.run), scratch)
-    _report(export, len(rows), options, say=say)
+    _report(export, len(rows), options)
+    log.info(CLAIM)
     return 0
 
 
@@ -166,19 +170,21 @@ def identities(data: KneeData, rows: Rows) -> Mapping[str, Identity]:
     return {case: Identity(image, patient) for case, image, patient in named}
 
 
-def _report(export: ReviewExport, looked: int, options: argparse.Namespace, *, say: Say) -> None:
+def _report(export: ReviewExport, looked: int, options: argparse.Namespace) -> None:
     counted = f"{export.cases} cases" if options.cases is None else f"{export.cases} of {looked} cases"
-    say(f"{counted} of the {options.split} images in {export.folder}: {', '.join(export.formats)}")
+    log.info(f"{counted} of the {options.split} images in {export.folder}: {', '.join(export.formats)}")
     if export.removed:
-        say(f"  {export.removed} files of an earlier export were removed, so that the folder holds these cases alone")
+        log.info(
+            f"  {export.removed} files of an earlier export were removed, so that the folder holds these cases alone"
+        )
     for line in shortened(export.left_out)[:20]:
-        say(f"  left out: {line}")
+        log.info(f"  left out: {line}")
     if len(export.left_out) > 20:
-        say(f"  … and {len(export.left_out) - 20} more left out")
+        log.info(f"  … and {len(export.left_out) - 20} more left out")
     if export.keep_identity and "dicom" in export.formats:
-        say("the DICOM objects name the patients: keep them where the source may be kept")
+        log.info("the DICOM objects name the patients: keep them where the source may be kept")
     if export.run.sanity_figure is None and "html" in export.formats:
-        say(f"the page has no weight-randomisation figure; make one with: dcmt review sanity {typed(options.run)}")
-    say(f"which case is which image: {export.key_path} (stays with you)")
+        log.info(f"the page has no weight-randomisation figure; make one with: dcmt review sanity {typed(options.run)}")
+    log.info(f"which case is which image: {export.key_path} (stays with you)")
     if "html" in export.formats:
-        say(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")
+        log.info(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")

@@ -3,61 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+from dcmt.commands.registry import command, group
 
-Say = Callable[[str], None]
 CLAIM = "Maps show where the model looked; they are no segmentation of disease. Research use only, not for diagnosis."
-
-
-def add_review_commands(commands: Commands, *, say: Say) -> None:
-    """``dcmt review export|import|labels|send|sanity``; ``say`` prints."""
-    text = "hand cases and attention maps to readers; turn their verdicts into labels"
-    steps = commands.add_parser("review", help=text, description=f"{text}. {CLAIM}").add_subparsers(
-        required=True, metavar="export|import|labels|send|sanity"
-    )
-
-    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = steps.add_parser(name, help=text, description=f"{text}. {CLAIM}")
-        parser.set_defaults(command=command)
-        return parser
-
-    def export(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.export import export_command
-
-        code = export_command(options, say=say)
-        say(CLAIM)
-        return code
-
-    def import_(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import import_command
-
-        return import_command(options, say=say)
-
-    def labels(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import labels_command
-
-        return labels_command(options, say=say)
-
-    def send(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import send_command
-
-        return send_command(options, say=say)
-
-    def sanity(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.sanity import sanity_command
-
-        return sanity_command(options, say=say)
-
-    _export_options(add("export", "write cases for readers: a page for the browser, pictures, NIfTI, DICOM", export))
-    _import_options(add("import", "check verdicts that readers saved, and keep them with the run", import_))
-    _labels_options(add("labels", "write a new manifest with the reviewed grades; readers' agreement", labels))
-    _send_options(add("send", "send exported DICOM objects to a node by C-STORE", send))
-    _sanity_options(add("sanity", "do the maps depend on what was learned, and do they lie on the cartilage", sanity))
+group("review", "hand cases and attention maps to readers; turn their verdicts into labels")
 
 
 def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
@@ -67,7 +18,14 @@ def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> Non
         parser.add_argument("--device", default="auto")
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
+@command(
+    "review export",
+    "write cases for readers: a page for the browser, pictures, NIfTI, DICOM",
+    runs="dcmt.commands.review.export:export_command",
+    closing=CLAIM,
+)
+def export_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``dcmt review export``."""
     _run_options(parser)
     parser.add_argument(
         "--split",
@@ -89,7 +47,14 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an earlier export")
 
 
-def _import_options(parser: argparse.ArgumentParser) -> None:
+@command(
+    "review import",
+    "check verdicts that readers saved, and keep them with the run",
+    runs="dcmt.commands.review.verdicts:import_command",
+    closing=CLAIM,
+)
+def import_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``dcmt review import``."""
     _run_options(parser, device=False)
     parser.add_argument("verdicts", type=Path, nargs="+", help="JSON files that the page saved, of one or more readers")
     parser.add_argument(
@@ -97,7 +62,14 @@ def _import_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _labels_options(parser: argparse.ArgumentParser) -> None:
+@command(
+    "review labels",
+    "write a new manifest with the reviewed grades; readers' agreement",
+    runs="dcmt.commands.review.verdicts:labels_command",
+    closing=CLAIM,
+)
+def labels_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``dcmt review labels``."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="the new manifest; beside the old one is best")
     parser.add_argument(
@@ -106,7 +78,14 @@ def _labels_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite FILE given by --out")
 
 
-def _send_options(parser: argparse.ArgumentParser) -> None:
+@command(
+    "review send",
+    "send exported DICOM objects to a node by C-STORE",
+    runs="dcmt.commands.review.verdicts:send_command",
+    closing=CLAIM,
+)
+def send_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``dcmt review send``."""
     parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="run folder, or any folder of DICOM objects")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -114,7 +93,14 @@ def _send_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calling-aet", default="DCMT", help="AE title of ours, where the node asks (default DCMT)")
 
 
-def _sanity_options(parser: argparse.ArgumentParser) -> None:
+@command(
+    "review sanity",
+    "do the maps depend on what was learned, and do they lie on the cartilage",
+    runs="dcmt.commands.review.sanity:sanity_command",
+    closing=CLAIM,
+)
+def sanity_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``dcmt review sanity``."""
     _run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     parser.add_argument(

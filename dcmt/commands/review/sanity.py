@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ from knee.io.files import write_json
 from knee.metrics import exceeded_share
 from knee.review.sanity import sanity_figure, weight_randomisation
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def sanity_command(options: argparse.Namespace, *, say: Say) -> int:
+def sanity_command(options: argparse.Namespace) -> int:
     """Randomise the teacher's weights from the top down: table, ``figures/sanity.png`` and ``sanity.json``."""
     for name in ("steps", "images"):
         if getattr(options, name) < 1:
@@ -50,8 +50,8 @@ def sanity_command(options: argparse.Namespace, *, say: Say) -> int:
     head: dict[str, Any] = {"split": options.split, "checkpoint_step": loaded.checkpoint.step, "images": len(shown)}
     write_json(record, {**head, "randomisation": table.to_dict("records"), "overlap": overlap})
     for line in sanity_lines(table, overlap, len(shown)):
-        say(line)
-    say(f"figure: {figure}   numbers: {record}; the next dcmt review export links the figure")
+        log.info(line)
+    log.info(f"figure: {figure}   numbers: {record}; the next dcmt review export links the figure")
     return 0
 
 

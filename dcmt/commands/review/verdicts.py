@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from dcmt.commands.review.files import keep_private, model_hash, open_reviewed, run_name
@@ -20,11 +20,12 @@ from knee.review.dicom.send import Node, send
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.verdicts import Expected, import_verdicts, read_verdicts
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 _MOST_NAMED = 20
 
 
-def import_command(options: argparse.Namespace, *, say: Say) -> int:
+def import_command(options: argparse.Namespace) -> int:
     """Check verdicts files against the run and the model, and append them to ``local/verdicts.csv``: all or nothing."""
     run, values, key = open_reviewed(options.run)
     checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
@@ -38,13 +39,13 @@ def import_command(options: argparse.Namespace, *, say: Say) -> int:
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
     if done.older:
         revised += f", {done.older} of them older than what the table holds of their readers, which still counts"
-    say(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
+    log.info(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
     target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
-    say(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")
+    log.info(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")
     return 0
 
 
-def labels_command(options: argparse.Namespace, *, say: Say) -> int:
+def labels_command(options: argparse.Namespace) -> int:
     """Write the next version of the manifest; print the rule, what became of the cases, and who agrees with whom."""
     run, values, key = open_reviewed(options.run)
     table = run.verdicts
@@ -61,31 +62,31 @@ def labels_command(options: argparse.Namespace, *, say: Say) -> int:
         inspection = inspect_manifest(values["data"]["manifest"], grade_set)
         manifest = drop_bad(inspection, None)
         if inspection.bad_lines:
-            say(
+            log.info(
                 f"{counted(len(inspection.bad_lines), 'row')} that the run left out as bad are not in the new version, either"
             )
     else:
         manifest = read_manifest(values["data"]["manifest"], grade_set)
     labels = reviewed_labels(manifest, verdicts, key, skip_held_out=options.skip_held_out)
     write_labels(options.out, manifest, labels, force=options.force)
-    say(RULE)
-    say(f"{labels}: {options.out}")
+    log.info(RULE)
+    log.info(f"{labels}: {options.out}")
     if labels.undecided:
         named = ", ".join(labels.undecided[:_MOST_NAMED])
-        say(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
-    say("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
+        log.info(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
+    log.info("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
     found = agreements(verdicts, key)
     for agreement in found:
-        say(f"  {agreement}")
+        log.info(f"  {agreement}")
     if not found:
-        say("  none can be told: no case was graded blind")
-    say(
+        log.info("  none can be told: no case was graded blind")
+    log.info(
         f"train on it: the run's own options with --data.manifest {options.out}; reviewed grades are labels at any fraction"
     )
     return 0
 
 
-def send_command(options: argparse.Namespace, *, say: Say) -> int:
+def send_command(options: argparse.Namespace) -> int:
     """Store a folder's DICOM objects on a node; exit code 1 where it refused some."""
     source: Path = options.source
     if not source.is_dir():
@@ -96,9 +97,9 @@ def send_command(options: argparse.Namespace, *, say: Say) -> int:
     if not paths:
         raise UserError(f"{inside} holds no DICOM object (*.dcm); export with --format dicom first")
     sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
-    say(f"{sent} by {Node(options.host, options.port, options.aet)}")
+    log.info(f"{sent} by {Node(options.host, options.port, options.aet)}")
     for path, reason in sent.refused[:_MOST_NAMED]:
-        say(f"  refused: {path.name}: {reason}")
+        log.info(f"  refused: {path.name}: {reason}")
     if len(sent.refused) > _MOST_NAMED:
-        say(f"  … and {len(sent.refused) - _MOST_NAMED} more")
+        log.info(f"  … and {len(sent.refused) - _MOST_NAMED} more")
     return 1 if sent.refused else 0

@@ -35,7 +35,7 @@ def other_run(grader_values, tmp_path_factory) -> Path:
     values = grader_values | {"fit": grader_values["fit"] | {"steps": 2, "seed": 5}}
     config = config_from_values(GraderConfig, values, where="test")
     run = create_run(tmp_path_factory.mktemp("runs") / "other", config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=False)
+    train_grader(config, run, resume=False)
     return run.path
 
 
@@ -283,7 +283,7 @@ def test_the_sanity_check_of_a_probe_shuffles_what_it_looks_with_from_its_classi
 
 
 @pytest.mark.parametrize("metric", ["kappa", "auc"])
-def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data, monkeypatch):
+def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data, monkeypatch, said: list[str]):
     """Kappa is not defined where all are right, AUC nowhere; all right is then the best, whatever else is 0."""
     grader, data = probe_data(metric)
     right = 1.0
@@ -293,12 +293,11 @@ def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data
         return ProbeGrader(grader, torch.zeros(3, 2), bias)
 
     monkeypatch.setattr("dcmt.commands.untrained.fit_linear_probe", fit)
-    said: list[str] = []
-    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
+    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None)
     assert probe.classifier.bias.tolist() == [0.0, 9.0, 0.0]
     assert any(f"{metric} is not defined on these 2 validation images" in line for line in said)
     right = None
-    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None, say=said.append)
+    probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None)
     assert probe.classifier.bias.tolist() == [9.0, 0.0, 0.0]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import shutil
 import sys
@@ -22,6 +24,7 @@ from knee.engine.run import RunFolder
 from knee.errors import NotFinite, UserError
 from knee.evaluation.predictions import Predictions
 from knee.images.read import prepare
+from knee.io.console import show_messages
 
 
 def picture(path: Path, *, seed: int = 0) -> np.ndarray:
@@ -35,9 +38,10 @@ def picture(path: Path, *, seed: int = 0) -> np.ndarray:
 def grade(run: RunFolder, images: Path, out: Path, **changes: object) -> list[str]:
     options = {"run": run.path, "images": images, "out": out, "checkpoint": "best", "device": "cpu"}
     options |= {"student": False, "no_overlays": False, "force": False, "mirrored_pair": False}
-    said: list[str] = []
-    assert predict_command(argparse.Namespace(**{**options, **changes}), say=said.append) == 0
-    return said
+    show_messages()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert predict_command(argparse.Namespace(**{**options, **changes})) == 0
+    return printed.getvalue().splitlines()
 
 
 def test_a_knee_is_mirrored_by_the_side_that_its_name_ends_with(trained_run: RunFolder, tmp_path: Path) -> None:

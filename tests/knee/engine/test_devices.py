@@ -17,10 +17,11 @@ import torch
 from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.train import train_grader
+from knee.engine.config import FitConfig
 from knee.engine.fit import Fit
-from knee.engine.launch import start
 from knee.engine.run import RunFolder, create_run
 from knee.engine.tracking import read_metrics
+from knee.engine.training import start
 
 Make = Callable[..., GraderConfig]
 Row = tuple[int, str, float]
@@ -44,7 +45,7 @@ def _as_before() -> Iterator[None]:
 
 def train(config: GraderConfig, path: Path, *, resume: bool = False) -> list[Row]:
     run = RunFolder(path) if resume else create_run(path, config, kind="grader")
-    train_grader(config, run, say=lambda _: None, resume=resume)
+    train_grader(config, run, resume=resume)
     return [row for row in read_metrics(path / "metrics.csv") if row[1].startswith("loss/")]
 
 
@@ -68,15 +69,14 @@ def test_a_run_stopped_between_log_rows_goes_on_as_the_undisturbed_one(
     }
     config = grader_config(**options, **{"fit.steps": 6, "fit.log_every": 4, "fit.validate_every": 6})
     undisturbed = train(config, tmp_path / "whole")
-    advance = Fit.advance
+    step = Fit.step
 
-    def stopping(self: Fit, batches: Any) -> dict[str, float]:
-        found = advance(self, batches)
+    def stopping(self: Fit, batches: Any) -> None:
+        step(self, batches)
         self._stop = self.progress.step == 3
-        return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "advance", stopping)
+        patch.setattr(Fit, "step", stopping)
         assert train(config, tmp_path / "parts") == [], "stopped at step 3, before the first log row"
     resumed = train(config, tmp_path / "parts", resume=True)
     assert [row[:2] for row in resumed] == [row[:2] for row in undisturbed]
@@ -95,7 +95,7 @@ def test_a_run_computes_with_no_denormal_numbers_in_this_thread_nor_in_those_it_
         return float(torch.tensor(1e-38) * tenth)
 
     assert smallest() > 0
-    start(0, 1, "cpu", deterministic=False)
+    start(FitConfig(threads=1, device="cpu"))
     with ThreadPoolExecutor(1) as pool:
         assert (smallest(), pool.submit(smallest).result()) == (0, 0)
     assert float(torch.tensor(1e-36) * tenth) > 0

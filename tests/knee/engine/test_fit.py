@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from dcmt.mean_teacher import LossWeights, MeanTeacher
+from dcmt.config import LossConfig
+from dcmt.mean_teacher import MeanTeacher
 from knee.engine.checkpoint import Checkpoints
 from knee.engine.config import OptimizerConfig
 from knee.engine.fit import Fit, make_optimizer
-from knee.engine.window import Window
+from knee.engine.tracking import Window
 from knee.errors import NotFinite, UserError
 from knee.task import Batch, StepLosses
 
@@ -40,13 +41,13 @@ def test_step_that_is_not_finite_is_skipped_and_leaves_no_trace(
 ) -> None:
     fit = make_fit(spoiled=frozenset({2}), steps=4, accumulation=accumulation, log_every=1, validate_every=9)
     states: list[dict[str, torch.Tensor]] = []
-    guarded = fit._guarded_step
+    step = fit.step
 
     def watched(batches: Any) -> None:
-        guarded(batches)
+        step(batches)
         states.append(everything(fit))
 
-    fit._guarded_step = watched  # type: ignore[method-assign]
+    fit.step = watched  # type: ignore[method-assign]
     progress = fit.run()
     bad = 2 // accumulation
     assert progress.bad_steps == 1
@@ -100,10 +101,9 @@ class Idle(MeanTeacher):
         return found._replace(terms=terms)
 
 
-def test_terms_that_teach_nothing_are_told_once(make_fit: MakeFit, small_grader: Nets) -> None:
-    said: list[str] = []
-    fit = make_fit(said=said, steps=8)
-    fit.task = Idle(small_grader(), weights=LossWeights(), decay=0.8, ramp_steps=6)
+def test_terms_that_teach_nothing_are_told_once(make_fit: MakeFit, small_grader: Nets, said: list[str]) -> None:
+    fit = make_fit(steps=8)
+    fit.task = Idle(small_grader(), loss=LossConfig(), decay=0.8, ramp_steps=6)
     fit.__post_init__()
     fit.run()
     warned = [line for line in said if line.startswith("warning")]
@@ -112,15 +112,13 @@ def test_terms_that_teach_nothing_are_told_once(make_fit: MakeFit, small_grader:
     assert any("loss/attention_consistency" in line for line in warned)
 
 
-def test_no_warning_where_every_term_teaches(make_fit: MakeFit) -> None:
-    said: list[str] = []
-    make_fit(said=said).run()
+def test_no_warning_where_every_term_teaches(make_fit: MakeFit, said: list[str]) -> None:
+    make_fit().run()
     assert not [line for line in said if "warning" in line]
 
 
-def test_early_stopping_and_the_best_checkpoint(make_fit: MakeFit, tmp_path: Path) -> None:
-    said: list[str] = []
-    fit = make_fit(steps=40, validate_every=2, patience=2, said=said)  # the score is best at step 4
+def test_early_stopping_and_the_best_checkpoint(make_fit: MakeFit, tmp_path: Path, said: list[str]) -> None:
+    fit = make_fit(steps=40, validate_every=2, patience=2)  # the score is best at step 4
     progress = fit.run()
     assert (progress.step, progress.best_step, progress.best_value) == (8, 4, 0.0)
     assert "no better val/score in 2 validations: stopped early" in said[-1]
@@ -188,7 +186,7 @@ def test_want_of_memory_in_validation_is_told_too(make_fit: MakeFit) -> None:
 
 
 def test_a_network_of_which_nothing_is_trained_is_refused(small_grader: Nets) -> None:
-    task = MeanTeacher(small_grader().requires_grad_(False), weights=LossWeights(), decay=0.8, ramp_steps=6)
+    task = MeanTeacher(small_grader().requires_grad_(False), loss=LossConfig(), decay=0.8, ramp_steps=6)
     with pytest.raises(UserError, match="nothing of the network is trained"):
         make_optimizer(task, OptimizerConfig(), torch.device("cpu"))
 
@@ -289,7 +287,7 @@ def test_training_that_diverged_is_told_what_helps_training(make_fit: MakeFit) -
     assert "fp32" not in str(caught.value), "it is fp32"
 
 
-def test_a_term_that_few_images_have_is_no_idle_one(make_fit: MakeFit, small_grader: Nets) -> None:
+def test_a_term_that_few_images_have_is_no_idle_one(make_fit: MakeFit, small_grader: Nets, said: list[str]) -> None:
     """One batch of an epoch of five has a mask, and windows are of two batches."""
 
     class Rare(MeanTeacher):
@@ -298,9 +296,8 @@ def test_a_term_that_few_images_have_is_no_idle_one(make_fit: MakeFit, small_gra
             share = 1.0 if step % 5 == 4 else 0.0
             return found._replace(terms={**found.terms, "attention": found.terms["attention"] * share})
 
-    said: list[str] = []
-    fit = make_fit(said=said, steps=12)
-    fit.task = Rare(small_grader(), weights=LossWeights(), decay=0.8, ramp_steps=6)
+    fit = make_fit(steps=12)
+    fit.task = Rare(small_grader(), loss=LossConfig(), decay=0.8, ramp_steps=6)
     fit.__post_init__()
     fit.run()
     assert not [line for line in said if "warning" in line]

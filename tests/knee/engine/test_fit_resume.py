@@ -53,18 +53,18 @@ def test_stopped_and_resumed_equals_uninterrupted(
     everything: Everything,
     assert_same: AssertSame,
     recorded: Recorded,
+    said: list[str],
 ) -> None:
     whole = make_fit("whole", dropout=dropout)
     whole.run()
-    said: list[str] = []
-    first = make_fit("parts", dropout=dropout, said=said, batches=StopAt(seeded_batches(), stop, number))
+    first = make_fit("parts", dropout=dropout, batches=StopAt(seeded_batches(), stop, number))
     assert first.run().step == stop + 1
     second = make_fit("parts", dropout=dropout, resume=True)
     torch.rand(1)  # whatever the new process drew before does not matter
     second.restore(Checkpoints(tmp_path / "parts" / "checkpoints").latest()[0])
     second.run()
     if stop < 6:
-        assert f"stopped at step {stop + 1} of 7, saved; go on with: dcmt train --resume RUN" in said[-1]
+        assert f"stopped at step {stop + 1} of 7, saved; go on with: dcmt train --resume RUN" in said
         assert second.batches.served[0] == stop + 1
     assert_same(everything(whole), everything(second))
     assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")
@@ -80,15 +80,15 @@ def test_killed_run_goes_on_from_its_last_checkpoint_without_doubled_rows(
     class Killed(BaseException):
         pass
 
-    first = make_fit("parts", said=[])
-    step = first._step
+    first = make_fit("parts")
+    step = first.step
 
     def dies_at_5(batches: Any) -> None:
         if first.progress.step == 5:
             raise Killed
         step(batches)
 
-    first._step = dies_at_5  # type: ignore[method-assign]
+    first.step = dies_at_5  # type: ignore[method-assign]
     with pytest.raises(Killed):
         first.run()
     with (tmp_path / "parts" / "metrics.csv").open("a") as file:
@@ -112,13 +112,13 @@ def test_every_optimizer_resumes(name: Any, make_fit: MakeFit, everything: Every
     whole = make_fit("whole", steps=6, optimizer=optimizer)
     whole.run()
     part = make_fit("parts", steps=6, optimizer=optimizer)
-    guarded = part._guarded_step
+    step = part.step
 
     def stop_at_3(batches: Any) -> None:
-        guarded(batches)
+        step(batches)
         part._stop = part.progress.step == 3
 
-    part._guarded_step = stop_at_3  # type: ignore[method-assign]
+    part.step = stop_at_3  # type: ignore[method-assign]
     part.run()
     second = make_fit("parts", steps=6, optimizer=optimizer, resume=True)
     second.run()

@@ -105,10 +105,21 @@ def with_another_value(config: GraderConfig, name: str) -> GraderConfig:
     return after
 
 
-def test_resume_and_force_exclude_each_other(started: RunFolder) -> None:
-    with pytest.raises(UserError, match=r"--resume goes on with .*, --force starts a run anew; leave out one"):
-        resume(started, "--force")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_force_is_refused_since_no_run_is_replaced(started: RunFolder, resumed: bool) -> None:
+    with pytest.raises(UserError, match=r"a run is never replaced, .* the new run is NAME-2"):
+        new_or_resumed(
+            GraderConfig,
+            ["--force", *(["--resume", str(started.path)] if resumed else [])],
+            kind="grader",
+            program="train.py",
+        )
     assert (started.path / "metrics.csv").exists()
+
+
+def test_another_device_on_resume_is_noted(started: RunFolder, said: list[str]) -> None:
+    assert resume(started, "--fit.device", "auto").fit.device == "auto"
+    assert any("the device changes from cpu to auto" in line for line in said)
 
 
 def test_resume_of_another_kind_is_refused(tmp_path: Path, grader_config: Make) -> None:
@@ -134,7 +145,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_over(trained_run: RunFol
 @pytest.mark.parametrize("kind", ["probe", "zeroshot"])
 def test_what_has_nothing_to_resume_is_told(kind: str, tmp_path: Path, grader_config: Make) -> None:
     create_run(tmp_path / "run", grader_config(), kind=kind)
-    with pytest.raises(UserError, match=rf"dcmt {kind} has nothing to resume: run it again, with --force"):
+    with pytest.raises(UserError, match=rf"dcmt {kind} has nothing to resume: run it again"):
         resume(RunFolder(tmp_path / "run"))
 
 

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from dcmt.config import GraderConfig
-from knee.engine.launch import count_steps, default_name, split_options
+from knee.engine.config import FitConfig
+from knee.engine.launch import default_name, split_options
 from knee.engine.options import config_from_values, option_names, read_config
+from knee.engine.training import count_steps
 from knee.errors import UserError
 from segmentation.config import SegmenterConfig
 
@@ -127,21 +129,19 @@ def test_option_names_are_all_there() -> None:
 
 
 def test_what_is_no_option_of_the_config_is_taken_out() -> None:
-    found = split_options(
-        ["--config", "a.yaml", "--labeled-fraction", "0.1", "--force", "--resume=runs/a", "--fit.seed", "2"]
-    )
-    assert found.rest == ["--config", "a.yaml", "--data.labeled_fraction", "0.1", "--fit.seed", "2"]
-    assert (found.resume, found.force) == (Path("runs/a"), True)
-    assert split_options(["--skip-bad"]).rest == ["--data.skip_bad=true"]
-    assert split_options(["--labeled-fraction=0.3"]).rest == ["--data.labeled_fraction=0.3"]
+    found = split_options(["--config", "a.yaml", "--labeled-fraction", "0.1", "--resume=runs/a", "--fit.seed", "2"])
+    assert found[0] == ["--config", "a.yaml", "--data.labeled_fraction", "0.1", "--fit.seed", "2"]
+    assert found[1] == Path("runs/a")
+    assert split_options(["--skip-bad"])[0] == ["--data.skip_bad=true"]
+    assert split_options(["--labeled-fraction=0.3"])[0] == ["--data.labeled_fraction=0.3"]
     with pytest.raises(UserError, match="--resume needs a run folder"):
         split_options(["--resume"])
 
 
 def test_names_and_steps() -> None:
     assert default_name([], fraction=1.0, seed=0) == "run-f1-s0"
-    assert count_steps(100, 2, 4, 10) == 5
-    assert count_steps(100, 1, 50, 10) == 1
+    assert count_steps(FitConfig(steps=100, epochs=2, accumulation=4), 10) == 5
+    assert count_steps(FitConfig(steps=100, epochs=1, accumulation=50), 10) == 1
 
 
 @pytest.mark.parametrize(

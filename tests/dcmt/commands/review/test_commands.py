@@ -198,7 +198,7 @@ def test_readings_become_labels_and_training_takes_them(reviewed, save, grader_v
     data, old = load_knee_data(config.data), load_knee_data(replace(config.data, manifest=str(reviewed.manifest)))
     assert set(data.labeled) - set(old.labeled) == set(np.flatnonzero(data.manifest.table["review"] == "graded"))
     assert len(data.unlabeled) == len(old.unlabeled) - 6
-    train_grader(config, create_run(run.parent / "next", config, kind="grader"), say=lambda _: None, resume=False)
+    train_grader(config, create_run(run.parent / "next", config, kind="grader"), resume=False)
 
 
 def test_a_case_of_the_test_split_gives_no_label(reviewed, save, tmp_path, capsys):

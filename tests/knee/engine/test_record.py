@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from knee.engine.versions import versions
+from knee.engine.record import versions
 
 
 def test_versions_name_what_numbers_depend_on() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from knee.engine.signals import stop_on_signal
+from knee.engine.guards import stop_on_signal
 from knee.errors import UserError
 
 DEATH = "DataLoader worker (pid 12) is killed by signal: Killed. "

@@ -1,0 +1,267 @@
+"""The options of the commands, and the commands' registration; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from dcmt.commands.registry import command, config_command, group
+
+Parser = argparse.ArgumentParser
+
+
+@command("phantom", "write the built-in phantom: images, masks, manifest", runs="dcmt.commands.data:phantom")
+def phantom(parser: Parser) -> None:
+    """Options of ``dcmt phantom``."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kind", choices=("mr", "xray"), default="mr", help="sagittal MR slices or AP radiographs")
+    parser.add_argument("--patients", type=int, help="number of patients (default: about 2,300 images)")
+    parser.add_argument("--slices", type=int, help="images a patient")
+    parser.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+
+
+@command("manifest", "make a manifest from a folder of images", runs="dcmt.commands.data:manifest")
+def manifest(parser: Parser) -> None:
+    """Options of ``dcmt manifest``."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
+    parser.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
+    parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
+    parser.add_argument(
+        "--pattern",
+        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
+        "the file's path",
+    )
+    _sheet_options(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
+
+
+def _sheet_options(parser: Parser) -> None:
+    parser.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV, Excel, OpenDocument")
+    sheet = parser.add_argument_group("how the spreadsheet is read, where it does not say so itself; may be repeated")
+    sheet.add_argument("--sheet", metavar="NAME", help="which sheet of the file")
+    sheet.add_argument(
+        "--column",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="ROLE=NAME",
+        help="the column that is the image, patient, side or grade; grade_L and grade_R for a row a patient",
+    )
+    sheet.add_argument(
+        "--side",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="VALUE=L",
+        help="what stands for left (=L), or right (=R)",
+    )
+    sheet.add_argument("--missing", action="append", default=[], metavar="VALUE", help="what stands for not graded")
+    sheet.add_argument(
+        "--only",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="NAME=VALUE",
+        help="take the rows with this value alone",
+    )
+
+
+@command("check", "read a manifest and every file it names; list all errors", runs="dcmt.commands.data:check")
+def check(parser: Parser) -> None:
+    """Options of ``dcmt check``."""
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--grade-set", default="kl")
+    parser.add_argument("--split", type=Path, help="check this split file against the manifest too")
+    parser.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+
+
+@command("split", "split a manifest by patient, with ranks for every labeled fraction", runs="dcmt.commands.data:split")
+def split(parser: Parser) -> None:
+    """Options of ``dcmt split``."""
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the split file, data_splits/NAME.csv")
+    parser.add_argument("--grade-set", default="kl")
+    parser.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument(
+        "--folds", type=int, default=0, help="write so many cross-validation splits instead, OUT with _K"
+    )
+    parser.add_argument("--anew", action="store_true", help="ignore the manifest's own split column")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-bad", type=Path, metavar="FILE", help="leave out bad rows, and list them in FILE")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
+
+
+config_command("train", "train a grader (train --help lists every option)", runs="dcmt.train:train_command")
+group("segment", "train the cartilage segmenter, or write masks with it")
+
+
+config_command(
+    "segment train", "train the U-Net on the rows that have masks", runs="dcmt.commands.segment:train_command"
+)
+
+
+@command(
+    "segment predict",
+    "write a mask for every row that has none, and a manifest with them",
+    runs="dcmt.commands.segment:predict_command",
+)
+def segment_predict(parser: Parser) -> None:
+    """Options of ``dcmt segment predict``."""
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--manifest", type=Path, help="the manifest (default: the run's)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the masks")
+    parser.add_argument(
+        "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv beside the old)"
+    )
+    parser.add_argument("--rows", choices=("train", "all"), default="train", help="rows of which splits get a mask")
+    parser.add_argument(
+        "--dilation", type=_pixels, default=0.0, help="dilate what is written, in px at 256 (default 0)"
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--force", action="store_true", help="overwrite masks and manifest")
+
+
+config_command(
+    "zeroshot",
+    "grade with an untrained CLIP model and prompts (zeroshot --help lists every option)",
+    runs="dcmt.commands.untrained:zeroshot_command",
+)
+config_command(
+    "probe",
+    "fit a linear classifier on frozen embeddings (probe --help lists every option)",
+    runs="dcmt.commands.untrained:probe_command",
+)
+
+
+def _trained_on_option(parser: Parser) -> None:
+    parser.add_argument("--trained-on", action="store_true", help="allow --split train: how well images are remembered")
+
+
+def _mirrored_pair_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--mirrored-pair",
+        action="store_true",
+        help="answer with the mean for an image and its mirror image: where left and right tell the same; twice the time",
+    )
+
+
+def _flip_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="grade mirrored images too, for flip disagreement; --no-flip takes half the time",
+    )
+
+
+def _run_options(parser: Parser) -> None:
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--device", default="auto")
+
+
+@command(
+    "evaluate",
+    "grade a split with student and teacher: metrics with intervals, figures, predictions",
+    runs="dcmt.commands.evaluate:evaluate_command",
+)
+def evaluate(parser: Parser) -> None:
+    """Options of ``dcmt evaluate``."""
+    _run_options(parser)
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    _trained_on_option(parser)
+    _flip_option(parser)
+    _mirrored_pair_option(parser)
+
+
+@command(
+    "verify",
+    "recompute a run's reported metrics from its predictions and its weights",
+    runs="dcmt.commands.verify:verify_command",
+)
+def verify(parser: Parser) -> None:
+    """Options of ``dcmt verify``."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--no-weights", action="store_true", help="from the stored predictions alone")
+    parser.add_argument("--device", default="auto")
+
+
+@command(
+    "predict",
+    "grade an image or a folder with the teacher: a CSV and overlays",
+    runs="dcmt.commands.predict:predict_command",
+)
+def predict(parser: Parser) -> None:
+    """Options of ``dcmt predict``."""
+    _run_options(parser)
+    parser.add_argument("images", type=Path, help="one image or a folder of images")
+    parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
+    parser.add_argument("--student", action="store_true", help="grade with the student instead")
+    _mirrored_pair_option(parser)
+    parser.add_argument("--no-overlays", action="store_true")
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+
+
+@command(
+    "compare",
+    "two runs on the same cases: metrics side by side, paired differences",
+    runs="dcmt.commands.compare:compare_command",
+)
+def compare(parser: Parser) -> None:
+    """Options of ``dcmt compare``."""
+    parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="run folder")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
+    parser.add_argument("--out", type=Path, help="folder for comparison.json and the confusion matrices side by side")
+    parser.add_argument("--force", action="store_true", help="overwrite an earlier comparison in --out")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--device", default="auto")
+    _trained_on_option(parser)
+    _flip_option(parser)
+    _mirrored_pair_option(parser)
+
+
+@command(
+    "attention",
+    "overlays of the attention of student and teacher, for the cases of a split",
+    runs="dcmt.commands.overlays:attention_command",
+)
+def attention(parser: Parser) -> None:
+    """Options of ``dcmt attention``."""
+    _run_options(parser)
+    parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
+    parser.add_argument(
+        "--cases", type=_count, default=24, help="how many, spread over the grades; 0: all (default 24)"
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: RUN/attention_SPLIT)")
+    parser.add_argument("--force", action="store_true", help="overwrite overlays")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
+def _pixels(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 0 to 256")
+    return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()

@@ -1,0 +1,89 @@
+"""Where a run is: progress, optimiser, scaler and random state, saved in every checkpoint and restored bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from knee.engine.checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
+from knee.errors import UserError
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int = -1
+    validations_since_best: int = 0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    seconds: float = 0.0
+
+    def note(self, value: float) -> bool:
+        """Record a validation's value; returns whether it is the best so far. NaN: there was nothing to validate on."""
+        if math.isnan(value):
+            return False
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_step, self.validations_since_best = value, self.step, 0
+            return True
+        self.validations_since_best += 1
+        return False
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """The parts of a run that change with every step, besides the networks."""
+
+    optimizer: torch.optim.Optimizer
+    scaler: Any
+    device: torch.device
+
+    def collect(self, progress: Progress) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Tensors by group (optimizer, random) and plain values, for a checkpoint."""
+        tensors, groups = flatten_optimizer(self.optimizer)
+        random: dict[str, Tensor] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            random["mps"] = torch.mps.get_rng_state()
+        plain = {"progress": vars(progress), "optimizer_groups": groups, "scaler": self.scaler.state_dict()}
+        return {"optimizer": tensors, "random": random}, plain
+
+    def restore(self, checkpoint: Checkpoint) -> Progress:
+        """Bring optimiser, scaler and random state back, in place. Raises UserError if they do not fit this run."""
+        try:
+            restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
+            random = checkpoint.tensors("random")
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"], self.device)
+            if "mps" in random and self.device.type == "mps":
+                torch.mps.set_rng_state(random["mps"])
+            return Progress(**checkpoint.state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{checkpoint.folder} does not fit this run ({type(error).__name__}: {error}); "
+                "was it written by another version?"
+            ) from error
+
+
+def refuse_changed_data(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+    """Raises UserError if manifest, split or pixels differ from those that the checkpoint was trained on."""
+    changed = [
+        name.removesuffix("_sha256")
+        for name, value in state.items()
+        if name.endswith("_sha256") and checkpoint.state.get(name, value) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{checkpoint.folder} was trained on other data: {' and '.join(changed)} changed since; put them back, or "
+            "start a new run under another --name"
+        )
