@@ -7,6 +7,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from knee.intake.folders import IMAGE_SUFFIXES, image_files
 from knee.intake.patients import side_in_path
 from knee.intake.scan import printable
 from knee.io.files import LONGEST_NAME, moved_into_place
-from knee.io.own_folders import mark_as_own
+from knee.io.own_folders import MARK, mark_as_own
 from knee.io.tables import shortened
 
 log = logging.getLogger(__name__)
@@ -53,34 +55,20 @@ def predict_command(options: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
     earlier = _earlier(out)
-    root = options.images if options.images.is_dir() else options.images.parent
     reader = ImageReader(loaded)
-    tables: list[pd.DataFrame] = []
-    with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
-        for start in range(0, len(paths), _CHUNK):
-            images, read = reader.read(paths[start : start + _CHUNK])
-            bar.update(len(paths[start : start + _CHUNK]))
-            if read:
-                if not tables:
-                    _make_room(out, earlier, overlays=not options.no_overlays)
-                files = [path.relative_to(root).as_posix() for path in read]
-                try:
-                    table = _grade(loaded, name, images, files)
-                except NotFinite as error:
-                    raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
-                table.insert(1, "side", reader.sides[-len(read) :])
-                tables.append(table)
-                if not options.no_overlays:
-                    _note_drawn(out, files)
-                    _write_overlays(loaded, name, images, files, out)
-    if not tables and earlier:
-        raise Faults(
-            shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
-            summary=f"no image in {options.images} could be read; what {out} held before is still there",
-        )
+    with ExitStack() as undo:
+        tables = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
+        if not tables and earlier:
+            raise Faults(
+                shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
+                summary=f"no image in {options.images} could be read; what {out} held before is still there",
+            )
+        if reader.rejected:
+            _write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
+        if tables:
+            table = pd.concat(tables, ignore_index=True)
+            _write_table(out / "predictions.csv", table)
     if reader.rejected:
-        out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(reader.rejected, columns=["image", "reason"]).to_csv(out / "rejected.csv", index=False)
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
         log.info(
@@ -89,9 +77,6 @@ def predict_command(options: argparse.Namespace) -> int:
         )
     if not tables:
         raise UserError(f"no image in {options.images} could be read; the reasons are in {out / 'rejected.csv'}")
-    table = pd.concat(tables, ignore_index=True)
-    with moved_into_place(out / "predictions.csv") as scratch:
-        table.to_csv(scratch, index=False)
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
         log.info(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
@@ -100,8 +85,54 @@ def predict_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def _grade_all(
+    loaded: LoadedRun,
+    name: str,
+    reader: ImageReader,
+    paths: Sequence[Path],
+    options: argparse.Namespace,
+    *,
+    earlier: Sequence[Path],
+    undo: ExitStack,
+) -> list[pd.DataFrame]:
+    """A table a chunk of readable images, their overlays written; ``undo`` gets what takes them back should an error follow."""
+    root = options.images if options.images.is_dir() else options.images.parent
+    tables: list[pd.DataFrame] = []
+    with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
+        for start in range(0, len(paths), _CHUNK):
+            images, read = reader.read(paths[start : start + _CHUNK])
+            bar.update(len(paths[start : start + _CHUNK]))
+            if not read:
+                continue
+            if not tables:
+                undo.push(partial(_take_back, options.out))
+                _make_room(options.out, earlier, overlays=not options.no_overlays)
+            files = [path.relative_to(root).as_posix() for path in read]
+            try:
+                table = _grade(loaded, name, images, files)
+            except NotFinite as error:
+                raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
+            table.insert(1, "side", reader.sides[-len(read) :])
+            tables.append(table)
+            if not options.no_overlays:
+                _note_drawn(options.out, files)
+                _write_overlays(loaded, name, images, files, options.out)
+    return tables
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with moved_into_place(path) as scratch:
+        table.to_csv(scratch, index=False)
+
+
 def _earlier(out: Path) -> list[Path]:
     """What an earlier ``dcmt predict`` wrote here, one that was killed too, and nothing else: it would pass for the new."""
+    found = (*_overlays(out), out / "predictions.csv", out / "rejected.csv", out / "overlays" / _DRAWN)
+    return [path for path in found if path.is_file()]
+
+
+def _overlays(out: Path) -> list[Path]:
+    """The overlays that the table or the note of what was drawn tells of, also those that are not there."""
     table = out / "predictions.csv"
     images: list[str] = []
     if table.exists():
@@ -114,12 +145,11 @@ def _earlier(out: Path) -> list[Path]:
             ) from error
     overlays, drawn = (out / "overlays").resolve(), out / "overlays" / _DRAWN
     if drawn.exists():
-        images += drawn.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # A last name without its end of line was cut short, and nothing of it was drawn yet.
+        images += drawn.read_bytes().decode("utf-8", errors="surrogateescape").split("\n")[:-1]
     found = [overlay_path(out, image) for image in dict.fromkeys(images)]
-    found = [
-        path for path in found if path.resolve().is_relative_to(overlays)
-    ]  # a table from elsewhere may name anything
-    return [path for path in (*found, table, out / "rejected.csv", drawn) if path.is_file()]
+    # A table from elsewhere may name anything.
+    return [path for path in found if path.resolve().is_relative_to(overlays)]
 
 
 def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
@@ -129,6 +159,26 @@ def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
         path.unlink()
     if overlays:
         mark_as_own(out / "overlays")
+
+
+def _take_back(out: Path, kind: type[BaseException] | None, *_: object) -> None:
+    """After an error, a full disk say, remove what this call wrote: half of the results would pass for all.
+
+    After Ctrl-C or a kill they stay, with the note of what was drawn, and the next call removes them.
+    """
+    if kind is None or not issubclass(kind, Exception):
+        return
+    overlays = out / "overlays"
+    folders = {folder for path in _overlays(out) for folder in path.parents if folder.is_relative_to(overlays)}
+    for path in _earlier(out):
+        path.unlink(missing_ok=True)
+    for folder in sorted(folders - {overlays}, reverse=True):
+        with suppress(OSError):  # not there, or with something of somebody else in it
+            folder.rmdir()
+    if overlays.is_dir() and {path.name for path in overlays.iterdir()} <= {MARK}:
+        (overlays / MARK).unlink(missing_ok=True)
+        with suppress(OSError):  # a link
+            overlays.rmdir()
 
 
 def _note_drawn(out: Path, files: Sequence[str]) -> None:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from knee.errors import Faults, UserError
 from knee.images.geometry import Geometry, prepare
+from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.images.read import read_image, read_mask
 from knee.images.slices import split_slice
-from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.io.own_folders import mark_as_own
 from knee.io.pool import map_in_order
 from knee.io.shared_array import open_shared

@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from knee.images.dicom import Subject, read_subject
-from knee.errors import Faults, UserError, counted
-from knee.io.files import write_text
-from knee.grades import GradeSet
-from knee.images.read import read_image, read_mask
 from knee.data.manifest import BadRow, Inspection, Manifest, inspect_manifest
+from knee.errors import Faults, UserError, counted
+from knee.grades import GradeSet
+from knee.images.dicom import Subject, read_subject
+from knee.images.read import read_image, read_mask
 from knee.images.slices import is_file
+from knee.io.files import write_text
 from knee.io.pool import map_in_order
 from knee.io.tables import shortened
 

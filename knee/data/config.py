@@ -44,9 +44,7 @@ class DataConfig:
     """Go on without the manifest's bad rows, listing them in local/rejected.csv of the run folder."""
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1"
-        )
+        require(0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1")
         require(16 <= self.image_size <= 2048, "data.image_size", self.image_size, "from 16 to 2048 pixels")
         require(
             1 <= self.labeled_per_batch <= 10_000, "data.labeled_per_batch", self.labeled_per_batch, "from 1 to 10,000"

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
+from knee.data.views import ImageArray, Views, draw_seed
 from knee.errors import UserError
 from knee.images.masks import dilate
 from knee.task import Batch
-from knee.data.views import ImageArray, Views, draw_seed
 
 Rows = npt.NDArray[np.int64]
 

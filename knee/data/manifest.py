@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from knee.errors import Faults, UserError, counted
-from knee.io.files import relative_name, write_text
 from knee.grades import GradeSet
-from knee.io.names import composed
 from knee.images.slices import is_file, split_slice
+from knee.io.files import relative_name, write_text
+from knee.io.names import composed
 from knee.io.tables import read_rows, shortened
 
 REQUIRED = ("image", "patient", "side", "grade", "mask")

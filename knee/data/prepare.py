@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from knee.data.config import DataConfig
 from knee.batches import TwoStreamBatchSampler
 from knee.data.cache import ImageCache, build_cache
 from knee.data.cases import case_name, load_salt
 from knee.data.check import check_data, drop_bad
+from knee.data.config import DataConfig
 from knee.data.datasets import (
     EvalImages,
     LabeledImages,
@@ -28,13 +28,13 @@ from knee.data.datasets import (
     eval_loader,
     train_loader,
 )
+from knee.data.manifest import Manifest, read_manifest
+from knee.data.splits import Split, labeled_rows, read_split, unlabeled_rows
+from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
 from knee.grades import GradeSet, load_grade_set
-from knee.data.manifest import Manifest, read_manifest
 from knee.images.masks import DilatedMasks
-from knee.data.splits import Split, labeled_rows, read_split, unlabeled_rows
 from knee.task import Batch
-from knee.data.views import ViewConfig, Views
 
 Rows = NDArray[np.int64]
 Say = Callable[[str], None]

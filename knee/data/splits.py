@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from knee.errors import Faults, UserError, counted
-from knee.io.files import write_text
-from knee.grades import GradeSet
 from knee.data.manifest import SPLITS, Manifest
 from knee.data.strata import make_folds, make_split
+from knee.errors import Faults, UserError, counted
+from knee.grades import GradeSet
+from knee.io.files import write_text
 from knee.io.tables import read_table, shortened
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 A checkpoint is written under another name and renamed when all its files are on disk, so a kill at any moment leaves the
 ones before untouched. Nothing in it runs code when loaded. ``state.json`` holds what a person may want to read, and the
-checksum of every other file. ``best.json`` names the best step.
+checksum of every other file. ``best.json`` names the best step. ``none_yet`` is there until the first checkpoint is whole.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _MOST_BYTES = 1 << 36
 """Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
 _MOST_BUFFER = 1 << 24
 _NAME = re.compile(r"step_\d{8,}")
+_NONE_YET = "none_yet"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,25 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def begin(self) -> None:
+        """Note that there is no checkpoint yet, where that is so. To be called before the first row of metrics.
+
+        The note tells a run that was killed before its first checkpoint from one whose checkpoints were removed. Where it is
+        lost, too, the run counts as the latter, and is not started from step 0 unasked.
+        """
+        note = self.folder / _NONE_YET
+        if self._folders():
+            note.unlink(missing_ok=True)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            note.touch()
+            _sync(self.folder)
+
+    @property
+    def none_yet(self) -> bool:
+        """Whether the run began and has never had a whole checkpoint."""
+        return not self._folders() and (self.folder / _NONE_YET).is_file()
+
     def save(
         self,
         step: int,
@@ -127,11 +147,14 @@ class Checkpoints:
                 final.rename(aside.with_name(f"{aside.name}_old"))
             aside.rename(final)
             _sync(self.folder)
+            (self.folder / _NONE_YET).unlink(missing_ok=True)  # not before the first one is on disk
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)  # What was written may be what fills the disk.
+            before = "those before it are whole: mend this and go on by --resume"
+            if not self._folders():
+                before = "it is the first one: mend this, and --resume starts from step 0"
             raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); "
-                "those before it are whole: mend this and go on by --resume"
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); {before}"
             ) from error
         self._prune()
         return final

@@ -71,6 +71,7 @@ class Fit:
     def run(self) -> Progress:
         """Train to the last step, to early stopping, or until SIGTERM or SIGINT asks to stop after the step under way."""
         self.tracker.open()
+        self.checkpoints.begin()
         every = self.config.validate_every or max(1, self.steps // 10)
         last_saved = self._window.started = time.monotonic()
         batches = self.batches.from_batch(self.progress.step * self.config.accumulation)

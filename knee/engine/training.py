@@ -182,11 +182,10 @@ def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
         log.warning(f"warning: {fault}; going back to the checkpoint before it")
     if checkpoint is None:
         metrics = run.path / "metrics.csv"
-        if metrics.exists() and any(name.startswith("val") for _, name, _ in read_metrics(metrics)):
-            # Checkpoints are written with every validation, so they were there.
+        if metrics.exists() and read_metrics(metrics) and not run.checkpoints.none_yet:
             raise UserError(
-                f"{run.path} has no checkpoint any more, though {metrics} tells of validations; put its folder checkpoints "
-                "back, or start anew by --force without --resume"
+                f"{run.path} has no checkpoint any more, though {metrics} holds steps of it; put its folder checkpoints "
+                "back, or start a new run without --resume"
             )
         log.info("no checkpoint yet: starting from step 0")
     return checkpoint

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from knee.io.files import moved_into_place
+
 MARK = "MADE_BY_DCMT.txt"
 """A file of this name marks a folder whose pictures were made from other images."""
 
@@ -13,8 +15,8 @@ _CACHE = {"images.npy", "masks.npy", "has_mask.npy", "geometries.npy"}
 
 def mark_as_own(folder: Path) -> None:
     """Mark a folder, which is made where it is missing. Raises OSError where the disk refuses."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("The files in this folder were made by dcmt from images elsewhere.\n", encoding="utf-8")
+    with moved_into_place(folder / MARK) as scratch:
+        scratch.write_text("The files in this folder were made by dcmt from images elsewhere.\n", encoding="utf-8")
 
 
 def is_own(files: Collection[str], folders: Collection[str]) -> bool:

@@ -25,11 +25,51 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dcmt.cli import main
 from dcmt.validation import GraderValidation
+from knee.engine.record import code_version
 from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
 
 Prepare = Callable[[], None]
+Figures = dict[str, str]
+"""What the bench measured, by name."""
+_FIGURES = pytest.StashKey[Figures]()
+_TABLE = "FAULTS_TABLE"
+"""Environment variable: where to write the figures as a table."""
 _CLOCK = ("system/images_per_s", "system/memory_gib")
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    """The bench's figures, to be added to; they are printed at its end."""
+    return request.config.stash.setdefault(_FIGURES, {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Print the figures with the commit, and write them as a table where one is asked for and every test passed."""
+    found = config.stash.get(_FIGURES, {})
+    if not found:
+        return
+    passed, failed, error, skipped = (
+        len(terminalreporter.stats.get(name, [])) for name in ("passed", "failed", "error", "skipped")
+    )
+    tests = f"{passed} of {passed + failed + error}" + (f", {skipped} skipped" if skipped else "")
+    found = {"commit": code_version(), "tests passed": tests, **found}
+    terminalreporter.section("figures of the faults bench")
+    for name, value in found.items():
+        terminalreporter.write_line(f"{name}: {value}")
+    if path := os.environ.get(_TABLE):
+        if exitstatus or not {"kills survived", "bad files handled"} <= found.keys():
+            terminalreporter.write_line(f"{path} is not written: not the whole bench, or not all of it passed")
+            return
+        Path(path).write_text(faults_table(found), encoding="utf-8")
+        terminalreporter.write_line(f"written: {path}")
+
+
+def faults_table(found: Figures) -> str:
+    """The figures in Markdown."""
+    rows = "".join(f"| {name} | {value} |\n" for name, value in found.items())
+    head = "# Kills, full disks, damaged files\n\n| Figure | Value |\n| --- | --- |\n"
+    return f"{head}{rows}\nMade by `make faults {_TABLE}=docs/results/faults.md`.\n"
 
 
 @dataclass

@@ -49,6 +49,19 @@ def test_disk_full_in_a_checkpoint(trainee: Trainee, undisturbed: Undisturbed, s
     assert_same(trainee.run("run"), undisturbed.outcome)
 
 
+def test_disk_full_in_the_first_checkpoint(trainee: Trainee, undisturbed: Undisturbed, small_disk: Disk) -> None:
+    trainee.folder = small_disk("3m")  # not one checkpoint
+    for _ in range(2):
+        assert trainee.finish(trainee.train("run")) == 2, trainee.output()
+        assert "it is the first one: mend this, and --resume starts from step 0" in trainee.output()
+        assert "Traceback" not in trainee.output()
+        assert has_logged(trainee, "val_teacher")
+    small_disk("64m")
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    assert "no checkpoint yet: starting from step 0" in trainee.output()
+    assert_same(trainee.run("run"), undisturbed.outcome)
+
+
 @pytest.mark.parametrize("tensorboard", ["false", "true"])
 def test_disk_full_in_the_log(tensorboard: str, trainee: Trainee, undisturbed: Undisturbed, small_disk: Disk) -> None:
     disk = trainee.folder = small_disk("64m")

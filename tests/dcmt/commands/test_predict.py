@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -157,6 +158,64 @@ def test_predictions_are_whole_or_not_there(trained_run: RunFolder, tmp_path: Pa
     with pytest.raises(OSError, match="No space left"):
         grade(trained_run, tmp_path / "in", tmp_path / "out", no_overlays=True)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def fill_the_disk_at(part: str, patch: pytest.MonkeyPatch) -> None:
+    """A file whose name has this part is half written when the disk is full."""
+
+    def until_full(write: Callable[..., object], target: int) -> Callable[..., object]:
+        def written(*arguments: object, **options: object) -> object:
+            path = Path(arguments[target])  # type: ignore[arg-type]
+            if part not in path.name:
+                return write(*arguments, **options)
+            with path.open("ab") as file:
+                file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+        return written
+
+    patch.setattr(Path, "write_text", until_full(Path.write_text, 0))
+    patch.setattr(Path, "write_bytes", until_full(Path.write_bytes, 0))
+    patch.setattr(pd.DataFrame, "to_csv", until_full(pd.DataFrame.to_csv, 1))
+    if part == ".drawn.txt":  # written in another way
+        patch.setattr("dcmt.commands.predict._note_drawn", lambda out, _: (out / "overlays" / part).write_text(""))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(
+    "part", ["MADE_BY_DCMT", ".drawn.txt", "a.png.png", "c.png.png", "rejected.csv", "predictions.csv"]
+)
+def test_a_full_disk_leaves_no_part_of_the_results(
+    part: str, own: bool, trained_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file does not fit: what somebody else put there stays, and with room the same call goes through."""
+    for name in ("a.png", "b.png", "more/c.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "empty.png").touch()
+    out = tmp_path / "out"
+    if own:
+        picture(out / "overlays" / "half.png")
+    before = contents(out)
+    with monkeypatch.context() as patch, pytest.raises((OSError, UserError), match="No space left"):
+        fill_the_disk_at(part, patch)
+        grade(trained_run, tmp_path / "in", out, force=own)
+    assert {path: data for path, data in contents(out).items() if path.name != "MADE_BY_DCMT.txt"} == before
+    assert own or not list(out.rglob("*"))
+    grade(trained_run, tmp_path / "in", out, force=own)
+    assert len(list((out / "overlays").rglob("*.png"))) == 3 + own
+
+
+def test_a_name_of_the_note_that_a_kill_cut_short_removes_nothing(trained_run: RunFolder, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    for name in ("earlier.png", "mine.png"):
+        picture(tmp_path / "out" / "overlays" / name)
+    (tmp_path / "out" / "overlays" / ".drawn.txt").write_text("earlier\nmine")
+    grade(trained_run, tmp_path / "in", tmp_path / "out", force=True)
+    assert {path.name for path in (tmp_path / "out" / "overlays").glob("*.png")} == {"a.png.png", "mine.png"}
 
 
 def test_a_slice_of_a_volume_is_graded(trained_run: RunFolder, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 
 import knee.data.cache
 from knee.data.cache import build_cache
+from knee.data.manifest import read_manifest, write_manifest
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images.read import prepare, read_pixels, write_png
 from knee.intake.folders import manifest_from_folder
-from knee.data.manifest import read_manifest, write_manifest
 
 SIZE = 24
 PROJECT = Path(__file__).parents[3]

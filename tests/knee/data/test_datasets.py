@@ -30,10 +30,10 @@ from knee.data.datasets import (
     train_loader,
     worker_death,
 )
+from knee.data.views import Views, no_views, strong_views
 from knee.errors import UserError
 from knee.io.shared_array import open_shared
 from knee.task import Batch
-from knee.data.views import Views, no_views, strong_views
 
 COUNT, SIZE = 30, 24
 LABELED = np.arange(3, 10)

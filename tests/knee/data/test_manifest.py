@@ -10,15 +10,14 @@ import pandas as pd
 import pytest
 
 from knee.data.cache import build_cache
+from knee.data.manifest import Manifest, inspect_manifest, read_manifest, write_manifest
+from knee.data.splits import read_split
 from knee.errors import Faults, UserError
-from knee.intake.folders import image_files
 from knee.grades import load_grade_set
 from knee.images.read import write_png
-from knee.data.manifest import Manifest, inspect_manifest, read_manifest, write_manifest
-from knee.intake.folders import manifest_from_folder
 from knee.images.slices import split_slice
+from knee.intake.folders import image_files, manifest_from_folder
 from knee.io.own_folders import MARK, mark_as_own
-from knee.data.splits import read_split
 
 KL = load_grade_set("kl")
 HEADER = "image,patient,side,grade,mask"

@@ -16,10 +16,10 @@ import torch
 
 from dcmt.config import GraderConfig
 from knee.data.prepare import KneeData, TrainingBatches, describe, drawn_rows, load_knee_data
+from knee.data.views import ViewConfig
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.task import Batch
-from knee.data.views import ViewConfig
 
 Make = Callable[..., GraderConfig]
 

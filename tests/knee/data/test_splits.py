@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knee.errors import Faults, UserError
-from knee.grades import load_grade_set
 from knee.data.manifest import Manifest
 from knee.data.splits import (
     Split,
@@ -24,6 +22,8 @@ from knee.data.splits import (
     unlabeled_rows,
     write_split,
 )
+from knee.errors import Faults, UserError
+from knee.grades import load_grade_set
 
 KL = load_grade_set("kl")
 

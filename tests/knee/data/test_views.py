@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import center_of_mass
 
-from knee.errors import Faults, UserError
 from knee.data.views import (
     PRESETS,
     ImageArray,
@@ -26,6 +25,7 @@ from knee.data.views import (
     views_from,
     weak_views,
 )
+from knee.errors import Faults, UserError
 
 SIZE = 64
 # Geometry alone, as far as the strong views go.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,51 @@ def test_full_disk_is_told_and_frees_what_was_written(
             save(2)
     assert checkpoints.latest()[0].step == 1
     assert not list(checkpoints.folder.glob(".writing*"))
+
+
+def test_full_disk_at_the_first_checkpoint_is_told_as_such(
+    checkpoints: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints.begin()
+    monkeypatch.setattr("knee.engine.checkpoint._write", full)
+    with pytest.raises(
+        UserError, match=r"No space left.*it is the first one: mend this, and --resume starts from step 0"
+    ):
+        save(2)
+    assert checkpoints.none_yet
+
+
+@pytest.mark.parametrize("moment", ["save_file", "write_json", "os.fsync", "rename", "unlink"])
+def test_a_kill_in_the_first_checkpoint_is_told_from_checkpoints_that_were_removed(
+    moment: str, checkpoints: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not checkpoints.none_yet, "nothing began"
+    checkpoints.begin()
+    assert checkpoints.none_yet
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        place = f"pathlib.Path.{moment}" if moment in ("rename", "unlink") else moment
+        patched.setattr(place if "." in place else f"knee.engine.checkpoint.{place}", killed)
+        save(1)
+    whole = steps(checkpoints) == [1]
+    assert checkpoints.none_yet is not whole
+    checkpoints.begin()
+    assert checkpoints.none_yet is not whole
+    save(2)
+    assert not checkpoints.none_yet
+    for folder in checkpoints.folder.glob("step_*"):
+        shutil.rmtree(folder)
+    assert not checkpoints.none_yet, "they were there"
+    assert list(checkpoints.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "random.safetensors", "state.json"])

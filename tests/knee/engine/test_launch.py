@@ -16,6 +16,7 @@ from dcmt.config import GraderConfig
 from knee.engine.launch import SAFE_ON_RESUME, new_or_resumed
 from knee.engine.options import option_names
 from knee.engine.run import RunFolder, create_run, keep_config
+from knee.engine.tracking import read_metrics
 from knee.errors import UserError
 from knee.grades import grade_set_yaml, load_grade_set
 
@@ -140,6 +141,60 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_over(trained_run: RunFol
     assert main(["train", "--resume", str(run.path)]) == 2
     assert "has no checkpoint any more, though" in capsys.readouterr().err
     assert (run.path / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", ["the empty folder", "half a checkpoint", "half a checkpoint, no validation yet"])
+def test_checkpoints_removed_one_by_one_were_there_too(
+    left: str, trained_run: RunFolder, tmp_path: Path, capsys
+) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_run.path, tmp_path / "run")))
+    shutil.rmtree(run.checkpoints.folder)
+    (run.checkpoints.folder / ("" if left == "the empty folder" else ".writing_00000004_99")).mkdir(parents=True)
+    if "no validation" in left:
+        (run.path / "metrics.csv").write_text("step,name,value\n1,loss/total,2.5\n")
+    assert main(["train", "--resume", str(run.path)]) == 2
+    assert "has no checkpoint any more, though" in capsys.readouterr().err
+
+
+class Killed(BaseException):
+    """As by kill -9: nothing is written after it."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+MOMENTS = {
+    "before a row": "knee.engine.checkpoint.Checkpoints.begin",
+    "after its rows": "knee.engine.checkpoint.Checkpoints.save",
+    "first file": "knee.engine.checkpoint.save_file",
+    "state": "knee.engine.checkpoint.write_json",
+    "move": "pathlib.Path.rename",
+    "note of the best": "knee.engine.checkpoint.Checkpoints.mark_best",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_any_moment_up_to_its_first_checkpoint_goes_on(
+    moment: str, grader_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """From step 0, and its table holds every step once; twice in a row, too."""
+    run = create_run(tmp_path / "run", grader_config(), kind="grader")
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(MOMENTS[moment], killed)
+            main(["train", "--resume", str(run.path)])
+    whole = run.checkpoints.latest()[0]
+    rows = read_metrics(run.path / "metrics.csv")
+    assert bool(rows) is (moment != "before a row")
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    told = capsys.readouterr().out
+    assert ("no checkpoint yet: starting from step 0" in told) is (whole is None) is (moment != "note of the best")
+    assert not run.checkpoints.none_yet
+    rows = read_metrics(run.path / "metrics.csv")
+    assert len(rows) == len({(step, name) for step, name, _ in rows})
+    assert rows[0][0] >= 1
 
 
 @pytest.mark.parametrize("kind", ["probe", "zeroshot"])
