@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dcmt.loaded import (
@@ -32,69 +33,68 @@ log = logging.getLogger(__name__)
 
 def evaluate_command(options: argparse.Namespace) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
+    split: str = options.split
     loaded = load_run(
         options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
     )
-    refuse_trained_images(loaded.run.path, loaded.kind, options.split, allowed=options.trained_on)
+    refuse_trained_images(loaded.run.path, loaded.kind, split, allowed=options.trained_on)
     data = load_data(loaded)
-    rows = data.rows(options.split)
+    rows = data.rows(split)
     if not len(rows):
-        raise UserError(f"the split has no {options.split} images; evaluate another by --split")
-    # A mirrored pair gives its mirror image the same answer.
+        raise UserError(f"the split has no {split} images; evaluate another by --split")
+    # The flip of an image gets the same averaged prediction.
     found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.mirrored_pair)
+    reports = make_reports(found, data, rows, samples=loaded.config.report.bootstrap)
+    origin = {
+        "split": split,
+        "checkpoint_step": loaded.checkpoint.step,
+        "trained_on": split == "train" and is_trained(loaded.kind),
+        "mirrored_pair": loaded.mirrored_pair,
+        "manifest_changed": manifest_changed(loaded, data),
+        "left_out": data.split.absent[split],
+        "best_iou_of_grid": best_reachable(loaded, data, rows),
+        "masks_by_segmenter": masks_by_segmenter(data, rows),
+    }
+    write_json(loaded.run.metrics(split), {**origin, **reports})
+    write_predictions(loaded.run.predictions(split), found, data, rows)
+    draw_figures(loaded, found, data, rows, split=split)
+    for line in summary(origin, reports, list(found), data):
+        log.info(line)
+    log.info(
+        f"metrics: {loaded.run.metrics(split)}   predictions: {loaded.run.predictions(split)}   figures: {loaded.run.figures}"
+    )
+    return 0
+
+
+def make_reports(
+    found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, samples: int
+) -> dict[str, dict[str, Any]]:
+    """The report of each network by its name, and of the teacher minus each other one (paired intervals)."""
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
-    samples = loaded.config.report.bootstrap
-    reports: dict[str, Any] = {
+    reports: dict[str, dict[str, Any]] = {
         name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
     }
-    others = {name: one for name, one in found.items() if name != "teacher"}
-    for name, one in others.items():
-        reports[f"teacher_minus_{name}"] = difference(
-            one, found["teacher"], grades, patients, data.grade_set, samples=samples
-        )
-    missing = data.split.absent[options.split]
-    grid, written = best_reachable(loaded, data, rows), masks_by_segmenter(data, rows)
-    write_json(
-        loaded.run.metrics(options.split),
-        {
-            "split": options.split,
-            "checkpoint_step": loaded.checkpoint.step,
-            "trained_on": options.split == "train" and is_trained(loaded.kind),
-            "mirrored_pair": loaded.mirrored_pair,
-            "manifest_changed": manifest_changed(loaded, data),
-            "left_out": missing,
-            "best_iou_of_grid": grid,
-            "masks_by_segmenter": written,
-            **reports,
-        },
-    )
+    for name, one in found.items():
+        if name != "teacher":
+            reports[f"teacher_minus_{name}"] = difference(
+                one, found["teacher"], grades, patients, data.grade_set, samples=samples
+            )
+    return reports
+
+
+def write_predictions(target: Path, found: Mapping[str, Predictions], data: KneeData, rows: Rows) -> None:
+    """The teacher's predictions, one row a case, beside those of the other networks; names patients, so it is private."""
     table = predictions_table(
         found["teacher"],
         cases=data.cases(rows),
         images=data.manifest.table["image"].iloc[rows].tolist(),
-        grades=grades,
-        others=others,
+        grades=data.manifest.table["grade"].iloc[rows],
+        others={name: one for name, one in found.items() if name != "teacher"},
     )
     # Verified against these, whatever becomes of the manifest.
-    table.insert(2, "patient", patients.to_numpy())
-    target = loaded.run.predictions(options.split)
+    table.insert(2, "patient", data.patients.iloc[rows].to_numpy())
     table.to_csv(target, index=False)
     target.chmod(0o600)
-    draw_figures(loaded, found, data, rows, split=options.split)
-    if missing:
-        log.info(
-            f"{missing} {options.split} images of {data.split.path} are left out: not in the manifest, or bad rows"
-        )
-    if loaded.mirrored_pair:
-        log.info("mirrored-pair prediction: the mean of the answers to an image and to its mirror image")
-    for line in summary(reports, list(found), grid):
-        log.info(line)
-    if written:
-        log.info(
-            f"{'':18}{written} of the masks were written by a segmenter: TIoU there is agreement with it, not with a reader"
-        )
-    log.info(f"metrics: {loaded.run.metrics(options.split)}   predictions: {target}   figures: {loaded.run.figures}")
-    return 0
 
 
 def draw_figures(
@@ -116,10 +116,16 @@ def draw_figures(
     save_figure(roc_figure(probabilities["teacher"], grades, names), folder / f"roc_{split}.png")
 
 
-def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None) -> list[str]:
-    """The tables of an evaluation: the networks called ``names`` with their intervals, and the last one grade by grade."""
-    last = reports[names[-1]]
-    lines = [
+def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequence[str], data: KneeData) -> list[str]:
+    """What an evaluation prints: the networks called ``names`` with their intervals, and the last one grade by grade."""
+    last, grid = reports[names[-1]], origin["best_iou_of_grid"]
+    lines = []
+    if origin["left_out"]:
+        left_out = f"{origin['left_out']} {origin['split']} images of {data.split.path}"
+        lines.append(f"{left_out} are left out: not in the manifest, or bad rows")
+    if origin["mirrored_pair"]:
+        lines.append("flip TTA: predictions are averaged over each image and its horizontal flip")
+    lines += [
         f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "
         "bootstrap over patients",
         *metric_table({name: reports[name]["metrics"] for name in names}),
@@ -127,4 +133,10 @@ def summary(reports: Mapping[str, Any], names: Sequence[str], grid: float | None
     if grid is not None:
         masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
         lines.append(f"{'':18}the best IoU the attention grid can reach on {masks} masks is {grid:.3f}")
-    return [*lines, *grade_table(last)] if last["graded"] else lines
+    lines += grade_table(last) if last["graded"] else []
+    if origin["masks_by_segmenter"]:
+        lines.append(
+            f"{'':18}{origin['masks_by_segmenter']} of the masks were written by a segmenter: TIoU there is agreement with it, "
+            "not with a reader"
+        )
+    return lines
