@@ -1,4 +1,4 @@
-"""The losses of CLIP-KOA (Jeong and Lee 2025, section 2.2), functions of an image's and its mirror image's answers.
+"""The losses of CLIP-KOA (Jeong and Lee 2025, section 2.2), functions of the predictions for images and their horizontal flips.
 
 S holds the scaled similarities s_ij of image i to the text of grade j; S^H those of the horizontally flipped images.
 The paper's total is L = symmetry_loss + λ · flip_consistency, with λ = 10 (Eq. 4). Sums run in float32 at least,

@@ -149,9 +149,7 @@ def _why_unsupported(config: dict[str, Any]) -> str | None:
 
 def _check_supported(name: str, config: dict[str, Any]) -> None:
     if reason := _why_unsupported(config):
-        raise UserError(
-            f"clip.image: {name} cannot show where it looked: {reason}, or a ViT such as ViT-B-16-quickgelu"
-        )
+        raise UserError(f"clip.image: {name} has no attention maps: {reason}, or a ViT such as ViT-B-16-quickgelu")
     text = config["text_cfg"]
     if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
         _require_transformers(name)

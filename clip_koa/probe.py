@@ -50,7 +50,7 @@ class ProbeGrader(nn.Module):
 def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:
     """A probe on ``grader``, for a checkpoint to fill. Raises UserError where that has no image tower."""
     if not isinstance(grader, ClipGrader):
-        raise UserError("a linear probe stands on the image tower of a text head; write model.head: text")
+        raise UserError("a linear probe needs the image tower of a text head; write model.head: text")
     dimensions = grader.image_tower.embed_dim
     return ProbeGrader(grader, torch.zeros(grade_set.count, dimensions), torch.zeros(grade_set.count))
 
@@ -79,11 +79,11 @@ def fit_linear_probe(
 
     Embeddings are standardised for the fit, since those of CLIP differ little from each other, and the
     standardisation is folded into the weights. ``inverse_penalty`` is scikit-learn's C. A grade without an image gets
-    no chance. Raises UserError where the images have one grade alone.
+    no chance. Raises UserError where the images have only one grade.
     """
     if len(found := np.unique(grades)) < 2:
         raise UserError(
-            f"the {len(grades)} labeled training images all have grade {found[0]}, but a probe tells grades apart; "
+            f"the {len(grades)} labeled training images all have grade {found[0]}, but a probe has to separate grades; "
             "grade images of another, or use more of the labels (data.labeled_fraction)"
         )
     center = embeddings.astype(np.float64).mean(0)

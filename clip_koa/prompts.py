@@ -144,7 +144,7 @@ def _phrase_faults(grade: Any, phrases: Any, first: dict[str, Any], tokenizer: T
         elif not phrase.strip():
             yield f"{where}: is empty; write a phrase, or take the line out"
         elif _tidy(phrase).lower() in first:
-            yield f"{where}: '{_tidy(phrase)}' stands under grade {first[_tidy(phrase).lower()]} already"
+            yield f"{where}: '{_tidy(phrase)}' is under grade {first[_tidy(phrase).lower()]} already"
         else:
             first[_tidy(phrase).lower()] = grade
             if tokenizer is not None and (length := count_tokens(tokenizer, _tidy(phrase))) > tokenizer.context_length:

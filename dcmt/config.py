@@ -82,20 +82,20 @@ class LossConfig:
     probability_consistency: float = 1.0
     """Eq. 3, all images; times the ramp."""
     teacher_temperature: float = 1.0
-    """Divides the teacher's logits in Eq. 3: 1 as printed, below 1 surer answers to learn from."""
+    """Divides the teacher's logits in Eq. 3: 1 as printed; below 1 sharpens the targets."""
     teacher_mirror: bool = False
-    """The teacher's answer in Eq. 3 is the mean of those to the image and to its mirror image."""
+    """The teacher's target in Eq. 3 is averaged over the image and its horizontal flip."""
     attention_consistency: float = 1.0
     """Eq. 4, all images; times the ramp."""
     symmetry: bool = False
-    """Cross-entropy of images and mirror images, ½ (CE + CE^H), as CLIP-KOA's Eq. 4."""
+    """Cross-entropy of images and their horizontal flips, ½ (CE + CE^H), as CLIP-KOA's Eq. 4."""
     flip_consistency: float = 0.0
-    """λ of CLIP-KOA's Eq. 4: divergence of the answers to an image and its mirror image; times the ramp where unlabeled."""
+    """λ of CLIP-KOA's Eq. 4: divergence of the predictions for an image and its flip; times the ramp where unlabeled."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
     ramp_start: float = 0.0
-    """Share of the run's steps before the ramp-up, on labeled images alone and without flip consistency: an early teacher has
-    nothing to teach, and an early student agrees with itself by saying the same of every image."""
+    """Share of the run's steps before the ramp-up, on labeled images only and without flip consistency: an early teacher has
+    nothing to teach, and an early student is consistent by predicting the same for every image."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

@@ -1,4 +1,4 @@
-"""A trained run opened again: its networks, its data, and what they say of it."""
+"""A trained run opened again: its networks, its data, and its predictions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LoadedRun:
     """Student and teacher; a run that trained no pair has its one network as the teacher."""
     device: torch.device
     mirrored_pair: bool = False
-    """The networks answer with the mean for an image and its mirror image (`MirroredPair`)."""
+    """Predictions are averaged over an image and its horizontal flip (`MirroredPair`)."""
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -58,7 +58,7 @@ class LoadedRun:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """How its networks are asked, wherever they are: options of ``knee.evaluation.predictions.predict`` and its like."""
+        """How its networks are evaluated: options of ``knee.evaluation.predictions.predict`` and the like."""
         attention = self.config.attention
         return {
             "device": self.device,
@@ -71,8 +71,8 @@ class LoadedRun:
 def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
 
-    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` its networks are asked about an image and its mirror
-    image, and answer with the mean.
+    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` predictions are averaged over an
+    image and its horizontal flip.
     """
     flush_denormals()
     run, values = open_run(path)
@@ -82,7 +82,7 @@ def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: b
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if mirrored_pair and kind == "grader" and not _sees_mirror_images(config):
         log.warning(
-            f"note: {path} was trained without mirror images (views.horizontal_flip 0), so --mirrored-pair asks about "
+            f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --mirrored-pair shows it "
             "images of a kind that it never saw"
         )
     if checkpoint == "best":
@@ -114,7 +114,7 @@ def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: b
 
 
 def _sees_mirror_images(config: GraderConfig) -> bool:
-    """Whether training shows the networks images and mirror images."""
+    """Whether training shows the networks images and their flips."""
     return bool(config.views.horizontal_flip or config.loss.symmetry or config.loss.flip_consistency)
 
 
@@ -151,7 +151,7 @@ def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:
 def grade_rows(
     loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = False, names: Sequence[str] = ("student", "teacher")
 ) -> dict[str, Predictions]:
-    """What each network of those named says of the rows, with the overlap of its attention and the masks."""
+    """The predictions of each named network for the rows, with the overlap of its attention and the masks."""
     return {
         name: predict(
             network,
@@ -167,7 +167,7 @@ def grade_rows(
 
 
 def refuse_trained_images(run: Path, kind: str, split: str, *, allowed: bool) -> None:
-    """Raises UserError where a network would be judged by images that it was trained on, unless that is asked for."""
+    """Raises UserError where a network would be evaluated on images that it was trained on, unless that is requested."""
     if split == "train" and is_trained(kind) and not allowed:
         raise UserError(
             f"{run} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
@@ -178,7 +178,7 @@ def refuse_trained_images(run: Path, kind: str, split: str, *, allowed: bool) ->
 def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | None:
     """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks.
 
-    Of more than ``GRID_MASKS`` masks, those at equal distances are looked at.
+    Of more than ``GRID_MASKS`` masks, those at equal distances are used.
     """
     from knee.evaluation.report import best_grid_iou
 

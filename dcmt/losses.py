@@ -17,7 +17,7 @@ def attention_loss(attention: Tensor, mask: Tensor, *, mse_weight: float = 0.5, 
 
     λ_a · Σ(f − S)² / (Σf + ΣS) + λ_r · (1 − Σ f S / Σf), per image; λ_a is ``mse_weight``, λ_r ``inside_weight``.
     attention f (B, H, W) in [0, 1], mask S (B, H, W) in [0, 1] → scalar in [0, λ_a + λ_r]; 0 for B = 0.
-    The gradient reaches ``attention`` alone. Pass only the images that have a mask.
+    Only ``attention`` gets a gradient. Pass only the images that have a mask.
     """
     if len(attention) == 0:
         return attention.sum()
@@ -32,8 +32,8 @@ def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, t
 
     Both (B, K) logits; no gradient reaches the teacher. Scalar in [0, 2 / K].
 
-    ``temperature`` T > 0 divides the teacher's logits. 1 is Eq. 3. Below 1 the teacher answers more surely than it is, as
-    MixMatch sharpens its guesses (Berthelot et al. 2019, Eq. 7): a student that agrees with its teacher then still learns
+    ``temperature`` T > 0 divides the teacher's logits. 1 is Eq. 3. Below 1 sharpens the teacher's probabilities, as MixMatch
+    does with its guessed labels (Berthelot et al. 2019, Eq. 7): a student that agrees with its teacher then still learns
     from an unlabeled image.
     """
     teacher = teacher_logits.detach().float() / temperature

@@ -1,7 +1,7 @@
 """The grading network: a timm backbone, and one linear classifier that both grades and maps.
 
 The classifier's weights are applied at each position of the last feature map (class maps, bias left out) and to the pooled
-features (logits), so the logits are the pooled class maps plus the bias: there is no second head that could look elsewhere.
+features (logits), so the logits are the pooled class maps plus the bias: no second head exists whose attention could differ.
 """
 
 from __future__ import annotations

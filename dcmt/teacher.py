@@ -27,7 +27,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
 
 
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """θ' ← decay · θ' + (1 − decay) · θ, in place (Eq. 1); decay in [0, 1]. Buffers are left alone."""
+    """θ' ← decay · θ' + (1 − decay) · θ, in place (Eq. 1); decay in [0, 1]. Buffers are not changed."""
     _check(teacher, student, decay)
     _average(list(teacher.parameters()), list(student.parameters()), decay)
 
@@ -36,7 +36,7 @@ def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, *, poli
     """Bring the teacher's buffers up to date, in place, by one of the policies that the module describes."""
     if policy == "own":
         return
-    # What is not saved is a constant of the architecture: a text tower's mask holds −inf, whose average is no number.
+    # What is not saved is a constant of the architecture: a text tower's mask holds −inf, whose average is not a number.
     saved = student.state_dict(keep_vars=True).keys()
     named = zip(teacher.named_buffers(), student.buffers(), strict=True)
     pairs = [(target, source) for (name, target), source in named if name in saved]

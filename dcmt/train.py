@@ -167,7 +167,7 @@ def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: M
     if found.state.get("split_sha256") != file_hash(split):
         raise UserError(
             f"model.start: {path} was trained with another split than {split}, so it may have seen images that are held out "
-            f"here; train with its split file, or start anew"
+            f"here; train with its split file, or leave model.start out"
         )
     try:
         found.load_network("teacher", student)
@@ -176,7 +176,7 @@ def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: M
     if prompts and found.state.get("prompts") != json.loads(json.dumps(prompts))["prompts"]:
         raise UserError(
             f"model.start: {path} was trained on other phrases than this config's, and they come with its weights; give its "
-            "clip.prompts, or start anew"
+            "clip.prompts, or leave model.start out"
         )
     before: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     fractions = before.data.labeled_fraction, config.data.labeled_fraction
@@ -189,7 +189,7 @@ def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: M
     if before.model.normalise != normalise:
         raise UserError(
             f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config says {normalise}; "
-            f"give --model.normalise {before.model.normalise}, or start anew"
+            f"give --model.normalise {before.model.normalise}, or leave model.start out"
         )
 
 

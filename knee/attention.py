@@ -1,4 +1,4 @@
-"""Where a grader looked: class maps → scaled map x → soft mask f.
+"""Attention: class maps → scaled map x → soft mask f.
 
 Guided attention inference (Li et al. 2018), as Huo et al. (2020, section 2.2) use it: the map of one class is rectified,
 up-sampled and scaled to x in [0, 1] per image; f = σ(ω(x − σ₀)) is a soft threshold that a loss can act on.

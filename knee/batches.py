@@ -1,6 +1,6 @@
 """Which images come together: labeled and unlabeled ones, in a fixed ratio, epoch after epoch.
 
-The order depends on the seed and the epoch alone. The sampler keeps a cursor, the next batch to come, so that a run can
+The order depends only on the seed and the epoch. The sampler keeps a cursor, the next batch to come, so that a run can
 stop after any batch and go on with the one that would have followed.
 """
 
@@ -20,7 +20,7 @@ Stream = Literal["labeled", "unlabeled"]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One image of a batch, as the data set is asked for it."""
+    """One image of a batch, as it is requested from the data set."""
 
     stream: Stream
     position: int
@@ -35,8 +35,8 @@ class TwoStreamBatchSampler:
     ``labeled`` and ``unlabeled`` hold the indices to draw from, in any overlap. The last partial batch of the longer
     stream is dropped; the other stream repeats, reshuffled each time. A stream with fewer images than a batch takes
     repeats within the batch; otherwise no image comes twice in one. Nothing unlabeled (or ``unlabeled_per_batch=0``)
-    gives batches of the labeled images alone, ``labeled_per_batch=0`` of the unlabeled ones alone. Raises
-    ``UserError`` where labeled images are asked for and there are none, or a batch would be empty.
+    gives batches of labeled images only, ``labeled_per_batch=0`` of unlabeled ones only. Raises
+    ``UserError`` where labeled images are needed and there are none, or a batch would be empty.
 
     Iterating gives one epoch, shuffled differently each time, and moves the cursor with each batch; it starts at a
     state just loaded, and after one left half-way with the next epoch. A loader that fetches ahead must not move the

@@ -1,4 +1,4 @@
-"""What a person did wrong and how to mend it, told without a traceback."""
+"""Mistakes of the user: what is wrong and how to fix it, without a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # errors are quick to import
 
 
 class UserError(Exception):
-    """A mistake that a person can mend: the message says where, what was found, and the way out.
+    """A mistake that a person can fix: the message says where, what was found, and a hint.
 
     The command line prints the message and ends with exit code 2. Our own bugs raise anything else.
     """

@@ -1,4 +1,4 @@
-"""How well a grader grades and where it looked: metrics with stated conventions for what is absent or undefined.
+"""Metrics of grades and of attention, with stated conventions for what is absent or undefined.
 
 Everything that counts cases takes weights of shape (S, N): one row of ones gives the metric itself, rows of bootstrap
 counts give S resampled values at once. That is why these few formulas are here and not scikit-learn's calls, with which

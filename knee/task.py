@@ -1,4 +1,4 @@
-"""What the loop, evaluation and review know of a method: two small protocols and the values they exchange."""
+"""The contracts between a method and the loop, evaluation and review: two small protocols and the values they exchange."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Grading(NamedTuple):
-    """What a grader says of a batch of images."""
+    """A grader's output for a batch of images."""
 
     logits: Tensor
     """(B, K), unbounded; softmax over K gives the probability of each grade."""
@@ -19,7 +19,7 @@ class Grading(NamedTuple):
 
 @runtime_checkable
 class Grader(Protocol):
-    """Any network that grades and shows where it looked: a CNN, a CLIP model, a later one."""
+    """Any network that gives grades and class maps: a CNN, a CLIP model, a later one."""
 
     def __call__(self, images: Tensor) -> Grading:
         """Images (B, 1, H, W) in [0, 1], not normalised: the network normalises by itself."""
@@ -29,7 +29,7 @@ class Grader(Protocol):
 class Batch(NamedTuple):
     """A two-stream batch: the labeled images first, then the unlabeled ones, in two views of one geometry.
 
-    Grades and masks exist for the labeled images alone, so nothing downstream can leak those of the others.
+    Grades and masks exist for the labeled images only, so nothing downstream can leak those of the others.
     """
 
     student: Tensor

@@ -64,7 +64,7 @@ def compare_command(options: argparse.Namespace) -> int:
 def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
     """Raises UserError where the two runs grade by different sets, or what one trained on may be tested in the other."""
     paths = f"{first.run.path} and {second.run.path}"
-    # A description may be worded anew; other names, or other numbers of them, are other grades.
+    # A description may be reworded; other names, or another number of them, are other grades.
     if first.grade_set.names != second.grade_set.names:
         raise UserError(
             f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
@@ -104,7 +104,7 @@ def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, s
                 "leave one of them out"
             )
     versions = f"{data.manifest.path.name} and {others.manifest.path.name}"
-    alone = [f"{image}: is in {one} alone" for image, one in _alone(first, second, data, others)]
+    alone = [f"{image}: is only in {one}" for image, one in _alone(first, second, data, others)]
     if alone:
         raise Faults(
             shortened(alone),

@@ -92,7 +92,7 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
     if options.grades is None:
         alone = next((option for option, value in asked.items() if value), None)
         if alone:
-            raise UserError(f"{alone} tells how the spreadsheet of --grades is read; give that too")
+            raise UserError(f"{alone} describes the spreadsheet of --grades; give --grades too")
         return None
     for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only")):
         names = [name for name, _ in getattr(options, role)]

@@ -33,7 +33,7 @@ def manifest(parser: Parser) -> None:
     parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
     parser.add_argument(
         "--pattern",
-        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
+        help="where the patient is named: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
         "the file's path",
     )
     _sheet_options(parser)
@@ -58,16 +58,18 @@ def _sheet_options(parser: Parser) -> None:
         type=_pair,
         default=[],
         metavar="VALUE=L",
-        help="what stands for left (=L), or right (=R)",
+        help="the value that means left (=L) or right (=R)",
     )
-    sheet.add_argument("--missing", action="append", default=[], metavar="VALUE", help="what stands for not graded")
+    sheet.add_argument(
+        "--missing", action="append", default=[], metavar="VALUE", help="the value that means not graded"
+    )
     sheet.add_argument(
         "--only",
         action="append",
         type=_pair,
         default=[],
         metavar="NAME=VALUE",
-        help="take the rows with this value alone",
+        help="use only the rows with this value",
     )
 
 
@@ -117,7 +119,7 @@ def segment_predict(parser: Parser) -> None:
     parser.add_argument("--manifest", type=Path, help="the manifest (default: the run's)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the masks")
     parser.add_argument(
-        "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv beside the old)"
+        "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv next to the old one)"
     )
     parser.add_argument("--rows", choices=("train", "all"), default="train", help="rows of which splits get a mask")
     parser.add_argument(
@@ -156,7 +158,7 @@ def _flip_option(parser: Parser) -> None:
         "--flip",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="grade mirrored images too, for flip disagreement; --no-flip takes half the time",
+        help="grade horizontal flips too, for flip disagreement; --no-flip takes half the time",
     )
 
 
@@ -189,7 +191,7 @@ def verify(parser: Parser) -> None:
     """Options of ``dcmt verify``."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--no-weights", action="store_true", help="from the stored predictions alone")
+    parser.add_argument("--no-weights", action="store_true", help="only from the stored predictions")
     parser.add_argument("--device", default="auto")
 
 

@@ -112,7 +112,7 @@ def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor
 def _read(
     arguments: Sequence[str], name: str
 ) -> tuple[argparse.Namespace, GraderConfig] | tuple[argparse.Namespace, None]:
-    """The command's own options and the config from all others; no config where help was asked for."""
+    """The command's own options and the config from all others; no config for --help."""
     parser = argparse.ArgumentParser(prog=f"dcmt {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
@@ -139,7 +139,7 @@ def _read(
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
-    # Their weights know images normalised in one way alone.
+    # Their weights expect images normalised in one way only.
     config = replace(config, model=replace(config.model, normalise="fixed"))
     options.out = options.out or run_path(config.runs, f"{config.name or stem}-{name}")
     refuse_trained_images(options.out, name, options.split, allowed=options.trained_on)

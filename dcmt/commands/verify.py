@@ -53,7 +53,7 @@ def verify_command(options: argparse.Namespace) -> int:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{run.metrics(options.split)} does not hold what an evaluation writes ({type(error).__name__}: {error}); "
-            "evaluate the run anew"
+            "run dcmt evaluate again"
         ) from error
     compared = sum(len(_metrics_of(part)) for part in stored.values())
     log.info(
@@ -81,7 +81,7 @@ def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Pr
     needed = [prefix + field.name for field in kept if field.default is MISSING]
     missing = [name for name in (*shares, *needed) if name not in table]
     if missing:
-        raise UserError(f"the stored predictions lack the columns {', '.join(missing)}; evaluate the run anew")
+        raise UserError(f"the stored predictions lack the columns {', '.join(missing)}; run dcmt evaluate again")
     columns = {
         field.name: table[prefix + field.name].to_numpy(dtype=kinds.get(field.name, np.float64))
         for field in kept
@@ -116,7 +116,7 @@ class _Evaluated:
 
 
 def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[str]:
-    """What an evaluation says of itself, and is not so."""
+    """What the header of the metrics reports and is not so."""
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
             yield f"{name}: reported {stored.get(name)}, it is {found}"
@@ -208,7 +208,7 @@ def _rows_of(table: pd.DataFrame, data: KneeData, split: str) -> Any:
         raise UserError(
             f"the stored predictions are of {len(table)} images, the {split} split has {len(wanted)}"
             + (f"; {foreign[0]} is not one of them" if foreign else "")
-            + "; put the data back as they were, or evaluate the run anew"
+            + "; put the data back as they were, or run dcmt evaluate again"
         )
     return np.array([places[image] for image in table["image"]], dtype=np.int64)
 
@@ -225,7 +225,7 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} does not hold the metrics of an evaluation ({error}); evaluate the run anew"
+            f"{path} does not hold the metrics of an evaluation ({error}); run dcmt evaluate again"
         ) from error
     return dict(values)
 
@@ -234,7 +234,7 @@ def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> Loaded
     step = stored["checkpoint_step"]
     if not RunFolder(path).checkpoints.holds(step):
         raise UserError(
-            f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; evaluate the run anew"
+            f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; run dcmt evaluate again"
         )
     return load_run(path, checkpoint=step, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
 
@@ -249,7 +249,7 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
             raise ValueError(f"no column {', '.join(missing)}")
         _check_values(table, networks, grade_set.count)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); evaluate the run anew") from error
+        raise UserError(f"{path} cannot be read ({error}); run dcmt evaluate again") from error
     return table
 
 

@@ -139,7 +139,7 @@ class stop_on_signal:
         raised = (error, error.__cause__) if error is not None else ()
         deaths = [death for one in raised if isinstance(one, RuntimeError) and (death := worker_death(one))]
         if deaths and self._before and hasattr(signal, "SIGCHLD"):
-            # Else torch raises again for each of the workers that now end, in the midst of whatever tells of the first.
+            # Else torch raises again for each of the workers that now end, while the first is being reported.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, handler in self._before.items():
             signal.signal(number, handler)

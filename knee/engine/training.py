@@ -192,7 +192,7 @@ def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
 
 
 def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: bool) -> contextlib.closing[Tracker]:
-    """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, an error notwithstanding."""
+    """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, also after an error."""
     return contextlib.closing(
         Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
     )

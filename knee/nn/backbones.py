@@ -1,7 +1,7 @@
-"""timm's networks as feature extractors: told by name, cut after a stage, their stride checked.
+"""timm's networks as feature extractors: found by name, cut after a stage, their stride checked.
 
 ``section`` is the config's section (``model``, ``clip``) and ``option`` its option that names the network: errors say
-where to mend what.
+which option to change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An image and its mirror image, graded together: to compare the two answers, or to answer with their mean."""
+"""An image and its horizontal flip, graded together: to compare the two predictions, or to average them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from knee.task import Grader, Grading
 
 
 def with_flipped(grader: Grader, images: Tensor, *, count: int | None = None) -> tuple[Grading, Grading]:
-    """The gradings of the images and of the mirror images of the first ``count`` (all), by one forward pass.
+    """The gradings of the images and of the flips of the first ``count`` (all), by one forward pass.
 
-    images (B, 1, H, W) in [0, 1]. The class maps of the second are mirrored back, so that the two can be compared
-    position by position. In train mode batch statistics are those of images and mirror images together.
+    images (B, 1, H, W) in [0, 1]. The class maps of the second are flipped back, so that the two can be compared
+    position by position. In train mode batch statistics are those of images and flips together.
     """
     size = len(images)
     logits, maps = grader(torch.cat([images, images[:count].flip(3)]))
@@ -22,20 +22,20 @@ def with_flipped(grader: Grader, images: Tensor, *, count: int | None = None) ->
 
 
 def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
-    """Logits of the mean of two answers: the logarithm of ½ (softmax z + softmax z').
+    """Logits of the mean of two predictions: the logarithm of ½ (softmax z + softmax z').
 
-    Both (B, K) → (B, K), float32, at most 0. One who is asked twice answers with the mean, as MixMatch guesses labels from
-    several views (Berthelot et al. 2019, Eq. 6).
+    Both (B, K) → (B, K), float32, at most 0. MixMatch averages its guessed labels over several views in
+    the same way (Berthelot et al. 2019, Eq. 6).
     """
     both = torch.stack([logits.float().log_softmax(1), others.float().log_softmax(1)])
     return both.logsumexp(0) - math.log(2)
 
 
 class MirroredPair(nn.Module):
-    """Mirrored-pair prediction: a grader asked about an image and about its mirror image, which answers with the mean.
+    """Flip test-time augmentation (TTA): predictions averaged over an image and its horizontal flip.
 
-    An image and its mirror image get the same probabilities, and class maps that are each other's mirror image. Twice the
-    work; worth it where left and right tell the same, as in a frontal radiograph.
+    An image and its flip get the same probabilities, and class maps that are each other's flip. Twice the work; worth it
+    where left and right carry the same information, as in a frontal radiograph.
     """
 
     def __init__(self, grader: Grader) -> None:
@@ -43,6 +43,6 @@ class MirroredPair(nn.Module):
         self.grader = grader
 
     def forward(self, images: Tensor) -> Grading:
-        """Images (B, 1, H, W) in [0, 1]; class maps (B, K, h, w) are the mean, too, on the image as it is."""
+        """Images (B, 1, H, W) in [0, 1]; class maps (B, K, h, w) are averaged as well, in the image's own orientation."""
         seen, mirrored = with_flipped(self.grader, images)
         return Grading(mean_logits(seen.logits, mirrored.logits), (seen.class_maps + mirrored.class_maps) / 2)

@@ -202,7 +202,7 @@ def draw_blobs(
 
 @dataclass(frozen=True, kw_only=True)
 class Distractors:
-    """What is bright or broken and says nothing about the grade."""
+    """What is bright or broken and unrelated to the grade."""
 
     cysts: tuple[Blob, ...]
     oedema: tuple[Blob, ...]
@@ -213,7 +213,7 @@ class Distractors:
 
 
 def draw_distractors(rng: np.random.Generator) -> Distractors:
-    """One patient's distractors; never told the femoral lesion."""
+    """One patient's distractors; drawn without knowing the femoral lesion."""
     femur, tibia = (-22.0, -44.0, 20.0, -12.0), (-18.0, 10.0, 16.0, 26.0)
     return Distractors(
         cysts=draw_blobs(rng, 0.9, femur, (1.2, 3.2)) + draw_blobs(rng, 1.0, tibia, (1.2, 3.2)),

@@ -141,7 +141,7 @@ def check_numbers(kind: str, patients: int, slices: int, size: int, seed: int, d
 
 
 def write_image(path: Path, image: Image) -> None:
-    """One PNG; a full disk or a forbidden folder is told."""
+    """One PNG; a full disk or a forbidden folder is an error with a hint."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 4]):
         raise UserError(f"{path} could not be written; is the disk full, or the folder read-only?")

@@ -82,7 +82,7 @@ def test_all_faults_come_at_once(tmp_path):
     [
         ("{0: [a], 1: [b]}", "grade 2 has no phrase"),
         ("{0: [a], 1: [b], 2: []}", "grade 2: not a list of at least one phrase"),
-        ("{0: [a], 1: [b], 2: [A ]}", "grade 2, phrase 1: 'A' stands under grade 0 already"),
+        ("{0: [a], 1: [b], 2: [A ]}", "grade 2, phrase 1: 'A' is under grade 0 already"),
         ("{0: [a], 1: [b], 2: [c], 0x1: [d]}", "'1' stands on line 2 already"),
         ("{0: [a], true: [b], 2: [c]}", "'True' is not a grade"),
         ("[a, b]", "'grades' is not a mapping"),

@@ -248,18 +248,19 @@ def test_the_probe_is_a_run_too_and_compares_with_trained_ones(clip_file, traine
     assert "has no student" in refusal(capsys, "compare", trained_run.path, out, "--network", "student")
 
 
-def test_no_other_process_takes_the_folder_of_a_probe_at_work(clip_file, tmp_path, monkeypatch, capsys):
+def test_a_probe_beside_one_at_work_gets_a_folder_of_its_own(clip_file, tmp_path, monkeypatch):
     fit = dcmt.commands.untrained.fit_probe
 
     def slow(*arguments, **options):
-        told = refusal(capsys, "probe", "--config", clip_file, "--labeled-fraction", "1.0")
-        assert "another process is training in" in told
+        monkeypatch.setattr("dcmt.commands.untrained.fit_probe", fit)
+        assert main(["probe", "--config", str(clip_file)]) == 0
         return fit(*arguments, **options)
 
     monkeypatch.setattr("dcmt.commands.untrained.fit_probe", slow)
     assert main(["probe", "--config", str(clip_file)]) == 0
-    told = refusal(capsys, "probe", "--config", clip_file)
-    assert "exists already; give another --name, or start it anew by --force" in told
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert runs == ["clip-probe", "clip-probe-2"]
+    assert all((tmp_path / "runs" / name / "metrics_test.json").is_file() for name in runs)
 
 
 def test_what_a_probe_cannot_do_is_told_before_it_begins(clip_file, tmp_path, capsys):

@@ -181,7 +181,7 @@ def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--missing", "9"], "--missing tells how the spreadsheet of --grades is read; give that too"),
+        (["--missing", "9"], "--missing describes the spreadsheet of --grades; give --grades too"),
         (["--grades", "g.csv", "--side", "1=right"], "--side 1=right: a side is L or R"),
         (["--grades", "g.csv", "--column", "grade"], "'grade' is not NAME=VALUE"),
         (["--grades", "g.csv", "--only", "v=a", "--only", "v=b"], "--only v=… is given twice; keep one"),

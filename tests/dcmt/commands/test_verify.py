@@ -161,7 +161,7 @@ def test_predictions_of_another_form_are_refused(column: str, value: Any, run: R
     touch_table(run, change)
     code, printed = verify("--no-weights")
     assert code == 2
-    assert "evaluate the run anew" in printed
+    assert "run dcmt evaluate again" in printed
     assert "Traceback" not in printed
 
 
