@@ -154,9 +154,7 @@ if TYPE_CHECKING:
 
 
 def _sheet_options(manifest: argparse.ArgumentParser) -> None:
-    manifest.add_argument(
-        "--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV, Excel, OpenDocument"
-    )
+    manifest.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV or Excel (.xlsx)")
     sheet = manifest.add_argument_group("how the spreadsheet is read, where it does not say so itself; may be repeated")
     sheet.add_argument("--sheet", metavar="NAME", help="which sheet of the file")
     sheet.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from knee.errors import Faults, UserError, counted
 from knee.images.dicom import Subject
 from knee.intake.patients import Placed, placed, tell_subjects
 from knee.intake.scan import IMAGE_SUFFIXES, image_files, passed_note, scan, stem
-from knee.intake.sheet import Entry, Sheet
-from knee.intake.sheet_join import grades_of, rows_by_image, subjects_of_images
+from knee.intake.sheet import Sheet
+from knee.intake.sheet_join import grades_of, match_images, subjects_of_images
 from knee.io.files import relative_name
 from knee.io.tables import shortened
 
@@ -141,8 +141,8 @@ def _tree_rows(
         raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
     placement = [_split_and_grade(file, grades) for file in images]
     places = _places(images, grades)
-    by_image = rows_by_image(sheet, images) if sheet else {}
-    listed = subjects_of_images(sheet, by_image) if sheet else {}
+    listed_rows = match_images(sheet, images) if sheet else pd.DataFrame()
+    listed = subjects_of_images(sheet, listed_rows) if sheet else {}
     subjects, told = tell_subjects(folder, places, pattern, listed)
     if any(subject.patient for subject in listed.values()):
         told.append("The patient of an image that the sheet names with one is the sheet's.")
@@ -152,7 +152,7 @@ def _tree_rows(
     for file, (split, grade), (patient, side), mask in zip(images, placement, subjects, masks, strict=True):
         rows.append({"image": file, "patient": patient, "side": side, "grade": grade, "mask": mask, "split": split})
     if sheet:
-        joined = _take_grades(sheet, rows, subjects, by_image)
+        joined = _take_grades(sheet, rows, subjects, listed_rows)
         return rows, [*_notes(folder, rows), *told, *joined, *_lone_note(rows, pattern)]
     return rows, [*_notes(folder, rows), *told, *_lone_note(rows, pattern), *_unknown_folders(rows, grades)]
 
@@ -182,10 +182,10 @@ def _take_grades(
     sheet: Sheet,
     rows: list[dict[str, object]],
     subjects: Sequence[Subject],
-    by_image: Mapping[str, Sequence[Entry]],
+    listed_rows: pd.DataFrame,
 ) -> list[str]:
     """Write the sheet's grades into the rows; sentences that say what was joined."""
-    entries, notes = grades_of(sheet, [str(row["image"]) for row in rows], subjects, by_image)
+    entries, notes = grades_of(sheet, [str(row["image"]) for row in rows], subjects, listed_rows)
     faults = []
     for row, entry in zip(rows, entries, strict=True):
         if entry is None:
