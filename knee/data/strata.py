@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from knee.errors import UserError
 from knee.data.manifest import SPLITS
+from knee.errors import UserError
 
 _RANK_STEPS = 1_000_000
 

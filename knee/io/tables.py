@@ -73,10 +73,13 @@ class RaggedRow(NamedTuple):
 def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[RaggedRow]]:
     """The rows of a CSV file as texts, with a ``line`` column, and the rows that have another number of fields.
 
+    The titles of required columns may be written in any case.
+
     Raises:
         UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice or called ``line``.
     """
     header, rows = read_csv_rows(path, required)
+    header = [title.lower() if title.lower() in required else title for title in header]
     times = Counter(header)
     got = some_titles(header)
     faults = [
