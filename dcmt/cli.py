@@ -163,7 +163,7 @@ def _sheet_options(manifest: argparse.ArgumentParser) -> None:
         type=_pair,
         default=[],
         metavar="ROLE=NAME",
-        help="the column that is the image, patient, side or grade; grade_L and grade_R for a row a patient",
+        help="the column that is the image, patient, side, visit, split or grade; grade_L and grade_R for a row a patient",
     )
     sheet.add_argument(
         "--side",
@@ -182,6 +182,14 @@ def _sheet_options(manifest: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="take the rows with this value alone",
     )
+    sheet.add_argument(
+        "--prefer",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="NAME=A,B",
+        help="of several grades of a knee, take the one whose row has A in the column NAME, else B, and so on",
+    )
 
 
 def _data_commands(commands: _Commands) -> None:
@@ -199,12 +207,12 @@ def _data_commands(commands: _Commands) -> None:
     manifest = commands.add_parser("manifest", help="make a manifest from a folder of images")
     manifest.add_argument("folder", type=Path)
     manifest.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
-    manifest.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
+    manifest.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
     manifest.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
     manifest.add_argument(
         "--pattern",
-        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
-        "the file's path",
+        help="what tells the patient: folder, file, or a regular expression with a group `patient`, and perhaps `side` and "
+        "`grade`, in the file's path",
     )
     _sheet_options(manifest)
     manifest.add_argument("--force", action="store_true", help="overwrite an existing manifest")

@@ -6,22 +6,26 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from knee.errors import UserError, quoted
-from knee.intake.patients import SIDES
+from knee.errors import UserError, pasted, quoted
+from knee.intake.naming import SIDES
 from knee.io.tables import some_titles
 
-ROLES = ("image", "patient", "side", "grade", "grade_L", "grade_R")
+ROLES = ("image", "patient", "side", "visit", "split", "grade", "grade_L", "grade_R")
 """What a column may be; the last two are for sheets with a row a patient."""
 _BY_SIDE = {"grade_L", "grade_R"}
 _NAMES = {
     "image": "image|imagefile|imagename|imageid|imagepath|img|file|filename|filepath|path",
     "patient": "patient|patientid|patientno|subject|subjectid|srcsubjectid|participant|participantid",
     "side": "side|laterality|knee|kneeside",
+    "visit": "visit|visitid|visitcode|visitno|timepoint|studydate|examdate|visitdate|xraydate",
+    "split": "split|subset|partition",
     "grade": "grade|label",
 }
 _KL = "|kl|klg|klgrade|kellgrenlawrence|kellgrenlawrencegrade|xrkl|v[0-9]{2}xrkl"
 _LOOSE = ("id", "case", "caseid")
 """Names of a patient's column where no column names images; beside one, they may number the rows."""
+_READER = "readprj|reader|readerid|rater|raterid|readby"
+_OF_VISIT = re.compile("v([0-9]{2})xrkl")
 
 
 def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
@@ -51,17 +55,15 @@ def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl:
     if "patient" in asked and not (fitting["patient"] or fitting["image"] or "image" in roles):
         fitting["patient"] = [place for place, title in free if _plain(title) in _LOOSE]
     if fitting["grade"] and (sided := [*fitting["grade_L"], *fitting["grade_R"]]):
-        columns = quoted([header[place] for place in (*fitting["grade"], *sided)])
+        columns, place = quoted([header[place] for place in (*fitting["grade"], *sided)]), fitting["grade"][0]
         raise UserError(
-            f"{path}: the columns {columns} may all be grades; write --column 'grade={header[fitting['grade'][0]]}', or "
+            f"{path}: the columns {columns} may all be grades; write --column {pasted(f'grade={header[place]}')}, or "
             "--column 'grade=' for a grade a side"
         )
     for role, places in fitting.items():
         if len(places) > 1:
-            columns = quoted([header[place] for place in places])
-            raise UserError(
-                f"{path}: the columns {columns} may all be the {role}; write one: --column '{role}={header[places[0]]}'"
-            )
+            columns, option = quoted([header[place] for place in places]), pasted(f"{role}={header[places[0]]}")
+            raise UserError(f"{path}: the columns {columns} may all be the {role}; write one: --column {option}")
         if places:
             roles[role] = places[0]
     _refuse_incomplete(path, header, roles)
@@ -76,6 +78,22 @@ def place_of(path: Path, header: list[str], column: str) -> int:
         fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
         raise UserError(f"{path}: {fault}; there are {some_titles(header)}")
     return places[0]
+
+
+def reader_column(header: list[str]) -> int | None:
+    """The place of the one column that is called as readers are; None where there is none, or several."""
+    places = [place for place, title in enumerate(header) if re.fullmatch(_READER, _plain(title))]
+    return places[0] if len(places) == 1 else None
+
+
+def visit_of_title(title: str) -> str:
+    """The visit that the name of a column of grades says, as OAI's do; '' for any other.
+
+    >>> visit_of_title("V00XRKL"), visit_of_title("KL")
+    ('V00', '')
+    """
+    match = _OF_VISIT.fullmatch(_plain(title))
+    return f"V{match[1]}" if match else ""
 
 
 def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int]) -> None:

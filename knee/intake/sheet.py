@@ -10,33 +10,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from knee.errors import Faults, UserError, counted, quoted
+from knee.errors import Faults, UserError, counted, pasted, quoted
 from knee.grades import GradeSet
-from knee.intake.columns import find_columns, place_of
-from knee.intake.patients import SIDES
+from knee.intake.columns import find_columns, place_of, reader_column, visit_of_title
+from knee.intake.rows import Entry, RowReader
 from knee.io.excel import EXCEL, OTHER_SPREADSHEETS, read_excel_rows
-from knee.io.names import composed
-from knee.io.tables import read_csv_rows, shortened
+from knee.io.tables import read_csv_rows
 
-_SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
-_NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
-_GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
 _MOST_VALUES = 5
+_OAI_FILE = re.compile(r"kxr_sq_bu[0-9]{2}.*", re.IGNORECASE)
+_OAI_SIDES = {"1": "R", "2": "L"}
 
 Row = tuple[int, list[str]]
-
-
-class Entry(NamedTuple):
-    """What a row says of one knee, or of one image."""
-
-    row: int
-    """As the spreadsheet program numbers it (in CSV, the line)."""
-    image: str
-    patient: str
-    side: str
-    grade: int | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +35,10 @@ class Sheet:
     entries: tuple[Entry, ...]
     one_knee: bool = False
     """Whether it was said that no column is the side: a patient's grade is of the knee that is shown."""
+    any_visit: bool = False
+    """Whether it was said that no column is the visit: a grade is of the knee at all visits."""
+    prefer: str = ""
+    """The option that states a priority of the sheet's readers, '' where it names none."""
 
     @property
     def names_images(self) -> bool:
@@ -58,7 +48,12 @@ class Sheet:
     @property
     def has_sides(self) -> bool:
         """Whether rows tell the two knees of a patient apart."""
-        return "side" in self.columns or "grade" not in self.columns
+        return "side" in self.columns or "grade" not in self.columns or any(entry.side for entry in self.entries)
+
+    @property
+    def has_visits(self) -> bool:
+        """Whether rows tell the visits of a patient apart."""
+        return any(entry.visit for entry in self.entries)
 
 
 def read_sheet(
@@ -70,11 +65,13 @@ def read_sheet(
     sides: Mapping[str, str] | None = None,
     missing: Sequence[str] = (),
     only: Mapping[str, str] | None = None,
+    prefer: Mapping[str, Sequence[str]] | None = None,
 ) -> Sheet:
     """Read grades from a CSV or Excel file.
 
     The header is the first row with two filled fields. Columns are known by their usual names, in any case: image or file;
-    patient or ID; side; grade or KL; or, with a row a patient, KL_left and KL_right.
+    patient or ID; side; visit; split; grade or KL; or, with a row a patient, KL_left and KL_right. In files of the OAI
+    (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right, and the grade is of the visit in the column's name.
 
     Args:
         name: which sheet of the file (default: the only one).
@@ -82,6 +79,7 @@ def read_sheet(
         sides: 'L' or 'R' by what the sheet writes instead of left and right.
         missing: what the sheet writes for 'not graded', beside '.', '-', 'NA' and nothing.
         only: take the rows that have these values, by header.
+        prefer: by header, the values whose rows come first where a knee has several grades, the best one first.
 
     Raises:
         UserError: unreadable, or a column cannot be told; Faults: all fields that are no grade or no side.
@@ -91,7 +89,11 @@ def read_sheet(
     roles = find_columns(path, header, columns or {}, kl=grade_set.name == "kl")
     for column, value in (only or {}).items():
         rows = _rows_with(path, rows, place_of(path, header, column), column, value)
-    reader = _Reader(roles, grade_set, dict(sides or {}), {value.casefold() for value in missing})
+    order = {place_of(path, header, column): list(values) for column, values in (prefer or {}).items()}
+    grade = header[roles["grade"]] if "grade" in roles else ""
+    sides = _sides(path, grade, dict(sides or {}))
+    visit = visit_of_title(grade) if "visit" not in {**roles, **(columns or {})} else ""
+    reader = RowReader(roles, grade_set, sides, {value.casefold() for value in missing}, visit, order)
     faults: list[str] = []
     entries: list[Entry] = []
     for number, fields in rows:
@@ -100,8 +102,46 @@ def read_sheet(
         except UserError as error:
             faults.append(f"{path.name} row {number}: {error}")
     _refuse(path, faults)
-    one_knee = (columns or {}).get("side") == ""
-    return Sheet(path, {role: header[place] for role, place in roles.items()}, tuple(entries), one_knee)
+    return Sheet(
+        path,
+        {role: header[place] for role, place in roles.items()},
+        tuple(_preferred(entries)),
+        one_knee=(columns or {}).get("side") == "",
+        any_visit=(columns or {}).get("visit") == "",
+        prefer=_prefer_option(header, rows),
+    )
+
+
+def _sides(path: Path, grade: str, sides: dict[str, str]) -> dict[str, str]:
+    """What stands for left and right: as said, and as OAI has it in its files."""
+    if not (_OAI_FILE.fullmatch(path.name) or visit_of_title(grade)):
+        return sides
+    wrong = next((value for value, side in sides.items() if _OAI_SIDES.get(value, side) != side), None)
+    if wrong is not None:
+        raise UserError(
+            f"{path}: in files of the OAI side 1 is right and 2 is left; leave out --side {wrong}={sides[wrong]}"
+        )
+    return _OAI_SIDES | sides
+
+
+def _prefer_option(header: list[str], rows: Sequence[Row]) -> str:
+    place = reader_column(header)
+    values = list(dict.fromkeys(fields[place] for _, fields in rows if fields[place])) if place is not None else []
+    if place is None or len(values) < 2 or any("," in value for value in values):
+        return ""
+    return "--prefer " + pasted(f"{header[place]}={','.join(values)}")
+
+
+def _preferred(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries without the graded ones of a knee (or image) that come behind another of it."""
+    best: dict[tuple[str, ...], int] = {}
+    for entry in entries:
+        if entry.grade is not None:
+            key = (entry.image, entry.patient, entry.side, entry.visit)
+            best[key] = min(entry.priority, best.get(key, entry.priority))
+    for entry in entries:
+        behind = entry.priority > best.get((entry.image, entry.patient, entry.side, entry.visit), entry.priority)
+        yield entry._replace(grade=None) if behind else entry
 
 
 def _header_and_rows(path: Path, name: str | None) -> tuple[list[str], list[Row]]:
@@ -142,7 +182,7 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[Row]) -> None:
 
 def _refuse(path: Path, faults: list[str]) -> None:
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
+        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
 
 
 def _rows_with(path: Path, rows: list[Row], place: int, column: str, value: str) -> list[Row]:
@@ -151,52 +191,3 @@ def _rows_with(path: Path, rows: list[Row], place: int, column: str, value: str)
         values = quoted(list(dict.fromkeys(fields[place] for _, fields in rows))[:_MOST_VALUES])
         raise UserError(f"{path}: no row has '{value}' in the column '{column}', but {values}; see --only")
     return found
-
-
-class _Reader(NamedTuple):
-    """How the fields of a row are read."""
-
-    roles: dict[str, int]
-    grade_set: GradeSet
-    sides: dict[str, str]
-    missing: set[str]
-
-    def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
-        """What a row says; nothing where it names neither image nor patient, and has no grade."""
-        image, patient = self._text("image", fields), composed(self._text("patient", fields))
-        given = [role for role in ("grade", "grade_L", "grade_R") if role in self.roles]
-        if not (image or patient):
-            if not all(self._is_missing(self._text(role, fields)) for role in given):
-                raise UserError(
-                    "has a grade and names neither image nor patient; write whose it is (of merged cells only the first has "
-                    "the text), or delete the row"
-                )
-            return
-        for role in given:
-            grade = self._grade(self._text(role, fields))
-            side = role[-1] if role != "grade" else self._side(self._text("side", fields))
-            if "side" in self.roles and not (side or image) and grade is not None:
-                raise UserError("the side is empty; write which knee this is")
-            yield Entry(number, image.replace("\\", "/").removeprefix("./"), patient, side, grade)
-
-    def _text(self, role: str, fields: Sequence[str]) -> str:
-        return fields[self.roles[role]] if role in self.roles else ""
-
-    def _is_missing(self, text: str) -> bool:
-        return text.casefold() in self.missing or _NO_GRADE.fullmatch(text) is not None
-
-    def _grade(self, text: str) -> int | None:
-        if self._is_missing(text):
-            return None
-        try:
-            return self.grade_set.parse(_GRADE_PREFIX.sub("", text, count=1))
-        except UserError as error:
-            raise UserError(f"{error}; --missing '{text}' takes it for not graded") from error
-
-    def _side(self, text: str) -> str:
-        if text in self.sides:
-            return self.sides[text]
-        match = _SIDE_VALUE.fullmatch(text)
-        if not (match or not text):
-            raise UserError(f"side '{text}' is not left or right; say what it means by --side '{text}=R' (or =L)")
-        return SIDES[match[1].lower()] if match else ""

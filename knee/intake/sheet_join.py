@@ -1,4 +1,4 @@
-"""Grades of a spreadsheet, joined to the images of a folder: by the images' names, or by patient and side."""
+"""Grades of a spreadsheet, joined to the images of a folder: by the images' names, or by patient, side and visit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pandas as pd
 
 from knee.errors import Faults, UserError, counted, quoted
 from knee.images.dicom import Subject
+from knee.intake.rows import Entry
 from knee.intake.scan import stem
-from knee.intake.sheet import Entry, Sheet
+from knee.intake.sheet import Sheet
 from knee.io.names import composed
-from knee.io.tables import shortened
 
 
 def match_images(sheet: Sheet, images: Sequence[str]) -> pd.DataFrame:
@@ -66,45 +66,98 @@ def subjects_of_images(sheet: Sheet, rows: pd.DataFrame) -> dict[str, Subject]:
     return {str(image): Subject(max(same["patient"]), max(same["side"])) for image, same in rows.groupby("of")}
 
 
-def grades_of(
-    sheet: Sheet, images: Sequence[str], subjects: Sequence[Subject], rows: pd.DataFrame
-) -> tuple[list[Entry | None], list[str]]:
-    """The sheet's row for each image, None where it has none, and in sentences what was joined.
+def join_sheet(
+    sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame
+) -> tuple[list[Entry | None], list[str], list[str]]:
+    """The sheet's graded row and the split for each image, None and '' where it has none, and what was joined in sentences.
 
     Args:
-        rows: of ``match_images``; where the sheet names no images they are joined by patient and side, where '007' is '7' if
-            there is no other of that number.
+        shown: image, patient, side, and the visit as its label and date, of each image.
+        rows: of ``match_images``; where the sheet names no images they are joined by patient, side and visit, where '007' is
+            '7' if there is no other of that number.
 
     Raises:
-        UserError: no row fits any image; Faults: two grades of one knee, images of a side where the sheet tells none.
+        UserError: no row fits any image; Faults: two grades or splits of one knee, images of a side where the sheet tells
+            none, images of several visits where it tells none.
     """
-    shown = pd.DataFrame(subjects, columns=Subject._fields, dtype=object).assign(image=list(images))
+    shown = shown[["image", "patient", "side", "label", "date"]].astype(object)
+    first = shown.iloc[0]
     key, notes = ["of"], []
     if sheet.names_images:
         shown["of"] = shown["image"]
     else:
-        key = ["patient", "side"] if sheet.has_sides else ["patient"]
         written, padded = _as_written(set(rows["patient"]), set(shown["patient"]))
         shown["patient"] = [written.get(patient) for patient in shown["patient"]]
         notes += [f"{counted(padded, 'patient')} found without the zeros at the front of the number."] if padded else []
+        key = ["patient", "side"] if sheet.has_sides else ["patient"]
+        key += _visit_key(sheet, shown, rows)
         _refuse_two_grades(sheet, rows, key)
     known = shown.dropna(subset=key)
     used = set(rows.merge(known[key].drop_duplicates(), on=key)["row"])
     if not used:
-        raise UserError(_nothing_fits(sheet, images[0], subjects[0]))
-    knees = rows.assign(at=range(len(rows))).dropna(subset="grade").drop_duplicates(key)[[*key, "at"]]
+        raise UserError(_nothing_fits(sheet, first))
+    rows = rows.assign(at=range(len(rows)))
+    knees = rows.dropna(subset="grade").drop_duplicates(key)[[*key, "at"]]
     joined = shown.merge(knees, on=key, how="left", validate="m:1", indicator=True)
     graded = joined[joined["_merge"] == "both"]
     if not sheet.names_images:
         _refuse_unknown_sides(sheet, graded)
+        _refuse_several_visits(sheet, graded, key)
         notes += _knee_notes(sheet, known, graded)
     columns = ", ".join(f"{role} is '{header}'" for role, header in sheet.columns.items())
-    told = [f"{sheet.path}: {columns}; {len(graded)} of {counted(len(images), 'image')} have a grade there."]
+    told = [f"{sheet.path}: {columns}; {len(graded)} of {counted(len(shown), 'image')} have a grade there."]
     if unused := sorted(set(rows["row"]) - used):
         told.append(f"{counted(len(unused), 'row')} ({unused[0]} first) fit no image of the folder.")
     if len(absent := joined.loc[joined["_merge"] != "both", "image"]):
         told.append(f"{counted(len(absent), 'image')} ('{absent.iat[0]}' first) without a grade in the sheet.")
-    return [None if pd.isna(at) else sheet.entries[int(at)] for at in joined["at"]], [*told, *notes]
+    entries = [None if pd.isna(at) else sheet.entries[int(at)] for at in joined["at"]]
+    return entries, _splits(sheet, shown, rows, key), [*told, *notes]
+
+
+def _splits(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame, key: list[str]) -> list[str]:
+    """The split of each image, '' where the sheet says none."""
+    given = rows[rows["split"] != ""]
+    whose = "of" if sheet.names_images else "patient"
+    faults = [
+        f"{lines}: '{name}' is in the splits {values}; put all images of a patient in one"
+        for (name,), lines, values in _conflicts(given, [whose], "split")
+    ]
+    _refuse(sheet, faults)
+    by_name = dict(zip(given[whose], given["split"], strict=True))
+    return [by_name.get(name, "") for name in shown[whose]]
+
+
+def _visit_key(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """``["visit"]`` where the visit of the images is known and the rows have one; ``shown`` then has that column."""
+    if not sheet.has_visits or sheet.any_visit:
+        return []
+    dated = rows["visit"].map(lambda visit: len(visit) == 8 and visit.isdigit()).any()
+    visits = shown["date" if dated else "label"]
+    if not visits.ne("").any():
+        return []
+    shown["visit"] = visits
+    return ["visit"]
+
+
+def _refuse_several_visits(sheet: Sheet, graded: pd.DataFrame, key: list[str]) -> None:
+    """Refuse one grade for images of a knee at several visits, unless it was said to be of all."""
+    if "visit" in key or sheet.any_visit:
+        return
+    faults = []
+    for (patient, side), images in graded.groupby(["patient", "side"], sort=False):
+        for column in ("label", "date"):
+            visits = [visit for visit in images[column].unique() if visit]
+            if len(visits) > 1:
+                faults.append(
+                    f"patient '{patient}'{side and f', side {side}'} has images of visits {quoted(visits[:3])} and one grade"
+                )
+                break
+    if faults:
+        raise Faults(
+            faults,
+            summary=f"{sheet.path}: {counted(len(faults), 'knee')} with images of several visits and a grade of no visit; "
+            "write which column tells it, --column 'visit=NAME', or --column 'visit=' if a grade is of the knee at all visits:",
+        )
 
 
 def _images_named(names: Iterable[str], images: Sequence[str]) -> dict[str, list[str]]:
@@ -135,7 +188,9 @@ def _ends(path: str) -> list[str]:
 
 
 def _refuse_two_grades(sheet: Sheet, rows: pd.DataFrame, key: list[str]) -> None:
-    way_out = "keep one, take a part of the rows (--only COLUMN=VALUE), or name images instead of patients"
+    ways = ["keep one", "take a part of the rows (--only COLUMN=VALUE)", "name images instead of patients"]
+    ways += [f"state whose come first, as by {sheet.prefer}"] if sheet.prefer else []
+    way_out = f"{', '.join(ways[:-1])} or {ways[-1]}"
     faults = [
         f"{lines}: patient '{patient}'{''.join(f', side {one}' for one in side if one)} has the grades {values}; {way_out}"
         for (patient, *side), lines, values in _conflicts(rows, key, "grade")
@@ -199,22 +254,25 @@ def _conflicts(rows: pd.DataFrame, key: list[str], column: str) -> list[tuple[An
 
 def _refuse(sheet: Sheet, faults: Sequence[str]) -> None:
     if faults:
-        told = shortened([f"{sheet.path.name} {fault}" for fault in faults])
+        told = [f"{sheet.path.name} {fault}" for fault in faults]
         raise Faults(told, summary=f"{sheet.path}: {counted(len(faults), 'fault')}; mend them:")
 
 
-def _nothing_fits(sheet: Sheet, image: str, subject: Subject) -> str:
+def _nothing_fits(sheet: Sheet, shown: pd.Series[str]) -> str:
     entry = next((entry for entry in sheet.entries if entry.image or not sheet.names_images), None)
     if entry is None:
         return f"{sheet.path}: no row names an image; --column 'image=' goes by patient"
     if sheet.names_images:
         return (
-            f"{sheet.path}: no row fits an image: it has '{entry.image}', the folder '{image}'; name images by their path in "
-            "the folder, or by its end; see --column"
+            f"{sheet.path}: no row fits an image: it has '{entry.image}', the folder '{shown['image']}'; name images by their "
+            "path in the folder, or by its end; see --column"
         )
+    knees = (
+        (entry.patient, entry.side, entry.visit),
+        (shown["patient"], shown["side"], shown["label"] or shown["date"]),
+    )
     one, other = (
-        f"patient '{name}'{side and f', side {side}'}" for name, side in ((entry.patient, entry.side), subject)
+        f"patient '{name}'{side and f', side {side}'}{visit and f', visit {visit}'}" for name, side, visit in knees
     )
-    return (
-        f"{sheet.path}: no row fits an image: it has {one}, the folder {other} ('{image}'); see --pattern and --column"
-    )
+    place = f"the folder {other} ('{shown['image']}')"
+    return f"{sheet.path}: no row fits an image: it has {one}, {place}; see --pattern and --column"

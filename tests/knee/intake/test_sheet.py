@@ -66,6 +66,11 @@ def refusal(folder, path, **options):
     return str(caught.value)
 
 
+def facts(sheet):
+    """Row, image, patient, side and grade of each entry."""
+    return [entry[:5] for entry in sheet.entries]
+
+
 KNEES = ("9001_L.png", "9001_R.png", "9002_L.png", "9002_R.png")
 
 
@@ -188,13 +193,13 @@ def test_a_title_above_the_header_of_a_csv_file(tmp_path):
     path = csv_sheet(tmp_path, "Befunde 2024", "", "patient;side;KL", "1;L;2,5", "1;R;2")
     with pytest.raises(Faults, match="row 4: grade '2,5'"):
         read_sheet(path, KL)
-    assert read_sheet(path, KL, only={"side": "R"}).entries == ((5, "", "1", "R", 2),)
+    assert facts(read_sheet(path, KL, only={"side": "R"})) == [(5, "", "1", "R", 2)]
 
 
 def test_named_columns_come_first(tmp_path):
     path = csv_sheet(tmp_path, "who,which,score,KL,file", "7,L,3,0,a.png")
     named = {"patient": "who", "side": "WHICH", "grade": "score", "image": ""}
-    assert read_sheet(path, KL, columns=named).entries == ((2, "", "7", "L", 3),)
+    assert facts(read_sheet(path, KL, columns=named)) == [(2, "", "7", "L", 3)]
     wide = read_sheet(csv_sheet(tmp_path, "id,KL,l2,r2", "7,0,1,2"), KL, columns={"grade_L": "l2", "grade_R": "r2"})
     assert [(entry.side, entry.grade) for entry in wide.entries] == [("L", 1), ("R", 2)]
     with pytest.raises(UserError, match="has no column 'nobody'; there are who, which"):
@@ -468,7 +473,7 @@ def test_a_wide_csv_is_read_in_linear_time(tmp_path):
     titles = ["patient", "side", "KL", *(f"column {number}" for number in range(60_000))]
     path = csv_sheet(tmp_path, ",".join(titles), ",".join(["1", "L", "2", *"7" * 60_000]))
     start = time.process_time()
-    assert read_sheet(path, KL).entries == ((2, "", "1", "L", 2),)
+    assert facts(read_sheet(path, KL)) == [(2, "", "1", "L", 2)]
     with pytest.raises(UserError, match="column 'image' is missing") as caught:
         read_manifest(path, KL)
     assert len(str(caught.value)) < 2000
