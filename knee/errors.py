@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # errors are quick to import
     from numpy.typing import NDArray
+
+
+_MOST_OF_A_KIND, _MOST_LINES, _MOST_RANGES = 3, 200, 20
+_PLACE = re.compile(r"\b(line|row) ([0-9]+)")
+_VARYING = re.compile(r"^[^':]*?(?=: )|'[^']*'|[0-9]+")
+"""What differs between faults of one kind."""
 
 
 class UserError(Exception):
@@ -35,13 +42,58 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
+def pasted(value: str) -> str:
+    """An option's value in quotation marks, so that a shell takes it as it is.
+
+    >>> print(pasted("2: mild"), pasted("K's grade"))
+    '2: mild' 'K'"'"'s grade'
+    """
+    return "'" + value.replace("'", "'\"'\"'") + "'"
+
+
 class Faults(UserError):
-    """All faults of one input, reported together, one a line."""
+    """All faults of one input, reported together: the first of each kind, and where the others of many are."""
 
     def __init__(self, faults: Sequence[str], *, summary: str) -> None:
         self.faults = tuple(faults)
         self.summary = summary
-        super().__init__("\n".join([summary, *(f"  {fault}" for fault in self.faults)]))
+        super().__init__("\n".join([summary, *(f"  {line}" for line in grouped(self.faults))]))
+
+
+def grouped(faults: Sequence[str]) -> list[str]:
+    """Faults as lines: of a kind with more than three, the first and where the others are.
+
+    Faults are of one kind where they differ only in numbers, in what is quoted, and in a name before the first colon.
+
+    >>> grouped([f"m.csv line {line}: grade 'KL{line}' is unknown" for line in (2, 3, 4, 9)])
+    ["m.csv line 2: grade 'KL2' is unknown", '  … and 3 more of this kind, lines 3–4, 9']
+    """
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(_VARYING.sub("", fault), []).append(fault)
+    lines = []
+    for same in kinds.values():
+        if len(same) <= _MOST_OF_A_KIND:
+            lines += same
+            continue
+        places = [match for match in map(_PLACE.search, same[1:]) if match]
+        where = f", {places[0][1]}s {_ranges([int(match[2]) for match in places])}" if places else ""
+        lines += [same[0], f"  … and {len(same) - 1} more of this kind{where}"]
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[:_MOST_LINES], f"… and {len(lines) - _MOST_LINES} more lines"]
+    return lines
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, those in a row as a range."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    shown = ", ".join("–".join(map(str, run)) for run in runs[:_MOST_RANGES])
+    return f"{shown} and others" if len(runs) > _MOST_RANGES else shown
 
 
 class NotFinite(UserError):

@@ -59,7 +59,13 @@ class GradeSet:
         numbers = re.findall(r"\d+(?:\.\d+)?", text)
         if text.lower() in self.names:
             return f"write {self.names.index(text.lower())}"
-        if len(numbers) == 1 and numbers[0].isdigit() and "-" not in text and int(numbers[0]) < self.count:
+        if (
+            len(numbers) == 1
+            and len(numbers[0]) < 4
+            and numbers[0].isdigit()
+            and "-" not in text
+            and int(numbers[0]) < self.count
+        ):
             return f"write {int(numbers[0])}"
         return f"write a whole number from 0 to {self.count - 1}, or leave it empty for an ungraded image"
 

@@ -88,13 +88,13 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
     from knee.intake.sheet import read_sheet
 
     asked = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
-    asked |= {"--missing": options.missing, "--only": options.only}
+    asked |= {"--missing": options.missing, "--only": options.only, "--prefer": options.prefer}
     if options.grades is None:
         alone = next((option for option, value in asked.items() if value), None)
         if alone:
             raise UserError(f"{alone} describes the spreadsheet of --grades; give --grades too")
         return None
-    for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only")):
+    for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only"), ("--prefer", "prefer")):
         names = [name for name, _ in getattr(options, role)]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -111,6 +111,7 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
         sides=sides,
         missing=options.missing,
         only=dict(options.only),
+        prefer={name: [value.strip() for value in values.split(",")] for name, values in options.prefer},
     )
 
 

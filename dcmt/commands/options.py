@@ -29,19 +29,19 @@ def manifest(parser: Parser) -> None:
     """Options of ``dcmt manifest``."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
-    parser.add_argument("--layout", choices=("auto", "chen", "tree"), default="auto")
+    parser.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
     parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
     parser.add_argument(
         "--pattern",
-        help="where the patient is named: folder, file, or a regular expression with a group `patient`, and perhaps `side`, in "
-        "the file's path",
+        help="where the patient is named: folder, file, or a regular expression with a group `patient`, and perhaps `side` and "
+        "`grade`, in the file's path",
     )
     _sheet_options(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
 
 
 def _sheet_options(parser: Parser) -> None:
-    parser.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV, Excel, OpenDocument")
+    parser.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV or Excel (.xlsx)")
     sheet = parser.add_argument_group("how the spreadsheet is read, where it does not say so itself; may be repeated")
     sheet.add_argument("--sheet", metavar="NAME", help="which sheet of the file")
     sheet.add_argument(
@@ -50,7 +50,7 @@ def _sheet_options(parser: Parser) -> None:
         type=_pair,
         default=[],
         metavar="ROLE=NAME",
-        help="the column that is the image, patient, side or grade; grade_L and grade_R for a row a patient",
+        help="the column that is the image, patient, side, visit, split or grade; grade_L and grade_R for a row a patient",
     )
     sheet.add_argument(
         "--side",
@@ -70,6 +70,14 @@ def _sheet_options(parser: Parser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="use only the rows with this value",
+    )
+    sheet.add_argument(
+        "--prefer",
+        action="append",
+        type=_pair,
+        default=[],
+        metavar="NAME=A,B",
+        help="of several grades of a knee, take the one whose row has A in the column NAME, else B, and so on",
     )
 
 

@@ -26,9 +26,8 @@ from knee.evaluation.predictions import predict
 from knee.evaluation.report import predictions_table
 from knee.images.read import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.images.slices import is_file
-from knee.intake.folders import IMAGE_SUFFIXES, image_files
-from knee.intake.patients import side_in_path
-from knee.intake.scan import printable
+from knee.intake.naming import side_in_path
+from knee.intake.scan import IMAGE_SUFFIXES, image_files, printable
 from knee.io.files import LONGEST_NAME, moved_into_place
 from knee.io.own_folders import MARK, mark_as_own
 from knee.io.tables import shortened

@@ -16,7 +16,8 @@ from experiments.results.code import ROOT, code_hash
 from experiments.results.machine import fast_precision
 from knee.engine.options import read_config
 from knee.errors import UserError
-from knee.intake.folders import CHEN_AGAIN, image_files
+from knee.intake.folders import CHEN_AGAIN
+from knee.intake.scan import image_files
 from segmentation.config import SegmenterConfig
 
 Run = Callable[[Sequence[str]], None]

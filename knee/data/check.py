@@ -22,7 +22,6 @@ from knee.images.read import read_image, read_mask
 from knee.images.slices import is_file
 from knee.io.files import write_text
 from knee.io.pool import map_in_order
-from knee.io.tables import shortened
 
 __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
@@ -239,7 +238,7 @@ def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool =
     """
     if found.leaks:
         raise Faults(
-            shortened(found.leak_faults()),
+            found.leak_faults(),
             summary=f"{found.manifest.path}: {counted(len(found.leaks), 'fault')} of patients in two splits or under two "
             "names, which cannot be skipped:",
         )

@@ -22,7 +22,7 @@ from knee.grades import GradeSet
 from knee.images.slices import is_file, split_slice
 from knee.io.files import relative_name, write_text
 from knee.io.names import composed
-from knee.io.tables import read_rows, shortened
+from knee.io.tables import read_rows
 
 REQUIRED = ("image", "patient", "side", "grade", "mask")
 SPLITS = ("train", "val", "test")
@@ -134,6 +134,8 @@ def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
     path = Path(path)
     table, ragged = read_rows(path, REQUIRED)
     table["patient"] = table["patient"].map(composed)
+    for column in ("image", "mask"):
+        table[column] = [_with_slashes(path.parent, name) for name in table[column]]
     if table.empty and not ragged:
         raise UserError(f"{path}: has a header and no rows; add one row an image")
     bad = [BadRow(row.line, "", row.reason) for row in ragged]
@@ -165,7 +167,7 @@ def read_manifest(path: str | Path, grade_set: GradeSet) -> Manifest:
             summary += (
                 f"; grades are read as those of the set {grade_set.name!r}, --grade-set or data.grade_set names another"
             )
-        raise Faults(shortened(faults), summary=f"{summary}:")
+        raise Faults(faults, summary=f"{summary}:")
     return found.manifest
 
 
@@ -199,6 +201,14 @@ def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
         if row.get("split", "") not in (*SPLITS, ""):
             add(f"split '{row['split']}' is not train, val, test or empty; write one of these")
     return bad
+
+
+def _with_slashes(folder: Path, name: str) -> str:
+    r"""A path as Windows writes it (``images\\7.png``) with slashes, where the file is found only so."""
+    if "\\" not in name or is_file(folder / name):
+        return name
+    other = name.replace("\\", "/")
+    return other if is_file(folder / other) else name
 
 
 def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:

@@ -18,7 +18,7 @@ from knee.data.strata import make_folds, make_split
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
 from knee.io.files import write_text
-from knee.io.tables import read_table, shortened
+from knee.io.tables import read_table
 
 __all__ = [
     "Split",
@@ -91,7 +91,7 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     ]
     faults += _patient_faults(frame, manifest)
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
+        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
     frame = frame[~left_out].reset_index(drop=True)
     absent = {name: int((table["split"] == name).sum() - (frame["split"] == name).sum()) for name in SPLITS}
     return Split(path, frame, absent)
@@ -154,7 +154,7 @@ def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
         raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make the split anew")
     faults = _patient_faults(frame, manifest)
     if faults:
-        raise Faults(shortened(faults), summary=f"{len(faults)} patients are split wrongly; {_WAY_OUT}:")
+        raise Faults(faults, summary=f"{len(faults)} patients are split wrongly; {_WAY_OUT}:")
 
 
 def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:

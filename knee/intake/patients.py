@@ -7,77 +7,31 @@ person is asked.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from knee.errors import Faults, UserError, counted, quoted
-from knee.images.dicom import Subject, read_subject
-from knee.intake.scan import stem
+from knee.errors import Faults, UserError, counted, pasted, quoted
+from knee.images.dicom import Subject
+from knee.intake.headers import Header
+from knee.intake.naming import Placed, by_file, by_folder, last_name, names_nobody, side_in_path, split_side
+from knee.intake.numbered import refuse_numbered, suggested_pattern
+from knee.intake.studies import header_notes, study_notes, study_patients
 from knee.io.names import composed
-from knee.io.pool import map_in_order
-from knee.io.tables import shortened
 
 FOLDER, FILE = "folder", "file"
 """What ``--pattern`` may be instead of a regular expression."""
 
-SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
-"""What a side may be called, in lower case."""
-_SIDE_AT_END = re.compile(
-    r"(?P<patient>.*[0-9])(?P<side>[LR])|(?P<stem>.+)[-_ ](?P<word>[LRlr]|left|right|LEFT|RIGHT|Left|Right)"
-)
 _SIDE_INSIDE = re.compile(r"(?:(?:^|[-_ ])(?:[LRlr]|left|right|LEFT|RIGHT|Left|Right)|[0-9][LR])[-_ ]")
-_NOBODY = re.compile(
-    r"(?:(?:(?:slice|slc|frame)[-_ ]?[0-9]+|left|right|l|r|knee|image|img|scan|xray|x-ray|ap|pa|lat|lateral)(?:[-_ ]+|$))+",
-    re.IGNORECASE,
-)
 _LIKE_MASKS = re.compile(r"masks?|labels?|seg.*", re.IGNORECASE)
-_WAY_OUT = (
-    "write --pattern folder where each folder holds one patient, --pattern file where the file's name (without a side at its "
-    "end) is the patient's wherever it lies, or a regular expression with a group 'patient'"
-)
-
-
-class Placed(NamedTuple):
-    """An image and the folders below the grade's (or the split's, or the top one) that it lies in."""
-
-    file: str
-    folders: tuple[str, ...]
-    """Without a last one that is named after a side."""
-
-
-def placed(file: str, folders: Sequence[str]) -> Placed:
-    """The image ``file`` in its ``folders``; the last of them may be named left or right.
-
-    >>> placed("2/P7/left/slice01.png", ["P7", "left"])
-    Placed(file='2/P7/left/slice01.png', folders=('P7',))
-    """
-    by_side = bool(folders) and folders[-1].lower() in SIDES
-    return Placed(file, tuple(folders[:-1] if by_side else folders))
-
-
-def side_in_path(file: str) -> str:
-    """The side that a file's name, or the folder it lies in, tells: 'L', 'R', or '' where neither does.
-
-    A name that names nobody ('left', 'slice07_L') may have the side anywhere, any other at its end; a folder may be called
-    by the side, or, of names that name nobody, end with it.
-
-    >>> side_in_path("007_left.png"), side_in_path("7/right_knee.png"), side_in_path("7/left/2.png"), side_in_path("knee.dcm")
-    ('L', 'R', 'L', '')
-    """
-    *folders, name = stem(file).split("/")
-    side, nobody = _name_and_side(name)[1], _NOBODY.fullmatch(name) is not None
-    words = {SIDES[word] for word in re.split("[-_ ]+", name.lower()) if word in SIDES}
-    if not side and nobody and len(words) == 1:
-        side = words.pop()
-    if side or not folders:
-        return side
-    return SIDES.get(folders[-1].lower(), "") or (_name_and_side(folders[-1])[1] if nobody else "")
 
 
 def tell_subjects(
-    folder: Path, images: Sequence[Placed], pattern: str | None, listed: Mapping[str, Subject] | None = None
+    folder: Path,
+    images: Sequence[Placed],
+    headers: Sequence[Header | None],
+    pattern: str | None,
+    listed: Mapping[str, Subject],
 ) -> tuple[list[Subject], list[str]]:
     """Patient and side of every image of a folder, and in sentences how they were told.
 
@@ -85,44 +39,72 @@ def tell_subjects(
     listed patient, the others must be listed as they are told, or one person may go by two names.
 
     With ``pattern`` (a regular expression with a group ``patient`` and perhaps ``side``, or 'folder' or 'file') the
-    patient is what it finds. Otherwise a DICOM file tells its own; the others by their name, or, where the names are
-    such as 'left' or 'slice07', by the one folder that they lie in.
+    patient is what it finds. Otherwise a DICOM file tells its own, and files of one study are of one patient; the others by
+    their name, or, where the names are such as 'left' or 'slice07', by the one folder that they lie in.
 
     Raises:
-        UserError: the pattern does not fit; names that occur in several folders, or that name nobody. Faults: a listed
-            side, or patient of some images, that the image's name or header contradicts.
+        UserError: the pattern does not fit; names that occur in several folders, that name nobody, or that differ only in a
+            number. Faults: a listed side, or patient of some images, that the image's name or header contradicts.
     """
-    files = [folder / image.file for image in images]
-    headers = list(map_in_order(read_subject, files, description="reading headers"))
-    said = [(listed or {}).get(image.file, Subject("", "")) for image in images]
-    naming = [header if header and header.patient and pattern is None else None for header in headers]
-    known = [None if one.patient else header for header, one in zip(naming, said, strict=True)]
-    untold = [image for image, header, one in zip(images, known, said, strict=True) if not (header or one.patient)]
+    said = [listed.get(image.file, Subject("", "")) for image in images]
+    naming = [_patient_of(header) if header and pattern is None else "" for header in headers]
+    unnamed = [not (name or one.patient) for name, one in zip(naming, said, strict=True)]
+    studies = study_patients(images, headers, unnamed) if pattern is None else {}
+    untold = [image for image, nameless in zip(images, unnamed, strict=True) if nameless and image.file not in studies]
     by, notes = _rule(untold, pattern, alone=len(images) == 1)
+    told = []
+    for image, header, name in zip(images, headers, naming, strict=True):
+        patient = name or studies.get(image.file, "")
+        subject = Subject(patient, side_in_path(image.file)) if patient else Subject("", "")
+        if header and header.side and (pattern in (None, FOLDER, FILE) or not by(image).side):
+            subject = subject._replace(side=header.side)
+        told.append(subject)
+    found = _with_listed(folder, images, said, told, by)
+    named = [name if name and not one.patient else "" for name, one in zip(naming, said, strict=True)]
+    return found, [
+        *notes,
+        *study_notes(studies),
+        *header_notes([image.file for image in images], headers, named, found),
+    ]
+
+
+def _with_listed(
+    folder: Path,
+    images: Sequence[Placed],
+    said: Sequence[Subject],
+    told: Sequence[Subject],
+    by: Callable[[Placed], Subject],
+) -> list[Subject]:
+    """What a sheet says of each image, else its header, else its name; Faults where they contradict each other."""
     unlisted = next((image.file for image, one in zip(images, said, strict=True) if not one.patient), None)
     found, faults = [], []
-    for image, header, named, own, one in zip(images, headers, naming, known, said, strict=True):
-        if one.patient and unlisted:
-            told = (named or by(image)).patient
-            if told != one.patient:
-                faults.append(
-                    f"{image.file}: is listed as patient '{one.patient}', but by its name or header it is '{told}', as "
-                    f"'{unlisted}' is told, which may be the same person's; list the patient of every image"
-                )
-        patient = one.patient or (own.patient if own else "")
-        patient, side = (patient, side_in_path(image.file)) if patient else by(image)
-        if header and header.side and not (side and pattern not in (None, FOLDER, FILE)):
-            side = header.side
+    for image, one, header in zip(images, said, told, strict=True):
+        # A name is read only where nothing else says the patient: it may not fit the rule.
+        named = (
+            by(image) if not header.patient and (unlisted or not one.patient) else Subject("", side_in_path(image.file))
+        )
+        patient, side = header.patient or named.patient, header.side or named.side
+        if one.patient and unlisted and patient != one.patient:
+            faults.append(
+                f"{image.file}: is listed as patient '{one.patient}', but by its name or header it is '{patient}', as "
+                f"'{unlisted}' is told, which may be the same person's; list the patient of every image"
+            )
         if one.side and side not in ("", one.side):
             faults.append(f"{image.file}: is listed as side {one.side}, but by its name or header it is {side}")
-        found.append(Subject(patient, one.side or side))
+        found.append(Subject(one.patient or patient, one.side or side))
     if faults:
         raise Faults(
-            shortened(faults),
+            faults,
             summary=f"{folder}: {counted(len(faults), 'fault')}; mend the sheet, or do without its patients (--column "
             "'patient=') or sides (--column 'side='):",
         )
-    return found, [*notes, *_header_notes(images, headers, known, found)]
+    return found
+
+
+def _patient_of(header: Header) -> str:
+    """The PatientID; without the side at its end where the file says that this is its side."""
+    patient, side = split_side(header.patient)
+    return patient if side and side == header.side else header.patient
 
 
 def _rule(
@@ -135,40 +117,53 @@ def _rule(
     by_file_note = "The patient is the file's name without a side (L, R, left, right) at its end."
     by_folder_note = "The patient is the folder that the file lies in, without a side at its end"
     if pattern == FILE:
-        return _by_file, [by_file_note, *_inside_note(images)]
+        return by_file, [by_file_note, *_inside_note(images)]
     if pattern == FOLDER:
-        return _by_folder, [f"{by_folder_note}."]
+        return by_folder, [f"{by_folder_note}."]
     if pattern is not None:
         return _by_expression(pattern), [f"The patient is what '{pattern}' finds."]
     if not images:
-        return _by_file, []
+        return by_file, []
     _refuse_shared_names(images)
-    nobody = [image for image in images if _NOBODY.fullmatch(_name(image))]
+    refuse_numbered(
+        {image.file: by_file(image).patient for image in images if not names_nobody(image)},
+        [image.file for image in images],
+    )
+    nobody = [image for image in images if names_nobody(image)]
     if not nobody or alone:
-        return _by_file, [by_file_note, *_inside_note(images)]
+        return by_file, [by_file_note, *_inside_note(images)]
     homeless = next((image for image in nobody if not image.folders), None)
     if homeless:
         raise UserError(
-            f"{homeless.file}: neither the name '{_name(homeless)}' nor a folder of its own says whose knee it is; put the "
-            f"images of each patient into a folder named after the patient (below that of the grade), or {_WAY_OUT}"
+            f"{homeless.file}: neither the name '{last_name(homeless)}' nor a folder of its own says whose knee it is; put the "
+            "images of each patient into a folder named after the patient (below that of the grade), or "
+            f"{_way_out(images)}"
         )
     deep = next((image for image in images if len(image.folders) > 1), None)
     if deep:
-        raise UserError(f"{deep.file}: which of the folders {quoted(deep.folders)} is the patient? {_WAY_OUT}")
-    reason = f", since names such as '{_name(nobody[0])}' name nobody; --pattern tells it otherwise."
-    return lambda image: _by_folder(image) if image.folders else _by_file(image), [by_folder_note + reason]
+        raise UserError(f"{deep.file}: which of the folders {quoted(deep.folders)} is the patient? {_way_out(images)}")
+    reason = f", since names such as '{last_name(nobody[0])}' name nobody; --pattern tells it otherwise."
+    return lambda image: by_folder(image) if image.folders else by_file(image), [by_folder_note + reason]
+
+
+def _way_out(images: Sequence[Placed]) -> str:
+    """The options that say who the patient is, those that fit these images."""
+    ways = ["--pattern folder where each folder holds one patient"] if all(image.folders for image in images) else []
+    ways.append("--pattern file where the file's name (without a side at its end) is the patient's wherever it lies")
+    return f"write {', '.join(ways)}, or a regular expression with a group 'patient'"
 
 
 def _inside_note(images: Sequence[Placed]) -> list[str]:
     """Names with a side that is not at their end: the two knees of one person go by two names."""
-    names = [_name(image) for image in images]
-    inside = [name for name in names if _SIDE_INSIDE.search(name) and not _NOBODY.fullmatch(name)]
+    names = [last_name(image) for image in images if not names_nobody(image)]
+    inside = [name for name in names if _SIDE_INSIDE.search(name)]
     if not inside:
         return []
+    pattern = suggested_pattern([image.file for image in images])
+    way_out = f"--pattern {pasted(pattern)}" if pattern else "--pattern with groups 'patient' and 'side'"
     return [
         f"{counted(len(inside), 'name')} ('{inside[0]}' first) with a side that is not at the end, where it is not read: the "
-        "two knees of one person count as two patients, and may end up in both training and test; give --pattern, such as "
-        "'(?P<patient>[0-9]+)_(?P<side>[LR])'."
+        f"two knees of one person count as two patients, and may end up in both training and test; give {way_out}."
     ]
 
 
@@ -176,8 +171,8 @@ def _refuse_shared_names(images: Sequence[Placed]) -> None:
     """Names that occur in several folders are patients at several visits, or pictures of several patients."""
     places: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
     for image in images:
-        if not _NOBODY.fullmatch(_name(image)):
-            places[_by_file(image).patient].setdefault(image.folders, image.file)
+        if not names_nobody(image):
+            places[by_file(image).patient].setdefault(image.folders, image.file)
     shared = [list(files.values()) for files in places.values() if len(files) > 1]
     if not shared:
         return
@@ -189,11 +184,11 @@ def _refuse_shared_names(images: Sequence[Placed]) -> None:
             raise UserError(
                 f"{others[0]} and {masks[0]}: {said}; if '{_folder_of_masks(masks[0])}' holds masks, move them to 'masks', "
                 f"each under the path of its image (masks/{others[0]}), or elsewhere and name them in the manifest's column "
-                f"'mask'; if it holds images, {_WAY_OUT}"
+                f"'mask'; if it holds images, {_way_out(images)}"
             )
     raise UserError(
-        f"{shared[0][0]} and {shared[0][1]}: {said}: one patient or two? {_WAY_OUT}; a folder that is a grade is named by "
-        "its number"
+        f"{shared[0][0]} and {shared[0][1]}: {said}: one patient or two? {_way_out(images)}; a folder that is a grade is "
+        "named by its number"
     )
 
 
@@ -201,16 +196,6 @@ def _folder_of_masks(file: str) -> str:
     """The path of the folder above ``file`` that is called as folders of masks are; '' where none is."""
     folders = file.split("/")[:-1]
     return next(("/".join(folders[: n + 1]) for n, name in enumerate(folders) if _LIKE_MASKS.fullmatch(name)), "")
-
-
-def _by_file(image: Placed) -> Subject:
-    return Subject(_name_and_side(_name(image))[0], side_in_path(image.file))
-
-
-def _by_folder(image: Placed) -> Subject:
-    if not image.folders:
-        raise UserError(f"{image.file}: lies in no folder of a patient (those of splits, grades and sides are none)")
-    return Subject(_name_and_side(image.folders[-1])[0], side_in_path(image.file))
 
 
 def _by_expression(pattern: str) -> Callable[[Placed], Subject]:
@@ -231,49 +216,3 @@ def _by_expression(pattern: str) -> Callable[[Placed], Subject]:
         return Subject(str(groups["patient"]), (groups.get("side") or "")[:1].upper())
 
     return by
-
-
-def _name(image: Placed) -> str:
-    return stem(image.file).rsplit("/", 1)[-1]
-
-
-def _name_and_side(name: str) -> tuple[str, str]:
-    name = composed(name)
-    match = _SIDE_AT_END.fullmatch(name)
-    if not match:
-        return name, ""
-    return match["patient"] or match["stem"], (match["side"] or match["word"])[0].upper()
-
-
-def _header_notes(
-    images: Sequence[Placed],
-    headers: Sequence[Subject | None],
-    known: Sequence[Subject | None],
-    found: Sequence[Subject],
-) -> list[str]:
-    """What of DICOM headers was used."""
-    notes = []
-    counts = Counter(header.patient for header in known if header)
-    files = sum(header is not None for header in headers)
-    if counts:
-        others = len(images) - counts.total()
-        notes.append(
-            f"The patient of {counts.total()} of {len(images)} images is the PatientID of the DICOM file, which the manifest "
-            f"then holds{f'; of the other {others}, it is told as above' if others else ''}."
-        )
-    if len(counts) == 1 and counts.total() > 1:
-        notes.append("All these have one PatientID, so they count as one patient; if it was blanked, give --pattern.")
-    if files:
-        sides = sum(bool(header and header.side) for header in headers)
-        notes.append(f"{sides} of {counted(files, 'DICOM file')} say the side.")
-    differing = [
-        image.file
-        for image, header, subject in zip(images, headers, found, strict=True)
-        if header and header.side == subject.side != "" and side_in_path(image.file) not in ("", subject.side)
-    ]
-    if differing:
-        notes.append(
-            f"{counted(len(differing), 'file')} ('{differing[0]}' first) tell another side by their names than by the DICOM "
-            "header, which is taken."
-        )
-    return notes

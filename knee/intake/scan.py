@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from knee.errors import Faults, counted
 from knee.images.dicom import is_dicom
+from knee.intake.headers import Header, read_header
 from knee.io.own_folders import MARK, is_own, mark_as_own
-from knee.io.tables import shortened
+from knee.io.pool import map_in_order
 
+_LOG = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy", ".dcm", ".nii", ".nii.gz")
 _DOCUMENTS = (
     *(".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".yaml", ".yml", ".toml", ".xls", ".xlsx", ".ods", ".pdf"),
@@ -24,15 +28,24 @@ class Scan(NamedTuple):
 
     images: list[str]
     """As ``image_files``."""
+    headers: dict[str, Header | None]
+    """Of each image; None for what is not DICOM."""
+    left_out: dict[str, list[str]]
+    """DICOM files that are not images of a knee (segmentations, reports, captures of results), by what they are."""
     passed_over: Counter[str]
     """How many files are neither images nor documents, by suffix."""
+
+    def notes(self) -> list[str]:
+        """In sentences, which files are not used."""
+        return [*_left_out_note(self.left_out), *_passed_note(self.passed_over)]
 
 
 def image_files(folder: str | Path) -> list[str]:
     """Paths of the images below ``folder``, sorted, with '/' between their parts.
 
-    Hidden files are left out, and so are folders that this toolkit wrote (``knee.io.own_folders``). A file without the suffix
-    of an image is one if it says of itself that it is DICOM.
+    Hidden files are left out, and so are DICOM objects that are not images (a warning lists them), and folders that this
+    toolkit wrote (``knee.io.own_folders``). A file without the suffix of an image is one if it says of itself that it is
+    DICOM.
 
     A scan reads what lies in the folder and nothing else: a link that leads out of it may bring in other people's files
     under this folder's name, so it is refused. A link to an image that is found by its own name is left out, since the
@@ -42,11 +55,28 @@ def image_files(folder: str | Path) -> list[str]:
         Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
             circle.
     """
-    return scan(Path(folder)).images
+    found = scan(Path(folder))
+    for note in _left_out_note(found.left_out):
+        _LOG.warning("%s", note)
+    return found.images
 
 
 def scan(folder: Path) -> Scan:
-    """The images of a folder, and what was passed over. Raises Faults as ``image_files``."""
+    """The images of a folder, and what is not used. Raises Faults as ``image_files``."""
+    names, passed_over = _walk(folder)
+    headers: dict[str, Header | None] = {}
+    left_out: dict[str, list[str]] = defaultdict(list)
+    read = map_in_order(read_header, [folder / name for name in names], description="reading headers")
+    for name, header in zip(names, read, strict=True):
+        if header and header.not_an_image:
+            left_out[header.not_an_image].append(name)
+        else:
+            headers[name] = header
+    return Scan(list(headers), headers, dict(left_out), passed_over)
+
+
+def _walk(folder: Path) -> tuple[list[str], Counter[str]]:
+    """The files of a folder that are named as images or are DICOM, sorted, and how many others there are by suffix."""
     found: dict[str, Path] = {}
     passed_over: Counter[str] = Counter()
     links: dict[str, Path] = {}
@@ -72,27 +102,30 @@ def scan(folder: Path) -> Scan:
                 faults.append(f"{shown}: {reason}")
             elif path.is_file():
                 links[shown] = path.resolve()
+    _refuse(folder, unread, misnamed, faults)
+    known = set(found.values())
+    return sorted([*found, *(shown for shown, target in links.items() if target not in known)]), passed_over
+
+
+def _refuse(folder: Path, unread: list[OSError], misnamed: list[str], links: list[str]) -> None:
     if unread:
         raise Faults(
-            shortened(sorted(f"{error.filename}: {error.strerror}" for error in unread)),
+            sorted(f"{error.filename}: {error.strerror}" for error in unread),
             summary=f"{folder}: {counted(len(unread), 'folder')} cannot be read, so patients may be missing; allow it to "
             "you, or move them away:",
         )
     if misnamed:
         raise Faults(
-            shortened(sorted(misnamed)),
+            sorted(misnamed),
             summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which no table can hold; "
             "rename them:",
         )
-    if faults:
+    if links:
         raise Faults(
-            shortened(sorted(faults)),
-            summary=f"{folder}: {len(faults)} links lead out of the folder; put the files themselves there, give the folder "
+            sorted(links),
+            summary=f"{folder}: {len(links)} links lead out of the folder; put the files themselves there, give the folder "
             "that holds them, or write the manifest by hand (it may name any path):",
         )
-    known = set(found.values())
-    images = sorted([*found, *(shown for shown, target in links.items() if target not in known)])
-    return Scan(images, passed_over)
 
 
 def claim_folder(folder: Path) -> list[str]:
@@ -111,7 +144,7 @@ def claim_folder(folder: Path) -> list[str]:
 
 def _holds_images(folder: Path) -> bool:
     try:
-        return bool(image_files(folder))
+        return bool(_walk(folder)[0])
     except Faults:
         return True  # by a link that leads out
 
@@ -160,7 +193,15 @@ def stem(file: str) -> str:
     return file[: len(file) - len(suffix)]
 
 
-def passed_note(passed_over: Counter[str]) -> list[str]:
+def _left_out_note(left_out: Mapping[str, list[str]]) -> list[str]:
+    if not left_out:
+        return []
+    kinds = ", ".join(f"{kind}: {len(files)} ('{files[0]}' first)" for kind, files in sorted(left_out.items()))
+    total = sum(map(len, left_out.values()))
+    return [f"{counted(total, 'DICOM file')} left out, not images of a knee ({kinds})."]
+
+
+def _passed_note(passed_over: Counter[str]) -> list[str]:
     """How many files were passed over, in a sentence; none where there are none."""
     if not passed_over:
         return []

@@ -7,61 +7,27 @@ A grade given to the wrong knee is worse than none: what a sheet leaves open is 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from knee.errors import Faults, UserError, counted, quoted
+from knee.errors import Faults, UserError, counted, pasted, quoted
 from knee.grades import GradeSet
-from knee.intake.patients import SIDES
-from knee.io.names import composed
-from knee.io.tables import read_sheet_rows, shortened
+from knee.intake.columns import find_columns, place_of, reader_column, visit_of_title
+from knee.intake.rows import Entry, RowReader
+from knee.io.excel import EXCEL, OTHER_SPREADSHEETS, read_excel_rows
+from knee.io.tables import read_csv_rows
 
-ROLES = ("image", "patient", "side", "grade", "grade_L", "grade_R")
-"""What a column may be; the last two are for sheets with a row a patient."""
-
-_NAMES = {
-    "image": {"image", "imagefile", "imagename", "imageid", "imagepath", "img", "file", "filename", "filepath", "path"},
-    "patient": {
-        "patient",
-        "patientid",
-        "patientno",
-        "subject",
-        "subjectid",
-        "srcsubjectid",
-        "participant",
-        "participantid",
-    },
-    "side": {"side", "laterality", "knee", "kneeside"},
-}
-_GRADE = {"grade", "label"}
-_KL_GRADE = {"kl", "klg", "klgrade", "kellgrenlawrence", "kellgrenlawrencegrade", "xrkl"}
-_LOOSE = {"id", "case", "caseid"}
-"""Names of a patient's column where no column names images; beside one, they may number the rows."""
-_OF_VISIT = re.compile("v[0-9]{2}xrkl")
-_SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
-_NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
-_GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
-_MOST_TITLES = 20
 _MOST_VALUES = 5
+_OAI_FILE = re.compile(r"kxr_sq_bu[0-9]{2}.*", re.IGNORECASE)
+_OAI_SIDES = {"1": "R", "2": "L"}
 
-
-class Entry(NamedTuple):
-    """What a row says of one knee, or of one image."""
-
-    row: int
-    """As the spreadsheet program numbers it (in CSV, the line)."""
-    image: str
-    patient: str
-    side: str
-    grade: int | None
+Row = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A spreadsheet of grades that was read and found sound."""
+    """A spreadsheet of grades that was read without a fault."""
 
     path: Path
     columns: dict[str, str]
@@ -69,6 +35,10 @@ class Sheet:
     entries: tuple[Entry, ...]
     one_knee: bool = False
     """Whether it was said that no column is the side: a patient's grade is of the knee that is shown."""
+    any_visit: bool = False
+    """Whether it was said that no column is the visit: a grade is of the knee at all visits."""
+    prefer: str = ""
+    """The option that states a priority of the sheet's readers, '' where it names none."""
 
     @property
     def names_images(self) -> bool:
@@ -78,7 +48,12 @@ class Sheet:
     @property
     def has_sides(self) -> bool:
         """Whether rows tell the two knees of a patient apart."""
-        return "side" in self.columns or "grade" not in self.columns
+        return "side" in self.columns or "grade" not in self.columns or any(entry.side for entry in self.entries)
+
+    @property
+    def has_visits(self) -> bool:
+        """Whether rows tell the visits of a patient apart."""
+        return any(entry.visit for entry in self.entries)
 
 
 def read_sheet(
@@ -90,103 +65,110 @@ def read_sheet(
     sides: Mapping[str, str] | None = None,
     missing: Sequence[str] = (),
     only: Mapping[str, str] | None = None,
+    prefer: Mapping[str, Sequence[str]] | None = None,
 ) -> Sheet:
-    """Read grades from a CSV, Excel or OpenDocument file.
+    """Read grades from a CSV or Excel file.
 
     The header is the first row with two filled fields. Columns are known by their usual names, in any case: image or file;
-    patient or ID; side; grade or KL; or, with a row a patient, KL_left and KL_right.
+    patient or ID; side; visit; split; grade or KL; or, with a row a patient, KL_left and KL_right. In files of the OAI
+    (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right, and the grade is of the visit in the column's name.
 
     Args:
         name: which sheet of the file (default: the only one).
-        columns: header by role (``ROLES``), before what the names tell; '' for none. Names with KL count in the grade set
-            ``kl`` alone.
+        columns: header by role (``knee.intake.columns``), before what the names tell; '' for none.
         sides: 'L' or 'R' by what the sheet writes instead of left and right.
         missing: what the sheet writes for 'not graded', beside '.', '-', 'NA' and nothing.
         only: take the rows that have these values, by header.
+        prefer: by header, the values whose rows come first where a knee has several grades, the best one first.
 
     Raises:
         UserError: unreadable, or a column cannot be told; Faults: all fields that are no grade or no side.
     """
     path = Path(path)
-    table = read_sheet_rows(path, name)
-    header = next((fields for _, fields in table if sum(map(bool, fields)) > 1), [])
-    if not header:
-        raise UserError(f"{path}: has no row of two columns; its header should name them, such as patient, side, grade")
-    rows = table[[fields for _, fields in table].index(header) + 1 :]
-    if not rows:
-        raise UserError(f"{path}: has a header and no rows")
-    roles = _roles(path, header, columns or {}, kl=grade_set.name == "kl")
-    _refuse_ragged(path, header, rows)
+    header, rows = _header_and_rows(path, name)
+    roles = find_columns(path, header, columns or {}, kl=grade_set.name == "kl")
     for column, value in (only or {}).items():
-        place = _place(path, header, column)
-        values = quoted(list(dict.fromkeys(_field(fields, place) for _, fields in rows))[:_MOST_VALUES])
-        rows = [(number, fields) for number, fields in rows if _field(fields, place) == value]
-        if not rows:
-            raise UserError(f"{path}: no row has '{value}' in the column '{column}', but {values}; see --only")
+        rows = _rows_with(path, rows, place_of(path, header, column), column, value)
+    order = {place_of(path, header, column): list(values) for column, values in (prefer or {}).items()}
+    grade = header[roles["grade"]] if "grade" in roles else ""
+    sides = _sides(path, grade, dict(sides or {}))
+    visit = visit_of_title(grade) if "visit" not in {**roles, **(columns or {})} else ""
+    reader = RowReader(roles, grade_set, sides, {value.casefold() for value in missing}, visit, order)
     faults: list[str] = []
-    reader = _Reader(roles, grade_set, dict(sides or {}), {value.casefold() for value in missing})
     entries: list[Entry] = []
     for number, fields in rows:
         try:
             entries += reader.entries(number, fields)
         except UserError as error:
             faults.append(f"{path.name} row {number}: {error}")
-    if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
-    one_knee = (columns or {}).get("side") == ""
-    return Sheet(path, {role: header[place] for role, place in roles.items()}, tuple(entries), one_knee)
+    _refuse(path, faults)
+    return Sheet(
+        path,
+        {role: header[place] for role, place in roles.items()},
+        tuple(_preferred(entries)),
+        one_knee=(columns or {}).get("side") == "",
+        any_visit=(columns or {}).get("visit") == "",
+        prefer=_prefer_option(header, rows),
+    )
 
 
-class _Reader(NamedTuple):
-    """How the fields of a row are read."""
-
-    roles: dict[str, int]
-    grade_set: GradeSet
-    sides: dict[str, str]
-    missing: set[str]
-
-    def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
-        """What a row says; nothing where it names neither image nor patient, and has no grade."""
-        image, patient = self._text("image", fields), composed(self._text("patient", fields))
-        given = [role for role in ("grade", "grade_L", "grade_R") if role in self.roles]
-        if not (image or patient):
-            if not all(self._is_missing(self._text(role, fields)) for role in given):
-                raise UserError(
-                    "has a grade and names neither image nor patient; write whose it is (of merged cells only the first has "
-                    "the text), or delete the row"
-                )
-            return
-        for role in given:
-            grade = self._grade(self._text(role, fields))
-            side = role[-1] if role != "grade" else self._side(self._text("side", fields))
-            if "side" in self.roles and not (side or image) and grade is not None:
-                raise UserError("the side is empty; write which knee this is")
-            yield Entry(number, image.replace("\\", "/").removeprefix("./"), patient, side, grade)
-
-    def _text(self, role: str, fields: Sequence[str]) -> str:
-        return _field(fields, self.roles[role]) if role in self.roles else ""
-
-    def _is_missing(self, text: str) -> bool:
-        return text.casefold() in self.missing or _NO_GRADE.fullmatch(text) is not None
-
-    def _grade(self, text: str) -> int | None:
-        if self._is_missing(text):
-            return None
-        try:
-            return self.grade_set.parse(_GRADE_PREFIX.sub("", text, count=1))
-        except UserError as error:
-            raise UserError(f"{error}; --missing '{text}' takes it for not graded") from error
-
-    def _side(self, text: str) -> str:
-        if text in self.sides:
-            return self.sides[text]
-        match = _SIDE_VALUE.fullmatch(text)
-        if not (match or not text):
-            raise UserError(f"side '{text}' is not left or right; say what it means by --side '{text}=R' (or =L)")
-        return SIDES[match[1].lower()] if match else ""
+def _sides(path: Path, grade: str, sides: dict[str, str]) -> dict[str, str]:
+    """What stands for left and right: as said, and as OAI has it in its files."""
+    if not (_OAI_FILE.fullmatch(path.name) or visit_of_title(grade)):
+        return sides
+    wrong = next((value for value, side in sides.items() if _OAI_SIDES.get(value, side) != side), None)
+    if wrong is not None:
+        raise UserError(
+            f"{path}: in files of the OAI side 1 is right and 2 is left; leave out --side {wrong}={sides[wrong]}"
+        )
+    return _OAI_SIDES | sides
 
 
-def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list[str]]]) -> None:
+def _prefer_option(header: list[str], rows: Sequence[Row]) -> str:
+    place = reader_column(header)
+    values = list(dict.fromkeys(fields[place] for _, fields in rows if fields[place])) if place is not None else []
+    if place is None or len(values) < 2 or any("," in value for value in values):
+        return ""
+    return "--prefer " + pasted(f"{header[place]}={','.join(values)}")
+
+
+def _preferred(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries without the graded ones of a knee (or image) that come behind another of it."""
+    best: dict[tuple[str, ...], int] = {}
+    for entry in entries:
+        if entry.grade is not None:
+            key = (entry.image, entry.patient, entry.side, entry.visit)
+            best[key] = min(entry.priority, best.get(key, entry.priority))
+    for entry in entries:
+        behind = entry.priority > best.get((entry.image, entry.patient, entry.side, entry.visit), entry.priority)
+        yield entry._replace(grade=None) if behind else entry
+
+
+def _header_and_rows(path: Path, name: str | None) -> tuple[list[str], list[Row]]:
+    """The titles, and the rows below them with as many fields."""
+    suffix = path.suffix.lower()
+    if suffix in OTHER_SPREADSHEETS:
+        raise UserError(f"{path}: {suffix} files are not read; save it as .xlsx or as 'CSV UTF-8'")
+    if suffix in EXCEL:
+        table = read_excel_rows(path, name)
+    elif name is not None:
+        raise UserError(f"{path}: is not an Excel file ({', '.join(EXCEL)}), so it has no sheets; leave out --sheet")
+    else:
+        first, rest = read_csv_rows(path, ("patient", "side", "grade"))
+        table = [(1, first), *rest]
+    start = next((place for place, (_, fields) in enumerate(table) if sum(map(bool, fields)) > 1), None)
+    if start is None:
+        raise UserError(f"{path}: has no row of two columns; its header should name them, such as patient, side, grade")
+    header, rows = table[start][1], table[start + 1 :]
+    if not rows:
+        raise UserError(f"{path}: has a header and no rows")
+    if suffix not in EXCEL:
+        _refuse_ragged(path, header, rows)
+    width = len(header)
+    return header, [(number, (fields + [""] * width)[:width]) for number, fields in rows]
+
+
+def _refuse_ragged(path: Path, header: list[str], rows: Sequence[Row]) -> None:
     """Refuse rows of a CSV file that end before the last title, or go on behind the header."""
     least = max(place for place, title in enumerate(header, start=1) if title)
     faults = [
@@ -195,94 +177,17 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[tuple[int, list
         for number, fields in rows
         if len(fields) < least or any(fields[len(header) :])
     ]
+    _refuse(path, faults)
+
+
+def _refuse(path: Path, faults: list[str]) -> None:
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
+        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
 
 
-def _field(fields: Sequence[str], place: int) -> str:
-    """A field; '' where the row ends before it."""
-    return fields[place] if place < len(fields) else ""
-
-
-def _roles(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
-    """The place of each role's column."""
-    unknown = [role for role in given if role not in ROLES]
-    if unknown:
-        raise UserError(f"--column {unknown[0]}=…: a column is one of {', '.join(ROLES)}")
-    roles = {role: _place(path, header, column) for role, column in given.items() if column}
-    free = [place for place in range(len(header)) if place not in roles.values()]
-    asked = set(ROLES) - given.keys()
-    if "grade" in roles and {"grade_L", "grade_R"} & roles.keys():
-        raise UserError(f"{path}: --column names a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'")
-    if {"grade_L", "grade_R"} & roles.keys():
-        asked -= {"grade", "side"}
-    elif {"grade", "side"} & roles.keys():
-        asked -= {"grade_L", "grade_R"}
-    fitting: dict[str, list[int]] = defaultdict(list)
-    for place in free:
-        for role in asked & set(_roles_of(header[place], kl=kl)):
-            fitting[role].append(place)
-    if not fitting["patient"] and "patient" in asked and "image" not in roles and not fitting["image"]:
-        fitting["patient"] = [place for place in free if _plain(header[place]) in _LOOSE]
-    sided = [place for role in ("grade_L", "grade_R") for place in fitting[role]]
-    if fitting["grade"] and sided:
-        columns = quoted([header[place] for place in (*fitting["grade"], *sided)])
-        raise UserError(
-            f"{path}: the columns {columns} may all be grades; write --column 'grade={header[fitting['grade'][0]]}', or name "
-            f"both sides: --column 'grade_L=…' --column 'grade_R=…'"
-        )
-    for role, places in fitting.items():
-        if len(places) > 1:
-            columns = quoted([header[place] for place in places])
-            raise UserError(
-                f"{path}: the columns {columns} may all be the {role}; write one: --column '{role}={header[places[0]]}'"
-            )
-        if places:
-            roles[role] = places[0]
-    got = ", ".join(title for title in header[:_MOST_TITLES] if title)
-    if not {"grade", "grade_L", "grade_R"} & roles.keys():
-        raise UserError(f"{path}: which column is the grade? Write --column 'grade=NAME'; there are {got}")
-    if not {"image", "patient"} & roles.keys():
-        raise UserError(
-            f"{path}: which column names the image, or the patient? Write --column 'image=NAME' or --column 'patient=NAME'; "
-            f"there are {got}"
-        )
-    if "grade" not in roles and "image" in roles:
-        raise UserError(
-            f"{path}: grades of two knees in a row, which names one image; write --column 'image=' to go by patient"
-        )
-    return {role: roles[role] for role in ROLES if role in roles}
-
-
-def _roles_of(title: str, *, kl: bool = True) -> Iterator[str]:
-    """What a column of this header may be; ``kl``: whether KL grades are asked for.
-
-    >>> list(_roles_of("Kellgren-Lawrence grade")), list(_roles_of("KL_right")), list(_roles_of("Age"))
-    (['grade'], ['grade_R'], [])
-    """
-    plain = _plain(title)
-    grades = _GRADE | _KL_GRADE if kl else _GRADE
-    if plain in grades or (kl and _OF_VISIT.fullmatch(plain)):
-        yield "grade"
-    for role, names in _NAMES.items():
-        if plain in names:
-            yield role
-    words = re.findall("[a-z0-9]+", title.lower())
-    sides = {SIDES[word] for word in words if word in SIDES}
-    rest = "".join(word for word in words if word not in (*SIDES, "knee"))
-    if len(sides) == 1 and rest in grades:
-        yield f"grade_{sides.pop()}"
-
-
-def _plain(title: str) -> str:
-    return re.sub("[^a-z0-9]", "", title.lower())
-
-
-def _place(path: Path, header: list[str], column: str) -> int:
-    """Where the column of this header is; its case counts only where two differ in nothing else."""
-    places = [place for place, title in enumerate(header) if title == column]
-    places = places or [place for place, title in enumerate(header) if title.casefold() == column.casefold()]
-    if len(places) != 1:
-        fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
-        raise UserError(f"{path}: {fault}; there are {', '.join(title for title in header[:_MOST_TITLES] if title)}")
-    return places[0]
+def _rows_with(path: Path, rows: list[Row], place: int, column: str, value: str) -> list[Row]:
+    found = [(number, fields) for number, fields in rows if fields[place] == value]
+    if not found:
+        values = quoted(list(dict.fromkeys(fields[place] for _, fields in rows))[:_MOST_VALUES])
+        raise UserError(f"{path}: no row has '{value}' in the column '{column}', but {values}; see --only")
+    return found

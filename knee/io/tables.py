@@ -1,20 +1,19 @@
-"""Tables that people make, CSV or spreadsheets: read as texts with the line of each row."""
+"""CSV tables that people make: read as texts with the line of each row."""
 
 from __future__ import annotations
 
 import csv
-import datetime
 import io
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from knee.errors import Faults, UserError, quoted
-from knee.io.sheet_size import cell_name, refuse_far_cells, refuse_large
+from knee.errors import Faults, UserError
 
 MOST_FAULTS = 200
-_EXCEL = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_MOST_TITLES = 20
 _SEPARATORS = ",;\t|"
 
 
@@ -74,20 +73,20 @@ class RaggedRow(NamedTuple):
 def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[RaggedRow]]:
     """The rows of a CSV file as texts, with a ``line`` column, and the rows that have another number of fields.
 
+    The titles of required columns may be written in any case.
+
     Raises:
         UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice or called ``line``.
     """
     header, rows = read_csv_rows(path, required)
-    got = ", ".join(header)
+    header = [title.lower() if title.lower() in required else title for title in header]
+    times = Counter(header)
+    got = some_titles(header)
     faults = [
-        f"column '{name}' is missing (its fields may be empty); found {got}" for name in required if name not in header
+        f"column '{name}' is missing (its fields may be empty); found {got}" for name in required if name not in times
     ]
-    faults += [
-        f"column '{name}' is there {header.count(name)} times; keep one"
-        for name in dict.fromkeys(header)
-        if header.count(name) > 1
-    ]
-    if "line" in header:
+    faults += [f"column '{name}' is there {count} times; keep one" for name, count in times.items() if count > 1]
+    if "line" in times:
         faults.append("column 'line' has the name of what is added here, the line of each row; rename it")
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
@@ -112,53 +111,8 @@ def shortened(faults: list[str]) -> list[str]:
     return [*faults[:MOST_FAULTS], f"… and {len(faults) - MOST_FAULTS} more"]
 
 
-def read_sheet_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
-    """All rows of a sheet of an Excel or OpenDocument file, or of a CSV file, as texts with their numbers; no empty ones.
-
-    Args:
-        name: which sheet (default: the only one).
-
-    Raises:
-        UserError: unreadable, too large, no such sheet, several and none named, or as ``read_csv_rows``.
-    """
-    if path.suffix.lower() not in _EXCEL:
-        if name is not None:
-            raise UserError(
-                f"{path}: is no Excel or OpenDocument file ({', '.join(_EXCEL)}), so it has no sheets; leave out --sheet"
-            )
-        header, rows = read_csv_rows(path, ("patient", "side", "grade"))
-        return [(1, header), *rows]
-    import python_calamine  # here, so that nothing else needs it
-
-    refuse_far_cells(path)
-    try:
-        with python_calamine.CalamineWorkbook.from_path(path) as book:
-            names = book.sheet_names
-            if not names:
-                raise UserError(f"{path}: has no sheets; save it again, or as 'CSV UTF-8'")
-            if name is None and len(names) > 1:
-                raise UserError(f"{path}: has the sheets {quoted(names)}; write one of them after --sheet")
-            if name is not None and name not in names:
-                raise UserError(f"{path}: has no sheet '{name}'; there are {quoted(names)}")
-            sheet = book.get_sheet_by_name(name or names[0])
-            height, width = (last + 1 for last in sheet.end or (-1, -1))
-            refuse_large(path, height, width, place=f"cell {cell_name(height, width)} in '{sheet.name}'")
-            cells = sheet.to_python(skip_empty_area=False)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); give the path of a spreadsheet"
-        ) from error
-    except BaseException as error:
-        # A panic of the library's compiled part derives from BaseException, and its class cannot be imported.
-        if not isinstance(error, python_calamine.CalamineError) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"{path}: is damaged or no spreadsheet ({error}); save it again, or as 'CSV UTF-8'") from error
-    texts = [(number, [_cell(cell) for cell in row]) for number, row in enumerate(cells, start=1)]
-    return [(number, fields) for number, fields in texts if any(fields)]
-
-
-def _cell(cell: Any) -> str:
-    """A cell as a person reads it: 9001.0 is '9001'."""
-    if isinstance(cell, bool) or not isinstance(cell, float | int):
-        return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else str(cell).strip()
-    return str(int(cell)) if float(cell).is_integer() else str(cell)
+def some_titles(header: list[str]) -> str:
+    """The first titles of a header in a line."""
+    titles = [title for title in header if title]
+    more = f" and {len(titles) - _MOST_TITLES} more" if len(titles) > _MOST_TITLES else ""
+    return ", ".join(titles[:_MOST_TITLES]) + more

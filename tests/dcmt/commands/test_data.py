@@ -126,12 +126,12 @@ def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.Captu
 
 
 def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("0/p1/slice0", "0/p1/slice1", "1/p2/slice0", "Grade 3/p3/slice0"):
+    for name in ("0/p1/slice0", "0/p1/slice1", "1/p2/slice0", "Stage 3/p3/slice0"):
         write_png(tmp_path / f"{name}.png", np.arange(120, dtype=np.uint8).reshape(10, 12))
     assert run("manifest", tmp_path) == 0
     told = capsys.readouterr().out
     assert "The patient is the folder that the file lies in" in told
-    assert "No grade is read from the folder 'Grade 3'" in told
+    assert "No grade is read from the folder 'Stage 3'" in told
     assert pd.read_csv(tmp_path / "manifest.csv")["patient"].tolist() == ["p1", "p1", "p2", "p3"]
     # Four equal pictures of three patients and two grades.
     assert run("check", tmp_path / "manifest.csv") == 2

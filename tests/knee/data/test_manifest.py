@@ -16,7 +16,8 @@ from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images.read import write_png
 from knee.images.slices import split_slice
-from knee.intake.folders import image_files, manifest_from_folder
+from knee.intake.folders import manifest_from_folder
+from knee.intake.scan import image_files
 from knee.io.own_folders import MARK, mark_as_own
 
 KL = load_grade_set("kl")
@@ -147,7 +148,11 @@ def test_many_faults_are_counted_not_printed(tmp_path):
     path = manifest(tmp_path, HEADER + "".join(f"\n{i}.png,{i},L,0," for i in range(500)))
     with pytest.raises(Faults, match="500 faults") as caught:
         read_manifest(path, KL)
-    assert caught.value.faults[-1] == "… and 300 more"
+    lines = str(caught.value).splitlines()
+    assert len(caught.value.faults) == 500
+    assert len(lines) == 3
+    assert "line 2: image '0.png' is not a file" in lines[1]
+    assert lines[2].endswith("… and 499 more of this kind, lines 3–501")
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
@@ -276,13 +281,13 @@ def test_masks_that_all_fit_are_not_remarked_on(tmp_path):
 
 
 def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
-    touch(tmp_path, "a_1.png", "a_2.png")
+    touch(tmp_path, "a_1.png", "b_2.png")
     table = manifest_from_folder(tmp_path)
     assert table["grade"].isna().all()
     assert "split" not in table
     assert any("every image is a patient of its own" in note for note in table.attrs["notes"])
     named = manifest_from_folder(tmp_path, pattern=r"(?P<patient>[a-z]+)_")
-    assert named["patient"].tolist() == ["a", "a"]
+    assert named["patient"].tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +295,7 @@ def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
     [
         ([], {}, "holds no images"),
         (["a.png"], {"layout": "chen"}, "not named SPLIT/GRADE"),
-        (["a.png"], {"layout": "tre"}, "write auto, chen or tree"),
+        (["a.png"], {"layout": "tre"}, "write auto, chen, tree or plain"),
         (["a.png"], {"pattern": "("}, "not a regular expression"),
         (["a.png"], {"pattern": "(?P<patient>[0-9]+)"}, "finds no group 'patient'"),
         (["7/a.png"], {"grade_count": 5}, "folder '7' is not a grade"),

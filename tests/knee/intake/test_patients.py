@@ -1,5 +1,7 @@
 """Whose knee an image of a folder shows: never one person under two names, and asked where it may be read in two ways."""
 
+import shlex
+
 import numpy as np
 import pandas as pd
 import pydicom
@@ -10,7 +12,7 @@ from knee.errors import UserError
 from knee.images.dicom import Subject, read_subject
 from knee.images.read import write_png
 from knee.intake.folders import manifest_from_folder
-from knee.intake.patients import side_in_path
+from knee.intake.naming import side_in_path
 
 RNG = np.random.default_rng(0)
 
@@ -43,6 +45,18 @@ def told(folder, **options):
 
 def noted(folder, **options):
     return " ".join(manifest_from_folder(folder, **options).attrs["notes"])
+
+
+def refused(folder, **options):
+    with pytest.raises(UserError) as caught:
+        manifest_from_folder(folder, **options)
+    return str(caught.value)
+
+
+def suggested_in(message, option="--pattern"):
+    """The first value of an option in a message, as a shell reads it."""
+    words = shlex.split(message[message.index(option) :])
+    return words[1].rstrip(",;.")
 
 
 def test_slices_in_a_patients_folder_are_of_that_patient_and_stay_in_one_split(tmp_path):
@@ -84,7 +98,7 @@ def test_patient_and_side_by_place(tmp_path, name, expected):
     folder, _, last = name.rpartition("/")
     other = f"{folder}/{last.replace('slice1', 'slice2').replace('1001', '1002')}"
     touch(tmp_path, name, other)
-    assert told(tmp_path)[name] == expected
+    assert told(tmp_path, layout="tree")[name] == expected
     # What grades one image alone, without its data set, finds the same side.
     assert side_in_path((tmp_path / name).as_posix()) == expected[1]
 
@@ -95,7 +109,7 @@ def test_patient_and_side_by_place(tmp_path, name, expected):
         (["2/A/1001_L.png", "3/B/1001_R.png"], r"2/A/1001_L.png and 3/B/1001_R.png: one name in two folders"),
         (["V00/1001.png", "V01/1001.png"], "one patient or two.*--pattern folder.*--pattern file"),
         (["P1/IM0001.png", "P2/IM0001.png"], "1 such name"),
-        (["2/P1/T1/slice1.png", "2/P2/T1/slice1.png"], "which of the folders 'P1', 'T1' is the patient"),
+        (["2/P1/T1/slice1.png", "3/P2/T1/slice1.png"], "which of the folders 'P1', 'T1' is the patient"),
         (["2/slice1.png", "3/slice1.png"], "neither the name 'slice1' nor a folder of its own"),
         (["left.png", "right.png"], "put the images of each patient into a folder"),
         (["0/1.png", "Grade 3/p/left.png", "Grade 3/left.png"], "neither the name 'left'"),
@@ -139,20 +153,20 @@ def test_names_beside_splits_and_grades_are_as_they_were(tmp_path):
     assert set(told(tmp_path).values()) == {("9001", "L"), ("9001", "R"), ("7", "L")}
 
 
-def test_sides_inside_names_are_noted_though_some_patients_have_several_images(tmp_path):
-    touch(
-        tmp_path, "007_L_v1.png", "007_R_v1.png", "008R_v1.png", "left 9.png", "010_L.png", "010_R.png", "plural_11.png"
-    )
-    assert len({patient for patient, _ in told(tmp_path).values()}) == 6
-    assert "4 names ('007_L_v1' first) with a side that is not at the end" in noted(tmp_path)
-    way_out = r"(?P<patient>[0-9]+)_(?P<side>[LR])"
-    assert f"--pattern, such as '{way_out}'" in noted(tmp_path)
-    for name in ("008R_v1.png", "left 9.png", "plural_11.png"):
-        (tmp_path / name).unlink()
-    assert set(told(tmp_path, pattern=way_out).values()) == {("007", "L"), ("007", "R"), ("010", "L"), ("010", "R")}
-    assert "with a side" not in noted(tmp_path, pattern=way_out)
+def test_sides_inside_names_are_noted_where_no_two_are_of_one_patient(tmp_path):
+    touch(tmp_path, "007_L_v1.png", "008R_v1.png", "left 9.png", "010_L.png", "010_R.png", "plural_11.png")
+    assert len({patient for patient, _ in told(tmp_path).values()}) == 5
+    assert "3 names ('007_L_v1' first) with a side that is not at the end" in noted(tmp_path)
     touch(tmp_path, "other/011_L.png", "other/012_right.png")
     assert "with a side" not in noted(tmp_path / "other")
+
+
+def test_two_knees_of_a_patient_by_sides_inside_names_are_asked_about(tmp_path):
+    names = ("007_L_v1.png", "007_R_v1.png", "010_L.png", "010_R.png")
+    touch(tmp_path, *names)
+    pattern = suggested_in(refused(tmp_path))
+    assert set(told(tmp_path, pattern=pattern).values()) == {("007", "L"), ("007", "R"), ("010", "L"), ("010", "R")}
+    assert "with a side" not in noted(tmp_path, pattern=pattern)
 
 
 def test_dicom_files_tell_their_patient_and_side(tmp_path):
@@ -241,7 +255,7 @@ def test_dicom_without_a_suffix_is_found_and_other_files_are_counted(tmp_path):
     touch(tmp_path, "2/a.png")
     for name in ("2/b.bmp", "2/c.bmp", "2/d", "2/1.3.841", "readme.md", "grades.csv"):
         (tmp_path / name).write_bytes(b"x" * 200)
-    table = manifest_from_folder(tmp_path)
+    table = manifest_from_folder(tmp_path, "tree")
     assert table["image"].tolist() == ["2/1.2.840.7", "2/IM0001", "2/a.png"]
     assert table["patient"].tolist() == ["1", "2", "a"]
     assert "4 files passed over" in table.attrs["notes"][-1]
@@ -253,15 +267,15 @@ def test_dicom_without_a_suffix_is_found_and_other_files_are_counted(tmp_path):
 
 
 def test_folders_that_are_no_grade_are_named(tmp_path):
-    touch(tmp_path, "0/1.png", "1/2.png", "2/3.png", "Grade 3/4.png", "Grade 4/5.png", "ungraded/6.png")
+    touch(tmp_path, "0/1.png", "1/2.png", "2/3.png", "Stage 3/4.png", "Stage 4/5.png", "ungraded/6.png")
     table = manifest_from_folder(tmp_path, grade_count=5)
     assert table["grade"].tolist() == [0, 1, 2, pd.NA, pd.NA, pd.NA]
     (note,) = [note for note in table.attrs["notes"] if note.startswith("No grade")]
     assert note.startswith(
-        "No grade is read from the folders 'Grade 3', 'Grade 4'; a folder of a grade is named by its"
+        "No grade is read from the folders 'Stage 3', 'Stage 4'; a folder of a grade is named by its"
     )
-    touch(tmp_path, *(f"KL {number}/{number}0.png" for number in range(5)))
-    assert "'Grade 3', 'Grade 4', 'KL 0', 'KL 1', 'KL 2', 2 more;" in noted(tmp_path)
+    touch(tmp_path, *(f"site {letter}/{number}0.png" for number, letter in enumerate("abcde")))
+    assert "'Stage 3', 'Stage 4', 'site a', 'site b', 'site c', 2 more;" in noted(tmp_path, layout="tree")
 
 
 def test_folders_of_patients_are_not_called_unknown(tmp_path):

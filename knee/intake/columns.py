@@ -1,0 +1,129 @@
+"""Which column of a spreadsheet is what: as a person says, or by its usual name; two that may be it are asked about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from knee.errors import UserError, pasted, quoted
+from knee.intake.naming import SIDES
+from knee.io.tables import some_titles
+
+ROLES = ("image", "patient", "side", "visit", "split", "grade", "grade_L", "grade_R")
+"""What a column may be; the last two are for sheets with a row a patient."""
+_BY_SIDE = {"grade_L", "grade_R"}
+_NAMES = {
+    "image": "image|imagefile|imagename|imageid|imagepath|img|file|filename|filepath|path",
+    "patient": "patient|patientid|patientno|subject|subjectid|srcsubjectid|participant|participantid",
+    "side": "side|laterality|knee|kneeside",
+    "visit": "visit|visitid|visitcode|visitno|timepoint|studydate|examdate|visitdate|xraydate",
+    "split": "split|subset|partition",
+    "grade": "grade|label",
+}
+_KL = "|kl|klg|klgrade|kellgrenlawrence|kellgrenlawrencegrade|xrkl|v[0-9]{2}xrkl"
+_LOOSE = ("id", "case", "caseid")
+"""Names of a patient's column where no column names images; beside one, they may number the rows."""
+_READER = "readprj|reader|readerid|rater|raterid|readby"
+_OF_VISIT = re.compile("v([0-9]{2})xrkl")
+
+
+def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
+    """The place of each role's column: where ``given`` says, else by its name; '' in ``given`` for none.
+
+    Args:
+        kl: whether names with KL are of the grades that are asked for.
+
+    Raises:
+        UserError: no such column, none, or several; the message prints the option to give.
+    """
+    if unknown := [role for role in given if role not in ROLES]:
+        raise UserError(f"--column {unknown[0]}=…: a column is one of {', '.join(ROLES)}")
+    roles = {role: place_of(path, header, column) for role, column in given.items() if column}
+    if "grade" in roles and roles.keys() & _BY_SIDE:
+        raise UserError(f"{path}: --column names a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'")
+    asked = set(ROLES) - given.keys()
+    if roles.keys() & _BY_SIDE:
+        asked -= {"grade", "side"}
+    elif roles.keys() & {"grade", "side"}:
+        asked -= _BY_SIDE
+    free = [(place, title) for place, title in enumerate(header) if place not in roles.values()]
+    fitting: dict[str, list[int]] = {role: [] for role in ROLES}
+    for place, title in free:
+        if (role := _role_of(title, kl=kl)) in asked:
+            fitting[role].append(place)
+    if "patient" in asked and not (fitting["patient"] or fitting["image"] or "image" in roles):
+        fitting["patient"] = [place for place, title in free if _plain(title) in _LOOSE]
+    if fitting["grade"] and (sided := [*fitting["grade_L"], *fitting["grade_R"]]):
+        columns, place = quoted([header[place] for place in (*fitting["grade"], *sided)]), fitting["grade"][0]
+        raise UserError(
+            f"{path}: the columns {columns} may all be grades; write --column {pasted(f'grade={header[place]}')}, or "
+            "--column 'grade=' for a grade a side"
+        )
+    for role, places in fitting.items():
+        if len(places) > 1:
+            columns, option = quoted([header[place] for place in places]), pasted(f"{role}={header[places[0]]}")
+            raise UserError(f"{path}: the columns {columns} may all be the {role}; write one: --column {option}")
+        if places:
+            roles[role] = places[0]
+    _refuse_incomplete(path, header, roles)
+    return {role: roles[role] for role in ROLES if role in roles}
+
+
+def place_of(path: Path, header: list[str], column: str) -> int:
+    """Where the column of this title is; its case counts only where two differ in nothing else. Raises UserError."""
+    places = [place for place, title in enumerate(header) if title == column]
+    places = places or [place for place, title in enumerate(header) if title.casefold() == column.casefold()]
+    if len(places) != 1:
+        fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
+        raise UserError(f"{path}: {fault}; there are {some_titles(header)}")
+    return places[0]
+
+
+def reader_column(header: list[str]) -> int | None:
+    """The place of the one column that is called as readers are; None where there is none, or several."""
+    places = [place for place, title in enumerate(header) if re.fullmatch(_READER, _plain(title))]
+    return places[0] if len(places) == 1 else None
+
+
+def visit_of_title(title: str) -> str:
+    """The visit that the name of a column of grades says, as OAI's do; '' for any other.
+
+    >>> visit_of_title("V00XRKL"), visit_of_title("KL")
+    ('V00', '')
+    """
+    match = _OF_VISIT.fullmatch(_plain(title))
+    return f"V{match[1]}" if match else ""
+
+
+def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int]) -> None:
+    there = f"there are {some_titles(header)}"
+    if not roles.keys() & {"grade", *_BY_SIDE}:
+        raise UserError(f"{path}: which column is the grade? Write --column 'grade=NAME'; {there}")
+    if not roles.keys() & {"image", "patient"}:
+        ways = "--column 'image=NAME' or --column 'patient=NAME'"
+        raise UserError(f"{path}: which column names the image, or the patient? Write {ways}; {there}")
+    if "grade" not in roles and "image" in roles:
+        raise UserError(
+            f"{path}: grades of two knees in a row, which names one image; write --column 'image=' to go by patient"
+        )
+
+
+def _role_of(title: str, *, kl: bool = True) -> str:
+    """The role that a column of this title may have, '' for none; ``kl``: whether KL grades are asked for.
+
+    >>> _role_of("Kellgren-Lawrence grade"), _role_of("KL_right"), _role_of("Age")
+    ('grade', 'grade_R', '')
+    """
+    grade = _NAMES["grade"] + (_KL if kl else "")
+    for role, names in {**_NAMES, "grade": grade}.items():
+        if re.fullmatch(names, _plain(title)):
+            return role
+    words = re.findall("[a-z0-9]+", title.lower())
+    sides = {SIDES[word] for word in words if word in SIDES}
+    rest = "".join(word for word in words if word not in (*SIDES, "knee"))
+    return f"grade_{sides.pop()}" if len(sides) == 1 and re.fullmatch(grade, rest) else ""
+
+
+def _plain(title: str) -> str:
+    return re.sub("[^a-z0-9]", "", title.lower())
