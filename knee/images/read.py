@@ -78,13 +78,17 @@ def read_image(path: str | Path) -> Pixels:
     return pixels
 
 
-def read_mask(path: str | Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: str | Path, *, of: Pixels | None = None) -> npt.NDArray[np.bool_]:
     """A mask (H, W): False where the file has 0, True where it has its one other value.
 
     Raises:
-        UserError: as ``read_pixels``, or more than two values (a mask saved as JPEG, or one of several structures).
+        UserError: as ``read_pixels``; more than two values (a mask saved as JPEG, or one of several structures); not on
+            the pixels of the image ``of``: another size.
     """
     values = read_pixels(path).values
+    if of is not None and values.shape != of.values.shape:
+        sizes = [f"{array.shape[1]} × {array.shape[0]}" for array in (values, of.values)]
+        raise UserError(f"{path}: has {sizes[0]} pixels, its image {sizes[1]}; draw the mask on the image")
     inside: npt.NDArray[np.bool_] = values != 0
     others = values[inside]
     if len(others) and (others != others[0]).any():
