@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from knee.errors import UserError
-from knee.images.dicom import read_dicom
+from knee.images.dicom import looks_like_dicom, read_dicom
 from knee.images.geometry import Geometry, prepare
 from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.images.nifti import is_nifti, read_nifti
-from knee.images.raster import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
+from knee.images.raster import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_webp
 from knee.images.slices import split_slice
+from knee.images.tiff import MAGIC, decode_tiff
 from knee.io.files import whole_file
 
 __all__ = [
@@ -51,7 +52,7 @@ def read_pixels(path: str | Path) -> Pixels:
             return read_nifti(file, index)
         if index is not None:
             raise ValueError(f"slice #{index} is asked for, but it is not a NIfTI volume")
-        if head[128:132] == b"DICM":
+        if looks_like_dicom(head):
             return read_dicom(file)
         return _decoder(head)(file.read_bytes())
     except UserError:
@@ -131,7 +132,7 @@ def _decoder(head: bytes) -> Callable[[bytes], Pixels]:
         return decode_jpeg
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return decode_webp
-    if head[:4] in (b"II*\0", b"MM\0*"):
+    if head[:4] in MAGIC:
         return decode_tiff
     if head.startswith(b"\x93NUMPY"):
         return decode_npy
