@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import (
@@ -104,20 +104,24 @@ def _other_object(dataset: pydicom.Dataset) -> str:
 def _read_header(path: Path, tags: list[str]) -> pydicom.Dataset | None:
     # Damaged headers raise almost anything; what is wrong is reported when the image is read.
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as stream, _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             head = stream.read(512)
             if not looks_like_dicom(head):
                 return None
+            if head[128:132] == b"DICM" and _transfer_syntax(stream) == DeflatedExplicitVRLittleEndian:
+                return None
             stream.seek(0)
-            with _QUIET, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if head[128:132] != b"DICM":
-                    return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)
-                if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                    return None
-                return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags)
+            return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)
     except Exception:
         return None
+
+
+def _transfer_syntax(stream: BinaryIO) -> str:
+    """As the meta information after the preamble says; '' where it does not."""
+    stream.seek(132)
+    meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    return str(meta.get("TransferSyntaxUID") or "")
 
 
 def read_dicom(path: Path) -> Pixels:
@@ -152,8 +156,7 @@ def _read_dataset(data: bytes) -> pydicom.Dataset:
     """All elements up to the pixels; what follows them is not read. A missing preamble or transfer syntax is filled in."""
     if data[128:132] != b"DICM":
         data = bytes(128) + b"DICM" + data
-    meta = read_file_meta_info(CountedReads(data))
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    if _transfer_syntax(CountedReads(data)) == DeflatedExplicitVRLittleEndian:
         raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
     last = []
 
@@ -217,8 +220,10 @@ def _voi_views(dataset: pydicom.Dataset) -> Iterator[Callable[[npt.NDArray[Any]]
 
 def _clips_most(values: npt.NDArray[Any], viewed: npt.NDArray[Any]) -> bool:
     """Whether a view makes more than half of the values that were neither the lowest nor the highest one of these."""
-    between = (values > values.min(initial=np.inf)) & (values < values.max(initial=-np.inf))
-    low, high = viewed.min(initial=np.inf), viewed.max(initial=-np.inf)
+    if not values.size:
+        return False
+    between = (values > values.min()) & (values < values.max())
+    low, high = float(viewed.min()), float(viewed.max())
     margin = (high - low) * 1e-3
     clipped = (viewed <= low + margin) | (viewed >= high - margin)
     return bool((clipped & between).sum() > 0.5 * between.sum())
