@@ -148,8 +148,8 @@ def read_dicom(path: Path) -> Pixels:
         values = values[shown].max() + values[shown].min() - values
     if padded.any():
         values = np.where(shown, values, values[shown].min())
-    side, negative = _dicom_side(dataset), photometric == "MONOCHROME1"
-    return Pixels(values, _dicom_spacing(dataset), side, negative, _dicom_place(dataset), remarks)
+    negative = photometric == "MONOCHROME1"
+    return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), negative, remarks=remarks)
 
 
 def _read_dataset(data: bytes) -> pydicom.Dataset:
@@ -262,16 +262,6 @@ def _numbers(dataset: pydicom.Dataset, name: str) -> list[float]:
     except (TypeError, ValueError):
         return []
     return values if all(map(math.isfinite, values)) else []
-
-
-def _dicom_place(dataset: pydicom.Dataset) -> npt.NDArray[np.float64] | None:
-    """``Pixels.place`` of a slice; DICOM's axes run to the left, posterior and superior."""
-    position, directions = _numbers(dataset, "ImagePositionPatient"), _numbers(dataset, "ImageOrientationPatient")
-    spacing = _numbers(dataset, "PixelSpacing")
-    if (len(position), len(directions), len(spacing)) != (3, 6, 2):
-        return None
-    down, across = np.array(directions[3:]) * spacing[0], np.array(directions[:3]) * spacing[1]
-    return np.array([position, down, across]) * [-1, -1, 1]
 
 
 def _dicom_spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:

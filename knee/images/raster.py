@@ -66,7 +66,7 @@ class Pixels:
     """The file stores a negative and says so (MONOCHROME1, white-is-zero); ``values`` are the positive."""
     place: npt.NDArray[np.float64] | None = None
     """(3, 3): in mm (right, anterior, superior) the first pixel's position, the step down and the step across as rows; all 0
-    for a volume without an affine; None where the format or the file knows no position."""
+    for a NIfTI file that knows of no patient; None for other formats."""
     remarks: tuple[str, ...] = ()
     """What was ignored in the file, as phrases that follow 'images' ('with an orientation tag, …')."""
 
