@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from knee.errors import Faults, UserError
+from knee.errors import Faults, UserError, counted
 from knee.images.geometry import Geometry, prepare
 from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
 from knee.images.read import read_image, read_mask
 from knee.images.slices import split_slice
+from knee.io.checksums import block_checksums, remembered_digest
+from knee.io.files import write_json
 from knee.io.own_folders import mark_as_own
 from knee.io.pool import map_in_order
-from knee.io.shared_array import open_shared
+from knee.io.shared_array import create_bytes, open_shared
 from knee.io.tables import shortened
 
 Bytes = npt.NDArray[np.uint8]
+_log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
+"""Raised when the same file is read as other pixels than before."""
 _MOST_TEMPLATE_IMAGES = 2048
 _FEWEST_TEMPLATE_IMAGES = 16
-_WAY_OUT = "mend them, or go on without their rows by --skip-bad"
+_HINT = "fix them, or leave out their rows with --skip-bad"
+_SMALL = ("has_mask", "inverted", "template", "geometries")
+_ARRAYS = tuple(f"{name}.npy" for name in ("images", "masks", *_SMALL))
 
 
 @dataclass(frozen=True)
 class ImageCache:
-    """N prepared images and masks of S × S pixels, mapped from files (pickled as their names)."""
+    """N prepared images and masks of S × S pixels, mapped from files (pickled as the files' names)."""
 
     folder: Path
     images: Bytes
@@ -46,14 +54,14 @@ class ImageCache:
     has_mask: npt.NDArray[np.bool_]
     """(N,)."""
     inverted: npt.NDArray[np.bool_]
-    """(N,): turned from a negative into a positive, beyond what its file said."""
+    """(N,): inverted from a negative, in addition to what the file itself reports."""
     template: npt.NDArray[np.float32] | None
-    """(32, 32): what ``knee.images.negatives`` compared with; None where negatives were not looked for."""
+    """(32, 32): what ``knee.images.negatives`` compared with; None where negatives were not searched."""
     geometries: npt.NDArray[np.int32]
     """(N, 7): the fields of each image's ``Geometry``."""
 
     def geometry(self, row: int) -> Geometry:
-        """The way from prepared to original pixels of image ``row``."""
+        """How the prepared pixels of image ``row`` map to the original ones."""
         return _geometry(self.geometries[row])
 
     def mean_std(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -74,6 +82,15 @@ class _Item(NamedTuple):
     mask_path: Path | None
     mirror: bool
     invert: bool
+    sources: tuple[tuple[str, int | None], ...]
+    """Files of image and mask, and which slice of each."""
+
+
+class _Options(NamedTuple):
+    size: int
+    percentiles: tuple[float, float]
+    search: bool
+    """Whether negatives are searched for."""
 
 
 class _Prepared(NamedTuple):
@@ -94,109 +111,148 @@ def build_cache(
     places: Sequence[str] | None = None,
     progress: bool = True,
 ) -> ImageCache:
-    """Prepare all images and masks once; what was built before from the same files and options is used again.
+    """Prepare all images and masks once; a cache of the same file contents and options is used again.
 
     Args:
-        folder: where caches lie; each has a folder of its own in it, named by options, file names, sizes and dates.
+        folder: holds one folder a cache, named by a hash of options and file contents.
         size: S.
         percentiles: as in ``prepare``.
         invert: 'auto' finds negatives by comparison with the mean image (from 16 images on), 'never' leaves all as
             their files say, a sequence of N booleans says which to invert.
-        mirror: (N,), which to mirror left to right; none by default.
+        mirror: (N,), which to flip left to right; none by default.
         places: (N,), where each image is named, 'manifest.csv line 7: ', for the messages.
 
     Raises:
         Faults: every image or mask that cannot be used, with its path and reason.
     """
-    search = isinstance(invert, str) and invert == "auto"
     if isinstance(invert, str) and invert not in ("auto", "never"):
         raise UserError(f"invert '{invert}' is unknown; write auto or never")
-    given = [False] * len(paths) if isinstance(invert, str) else [bool(flag) for flag in invert]
-    mirrored = [False] * len(paths) if mirror is None else [bool(flag) for flag in mirror]
-    told = [""] * len(paths) if places is None else places
-    items = [
-        _Item(place, Path(path), mask_path, flip, negative)
-        for place, path, mask_path, flip, negative in zip(told, paths, mask_paths, mirrored, given, strict=True)
-    ]
-    if not items:
+    if not len(paths):
         raise UserError("no images to prepare: the manifest has no rows")
-    final = Path(folder).resolve() / _key(items, size, percentiles, search)
+    negative = [False] * len(paths) if isinstance(invert, str) else invert
+    flipped = [False] * len(paths) if mirror is None else mirror
+    named = [""] * len(paths) if places is None else places
+    items = [
+        _Item(place, Path(path), mask_path, bool(flip), bool(inverted), _sources(path, mask_path))
+        for place, path, mask_path, flip, inverted in zip(named, paths, mask_paths, flipped, negative, strict=True)
+    ]
+    options = _Options(size, percentiles, isinstance(invert, str) and invert == "auto")
+    return _open_or_build(items, Path(folder).resolve(), options, progress=progress)
+
+
+def _sources(*paths: Path | None) -> tuple[tuple[str, int | None], ...]:
+    found = (split_slice(path) for path in paths if path is not None)
+    return tuple((str(file), index) for file, index in found)
+
+
+def _open_or_build(items: Sequence[_Item], parent: Path, options: _Options, *, progress: bool) -> ImageCache:
+    known = _known_sources(parent)
+    sources = _read_sources(items, known)
+    final = parent / _key(items, options, sources)
     cache = _open(final)
     if cache is None:
         try:
-            _build(items, final, size, percentiles, search=search, progress=progress)
+            _build(items, final, options, sources, progress=progress)
         except OSError as error:
             raise UserError(
-                f"{final.parent}: the cache cannot be written ({error.strerror}); choose another folder: "
+                f"{parent}: the cache cannot be written ({error.strerror}); choose another folder: "
                 "--data.cache in training, data.cache in local/paths.yaml or config.yaml of a run that is there"
             ) from error
         cache = _open(final)
+    elif any(known.get(path) != source for path, source in sources.items()):
+        with suppress(OSError):  # A cache of others may be used without being allowed to write in it.
+            write_json(final / "sources.json", sources)
     assert cache is not None, final
     return cache
 
 
-def _key(items: Sequence[_Item], size: int, percentiles: tuple[float, float], search: bool) -> str:
-    """A name that changes with the options and with any file's name, size or date."""
-    digest = hashlib.sha256(json.dumps([_VERSION, size, list(percentiles), search, len(items)]).encode())
-    faults = []
-    for item in items:
-        parts: list[Any] = [item.mirror, item.invert]
-        for path in (item.path, item.mask_path):
-            try:
-                status = None if path is None else split_slice(path)[0].stat()
-            except OSError as error:
-                faults.append(f"{item.place}{path}: cannot be read ({error.strerror})")
-                continue
-            parts += [str(path), None if status is None else [status.st_size, status.st_mtime_ns]]
-        digest.update(json.dumps(parts).encode() + b"\n")
+def _known_sources(parent: Path) -> dict[str, Any]:
+    """What the caches below ``parent`` remember of their source files: entries of ``remembered_digest``, by path."""
+    known: dict[str, Any] = {}
+    for path in parent.glob("*/sources.json"):
+        with suppress(OSError, ValueError, TypeError):
+            known |= json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def _read_sources(items: Sequence[_Item], known: dict[str, Any]) -> dict[str, Any]:
+    """An entry of ``remembered_digest`` for every source file, by its path. Raises Faults where one cannot be read."""
+    files = list({file: None for item in items for file, _ in item.sources})
+
+    def attempt(file: str) -> list[Any] | str:
+        try:
+            return remembered_digest(file, known)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+
+    found = dict(zip(files, map_in_order(attempt, files, description="", progress=False), strict=True))
+    faults = [
+        f"{item.place}{file}: {reason}"
+        for item in items
+        for file, _ in item.sources
+        if isinstance(reason := found[file], str)
+    ]
     if faults:
-        raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be read; {_WAY_OUT}:")
-    return f"{size}px-{digest.hexdigest()[:20]}"
+        raise Faults(shortened(faults), summary=f"{counted(len(faults), 'file')} cannot be read; {_HINT}:")
+    return found
+
+
+def _key(items: Sequence[_Item], options: _Options, sources: dict[str, Any]) -> str:
+    """A name that changes with the options and with any file's content, and not with where the files are."""
+    digest = hashlib.sha256(json.dumps([_VERSION, *options, len(items)]).encode())
+    for item in items:
+        parts = [item.mirror, item.invert, *((sources[file][1], index) for file, index in item.sources)]
+        digest.update(json.dumps(parts).encode() + b"\n")
+    return f"{options.size}px-{digest.hexdigest()[:20]}"
 
 
 def _open(folder: Path) -> ImageCache | None:
-    """The finished cache in ``folder``; None where there is none, or a damaged one."""
+    """The finished cache in ``folder``; None where there is none, or where a checksum shows that it is damaged."""
+    if not folder.exists():
+        return None
     try:
-        template = np.load(folder / "template.npy", allow_pickle=False)
+        sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        damaged = [name for name in _ARRAYS if block_checksums(folder / name) != sums[name]]
+        if damaged:
+            raise ValueError(", ".join(damaged))
+        small = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _SMALL}
+        template = small.pop("template")
         return ImageCache(
             folder=folder,
             images=open_shared(folder / "images.npy"),
             masks=open_shared(folder / "masks.npy"),
-            has_mask=np.load(folder / "has_mask.npy", allow_pickle=False),
-            inverted=np.load(folder / "inverted.npy", allow_pickle=False),
             template=template if template.size else None,
-            geometries=np.load(folder / "geometries.npy", allow_pickle=False),
+            **small,
         )
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
+        _log.warning("%s: the image cache is damaged (%s) and is built again", folder, error)
         return None
 
 
-def _build(
-    items: Sequence[_Item],
-    final: Path,
-    size: int,
-    percentiles: tuple[float, float],
-    *,
-    search: bool,
-    progress: bool,
-) -> None:
-    """Write a cache aside and move it into place. Two processes may do so at once: the first one's stays."""
+def _build(items: Sequence[_Item], final: Path, options: _Options, sources: dict[str, Any], *, progress: bool) -> None:
+    """Write a cache under a temporary name and move it into place. Of two processes that do so, the first one's stays."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(final.parent)
-    aside = Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=final.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=final.parent))
+    damaged = final.parent / f"{scratch.name}.damaged"
     try:
-        _write_cache(items, aside, size, percentiles, search=search, progress=progress)
+        _write_cache(items, scratch, options, progress=progress)
+        if {path: digest for path, (_, digest) in _read_sources(items, sources).items()} != {
+            path: digest for path, (_, digest) in sources.items()
+        }:
+            raise UserError("image files changed while they were read; start again when they are complete")
+        write_json(scratch / "sources.json", sources)
+        write_json(scratch / "checksums.json", {name: block_checksums(scratch / name) for name in _ARRAYS})
         if final.exists() and _open(final) is None:
-            final.rename(aside / "damaged")
-            (aside / "damaged").rename(final.parent / f"{aside.name}.damaged")
+            final.rename(damaged)
         try:
-            aside.rename(final)
+            scratch.rename(final)
         except OSError:
             if _open(final) is None:
                 raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(final.parent / f"{aside.name}.damaged", ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -211,85 +267,47 @@ def _remove_leftovers(folder: Path) -> None:
             continue
 
 
-def _write_cache(
-    items: Sequence[_Item],
-    folder: Path,
-    size: int,
-    percentiles: tuple[float, float],
-    *,
-    search: bool,
-    progress: bool,
-) -> None:
-    """Write all files of a cache: images and masks one by one, so that memory does not grow with their number."""
+def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, *, progress: bool) -> None:
+    """Write all arrays of a cache: images and masks one by one, so that memory does not grow with their number."""
 
     def attempt(item: _Item) -> _Prepared | str:
         try:
-            return _prepare(item, size, percentiles)
+            return _prepare(item, options.size, options.percentiles)
         except UserError as error:
             return f"{item.place}{error}"
 
     mark_as_own(folder)
     faults: list[str] = []
-    has_mask = np.zeros(len(items), np.bool_)
+    has_mask = np.array([item.mask_path is not None for item in items])
     geometries = np.zeros((len(items), 7), np.int32)
-    # Written, not mapped: a full disk is then an error that can be told, not a signal that kills.
-    with (folder / "images.npy").open("wb") as images, (folder / "masks.npy").open("wb") as masks:
-        start = max(_start_array(stream, len(items), size) for stream in (images, masks))
-        for row, got in enumerate(map_in_order(attempt, items, description="preparing images", progress=progress)):
-            if isinstance(got, str):
-                faults.append(got)
-                continue
-            images.write(got.image.tobytes())
-            geometries[row] = list(vars(got.geometry).values())
-            if got.mask is not None:
-                has_mask[row] = True
-                masks.seek(start + row * size * size)
-                masks.write(got.mask.tobytes())
-        if faults:
-            raise Faults(shortened(faults), summary=f"{len(faults)} images cannot be used; {_WAY_OUT}:")
-        masks.truncate(start + len(items) * size * size)
-    np.save(folder / "has_mask.npy", has_mask)
-    np.save(folder / "geometries.npy", geometries)
-    _write_negatives(items, folder, size, percentiles, search=search)
-    for path in folder.iterdir():
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
-
-
-def _write_negatives(
-    items: Sequence[_Item], folder: Path, size: int, percentiles: tuple[float, float], *, search: bool
-) -> None:
-    """Find the negatives if asked to, and write them anew as positives."""
-    inverted = np.array([item.invert for item in items])
-    template = np.zeros(0, np.float32)
-    if search and len(items) >= _FEWEST_TEMPLATE_IMAGES:
-        images = open_shared(folder / "images.npy")
-        geometries = np.load(folder / "geometries.npy", allow_pickle=False)
+    shape = (len(items), options.size, options.size)
+    images = create_bytes(folder / "images.npy", shape, rows=range(len(items)))
+    masks = create_bytes(folder / "masks.npy", shape, rows=np.flatnonzero(has_mask).tolist())
+    for row, got in enumerate(map_in_order(attempt, items, description="preparing images", progress=progress)):
+        if isinstance(got, str):
+            faults.append(got)
+            continue
+        images[row], geometries[row] = got.image, list(vars(got.geometry).values())
+        if got.mask is not None:
+            masks[row] = got.mask
+    if faults:
+        raise Faults(shortened(faults), summary=f"{counted(len(faults), 'image')} cannot be used; {_HINT}:")
+    inverted, template = np.array([item.invert for item in items]), np.zeros(0, np.float32)
+    if options.search and len(items) >= _FEWEST_TEMPLATE_IMAGES:
         template, inverted = _find_negatives(images, [_geometry(numbers) for numbers in geometries])
-        with (folder / "images.npy").open("r+b") as stream:
-            for row in np.flatnonzero(inverted).tolist():
-                stream.seek(images.offset + row * size * size)
-                stream.write(_prepare(items[row]._replace(invert=True), size, percentiles).image.tobytes())
-    np.save(folder / "inverted.npy", inverted)
-    np.save(folder / "template.npy", template)
-
-
-def _start_array(stream: IO[bytes], count: int, size: int) -> int:
-    """Write the .npy header of a (count, size, size) uint8 array; returns where its values start."""
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count, size, size)})
-    return stream.tell()
+        for row in np.flatnonzero(inverted).tolist():
+            images[row] = _prepare(items[row]._replace(invert=True), options.size, options.percentiles).image
+    for array in (images, masks):
+        array.flush()
+    for name, small in zip(_SMALL, (has_mask, inverted, template, geometries), strict=True):
+        np.save(folder / f"{name}.npy", small)
 
 
 def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepared:
-    values = read_image(item.path).values
-    image, geometry = prepare(values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
-    if item.mask_path is None:
-        return _Prepared(image, None, geometry)
-    mask = read_mask(item.mask_path)
-    if mask.shape != values.shape:
-        sizes = [f"{array.shape[1]} × {array.shape[0]}" for array in (mask, values)]
-        raise UserError(f"{item.mask_path}: has {sizes[0]} pixels, its image {sizes[1]}; draw the mask on the image")
-    return _Prepared(image, geometry.prepare_mask(mask), geometry)
+    pixels = read_image(item.path)
+    image, geometry = prepare(pixels.values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
+    mask = None if item.mask_path is None else read_mask(item.mask_path, of=pixels)
+    return _Prepared(image, None if mask is None else geometry.prepare_mask(mask), geometry)
 
 
 def _find_negatives(

@@ -6,23 +6,55 @@ import math
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.multival import MultiValue
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from knee.images.raster import Pixels, check_size, finite, to_grey
+from knee.images.dicom_pixels import stored_pixels
+from knee.images.raster import CountedReads, Pixels, Values, check_size, finite, to_grey
 from knee.io.names import composed
 
 # Filters of warnings belong to the process; one thread at a time may change them.
 _QUIET = threading.Lock()
+
+_NO_PREAMBLE = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|[\0-\x40]\0\0\0)", re.DOTALL)
+_NOT_IMAGES = (
+    "SEG",
+    "SR",
+    "PR",
+    "KO",
+    "DOC",
+    "REG",
+    "RTSTRUCT",
+    "RTDOSE",
+    "RTPLAN",
+    "PLAN",
+    "AU",
+    "ECG",
+    "HC",
+    "OT_SC",
+)
+_MOST_WINDOWS = 8
+_BAND = 256
+_SAMPLES = 1_000_000
+_WINDOW_IGNORED = (
+    "with a display window in the header that makes most of the picture black or white, which is not applied"
+)
 
 
 class Subject(NamedTuple):
@@ -39,56 +71,114 @@ def is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` (132 bytes or more) is DICOM, perhaps one without the preamble."""
+    return head[128:132] == b"DICM" or _NO_PREAMBLE.match(head) is not None
+
+
 def read_subject(path: Path) -> Subject | None:
-    """PatientID and laterality of a DICOM file, from its header alone; None where it is none or cannot be read."""
-    tags = ["PatientID", "ImageLaterality", "Laterality", "SeriesDescription"]
-    # Damaged headers raise almost anything; what is wrong is told when the image is read.
+    """PatientID and laterality of a DICOM file, from its header only; None where it is none or cannot be read."""
+    dataset = _read_header(path, ["PatientID", "ImageLaterality", "Laterality", "SeriesDescription"])
+    if dataset is None:
+        return None
+    patient = composed(str(dataset.get("PatientID") or "").strip(" \0"))
+    return Subject(patient, _dicom_side(dataset) or "")
+
+
+def other_object(path: Path) -> str:
+    """What a DICOM file is that is not an image of a patient ('Segmentation Storage'); '' for images and other files."""
+    dataset = _read_header(path, ["SOPClassUID", "Modality"])
+    return "" if dataset is None else _other_object(dataset)
+
+
+def _other_object(dataset: pydicom.Dataset) -> str:
+    kind = UID(str(dataset.get("SOPClassUID") or "")).name
+    if kind.endswith("Secondary Capture Image Storage") or kind.startswith("VL "):
+        return kind
+    if "Storage" in kind or "Directory" in kind:
+        return "" if "Image Storage" in kind else kind
+    modality = str(dataset.get("Modality") or "")
+    return f"an object of modality {modality}" if modality in _NOT_IMAGES else ""
+
+
+def _read_header(path: Path, tags: list[str]) -> pydicom.Dataset | None:
+    # Damaged headers raise almost anything; what is wrong is reported when the image is read.
     try:
-        if not is_dicom(path):
-            return None
-        with _QUIET, warnings.catch_warnings():
+        with path.open("rb") as stream, _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            head = stream.read(512)
+            if not looks_like_dicom(head):
                 return None
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            patient = composed(str(dataset.get("PatientID") or "").strip(" \0"))
-            return Subject(patient, _dicom_side(dataset) or "")
+            if head[128:132] == b"DICM" and _transfer_syntax(stream) == DeflatedExplicitVRLittleEndian:
+                return None
+            stream.seek(0)
+            return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)
     except Exception:
         return None
+
+
+def _transfer_syntax(stream: BinaryIO) -> str:
+    """As the meta information after the preamble says; '' where it does not."""
+    stream.seek(132)
+    meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    return str(meta.get("TransferSyntaxUID") or "")
 
 
 def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
-    What the header calls padding (around the field of view, say) has no part in this, and becomes as dark as the darkest of
-    the rest. An MR window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. What of
-    these is blanked or impossible is not applied. The spacing is ImagerPixelSpacing, else PixelSpacing. Multi-frame and
-    deflated files are refused, and pictures in color.
+    Padding (around the field of view, say) has no part in this, and becomes as dark as the darkest of the rest. An MR
+    window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. Blank and impossible
+    scalings are not applied, and neither is a window that clips more than half of the picture. The spacing is
+    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files, color pictures and objects that are not images of
+    a patient are refused.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
-        dataset = pydicom.dcmread(path)
+        dataset = _read_dataset(path.read_bytes())
         _check_dicom(dataset)
-        _check_pixel_data(dataset)
-        try:
-            array = dataset.pixel_array
-        except (NotImplementedError, RuntimeError) as error:
-            name = dataset.file_meta.TransferSyntaxUID.name
-            raise ValueError(f"has pixels that no installed decoder reads ({name}); save it uncompressed") from error
-        values = finite(_displayed(array, dataset))
-        shown = ~_padding(array, dataset)
+        padding = [
+            value for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") for value in _numbers(dataset, name)
+        ]
+        array, padded = stored_pixels(dataset, padding)
+        values, remarks = _displayed(array, ~padded, dataset)
     photometric = str(dataset.PhotometricInterpretation)
+    shown = ~padded
     if photometric == "MONOCHROME1":
         values = values[shown].max() + values[shown].min() - values
-    if not shown.all():
+    if padded.any():
         values = np.where(shown, values, values[shown].min())
-    return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), photometric == "MONOCHROME1")
+    negative = photometric == "MONOCHROME1"
+    return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), negative, remarks=remarks)
+
+
+def _read_dataset(data: bytes) -> pydicom.Dataset:
+    """All elements up to the pixels; what follows them is not read. A missing preamble or transfer syntax is filled in."""
+    if data[128:132] != b"DICM":
+        data = bytes(128) + b"DICM" + data
+    if _transfer_syntax(CountedReads(data)) == DeflatedExplicitVRLittleEndian:
+        raise ValueError("is a deflated DICOM, which can unpack to any size; save it uncompressed")
+    last = []
+
+    def after_pixels(tag: int, *_: object) -> bool:
+        last.append(tag)
+        return len(last) > 1 and last[-2] == 0x7FE00010
+
+    dataset = read_partial(CountedReads(data), after_pixels)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        if "PixelData" in dataset and dataset["PixelData"].is_undefined_length:
+            raise ValueError("does not say how its pixels are compressed (no transfer syntax); save it uncompressed")
+        implicit, little = dataset.original_encoding
+        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+    return dataset
 
 
 def _check_dicom(dataset: pydicom.Dataset) -> None:
+    kind = _other_object(dataset)
+    if kind:
+        hint = "; where it is a radiograph, save it as PNG" if "Capture" in kind else ""
+        raise ValueError(f"is not an image of a knee but a DICOM object of another kind ({kind}){hint}")
     if "Rows" not in dataset or "PixelData" not in dataset:
         raise ValueError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')})")
     check_size(int(dataset.Rows), int(dataset.Columns))
@@ -100,32 +190,43 @@ def _check_dicom(dataset: pydicom.Dataset) -> None:
         raise ValueError(f"has photometric interpretation {dataset.get('PhotometricInterpretation')}; save it as grey")
 
 
-def _check_pixel_data(dataset: pydicom.Dataset) -> None:
-    """Refuse more pixels than there should be, as a wrong size in the header has; zeros at the end are padding."""
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return
-    rest = dataset.PixelData[get_expected_length(dataset) :]
-    if len(rest) >= get_expected_length(dataset) // int(dataset.Rows) and any(rest):
-        raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
-
-
-def _displayed(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[Any]:
+def _displayed(
+    array: npt.NDArray[Any], shown: npt.NDArray[np.bool_], dataset: pydicom.Dataset
+) -> tuple[Values, tuple[str, ...]]:
+    """Stored values as the header says to show them, and remarks on what of it is not followed."""
     # Color comes as RGB: pydicom from 3 on has converted YBR already, though the dataset still says what the file does.
     if array.ndim == 3:
-        return to_grey(array)
+        return to_grey(array), ()
     _drop_unusable(dataset)
-    values = apply_modality_lut(array, dataset)
-    return np.asarray(values if dataset.get("Modality") == "MR" else apply_voi_lut(values, dataset))
+    step = math.isqrt(array.size // _SAMPLES) + 1
+    sample = apply_modality_lut(array[::step, ::step][shown[::step, ::step]], dataset)
+    views = [] if dataset.get("Modality") == "MR" else list(_voi_views(dataset))
+    chosen = next((view for view in views if not _clips_most(sample, view(sample))), None)
+    result = np.empty(array.shape, np.float32)
+    for start in range(0, len(array), _BAND):
+        band = apply_modality_lut(array[start : start + _BAND], dataset)
+        result[start : start + _BAND] = finite(band if chosen is None else chosen(band))
+    return result, (_WINDOW_IGNORED,) if views and chosen is not views[0] else ()
 
 
-def _padding(array: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[np.bool_]:
-    """Which pixels are padding, by PixelPaddingValue and PixelPaddingRangeLimit, in stored values; none where all would be."""
-    value = _numbers(dataset, "PixelPaddingValue")
-    if array.ndim == 3 or len(value) != 1:
-        return np.zeros(array.shape[:2], dtype=bool)
-    ends = sorted([value[0], *_numbers(dataset, "PixelPaddingRangeLimit")][:2])
-    padded: npt.NDArray[np.bool_] = (array >= ends[0]) & (array <= ends[-1])
-    return np.zeros_like(padded) if padded.all() else padded
+def _voi_views(dataset: pydicom.Dataset) -> Iterator[Callable[[npt.NDArray[Any]], npt.NDArray[Any]]]:
+    """The look-ups and windows of a header, best first."""
+    for index in range(min(len(dataset.get("VOILUTSequence") or ()), _MOST_WINDOWS)):
+        yield partial(apply_voi, ds=dataset, index=index)
+    for index in range(min(map(len, (_numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth"))))):
+        if index < _MOST_WINDOWS and _is_window(dataset, index):
+            yield partial(apply_windowing, ds=dataset, index=index)
+
+
+def _clips_most(values: npt.NDArray[Any], viewed: npt.NDArray[Any]) -> bool:
+    """Whether a view makes more than half of the values that were neither the lowest nor the highest one of these."""
+    if not values.size:
+        return False
+    between = (values > values.min()) & (values < values.max())
+    low, high = float(viewed.min()), float(viewed.max())
+    margin = (high - low) * 1e-3
+    clipped = (viewed <= low + margin) | (viewed >= high - margin)
+    return bool((clipped & between).sum() > 0.5 * between.sum())
 
 
 def _drop_unusable(dataset: pydicom.Dataset) -> None:
@@ -133,17 +234,18 @@ def _drop_unusable(dataset: pydicom.Dataset) -> None:
     slope, intercept = _numbers(dataset, "RescaleSlope"), _numbers(dataset, "RescaleIntercept")
     if not (slope and intercept and slope[0]):
         _drop(dataset, "RescaleSlope", "RescaleIntercept")
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    center, width = _numbers(dataset, "WindowCenter"), _numbers(dataset, "WindowWidth")
-    wide = width and (width[0] >= 1 if function == "LINEAR" else width[0] > 0)
-    if not (center and wide and function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")):
-        _drop(dataset, "WindowCenter", "WindowWidth")
     if not dataset.get("VOILUTFunction"):
         _drop(dataset, "VOILUTFunction")
     for name in ("ModalityLUTSequence", "VOILUTSequence"):
         table = next(iter(dataset.get(name) or []), None)
         if table is None or len(_numbers(table, "LUTDescriptor")) != 3 or not table.get("LUTData"):
             _drop(dataset, name)
+
+
+def _is_window(dataset: pydicom.Dataset, index: int) -> bool:
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    width = _numbers(dataset, "WindowWidth")[index]
+    return function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") and (width >= 1 if function == "LINEAR" else width > 0)
 
 
 def _drop(dataset: pydicom.Dataset, *names: str) -> None:

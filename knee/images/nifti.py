@@ -1,9 +1,10 @@
-"""Slices of NIfTI files to grey values, in bounded memory: headers are read by nibabel, pixels plane by plane."""
+"""Slices of NIfTI files to grey values: headers are read by nibabel, pixels plane by plane, in bounded time and memory."""
 
 from __future__ import annotations
 
-import gzip
+import io
 import math
+import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -13,10 +14,16 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.orientations import io_orientation
 
-from knee.images.raster import MOST_BYTES, Pixels, check_size, finite
+from knee.images.raster import Pixels, check_size, finite
 
+MOST_VOLUME_BYTES = 1 << 30
+"""Larger volumes are refused."""
 _LONGEST_HEADER = 16 << 20
 _LONGEST_AXIS = 32_767
+_BLOCK = 1 << 16
+_MOST_MEMBERS = 1000
+_SMALLEST_MEMBER = 1 << 14
+"""Bytes that each further part of a gzip file must hold on average."""
 
 
 class SliceView(NamedTuple):
@@ -47,9 +54,7 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
     """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-        stream: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
-        file.seek(0)
-        header = parse_header(stream.read(540))
+        header = parse_header(_stream(file, packed=packed).read(540))
         shape = volume_shape(header)
         affine = volume_affine(header)
         view = slice_view(shape, affine)
@@ -58,12 +63,62 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
             raise ValueError(f"holds {count} slices; write which, from #0 to #{count - 1}, after the file's name")
         if (index or 0) >= count:
             raise ValueError(f"has slices #0 to #{count - 1} and no #{index}")
-        plane = _read_slice(stream, header, shape, view.axis, index or 0)
+        plane = _read_slice(_stream(file, packed=packed), header, shape, view.axis, index or 0)
     slope, intercept = header.get_slope_inter()
     values = plane * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
     values = values.T if view.down > view.across else values
     values = values[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
-    return Pixels(finite(values), _spacing(header, affine, view), None, inverted_by_file=False)
+    place = _place(shape, affine, view, index or 0)
+    return Pixels(finite(values), _spacing(header, affine, view), None, inverted_by_file=False, place=place)
+
+
+def _stream(file: IO[bytes], *, packed: bool) -> IO[bytes]:
+    """The content of an opened file from its start."""
+    file.seek(0)
+    return io.BufferedReader(_Unpacked(file), _BLOCK) if packed else file
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a gzip file of one or more members, checksums verified; zeros after the last one are padding.
+
+    A file of very many small members, which takes minutes to unpack and holds next to nothing, is refused.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unpacker = zlib.decompressobj(wbits=31)
+        self._packed = b""
+        self._members = 1
+        self._unpacked = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._unpacker.eof and not self._next_member():
+                return 0
+            self._packed = self._packed or self._file.read(_BLOCK)
+            data = self._unpacker.decompress(self._packed, len(buffer))
+            if not self._packed and not data and not self._unpacker.eof:
+                raise ValueError("is truncated (its compressed data end early)")
+            self._packed = self._unpacker.unconsumed_tail
+            if data:
+                buffer[: len(data)] = data
+                self._unpacked += len(data)
+                return len(data)
+
+    def _next_member(self) -> bool:
+        packed = self._unpacker.unused_data.lstrip(b"\0")
+        while not packed and (block := self._file.read(_BLOCK)):
+            packed = block.lstrip(b"\0")
+        if not packed:
+            return False
+        self._members += 1
+        if self._members > _MOST_MEMBERS + self._unpacked // _SMALLEST_MEMBER:
+            raise ValueError(f"is a gzip file of more than {self._members - 1:,} almost empty parts; compress it again")
+        self._packed, self._unpacker = packed, zlib.decompressobj(wbits=31)
+        return True
 
 
 def parse_header(block: bytes) -> Any:
@@ -92,7 +147,10 @@ def volume_shape(header: Any) -> tuple[int, int, int]:
         raise ValueError(
             f"has a damaged header: {int(header['bitpix'])} bits a pixel, where {dtype} has {dtype.itemsize * 8}"
         )
-    if rows * columns * slices * dtype.itemsize > MOST_BYTES or not 0 <= header.get_data_offset() <= _LONGEST_HEADER:
+    if (
+        rows * columns * slices * dtype.itemsize > MOST_VOLUME_BYTES
+        or not 0 <= header.get_data_offset() <= _LONGEST_HEADER
+    ):
         raise ValueError(f"its header says shape {tuple(shape)} from byte {header.get_data_offset()}: too large")
     return rows, columns, slices
 
@@ -110,8 +168,7 @@ def volume_affine(header: Any) -> npt.NDArray[np.float64]:
 def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> SliceView:
     """How ``read_nifti`` takes and shows the slices of such a volume."""
     linear = affine[:3, :3]
-    scaling = (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all()
-    if scaling and not affine[:2, 3].any():
+    if _is_plain(affine):
         return SliceView(axis=2, down=0, across=1, flip_down=False, flip_across=False)
     spacing = np.sqrt((linear**2).sum(0))
     single = [axis for axis in range(3) if shape[axis] == 1]
@@ -122,13 +179,32 @@ def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> 
     return SliceView(axis, down, across, bool(orientation[down, 1] > 0), bool(orientation[across, 1] > 0))
 
 
+def _is_plain(affine: npt.NDArray[np.float64]) -> bool:
+    """Whether an affine only holds distances, as of software that knows of no patient."""
+    linear = affine[:3, :3]
+    scaling = (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all()
+    return bool(scaling and not affine[:2, 3].any())
+
+
+def _place(
+    shape: tuple[int, int, int], affine: npt.NDArray[np.float64], view: SliceView, index: int
+) -> npt.NDArray[np.float64]:
+    """``Pixels.place`` of a slice as it is shown."""
+    if _is_plain(affine):
+        return np.zeros((3, 3))
+    steps = {view.down: -1 if view.flip_down else 1, view.across: -1 if view.flip_across else 1}
+    first = [index if axis not in steps else shape[axis] - 1 if steps[axis] < 0 else 0 for axis in range(3)]
+    position = affine[:3, :3] @ first + affine[:3, 3]
+    return np.array([position, *(affine[:3, axis] * sign for axis, sign in steps.items())])
+
+
 def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axis: int, index: int) -> npt.NDArray[Any]:
     """Slice ``index`` along ``axis``, its two axes in the array's order.
 
-    The whole file is gone through, so that a truncated one, or one with a wrong checksum, is noticed.
+    The whole file is read, so that a truncated one, or one with a wrong checksum, is noticed.
     """
     dtype = header.get_data_dtype()
-    stream.seek(int(header.get_data_offset()))
+    stream.read(int(header.get_data_offset()))
     plane_bytes = math.prod(shape[:2]) * dtype.itemsize
     kept = []
     for number in range(shape[2]):

@@ -1,8 +1,7 @@
-"""PNG, JPEG, WebP, TIFF and NPY bytes to grey values, in bounded memory, refusing what is damaged.
+"""Decode PNG, JPEG, WebP, TIFF and NPY to grey values, in bounded time and memory; damaged files are refused.
 
-Headers are checked before any pixel is decoded. Refusals are ValueErrors that say the reason; ``knee.images.read`` adds the
-name of the file. Pillow's own plug-ins are called directly: ``Image.open`` warns about large images before one can be
-refused.
+Headers are checked before any pixel is decoded. Refusals are ValueErrors that state the reason; ``knee.images.read`` adds
+the file's name. Pillow's plug-ins are called directly: ``Image.open`` warns about large images before one can be refused.
 """
 
 from __future__ import annotations
@@ -10,14 +9,16 @@ from __future__ import annotations
 import io
 import math
 import struct
-import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from knee.images.jpeg import check_scans, jpeg_structure
 
 Values = npt.NDArray[np.float32]
 
@@ -25,23 +26,35 @@ MOST_PIXELS = 100_000_000
 """Larger images are refused: the largest knee radiographs have some 20 million pixels."""
 MOST_SIDE = 10_000
 """Images with a longer side are refused: each is padded to a square before it is made small."""
-MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 29
 """Larger files of a single image are refused."""
+MOST_PARTS = 200_000
+"""Files read in more pieces (chunks, segments, elements) are refused: the parsers are written in Python."""
 
-_WHITE_IS_ZERO = 0
-_PHOTOMETRIC_TAG = 262
+ORIENTED = (
+    "with an orientation tag, which is ignored (masks belong to the stored pixels): rotate the pixels where needed"
+)
+"""Follows a number of images, as other remarks do."""
+_TRAILING = "with data after the end of the JPEG, which is ignored"
+
+_MOST_DEEP_COLOR = 25_000_000
+_ORIENTATION_TAG = 274
 _JPEG_FILLING = 128
 _LARGEST_VALUE = 1e10
 _COLORED = 0.2
 """Pixels whose channels differ by more than this share of the full range are colored."""
 _MOST_COLORED = 0.2
 """The largest share of such pixels in what passes as a grey image with colored marks."""
-_ZLIB_COMPRESSIONS = ("tiff_adobe_deflate", "tiff_deflate")
+_BAND = 256
+"""Rows converted at a time, so that temporary arrays stay small."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image as its file shows it, bright bone on dark ground where the file says how to show it."""
+    """An image as its file shows it, bright bone on dark ground where the file says how to show it.
+
+    Orientation tags of any format are ignored: pixels are as stored, and masks are drawn on those.
+    """
 
     values: Values
     """(H, W) float32, finite, in the file's own unit."""
@@ -51,6 +64,24 @@ class Pixels:
     """'L' or 'R'; None where the file does not say."""
     inverted_by_file: bool
     """The file stores a negative and says so (MONOCHROME1, white-is-zero); ``values`` are the positive."""
+    place: npt.NDArray[np.float64] | None = None
+    """(3, 3): in mm (right, anterior, superior) the first pixel's position, the step down and the step across as rows; all 0
+    for a NIfTI file that knows of no patient; None for other formats."""
+    remarks: tuple[str, ...] = ()
+    """What was ignored in the file, as phrases that follow 'images' ('with an orientation tag, …')."""
+
+
+class CountedReads(io.BytesIO):
+    """A file's content; refused when it is read in too many pieces, which would take minutes."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As in BytesIO. Raises ValueError after ``MOST_PARTS`` reads."""
+        self.reads += 1
+        if self.reads > MOST_PARTS:
+            raise ValueError(f"is made of more than {MOST_PARTS:,} parts")
+        return super().read(size)
 
 
 def check_size(height: int, width: int) -> None:
@@ -70,35 +101,46 @@ def check_size(height: int, width: int) -> None:
 def decode_png(data: bytes) -> Pixels:
     """PNG, 8 or 16 bit; every checksum is verified."""
     try:
-        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+        PngImagePlugin.PngImageFile(CountedReads(data)).verify()
     except SyntaxError as error:
         raise ValueError(f"is a damaged PNG ({error})") from error
-    return _from_pillow(PngImagePlugin.PngImageFile(io.BytesIO(data)), data)
+    return from_pillow(PngImagePlugin.PngImageFile(CountedReads(data)), data)
 
 
 def decode_jpeg(data: bytes) -> Pixels:
     """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
 
-    Where the data of an image end early its decoder fills the rest with mid-grey and tells nobody; so an image whose last
-    block is exactly that is refused. Zeros after the end marker are padding.
+    Where the data end early, decoders fill the rest with mid-grey and do not report it. An image that ends so is decoded
+    again with more data before its end marker: one that was complete does not change. Trailing bytes are a remark.
     """
-    if b"\xff\xd9" not in data.rstrip(b"\0")[-64:]:
-        raise ValueError("is a truncated JPEG (it has no end marker)")
-    pixels = _from_pillow(JpegImagePlugin.JpegImageFile(io.BytesIO(data)), data)
+    structure = jpeg_structure(data)
+    pixels = _decode_jpeg(data, structure.scans)
     height, width = pixels.values.shape
-    if (pixels.values[(height - 1) // 8 * 8 :, (width - 1) // 8 * 8 :] == _JPEG_FILLING).all():
-        raise ValueError(
-            "is a JPEG that ends in flat mid-grey, as one with missing data does; save the original as PNG"
-        )
-    return pixels
+    corner = (slice((height - 1) // 8 * 8, None), slice((width - 1) // 8 * 8, None))
+    if (pixels.values[corner] == _JPEG_FILLING).all():
+        more = np.random.default_rng(0).integers(0, 255, 1 << 16, np.uint8).tobytes()  # no 255: no markers
+        longer = _decode_jpeg(data[: structure.end - 2] + more + b"\xff\xd9", structure.scans)
+        if not np.array_equal(longer.values, pixels.values):
+            raise ValueError("is a truncated JPEG (its last pixels are missing); save the original again")
+    if not data[structure.end :].strip(b"\0"):
+        return pixels
+    return Pixels(pixels.values, None, None, inverted_by_file=False, remarks=(*pixels.remarks, _TRAILING))
+
+
+def _decode_jpeg(data: bytes, scans: int) -> Pixels:
+    image = JpegImagePlugin.JpegImageFile(CountedReads(data))
+    check_scans(scans, image.height, image.width)
+    return from_pillow(image, data)
 
 
 def decode_webp(data: bytes) -> Pixels:
-    """WebP, still images alone. The decoder makes room for the whole image at once, so sizes are read here first."""
+    """WebP, still images only. The decoder allocates the whole image at once, so sizes are read here first."""
     if len(data) < 30 or struct.unpack("<I", data[4:8])[0] + 8 > len(data) + 1:
         raise ValueError("is a truncated WebP")
+    if data[12:16] == b"VP8X" and data[20] & 2:
+        raise ValueError("is an animation; save the picture that is meant")
     check_size(*_webp_size(data))
-    return _from_pillow(WebPImagePlugin.WebPImageFile(io.BytesIO(data)), data)
+    return from_pillow(WebPImagePlugin.WebPImageFile(CountedReads(data)), data)
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -111,35 +153,6 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 ":
         return int.from_bytes(body[8:10], "little") & 0x3FFF, int.from_bytes(body[6:8], "little") & 0x3FFF
     raise ValueError("is a damaged WebP (unknown kind)")
-
-
-def decode_tiff(data: bytes) -> Pixels:
-    """TIFF of one page, 8 or 16 bit or float. White-is-zero is turned into black-is-zero."""
-    image = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
-    check_size(image.height, image.width)
-    if max((tile[1][3] for tile in image.tile if tile[1]), default=0) < image.height:
-        raise ValueError("is a damaged TIFF (its strips end above its last row)")
-    if image.info.get("compression") in _ZLIB_COMPRESSIONS:
-        _check_zlib_strips(image, data)
-    pixels = _from_pillow(image, data)
-    if image.tag_v2.get(_PHOTOMETRIC_TAG) != _WHITE_IS_ZERO:
-        return pixels
-    values = pixels.values
-    if image.mode not in ("1", "L"):  # Pillow turns these by itself.
-        values = values.max() + values.min() - values
-    return Pixels(values, None, None, inverted_by_file=True)
-
-
-def _check_zlib_strips(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
-    """Verify the checksums of compressed strips and tiles, which the decoder passes over; memory stays bounded."""
-    tags = image.tag_v2
-    offsets, counts = (tags.get(strips, tags.get(tiles, ())) for strips, tiles in ((273, 324), (279, 325)))
-    for offset, count in zip(offsets, counts, strict=True):
-        unpacker, rest = zlib.decompressobj(), data[offset : offset + count]
-        while not unpacker.eof:
-            if not unpacker.decompress(rest, 1 << 20) and not unpacker.eof:
-                raise ValueError("is a truncated TIFF (a strip ends early)")
-            rest = unpacker.unconsumed_tail
 
 
 def decode_npy(data: bytes) -> Pixels:
@@ -171,56 +184,76 @@ def finite(values: npt.NDArray[Any]) -> Values:
     if not np.isfinite(result).all():
         bad = int((~np.isfinite(result)).sum())
         raise ValueError(f"has {bad} pixels that are NaN or infinite")
-    largest = float(np.abs(result).max(initial=0))
+    largest = max(float(result.max(initial=0)), -float(result.min(initial=0)))
     if largest > _LARGEST_VALUE:
         raise ValueError(f"has pixels of up to {largest:.0e}, which nothing measures; scale them below 1e10")
     return result
 
 
-def _from_pillow(image: ImageFile.ImageFile, data: bytes) -> Pixels:
-    """Grey values of an opened, not yet decoded image.
+def from_pillow(image: ImageFile.ImageFile, data: bytes, *, numbers: str | None = None) -> Pixels:
+    """Grey values of an opened, not yet decoded image: color becomes luminance, transparency is laid on black.
 
-    Color is turned into luminance, transparency is laid on black. Orientation tags are not followed: masks are drawn on
-    the stored pixels.
+    ``numbers``: the dtype of the stored bits, where Pillow takes them for another of the same size.
     """
     check_size(image.height, image.width)
     if getattr(image, "n_frames", 1) != 1:
         raise ValueError(f"holds {getattr(image, 'n_frames', 0)} pictures; save the one that is meant")
     deep_color = len(image.getbands()) > 1 and any("16" in str(tile[3]) for tile in image.tile)
+    if deep_color and image.height * image.width > _MOST_DEEP_COLOR:
+        raise ValueError(f"has 16-bit color and more than {_MOST_DEEP_COLOR // 10**6} million pixels; save it as grey")
+    remarks = (ORIENTED,) if _is_oriented(image) else ()
     image.load()
     if image.mode in ("P", "PA"):
-        return Pixels(to_grey(np.asarray(image.convert("RGBA"))), None, None, inverted_by_file=False)
-    if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
+        array = np.asarray(image.convert("RGBA"))
+    elif image.mode in ("1", "L", "LA", "RGB", "RGBA", "I", "F") or image.mode.startswith("I;16"):
+        array = _deep(data, image.size) if deep_color else np.asarray(image)
+        array = array if numbers is None else array.view(numbers)
+    else:
         raise ValueError(f"has color mode {image.mode}; save it as grey or RGB")
-    array = np.asarray(image)
-    if deep_color:  # Pillow keeps 8 of the 16 bits of each channel.
-        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if deep is None or deep.shape[:2] != array.shape[:2]:
-            raise ValueError("has 16-bit color that cannot be decoded; save it as 16-bit grey")
-        array = deep if deep.ndim < 3 else deep[..., [2, 1, 0, 3][: deep.shape[2]]]
-    return Pixels(to_grey(array), None, None, inverted_by_file=False)
+    image.close()
+    return Pixels(to_grey(array), None, None, inverted_by_file=False, remarks=remarks)
+
+
+def _is_oriented(image: Image.Image) -> bool:
+    with suppress(Exception):  # Damaged metadata are no reason to refuse pixels.
+        return image.getexif().get(_ORIENTATION_TAG, 1) != 1
+    return False
+
+
+def _deep(data: bytes, size: tuple[int, int]) -> npt.NDArray[Any]:
+    """16-bit color, of which Pillow keeps 8 bits a channel."""
+    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.shape[:2] != size[::-1]:
+        raise ValueError("has 16-bit color that cannot be decoded; save it as 16-bit grey")
+    return np.asarray(deep if deep.ndim < 3 else deep[..., [2, 1, 0, 3][: deep.shape[2]]])
 
 
 def to_grey(array: npt.NDArray[Any]) -> Values:
     """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha where there is one.
 
     A picture in full color is refused: it is an overlay, a screenshot or a photograph, whose luminance is not its intensity.
-    Colored marks and the color noise of JPEG pass.
+    Colored marks and the color noise of JPEG pass. Equal channels keep their exact values.
     """
     if array.ndim == 2:
         return finite(array)
     top = float(np.iinfo(array.dtype).max)
     color, alpha = (array, None) if array.shape[2] == 3 else (array[..., :-1], array[..., -1])
-    grey = color[..., 0].astype(np.float32)
-    # Equal channels keep their exact values.
-    if color.shape[2] == 3 and not (
-        np.array_equal(color[..., 0], color[..., 1]) and np.array_equal(color[..., 0], color[..., 2])
-    ):
-        spread = color.max(2).astype(np.float32) - color.min(2)
-        share = float((spread > _COLORED * top).mean())
-        if share > _MOST_COLORED:
-            raise ValueError(
-                f"is a picture in color ({share:.0%} of its pixels), not a radiograph or an MR slice; give the original in grey"
-            )
-        grey = color.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return finite(grey if alpha is None else grey * (alpha.astype(np.float32) / top))
+    first = color[..., 0]
+    grey = all(np.array_equal(first, color[..., channel]) for channel in range(1, color.shape[2]))
+    result = np.empty(first.shape, np.float32)
+    colored = 0
+    for start in range(0, len(array), _BAND):
+        rows = slice(start, start + _BAND)
+        result[rows] = first[rows]
+        if not grey:
+            spread = color[rows].max(2).astype(np.float32) - color[rows].min(2)
+            colored += int((spread > _COLORED * top).sum())
+            result[rows] = color[rows].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        if alpha is not None:
+            result[rows] *= alpha[rows].astype(np.float32) / top
+    if colored > _MOST_COLORED * first.size:
+        raise ValueError(
+            f"is a picture in color ({colored / first.size:.0%} of its pixels), not a radiograph or an MR slice; give the "
+            "original in grey"
+        )
+    return finite(result)

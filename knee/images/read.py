@@ -1,7 +1,8 @@
-"""Read any supported image or mask; what is damaged or not an image is refused with its name and the reason.
+"""Read any supported image or mask; damaged files and files of other kinds are refused with name and reason.
 
-The format is told from the content, never from the file's name. Supported: PNG, JPEG, WebP, TIFF, NPY, DICOM of one
-frame, NIfTI slices (``volume.nii.gz#7`` is slice 7).
+Formats are detected from content, never from the file's name: PNG, JPEG, WebP, TIFF, NPY, DICOM of one frame, NIfTI slices
+(``volume.nii.gz#7`` is slice 7). Any file is read or refused within 10 seconds and 2 GiB. Pixels are as stored: no format's
+orientation tag is followed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from knee.errors import UserError
-from knee.images.dicom import read_dicom
+from knee.images.dicom import looks_like_dicom, read_dicom
 from knee.images.geometry import Geometry, prepare
 from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
-from knee.images.nifti import is_nifti, read_nifti
-from knee.images.raster import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_tiff, decode_webp
+from knee.images.nifti import MOST_VOLUME_BYTES, is_nifti, read_nifti
+from knee.images.raster import MOST_BYTES, Pixels, decode_jpeg, decode_npy, decode_png, decode_webp
 from knee.images.slices import split_slice
+from knee.images.tiff import MAGIC, decode_tiff
 from knee.io.files import whole_file
 
 __all__ = [
@@ -51,7 +53,7 @@ def read_pixels(path: str | Path) -> Pixels:
             return read_nifti(file, index)
         if index is not None:
             raise ValueError(f"slice #{index} is asked for, but it is not a NIfTI volume")
-        if head[128:132] == b"DICM":
+        if looks_like_dicom(head):
             return read_dicom(file)
         return _decoder(head)(file.read_bytes())
     except UserError:
@@ -78,13 +80,23 @@ def read_image(path: str | Path) -> Pixels:
     return pixels
 
 
-def read_mask(path: str | Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: str | Path, *, of: Pixels | None = None) -> npt.NDArray[np.bool_]:
     """A mask (H, W): False where the file has 0, True where it has its one other value.
 
     Raises:
-        UserError: as ``read_pixels``, or more than two values (a mask saved as JPEG, or one of several structures).
+        UserError: as ``read_pixels``; more than two values (a mask saved as JPEG, or one of several structures); not on
+            the pixels of the image ``of``: another size, or, where both are NIfTI, another place in the patient.
     """
-    values = read_pixels(path).values
+    pixels = read_pixels(path)
+    values = pixels.values
+    if of is not None and values.shape != of.values.shape:
+        sizes = [f"{array.shape[1]} × {array.shape[0]}" for array in (values, of.values)]
+        raise UserError(f"{path}: has {sizes[0]} pixels, its image {sizes[1]}; draw the mask on the image")
+    if of is not None and _is_elsewhere(pixels, of, single=split_slice(path)[1] is None):
+        raise UserError(
+            f"{path}: lies elsewhere than its image, by their affines; save it with its image's affine: "
+            "nibabel.Nifti1Image(mask, image.affine)"
+        )
     inside: npt.NDArray[np.bool_] = values != 0
     others = values[inside]
     if len(others) and (others != others[0]).any():
@@ -92,6 +104,26 @@ def read_mask(path: str | Path) -> npt.NDArray[np.bool_]:
             f"{path}: is not a mask: {len(np.unique(values))} different values; save 0 and one other value as PNG"
         )
     return inside
+
+
+def _is_elsewhere(mask: Pixels, image: Pixels, *, single: bool) -> bool:
+    """Whether the affines of two NIfTI slices of one size put a corner more than a tenth of a pixel apart.
+
+    Both are shown in the same orientation, so slices stored in another order or direction agree where they show the same
+    part of the patient. ``single``: the position of a mask of only one slice across its plane does not count.
+    """
+    if mask.place is None or image.place is None:
+        return False
+    height, width = image.values.shape
+    corners = np.array([[1, 0, 0], [1, height - 1, 0], [1, 0, width - 1], [1, height - 1, width - 1]])
+    apart = corners @ (mask.place - image.place)
+    if not (mask.place.any() and image.place.any()):
+        return bool(apart.any())
+    down, across = image.place[1:]
+    if single:
+        normal = np.cross(down, across) / np.linalg.norm(np.cross(down, across))
+        apart = apart - np.outer(apart @ normal, normal)
+    return bool(np.linalg.norm(apart, axis=1).max() > 0.1 * min(np.linalg.norm(down), np.linalg.norm(across)))
 
 
 def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = False) -> None:
@@ -115,7 +147,7 @@ def _head(file: Path) -> bytes:
         raise ValueError("is empty (0 bytes)")
     with file.open("rb") as stream:
         head = stream.read(512)
-    if status.st_size > MOST_BYTES and not is_nifti(head):
+    if status.st_size > (MOST_VOLUME_BYTES + MOST_BYTES if is_nifti(head) else MOST_BYTES):
         raise ValueError(f"has {status.st_size / 2**30:.1f} GiB, too much for one image")
     return head
 
@@ -127,7 +159,7 @@ def _decoder(head: bytes) -> Callable[[bytes], Pixels]:
         return decode_jpeg
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return decode_webp
-    if head[:4] in (b"II*\0", b"MM\0*"):
+    if head[:4] in MAGIC:
         return decode_tiff
     if head.startswith(b"\x93NUMPY"):
         return decode_npy

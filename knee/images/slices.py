@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -13,11 +14,16 @@ def split_slice(path: str | Path) -> tuple[Path, int | None]:
     """
     name = str(path)
     stem, mark, digits = name.rpartition("#")
-    if not mark or not digits.isdecimal() or len(digits) > 6 or not stem or Path(name).exists():
+    if not mark or not digits.isdecimal() or len(digits) > 6 or not stem or _exists(name):
         return Path(name), None
     return Path(stem), int(digits)
 
 
 def is_file(path: str | Path) -> bool:
     """Whether there is such a file, or such a volume where ``path`` names one of its slices."""
-    return split_slice(path)[0].is_file()
+    file = split_slice(path)[0]
+    return _exists(str(file)) and file.is_file()
+
+
+def _exists(name: str) -> bool:
+    return os.path.exists(name)  # noqa: PTH110: unlike Path.exists it does not raise for a name that is too long

@@ -1,12 +1,14 @@
-"""Arrays mapped from .npy files that are pickled as the file's name, so that worker processes share their pages."""
+"""Arrays in .npy files that are pickled as the file's name, so that worker processes share their pages."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 
 class SharedArray(np.memmap[Any, Any]):
@@ -26,6 +28,20 @@ class SharedArray(np.memmap[Any, Any]):
 
 def open_shared(path: Path) -> SharedArray:
     """Map a .npy file. Raises OSError or ValueError where it is missing or damaged."""
-    array: SharedArray = np.load(path, mmap_mode="r", allow_pickle=False).view(SharedArray)
+    array: SharedArray = open_memmap(path, mode="r").view(SharedArray)
     array._whole = path
+    return array
+
+
+def create_bytes(path: Path, shape: tuple[int, int, int], *, rows: range | list[int]) -> np.memmap[Any, Any]:
+    """Create a .npy file of zeros, uint8, and map it for writing into ``rows``, whose disk space is reserved here.
+
+    Other rows take no space. Raises OSError where the disk is full: a write into a mapping could not report that, the
+    process would be killed (SIGBUS).
+    """
+    array: np.memmap[Any, Any] = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            for row in rows:
+                os.posix_fallocate(file.fileno(), array.offset + row * array[row].size, array[row].size)
     return array

@@ -18,6 +18,7 @@ from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images.read import prepare, read_pixels, write_png
 from knee.intake.folders import manifest_from_folder
+from knee.io.checksums import content_digest, remembered_digest
 
 SIZE = 24
 PROJECT = Path(__file__).parents[3]
@@ -100,7 +101,7 @@ def test_bad_files_are_all_named_and_leave_nothing(files, tmp_path):
     assert "has 3 × 3 pixels, its image 30 × 40" in str(caught.value)
     assert list((tmp_path / "c").iterdir()) == []
     files[0][5].unlink()
-    with pytest.raises(Faults, match=r"1 files cannot be read.*\n.*i5\.png"):
+    with pytest.raises(Faults, match=r"1 file cannot be read.*\n.*i5\.png"):
         build(files, tmp_path / "c")
 
 
@@ -177,6 +178,86 @@ def test_damaged_cache_is_built_anew(files, tmp_path):
         stream.truncate(500)
     np.testing.assert_array_equal(build(files, tmp_path / "c").images, before)
     assert len(list((tmp_path / "c").iterdir())) == 1
+
+
+@pytest.mark.parametrize("array", ["images", "masks", "has_mask", "inverted", "template", "geometries"])
+def test_a_changed_byte_anywhere_in_the_cache_is_noticed(array, files, tmp_path):
+    """Headers stay whole: a checksum of each block shows that the pixels are not those that were written."""
+    cache = build(files, tmp_path / "c")
+    before = {name: np.array(getattr(cache, name)) for name in ("images", "masks", "has_mask", "geometries")}
+    path = cache.folder / f"{array}.npy"
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 3).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        again = build(files, tmp_path / "c")
+        assert path.read_bytes() == whole
+        for name, values in before.items():
+            np.testing.assert_array_equal(getattr(again, name), values)
+    assert list((tmp_path / "c").iterdir()) == [cache.folder]
+
+
+@pytest.mark.parametrize("age_seconds", [0, 3600])
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_other_content_of_the_same_size_and_date_is_noticed(what, age_seconds, tmp_path):
+    rng = np.random.default_rng(1)
+    drawn = {"image": rng.integers(0, 200, (2, 30, 30)), "mask": rng.integers(0, 2, (2, 30, 30))}
+    paths = {name: tmp_path / f"{name}.npy" for name in drawn}
+    for name, (first, _) in drawn.items():
+        np.save(paths[name], first)
+        date = paths[name].stat().st_mtime_ns - age_seconds * 10**9
+        os.utime(paths[name], ns=(date, date))
+    files = [paths["image"]], [paths["mask"]]
+    first = build(files, tmp_path / "c")
+    before = paths[what].stat()
+    np.save(paths[what], drawn[what][1])
+    os.utime(paths[what], ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = paths[what].stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = build(files, tmp_path / "c")
+    assert again.folder != first.folder
+    assert (getattr(again, f"{what}s") != getattr(first, f"{what}s")).any()
+
+
+def test_files_with_other_dates_or_in_another_folder_need_no_new_cache(files, tmp_path):
+    first = build(files, tmp_path / "c")
+    for path in files[0]:
+        os.utime(path, (1, 1))
+    assert build(files, tmp_path / "c").folder == first.folder
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in {*files[0], *filter(None, files[1])}:
+        path.rename(moved / path.name)
+    there = [moved / path.name for path in files[0]], [path and moved / path.name for path in files[1]]
+    assert build(there, tmp_path / "c").folder == first.folder
+
+
+def test_a_source_is_read_once_while_nothing_about_it_changes(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    date = path.stat().st_mtime_ns
+    unsettled = remembered_digest(str(path), {})
+    assert unsettled[0] is None, "a second write within the clock of the file system would have the same date"
+    known = {str(path): [[3, date, path.stat().st_ctime_ns, path.stat().st_ino], "remembered"]}
+    assert remembered_digest(str(path), known)[1] == "remembered"
+    for changed in (b"two", b"more"):
+        path.write_bytes(changed)
+        os.utime(path, ns=(date, date))
+        assert remembered_digest(str(path), known)[1] == content_digest(path)
+
+
+def test_files_that_change_while_they_are_read_make_no_cache(files, tmp_path, monkeypatch):
+    prepare_one = knee.data.cache._prepare
+
+    def changing(item, *options):
+        got = prepare_one(item, *options)
+        if item.path == files[0][19]:
+            write_png(files[0][2], np.eye(40, 30, dtype=np.uint8), force=True)
+        return got
+
+    monkeypatch.setattr(knee.data.cache, "_prepare", changing)
+    with pytest.raises(UserError, match="changed while they were read"):
+        build(files, tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_full_disk_is_told(files, tmp_path, monkeypatch):

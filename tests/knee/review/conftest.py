@@ -97,7 +97,7 @@ def _common(values: np.ndarray, sop_class: str, modality: str) -> Dataset:
     dataset.BodyPartExamined, dataset.SeriesDescription = "KNEE", "Doe knee"
     dataset.Rows, dataset.Columns = values.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
     dataset.PixelData = np.ascontiguousarray(values, np.uint16).tobytes()
     dataset.ImageType = ["ORIGINAL", "PRIMARY"]
     return dataset
