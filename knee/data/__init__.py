@@ -1,0 +1,1 @@
+"""From a manifest to batches: checks, splits, the decoded-image cache, datasets and augmented views."""

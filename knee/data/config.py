@@ -1,0 +1,63 @@
+"""The section ``data`` of a config: the images, and which of them are labeled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from knee.errors import require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images, and which of them are labeled."""
+
+    manifest: str = "data/phantom/manifest.csv"
+    """The manifest: one row an image (see README)."""
+    split: str = "data_splits/phantom.csv"
+    """The split file; `dcmt split` writes one."""
+    grade_set: str = "cartilage"
+    """kl, cartilage, or the path of a YAML with a class set of your own."""
+    labeled_fraction: float = 1.0
+    """Share of the training patients whose grades are used, in (0, 1]; the other training images are unlabeled."""
+    image_size: int = 96
+    """Side of the square image the networks see, in pixels."""
+    labeled_per_batch: int = 20
+    """Labeled images in a batch."""
+    unlabeled_per_batch: int = 10
+    """Unlabeled images in a batch; 0 trains on the labeled ones alone."""
+    mask_dilation: float = 18.0
+    """Diameter of the ellipse that dilates the cartilage masks, in pixels of a 256-pixel image; 0 leaves them."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Grey values at these percentiles become black and white."""
+    mirror_side: Literal["none", "L", "R"] = "none"
+    """Mirror the knees of this side, so that medial is on the same side of every image."""
+    invert: Literal["auto", "never"] = "never"
+    """auto: images that look like photographic negatives of the others are inverted."""
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the main process."""
+    cache: str = ""
+    """Folder of the decoded-image cache; empty: `cache` beside the manifest."""
+    allow_missing_grades: bool = False
+    """Train even where the labeled images lack a grade."""
+    skip_bad: bool = False
+    """Go on without the manifest's bad rows, listing them in local/rejected.csv of the run folder."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1"
+        )
+        require(16 <= self.image_size <= 2048, "data.image_size", self.image_size, "from 16 to 2048 pixels")
+        require(
+            1 <= self.labeled_per_batch <= 10_000, "data.labeled_per_batch", self.labeled_per_batch, "from 1 to 10,000"
+        )
+        require(
+            0 <= self.unlabeled_per_batch <= 10_000,
+            "data.unlabeled_per_batch",
+            self.unlabeled_per_batch,
+            "from 0 to 10,000",
+        )
+        require(0 <= self.mask_dilation <= 256, "data.mask_dilation", self.mask_dilation, "from 0 to 256 pixels")
+        low, high = self.percentiles
+        require(0 <= low < high <= 100, "data.percentiles", self.percentiles, "two rising numbers from 0 to 100")
+        require(0 <= self.workers <= 256, "data.workers", self.workers, "from 0 to 256 processes")
