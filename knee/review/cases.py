@@ -55,33 +55,41 @@ class NetworkView:
 
 
 @dataclass(frozen=True)
-class ReviewCase:
-    """A case to review. ``case`` is its salted hash (``knee.data.cases``); ``source`` never leaves this machine."""
+class CaseFacts:
+    """What is known of an image besides its pixels."""
 
     case: str
-    image: NDArray[np.uint8]
-    """(S, S): what the networks saw."""
-    student: NetworkView
-    teacher: NetworkView
-    flip_disagreement: float
-    """Total variation of the teacher's probabilities for the image and its horizontal flip, in [0, 1]."""
+    """Its salted hash (``knee.data.cases``)."""
     split: str
     grade: int | None = None
     """The recorded grade, where there is one."""
     side: str = ""
     """``L``, ``R`` or empty: the anatomical side."""
     mirrored: bool = False
-    """Whether ``image`` is shown mirrored against the original."""
+    """Whether the prepared image is mirrored against the original."""
     inverted: bool = False
-    """Whether ``image`` is the positive of a negative, beyond what its file says."""
+    """Whether the prepared image is the positive of a negative, beyond what its file says."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Of the original's grey values: what ``image`` shows as black and white."""
+    """Of the original's grey values: what the prepared image shows as black and white."""
+    source: Path | None = None
+    """The original; never leaves this machine."""
+    geometry: Restorable | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewCase(CaseFacts):
+    """A case to review: the facts, and what the networks saw and predicted."""
+
+    image: NDArray[np.uint8]
+    """(S, S): what the networks saw."""
+    student: NetworkView
+    teacher: NetworkView
+    flip_disagreement: float
+    """Total variation of the teacher's probabilities for the image and its horizontal flip, in [0, 1]."""
     cartilage: NDArray[np.bool_] | None = None
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None
     """IoU of the teacher's thresholded attention and ``cartilage``, in [0, 1]."""
-    source: Path | None = None
-    geometry: Restorable | None = None
 
     @property
     def distance(self) -> float:

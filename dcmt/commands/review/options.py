@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,43 +22,21 @@ def add_review_commands(commands: Commands, *, say: Say) -> None:
         required=True, metavar="export|import|labels|send|sanity"
     )
 
-    def add(name: str, text: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(name: str, module: str, text: str) -> argparse.ArgumentParser:
+        def run(options: argparse.Namespace) -> int:
+            command = getattr(import_module(f"dcmt.commands.review.{module}"), f"{name}_command")
+            code: int = command(options, say=say)
+            return code
+
         parser: argparse.ArgumentParser = steps.add_parser(name, help=text, description=f"{text}. {CLAIM}")
-        parser.set_defaults(command=command)
+        parser.set_defaults(command=run)
         return parser
 
-    def export(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.export import export_command
-
-        code = export_command(options, say=say)
-        say(CLAIM)
-        return code
-
-    def import_(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import import_command
-
-        return import_command(options, say=say)
-
-    def labels(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import labels_command
-
-        return labels_command(options, say=say)
-
-    def send(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.verdicts import send_command
-
-        return send_command(options, say=say)
-
-    def sanity(options: argparse.Namespace) -> int:
-        from dcmt.commands.review.sanity import sanity_command
-
-        return sanity_command(options, say=say)
-
-    _export_options(add("export", "write cases for readers: a page for the browser, pictures, NIfTI, DICOM", export))
-    _import_options(add("import", "check verdicts that readers saved, and keep them with the run", import_))
-    _labels_options(add("labels", "write a new manifest with the reviewed grades; readers' agreement", labels))
-    _send_options(add("send", "send exported DICOM objects to a node by C-STORE", send))
-    _sanity_options(add("sanity", "do the maps depend on what was learned, and do they lie on the cartilage", sanity))
+    _export_options(add("export", "export", "write cases for readers: a page for the browser, pictures, NIfTI, DICOM"))
+    _import_options(add("import", "verdicts", "check verdicts that readers saved, and keep them with the run"))
+    _labels_options(add("labels", "verdicts", "write a new manifest with the reviewed grades; readers' agreement"))
+    _send_options(add("send", "verdicts", "send exported DICOM objects to a node by C-STORE"))
+    _sanity_options(add("sanity", "sanity", "do the maps depend on what was learned, and do they lie on the cartilage"))
 
 
 def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:

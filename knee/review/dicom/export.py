@@ -22,12 +22,11 @@ from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
 from knee.review.dicom.identity import deidentified, empty_unknown, fill_required, salted_uid
 from knee.review.dicom.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
-from knee.review.making import NotMade, making
 from knee.review.original import Original
 from knee.review.page.html import ReviewRun
 from knee.review.picture import case_picture, contour_lines
+from knee.review.writer import NETWORKS, Exported, NotMade, Writer, making
 
-NETWORKS = ("teacher", "student")
 _SERIES_NUMBERS = {"capture": 9001, "map": 9002, "mask": 9003, "report": 9004}
 _MR_GEOMETRY = (
     "PixelSpacing",
@@ -39,16 +38,8 @@ _MR_GEOMETRY = (
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The files written for a case, and what to know of it: what was left out and why, text within the pixels."""
-
-    files: tuple[Path, ...]
-    left_out: tuple[str, ...]
-
-
 @dataclass
-class DicomExport:
+class DicomExport(Writer):
     """Writes cases one by one into a folder, each object into its series: one new series a study and kind of object.
 
     (A DICOM series holds one modality, so captures, maps, segmentations and reports cannot share one.) Without
@@ -63,14 +54,14 @@ class DicomExport:
     keep_identity: bool = False
     networks: tuple[str, ...] = NETWORKS
     force: bool = False
+    ending = ".dcm"
     _session: str = field(init=False, default_factory=lambda: secrets.token_hex(8))
     _counts: dict[str, int] = field(init=False, default_factory=dict)
 
-    def write(self, case: ReviewCase, original: Original) -> Exported:
-        """Write the objects of one case; those that cannot be made of its source are told in ``left_out``.
-
-        Raises NotMade where there is none at all, UserError where a file cannot be written.
-        """
+    def add(self, case: ReviewCase, original: Original | None) -> Exported:
+        """Write the objects of one case; those that cannot be made of its source are listed in ``left_out``."""
+        if original is None:
+            return Exported()
         left_out: list[str] = []
         with making("dicom"):
             makers = list(self._makers(case, original, left_out))

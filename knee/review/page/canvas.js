@@ -63,7 +63,7 @@ function paintPicture(ready, size) {
 function paintOverlay(ready, size) {
   overlay.width = overlay.height = size;
   const pen = overlay.getContext("2d"), sheet = pen.createImageData(size, size), signed = view.layer === "difference";
-  paint(ready.fields[view.layer], signed ? diverging : heat, signed, view.opacity, view.threshold, sheet.data);
+  paint(ready.fields[view.layer], signed ? diverging : heat, run.cover, signed, view.opacity, view.threshold, sheet.data);
   pen.putImageData(sheet, 0, 0);
 }
 
@@ -179,7 +179,7 @@ function followPointers() {
 function drawLegend() {
   const scale = $("scale"), pen = scale.getContext("2d"), sheet = pen.createImageData(256, 10), signed = view.layer === "difference";
   const field = Float32Array.from({ length: 2560 }, (_, k) => (signed ? (k % 256) / 127.5 - 1 : (k % 256) / 255));
-  paint(field, signed ? diverging : heat, signed, 1, view.threshold, sheet.data);
+  paint(field, signed ? diverging : heat, run.cover, signed, 1, view.threshold, sheet.data);
   for (let k = 0; k < sheet.data.length; k += 4) {
     const covered = (sheet.data[k + 3] / 255) * Math.max(view.opacity, 0.35);
     for (let channel = 0; channel < 3; channel++) sheet.data[k + channel] = sheet.data[k + channel] * covered + 96 * (1 - covered);

@@ -7,11 +7,11 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -20,10 +20,12 @@ from PIL import Image
 
 from knee.attention import THRESHOLD
 from knee.errors import UserError
+from knee.evaluation.colors import difference_colors, heat_colors, heat_cover
 from knee.grades import GradeSet
 from knee.io.files import whole_file
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.colors import difference_colors, heat_colors
+from knee.review.original import Original
+from knee.review.writer import Exported, Writer
 
 SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")
 """The parts of the page's script, in the order they are joined."""
@@ -52,23 +54,37 @@ class ReviewRun:
         return f"verdicts_{self.run}_{self.model_hash[:8]}"
 
 
-def write_review_html(path: Path, run: ReviewRun, cases: Iterable[ReviewCase], *, force: bool = False) -> int:
-    """Write the review file case by case; memory does not grow with their number. Returns the number of cases.
+class HtmlWriter(Writer):
+    """Writes the review file case by case; memory does not grow with their number."""
 
-    Raises UserError where ``path`` exists (unless ``force``), the disk is full, or there is no case.
-    """
-    head, tail = _page(run).split("<!--cases-->")
-    count = 0
-    with whole_file(path, force=force) as scratch, scratch.open("w", encoding="utf-8") as page:
-        page.write(head)
-        for case in cases:
-            page.write(",\n" if count else "\n")
-            page.write(_json(case_record(case)))
-            count += 1
-        if not count:
-            raise UserError(f"{path}: there is no case to review; choose another split or fewer conditions")
-        page.write(tail)
-    return count
+    def __init__(self, path: Path, run: ReviewRun, *, force: bool = False) -> None:
+        self._path, self._force = path, force
+        self._head, self._tail = _page(run).split("<!--cases-->")
+        self._open = ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        """Raises UserError where the file exists (unless ``force``)."""
+        scratch = self._open.enter_context(whole_file(self._path, force=self._force))
+        self._page = self._open.enter_context(scratch.open("w", encoding="utf-8"))
+        self._page.write(self._head)
+        return self
+
+    def add(self, case: ReviewCase, original: Original | None) -> Exported:
+        """Write one case."""
+        self._page.write(",\n" if self._count else "\n")
+        self._page.write(_json(case_record(case)))
+        self._count += 1
+        return Exported()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Complete the file; after an error, or without a case, leave what was there. Raises UserError for a full disk."""
+        with self._open:
+            if error is not None:
+                raise error
+            if not self._count:
+                raise UserError(f"{self._path}: there is no case to review; choose another split or fewer conditions")
+            self._page.write(self._tail)
 
 
 def case_record(case: ReviewCase) -> dict[str, Any]:
@@ -98,7 +114,7 @@ def _network_record(view: NetworkView) -> dict[str, Any]:
         "grade": view.grade,  # of the exact probabilities: rounded ones may be equal
         "p": [round(float(p), 4) for p in view.probabilities],
         "grid": list(evidence.shape),
-        "map": base64.b64encode(np.round(scaled * 255).astype(np.uint8).tobytes()).decode(),
+        "map": _bytes(np.round(scaled * 255).astype(np.uint8)),
         "max": float(f"{view.maximum:.4g}"),
     }
 
@@ -150,12 +166,13 @@ def _run_record(run: ReviewRun) -> dict[str, Any]:
         "threshold": run.threshold,
         "verdictsName": run.verdicts_name,
         "sanityFigure": run.sanity_figure,
-        "colors": {"heat": _color_bytes(heat_colors()), "difference": _color_bytes(difference_colors())},
+        "colors": {"heat": _bytes(heat_colors()), "difference": _bytes(difference_colors())},
+        "cover": [round(float(share), 4) for share in heat_cover(np.linspace(0, 1, 256))],
     }
 
 
-def _color_bytes(colors: NDArray[np.uint8]) -> str:
-    return base64.b64encode(colors.tobytes()).decode()
+def _bytes(values: NDArray[np.uint8]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def _json(value: object) -> str:

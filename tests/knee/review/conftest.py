@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.page.html import ReviewRun
+from knee.review.page.html import HtmlWriter, ReviewRun
 
 FLAGS = (
     "--headless",
@@ -63,6 +63,21 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0:16, 0:16]
     row, column = rng.uniform(4, 12, 2)
     return (2 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 6) + 0.1 * rng.random((16, 16))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def write_page() -> Callable[..., int]:
+    """``write_page(path, run, cases, force=False)``: the review file of the cases; their number."""
+
+    def write(path: Path, run: ReviewRun, cases: Iterable[ReviewCase], *, force: bool = False) -> int:
+        count = 0
+        with HtmlWriter(path, run, force=force) as page:
+            for case in cases:
+                page.add(case, None)
+                count += 1
+        return count
+
+    return write
 
 
 @pytest.fixture

@@ -65,8 +65,8 @@ def test_what_cannot_be_made_of_one_case_is_listed_and_everything_else_is_writte
         raise KeyError("of a library")
 
     monkeypatch.setattr("knee.review.dicom.export.parametric_map", fail)
-    monkeypatch.setattr("knee.review.pictures.case_picture", fail)
-    monkeypatch.setattr("knee.review.pictures.dicom_affine", fail)
+    monkeypatch.setattr("knee.review.png.case_picture", fail)
+    monkeypatch.setattr("knee.review.nifti.dicom_affine", fail)
     export.write(cases, _identities(cases))
     told = "\n".join(export.left_out)
     for number, what in ((0, "png"), (1, "png"), (1, "nifti"), (1, "teacher_map"), (1, "student_map")):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import yaml
 
 from dcmt.cli import main
 from dcmt.commands.review.export import case_facts
+from dcmt.commands.selection import Selection
 from dcmt.config import GraderConfig
 from dcmt.train import train_grader
 from knee.data.prepare import load_knee_data
@@ -281,9 +283,9 @@ def test_labels_of_a_run_whose_data_moved_tell_where_to_write_its_place(reviewed
 def test_a_case_knows_how_its_image_was_prepared(grader_config):
     data = load_knee_data(grader_config().data)
     inverted = np.arange(len(data.cache.inverted)) == 3
-    facts = case_facts(
-        replace(data, cache=replace(data.cache, inverted=inverted)), np.arange(5), "train", percentiles=(1.0, 90.0)
-    )
+    changed = replace(data, cache=replace(data.cache, inverted=inverted))
+    loaded = SimpleNamespace(config=SimpleNamespace(data=SimpleNamespace(percentiles=(1.0, 90.0))))
+    facts = case_facts(Selection(loaded, changed, np.arange(5), "train"))  # type: ignore[arg-type]
     assert [facts(row).inverted for row in range(5)] == inverted[:5].tolist()
     assert facts(3).percentiles == (1.0, 90.0)
 

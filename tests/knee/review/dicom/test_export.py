@@ -16,10 +16,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from knee.errors import UserError
 from knee.images.read import prepare, read_pixels
-from knee.review.dicom.export import DicomExport, Exported
+from knee.review.dicom.export import DicomExport
 from knee.review.dicom.identity import deidentified
-from knee.review.making import NotMade
 from knee.review.original import read_original
+from knee.review.writer import Exported, NotMade
 
 SIZE = 128
 SHAPES = {"MR": (200, 160), "DX": (300, 420), "CR": (300, 420)}
@@ -29,7 +29,7 @@ class _Export(DicomExport):
     """Reads the original of a case, as the export of many does."""
 
     def write(self, case) -> Exported:
-        return super().write(case, read_original(case))
+        return self.add(case, read_original(case))
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def objects(tmp_path, run, make_case, write_source) -> list[Path]:
         path = write_source(kind, np.arange(120 * 90, dtype=np.uint16).reshape(120, 90))
         image, geometry = prepare(read_pixels(path).values, 128)
         case = make_case(1, case=kind.lower(), image=image, geometry=geometry, source=path, cartilage=None)
-        files += export.write(case, read_original(case)).files
+        files += export.add(case, read_original(case)).files
     return files
 
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from knee.review.colors import paint
-from knee.review.page.html import case_record, write_review_html
+from knee.evaluation.colors import paint
+from knee.review.page.html import case_record
 from knee.review.verdicts import Expected, Verdict, import_verdicts, verdicts_document
 
 pytestmark = pytest.mark.slow
@@ -39,13 +39,13 @@ def _drawn(browser) -> str:
 
 
 @pytest.fixture
-def open_page(browser, tmp_path, run, make_case):
+def open_page(browser, tmp_path, run, make_case, write_page):
     """Writes and opens a review file, gives the reader's name, and waits for the first picture."""
 
     def open_(*, cases=None, reader: str = "R1", blind: bool = True, run=run) -> list:
         path = tmp_path / "review.html"
         cases = cases or [make_case(number) for number in range(12)]
-        write_review_html(path, run, cases, force=True)
+        write_page(path, run, cases, force=True)
         browser.get_log("performance")
         browser.get_log("browser")
         browser.get(path.as_uri())

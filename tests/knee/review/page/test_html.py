@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from knee.errors import UserError
-from knee.review.page.html import case_record, write_review_html
+from knee.review.page.html import case_record
 
 
 def _data(path: Path, element: str) -> object:
     return json.loads(re.search(rf'id="{element}">(.*?)</script>', path.read_text(), re.DOTALL)[1])
 
 
-def test_the_page_holds_what_the_cases_hold(tmp_path, run, make_case):
+def test_the_page_holds_what_the_cases_hold(tmp_path, run, write_page, make_case):
     cases = [make_case(number) for number in range(4)]
-    assert write_review_html(tmp_path / "review.html", run, iter(cases)) == 4
+    assert write_page(tmp_path / "review.html", run, iter(cases)) == 4
     written = _data(tmp_path / "review.html", "data")
     assert [item["case"] for item in written] == [case.case for case in cases]
     image = cv2.imdecode(np.frombuffer(base64.b64decode(written[0]["image"]), np.uint8), cv2.IMREAD_GRAYSCALE)
@@ -32,22 +32,22 @@ def test_the_page_holds_what_the_cases_hold(tmp_path, run, make_case):
     assert written[0]["teacher"]["max"] == pytest.approx(cases[0].teacher.maximum, rel=1e-3)
 
 
-def test_nothing_of_a_local_file_is_in_the_page(tmp_path, run, make_case):
+def test_nothing_of_a_local_file_is_in_the_page(tmp_path, run, write_page, make_case):
     case = make_case(1, source=Path("/secret/patient_17.dcm"))
-    write_review_html(tmp_path / "review.html", run, [case])
+    write_page(tmp_path / "review.html", run, [case])
     assert "patient_17" not in (tmp_path / "review.html").read_text()
 
 
-def test_markup_in_a_title_stays_text(tmp_path, run, make_case):
+def test_markup_in_a_title_stays_text(tmp_path, run, write_page, make_case):
     title = "</script><script>alert(1)</script><!--<b>&"
-    write_review_html(tmp_path / "review.html", replace(run, title=title), [make_case(1)])
+    write_page(tmp_path / "review.html", replace(run, title=title), [make_case(1)])
     page = (tmp_path / "review.html").read_text()
     assert "<script>alert" not in page
     assert _data(tmp_path / "review.html", "run")["title"] == title
 
 
-def test_the_policy_forbids_everything_but_its_own_style_and_script(tmp_path, run, make_case):
-    write_review_html(tmp_path / "review.html", run, [make_case(1)])
+def test_the_policy_forbids_everything_but_its_own_style_and_script(tmp_path, run, write_page, make_case):
+    write_page(tmp_path / "review.html", run, [make_case(1)])
     page = (tmp_path / "review.html").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert policy.startswith("default-src 'none';")
@@ -64,17 +64,17 @@ def test_a_flat_map_shows_nothing(make_case):
     assert not flat.attention(128).any()
 
 
-def test_an_existing_file_is_not_replaced(tmp_path, run, make_case):
+def test_an_existing_file_is_not_replaced(tmp_path, run, write_page, make_case):
     path = tmp_path / "review.html"
     path.write_text("kept")
     with pytest.raises(UserError, match=r"review\.html: exists"):
-        write_review_html(path, run, [make_case(1)])
+        write_page(path, run, [make_case(1)])
     assert path.read_text() == "kept"
-    write_review_html(path, run, [make_case(1)], force=True)
+    write_page(path, run, [make_case(1)], force=True)
     assert "doctype" in path.read_text()
 
 
-def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, run, make_case):
+def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, run, write_page, make_case):
     path = tmp_path / "review.html"
     path.write_text("kept")
 
@@ -83,21 +83,21 @@ def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path, run, make_case):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=r"No space left on device\); free some space"):
-        write_review_html(path, run, cases(), force=True)
+        write_page(path, run, cases(), force=True)
     assert path.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_case_is_refused(tmp_path, run):
+def test_no_case_is_refused(tmp_path, run, write_page):
     with pytest.raises(UserError, match="no case to review"):
-        write_review_html(tmp_path / "review.html", run, [])
+        write_page(tmp_path / "review.html", run, [])
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_does_not_grow_with_the_number_of_cases(tmp_path, run, make_case):
+def test_memory_does_not_grow_with_the_number_of_cases(tmp_path, run, write_page, make_case):
     def peak(count: int) -> int:
         tracemalloc.start()
-        write_review_html(tmp_path / "review.html", run, (make_case(number) for number in range(count)), force=True)
+        write_page(tmp_path / "review.html", run, (make_case(number) for number in range(count)), force=True)
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return highest
