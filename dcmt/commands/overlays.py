@@ -54,6 +54,7 @@ def _write_overlays(chosen: Selection, folder: Path, sheet: Path, *, force: bool
         data.loader(chosen.rows),
         names=names,
         captions=captions,
+        sources=data.source,
         device=chosen.loaded.device,
         precision=chosen.loaded.precision,
         attention=chosen.loaded.config.attention,

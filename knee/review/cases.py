@@ -6,8 +6,6 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,17 +13,10 @@ from numpy.typing import NDArray
 
 from knee.attention import attention_map
 from knee.errors import UserError
+from knee.images.original import Original, Source
 
 MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
 """Reasons to look at a case; see ``ReviewCase.doubts``."""
-
-
-class Restorable(Protocol):
-    """The crop, flip and resize that made the case's image, undone: ``knee.images.read.Geometry`` is one."""
-
-    def restore(self, square: NDArray[Any], /) -> NDArray[np.float32]:
-        """(S, S) on the prepared image → (H, W) on the original pixels."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,15 +56,8 @@ class CaseFacts:
     """The recorded grade, where there is one."""
     side: str = ""
     """``L``, ``R`` or empty: the anatomical side."""
-    mirrored: bool = False
-    """Whether the prepared image is mirrored against the original."""
-    inverted: bool = False
-    """Whether the prepared image is the positive of a negative, beyond what its file says."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """Of the original's grey values: what the prepared image shows as black and white."""
-    source: Path | None = None
-    """The original; never leaves this machine."""
-    geometry: Restorable | None = None
+    source: Source | None = None
+    """The original; its name never leaves this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +74,11 @@ class ReviewCase(CaseFacts):
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None
     """IoU of the teacher's thresholded attention and ``cartilage``, in [0, 1]."""
+
+    def attention_on(self, original: Original, network: str) -> NDArray[np.float32]:
+        """x of ``student`` or ``teacher`` on the original's pixels (h, w), in [0, 1]."""
+        view: NetworkView = getattr(self, network)
+        return original.place(view.attention(self.image.shape[0]))
 
     @property
     def distance(self) -> float:

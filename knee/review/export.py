@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from knee.errors import UserError
+from knee.images.original import Original, shown_original
 from knee.review.cases import ReviewCase
 from knee.review.dicom.export import DicomExport
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.nifti import NiftiWriter
-from knee.review.original import Original, read_original
 from knee.review.page.html import HtmlWriter, ReviewRun
 from knee.review.png import PngWriter
 from knee.review.writer import NotMade, Writer
@@ -88,16 +88,13 @@ class ReviewExport:
         if self.force:
             self._remove_earlier(made, keyed)
 
-    def _read(self, case: ReviewCase) -> Original | None:
-        if self.formats == ("html",):
-            return None
-        try:
-            return read_original(case)
-        except UserError as error:
-            self.left_out.append(f"case {case.case}: {error}")
-            return None
+    def _read(self, case: ReviewCase) -> Original:
+        original = shown_original(case.source, case.image, most=None)
+        if original.problem:
+            self.left_out.append(f"case {case.case}: {original.problem}")
+        return original
 
-    def _add(self, writer: Writer, case: ReviewCase, original: Original | None) -> None:
+    def _add(self, writer: Writer, case: ReviewCase, original: Original) -> None:
         try:
             exported = writer.add(case, original)
         except NotMade as error:

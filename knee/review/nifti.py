@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knee.images.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
+from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
 from knee.review.dicom.export import read_dicom
-from knee.review.original import Original
 from knee.review.writer import NETWORKS, Exported, Writer, making
 
 Affine = NDArray[np.float64]
@@ -34,14 +34,14 @@ class NiftiWriter(Writer):
     force: bool = False
     ending = ".nii.gz"
 
-    def add(self, case: ReviewCase, original: Original | None) -> Exported:
+    def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write both maps of a case."""
-        if original is None:
+        if original.problem:
             return Exported()
         with making("nifti"):
             files = {
                 self.folder / f"{case.case}_{network}.nii.gz": _packed(
-                    _slice_image(getattr(original, network), original)
+                    _slice_image(case.attention_on(original, network), original)
                 )
                 for network in NETWORKS
             }
@@ -57,6 +57,7 @@ def _packed(image: nibabel.Nifti1Image) -> bytes:
 
 
 def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
+    assert original.path is not None
     file, index = split_slice(original.path)
     with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from knee.images.original import Original
 from knee.images.read import write_png
 from knee.review.cases import ReviewCase
-from knee.review.original import Original
 from knee.review.page.html import ReviewRun
 from knee.review.picture import case_picture
 from knee.review.writer import NETWORKS, Exported, Writer, making
@@ -22,14 +22,14 @@ class PngWriter(Writer):
     force: bool = False
     ending = ".png"
 
-    def add(self, case: ReviewCase, original: Original | None) -> Exported:
+    def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write both pictures of a case."""
-        if original is None:
+        if original.problem:
             return Exported()
         with making("png"):
             pictures = {
                 self.folder / f"{case.case}_{network}.png": case_picture(
-                    original.grey, getattr(original, network), case, self.run, network
+                    original.grey, case.attention_on(original, network), case, self.run, network
                 )
                 for network in NETWORKS
             }

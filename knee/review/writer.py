@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from knee.errors import UserError
+from knee.images.original import Original
 from knee.review.cases import ReviewCase
-from knee.review.original import Original
 
 NETWORKS = ("teacher", "student")
 
@@ -30,8 +30,8 @@ class Writer:
     ending = ""
     """Of the files it writes for each case into its folder; empty where it writes one file for all."""
 
-    def add(self, case: ReviewCase, original: Original | None) -> Exported:
-        """Write one case; ``original`` is None where its source cannot be read.
+    def add(self, case: ReviewCase, original: Original) -> Exported:
+        """Write one case; files of the original's pixels are made only where it could be read.
 
         Raises NotMade where this case has nothing in this format, UserError where a file cannot be written.
         """

@@ -126,17 +126,13 @@ def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
     sides = data.manifest.table["side"].tolist()
 
     def facts(row: int) -> CaseFacts:
-        geometry = data.cache.geometry(row)
+        grade = int(chosen.grades[row])
         return CaseFacts(
             case=chosen.cases[row],
             split=chosen.split,
-            grade=int(chosen.grades[row]) if chosen.grades[row] >= 0 else None,
+            grade=grade if grade >= 0 else None,
             side=sides[row],
-            mirrored=geometry.mirror,
-            inverted=bool(data.cache.inverted[row]),
-            percentiles=chosen.loaded.config.data.percentiles,
-            source=data.manifest.image_path(row),
-            geometry=geometry,
+            source=data.source(row),
         )
 
     return facts

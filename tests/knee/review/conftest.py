@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
+from knee.images.original import Source, shown_original
 from knee.review.cases import NetworkView, ReviewCase
 from knee.review.page.html import HtmlWriter, ReviewRun
 
@@ -35,7 +36,10 @@ def run() -> ReviewRun:
 
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., ReviewCase]:
-    """``make_case(number, **changes)``: the same case for the same number; K = 5, 128 px, 16 × 16 maps."""
+    """``make_case(number, **changes)``: the same case for the same number; K = 5, 128 px, 16 × 16 maps.
+
+    ``source`` may be a path, with ``geometry``.
+    """
 
     def make(number: int, **changes: object) -> ReviewCase:
         rng = np.random.default_rng(number)
@@ -54,6 +58,8 @@ def make_case() -> Callable[..., ReviewCase]:
             "cartilage": (abs(y - 64) < 8) & (abs(x - 64) < 40),
             "overlap": float(rng.random()),
         }
+        if "geometry" in changes:
+            changes["source"] = Source(changes["source"], changes.pop("geometry"))  # type: ignore[arg-type]
         return ReviewCase(**(values | changes))  # type: ignore[arg-type]
 
     return make
@@ -73,7 +79,7 @@ def write_page() -> Callable[..., int]:
         count = 0
         with HtmlWriter(path, run, force=force) as page:
             for case in cases:
-                page.add(case, None)
+                page.add(case, shown_original(case.source, case.image))
                 count += 1
         return count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 
 from knee.evaluation.colors import paint
-from knee.review.page.html import case_record
+from knee.images.original import shown_original
+from knee.review.page.html import image_webp
 from knee.review.verdicts import Expected, Verdict, import_verdicts, verdicts_document
 
 pytestmark = pytest.mark.slow
@@ -108,7 +108,7 @@ def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
     _settle(browser)
     shown = _pixels(browser)
     side = len(shown)
-    data = np.frombuffer(base64.b64decode(case_record(cases[0])["image"]), np.uint8)
+    data = np.frombuffer(image_webp(shown_original(None, cases[0].image)), np.uint8)
     expected = paint(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), cases[0].teacher.attention(128)).astype(int)
     places = [(r, c) for r in range(4, 128, 8) for c in range(4, 128, 8)]
     apart = [shown[int((r + 0.5) * side / 128), int((c + 0.5) * side / 128)] - expected[r, c] for r, c in places]
