@@ -39,7 +39,7 @@ class Look(NamedTuple):
     attention: NDArray[Any]
     """x: (H, W) in [0, 1]."""
     mask: NDArray[Any]
-    """f: (H, W) in [0, 1]."""
+    """f, or what crosses 0.5 where f does: (H, W) in [0, 1]."""
     text: str
     """What the network says, as `verdict` words it."""
 
@@ -70,6 +70,11 @@ def overlay(
     if contour is not None:
         _trace(picture, contour, _CONTOUR, dashed=False)
     return picture
+
+
+def contour_of(x: NDArray[Any], threshold: float) -> NDArray[np.float32]:
+    """What crosses 0.5 where f = σ(ω(x − σ₀)) does, but smoothly: x (H, W) and σ₀ → (H, W) in [0, 1]."""
+    return np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1)
 
 
 def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]:
@@ -168,8 +173,12 @@ def _trace(picture: Rgb, area: NDArray[Any], color: tuple[int, int, int], *, das
     if factor > 1:
         # Rounds off the steps that enlarging leaves.
         larger = cv2.GaussianBlur(larger, (0, 0), sigmaX=factor / 2)
-    edges, _ = cv2.findContours(cv2.compare(larger, 127, cv2.CMP_GT), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thick = max(1, round(max(height, width) / 256))
+    thick = max(1, round(max(height, width) / 340))
+    # What reaches the edge of the picture is not closed along it: those lines are drawn outside.
+    margin = 2 * thick + 2
+    framed = cv2.copyMakeBorder(larger, *[margin] * 4, cv2.BORDER_REPLICATE)
+    inside = cv2.compare(framed, 127, cv2.CMP_GT)
+    edges, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
     # Fewer points than pixels: antialiased lines cost by the point, and the halo is drawn under every one.
     lines = [part for edge in edges for part in (_dashes(edge, 5 * thick) if dashed else [_fewer(edge)])]
     cv2.polylines(picture, lines, not dashed, (0, 0, 0), thick + 2, cv2.LINE_AA)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knee.attention import AttentionConfig
-from knee.evaluation.overlays import Look, Rgb, case_panel, legend_strip, verdict
+from knee.evaluation.overlays import Look, Rgb, case_panel, contour_of, legend_strip, verdict
 from knee.evaluation.predictions import Attended, iterate_attention
 from knee.images.masks import DilatedMasks
 from knee.images.original import Original, Source, shown_original
@@ -69,7 +69,7 @@ def case_pictures(
         for number, row in enumerate(attended[0].rows):
             square = _grey(attended[0].images[number])
             original = shown_original(sources(int(row)), square)
-            looks = [_look(name, batch, number, names, original) for name, batch in zip(graders, attended, strict=True)]
+            looks = [_look(name, batch, number, names, original, attention.threshold) for name, batch in zip(graders, attended, strict=True)]
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
             note = f"  ({original.note})" if original.note else ""
             panel = case_panel(
@@ -82,10 +82,13 @@ def case_pictures(
             yield CasePicture(int(row), panel, masked)
 
 
-def _look(name: str, batch: Attended, number: int, names: tuple[str, ...], original: Original) -> Look:
+def _look(
+    name: str, batch: Attended, number: int, names: tuple[str, ...], original: Original, threshold: float
+) -> Look:
+    x = original.place(batch.attention[number].cpu().numpy())
     return Look(
-        attention=original.place(batch.attention[number].cpu().numpy()),
-        mask=original.place(batch.mask[number].cpu().numpy()),
+        attention=x,
+        mask=contour_of(x, threshold),
         text=verdict(name, batch.probabilities[number].cpu().numpy(), names),
     )
 

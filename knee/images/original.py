@@ -19,6 +19,7 @@ from knee.images.read import read_pixels
 
 MOST_PX = 1024
 """Of the longer side: larger images are shown shrunk to it."""
+_FEW_PX = 512
 _MARGIN = 0.25
 _MOST_SAMPLES = 1_000_000
 
@@ -81,7 +82,7 @@ class Original:
         height, width = self.size
         if self.problem:
             return f"original not readable; shown is the network’s input of {width} × {height} px"
-        return f"small original: {width} × {height} px" if max(self.size) < MOST_PX else ""
+        return f"small original: {width} × {height} px" if max(self.size) < _FEW_PX else ""
 
 
 def read_original(source: Source | None) -> Original:

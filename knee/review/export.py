@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 
 from knee.errors import UserError
 from knee.images.original import Original, shown_original
+from knee.io.folder_lock import folder_lock
 from knee.review.cases import ReviewCase
 from knee.review.dicom.export import DicomExport
 from knee.review.key import KeyedCase, read_key, write_key
@@ -69,24 +70,30 @@ class ReviewExport:
         """
         self._refuse_filled()
         self._refuse_unkeyed()
-        keyed = read_key(self.key_path) if self.key_path.exists() else {}
+        self._earlier_key()
         made = {name: WRITERS[name](self) for name in self.formats}
+        shown: dict[str, KeyedCase] = {}
         with ExitStack() as stack:
             writers = [stack.enter_context(writer) for writer in made.values()]
             for case in cases:
                 original = self._read(case)
                 for writer in writers:
                     self._add(writer, case, original)
-                keyed.pop(case.case, None)  # so that the cases of the latest export come last
-                keyed[case.case] = self._keyed(case, identities[case.case])
+                shown[case.case] = self._keyed(case, identities[case.case])
                 self.cases += 1
             if not self.cases:
                 raise UserError("there is no case to review; choose another split or fewer conditions")
         if "html" in made:
             self.files.insert(0, self.folder / "review.html")
-        write_key(self.key_path, keyed.values(), force=True)
+        with folder_lock(self.key_path.resolve().parent):
+            # Those of the latest export come last. The key is read again: another export may have ended meanwhile.
+            keyed = {name: one for name, one in self._earlier_key().items() if name not in shown} | shown
+            write_key(self.key_path, keyed.values(), force=True)
         if self.force:
             self._remove_earlier(made, keyed)
+
+    def _earlier_key(self) -> dict[str, KeyedCase]:
+        return read_key(self.key_path) if self.key_path.exists() else {}
 
     def _read(self, case: ReviewCase) -> Original:
         original = shown_original(case.source, case.image, most=None)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knee.attention import THRESHOLD
-from knee.evaluation.overlays import legend_strip, notes_strip, overlay, verdict
+from knee.evaluation.overlays import contour_of, legend_strip, notes_strip, overlay, verdict
 from knee.review.cases import NetworkView, ReviewCase
 from knee.review.page.html import ReviewRun
 
@@ -35,8 +35,7 @@ def case_picture(
     ``network`` is ``student`` or ``teacher``. Small images are enlarged by a whole factor, so that the text fits.
     """
     factor = max(1, -(-_SMALLEST_WIDTH // grey.shape[1]))
-    # x less σ₀ crosses 0.5 where f does, and is smooth.
-    drawn = overlay(grey, x, contour=np.clip(x - run.threshold + 0.5, 0, 1), factor=factor)
+    drawn = overlay(grey, x, contour=contour_of(x, run.threshold), factor=factor)
     width = drawn.shape[1]
     scale = max(1.0, width / _TEXT_WIDTH)
     narrow = round(width / scale)

@@ -10,6 +10,7 @@ const view = {
   hidden: false, // whether the model's part is veiled (blind reading)
   layer: "teacher",
   overlay: true, mask: true, cartilage: true, invert: false,
+  large: false, // whether the picture takes the room of list and controls
   windowing: false, // whether dragging changes window and level
   opacity: 0.65, threshold: 0,
   level: 0, width: 0, // shift and widening of the window that the case begins with

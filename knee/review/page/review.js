@@ -9,6 +9,7 @@ const KEYS = [
   ["s  t  d", "student, teacher, difference"],
   ["o  c", "contour, cartilage"],
   ["+  −  f  z", "zoom in, out, whole image, 1:1"],
+  ["l", "large picture"],
   ["Shift + arrows", "move the zoomed image"],
   ["w  r", "drag for window and level; reset them"],
   ["i", "invert grey values"],
@@ -39,6 +40,7 @@ function toggle(name) {
   view[name] = !view[name];
   $(`toggle-${name}`).setAttribute("aria-pressed", String(view[name]));
   canvas.classList.toggle("windowing", view.windowing);
+  document.body.classList.toggle("large", view.large);
   keepInside();
   drawLegend();
   refresh();
@@ -101,7 +103,7 @@ function bindButtons() {
     const open = $("list").classList.toggle("open");
     $("show-list").setAttribute("aria-expanded", String(open));
   });
-  for (const name of ["overlay", "mask", "cartilage", "invert", "windowing"]) on(`toggle-${name}`, () => toggle(name));
+  for (const name of ["overlay", "mask", "cartilage", "invert", "windowing", "large"]) on(`toggle-${name}`, () => toggle(name));
   for (const button of $("layers").children) button.addEventListener("click", () => choose(button.dataset.layer));
   for (const id of ["order", "status", "split", "predicted", "recorded"]) $(id).addEventListener("change", arrange);
   $("cases").addEventListener("click", (event) => {
@@ -127,7 +129,7 @@ const ACTIONS = {
   " ": () => toggle("overlay"), o: () => toggle("mask"), c: () => toggle("cartilage"), i: () => toggle("invert"),
   s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"),
   "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5), f: showWhole, z: showOneToOne,
-  w: () => toggle("windowing"), r: () => setWindow({ level: 0, width: 0 }),
+  l: () => toggle("large"), w: () => toggle("windowing"), r: () => setWindow({ level: 0, width: 0 }),
   m: () => $("comment").focus(),
   "?": () => $("keys").showModal(),
 };

@@ -180,3 +180,16 @@ def test_no_case_and_unknown_formats_are_refused(export):
     assert not export.key_path.exists()
     with pytest.raises(UserError, match="format pdf; choose from html, png, nifti, dicom"):
         replace(export, formats=("html", "pdf"))
+
+
+def test_a_key_written_during_an_export_loses_no_case(export, cases, make_case):
+    """Two exports at once: the second ends while the first is at work."""
+    second = replace(export, folder=export.folder.with_name("second"), formats=("html",))
+
+    def meanwhile():
+        yield cases[0]
+        second.write([make_case(9)], {make_case(9).case: Identity("images/9.png", "p9")})
+        yield cases[1]
+
+    export.write(meanwhile(), _identities(cases))
+    assert list(read_key(export.key_path)) == [make_case(9).case, *(case.case for case in cases)]
