@@ -101,6 +101,7 @@ class GraderValidation:
             self.data.loader(self.shown),
             names=names,
             captions=captions,
+            sources=self.data.source,
             device=self.device,
             precision=autocast_type(self.precision),
             attention=self.attention,

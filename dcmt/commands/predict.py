@@ -24,6 +24,8 @@ from knee.errors import Faults, NotFinite, UserError
 from knee.evaluation.pictures import case_pictures
 from knee.evaluation.predictions import predict
 from knee.evaluation.report import predictions_table
+from knee.images.geometry import Geometry
+from knee.images.original import Source
 from knee.images.read import Pixels, looks_inverted, prepare, read_image, write_png
 from knee.images.slices import is_file
 from knee.intake.naming import side_in_path
@@ -115,7 +117,7 @@ def _grade_all(
             tables.append(table)
             if not options.no_overlays:
                 _note_drawn(options.out, files)
-                _write_overlays(loaded, name, images, files, options.out)
+                _write_overlays(loaded, name, images, files, reader.sources[-len(read) :], options.out)
     return tables
 
 
@@ -206,6 +208,7 @@ class ImageReader:
         self._template = loaded.run.template()
         self.rejected: list[tuple[str, str]] = []
         self.sides: list[str] = []
+        self.sources: list[Source] = []
         self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
         """The side that is mirrored; empty where none is."""
 
@@ -219,18 +222,22 @@ class ImageReader:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
             self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
-            images.append(self._prepare(pixels, self.sides[-1]))
+            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
+            images.append(image)
+            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
 
-    def _prepare(self, pixels: Pixels, side: str) -> NDArray[np.uint8]:
+    def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
+        """The square, where it is on the image, and whether the image was a negative."""
         mirror = bool(side) and side == self.mirrors
         size, percentiles = self._data.image_size, self._data.percentiles
         image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
-        if self._template is not None and looks_inverted(geometry.content(image), self._template):
+        inverted = self._template is not None and looks_inverted(geometry.content(image), self._template)
+        if inverted:
             image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
-        return image
+        return image, geometry, inverted
 
 
 def _loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -249,12 +256,15 @@ def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[
     return table
 
 
-def _write_overlays(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], out: Path) -> None:
+def _write_overlays(
+    loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], sources: Sequence[Source], out: Path
+) -> None:
     for shown in case_pictures(
         {name: loaded.networks[name]},
         _loader(images),
         names=loaded.grade_set.names,
         captions=dict(enumerate(files)),
+        sources=sources.__getitem__,
         device=loaded.device,
         precision=loaded.precision,
         attention=loaded.config.attention,

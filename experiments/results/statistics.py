@@ -14,8 +14,8 @@ from experiments.results.store import Stored
 from experiments.results.study import Cell, Network, Study
 from knee.errors import UserError
 from knee.evaluation.intervals import patient_weights, percentile_interval
-from knee.evaluation.predictions import jensen_shannon
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
+from knee.nn.flips import jensen_shannon
 
 Floats = NDArray[np.float64]
 SAMPLES = 2000

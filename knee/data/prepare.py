@@ -34,6 +34,7 @@ from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
 from knee.grades import GradeSet, load_grade_set
 from knee.images.masks import DilatedMasks
+from knee.images.original import Source
 from knee.task import Batch
 
 Rows = NDArray[np.int64]
@@ -53,6 +54,8 @@ class KneeData:
     unlabeled: Rows
     mask_dilation: float
     salt: bytes
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """That the images were prepared with."""
 
     @property
     def grades(self) -> NDArray[np.int64]:
@@ -72,6 +75,12 @@ class KneeData:
     def cases(self, rows: Rows) -> list[str]:
         """Names of cases that may be shown to others."""
         return [case_name(self.salt, image) for image in self.manifest.table["image"].iloc[rows]]
+
+    def source(self, row: int) -> Source:
+        """The file of an image, and how it was prepared: for showing the original."""
+        return Source(
+            self.manifest.image_path(row), self.cache.geometry(row), bool(self.cache.inverted[row]), self.percentiles
+        )
 
     def pixels_sha256(self) -> str:
         """SHA-256 of all prepared images and masks, shortened to 16 hex digits: other pixels are other data."""
@@ -133,6 +142,7 @@ def load_knee_data(
         unlabeled=unlabeled,
         mask_dilation=config.mask_dilation,
         salt=load_salt(manifest.path, salt_folder),
+        percentiles=config.percentiles,
     )
 
 

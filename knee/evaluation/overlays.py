@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from knee.evaluation.colors import OPACITY, paint
+
 Rgb = NDArray[np.uint8]
 Points = NDArray[np.int32]
 
 LEAST_PX = 384
 """Smaller images are enlarged by a whole factor until their longer side has at least this many pixels."""
-OPACITY = 0.65
-"""Opacity of the overlay at x = 1."""
 _CONTOUR = (255, 255, 255)
 _CARTILAGE = (70, 220, 255)
 _GROUND = (16, 16, 18)
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     attention: NDArray[Any]
     """x: (H, W) in [0, 1]."""
     mask: NDArray[Any]
-    """f: (H, W) in [0, 1]."""
+    """f, or what crosses 0.5 where f does: (H, W) in [0, 1]."""
     text: str
     """What the network says, as `verdict` words it."""
 
@@ -51,19 +51,20 @@ def overlay(
     contour: NDArray[Any] | None = None,
     cartilage: NDArray[Any] | None = None,
     opacity: float = OPACITY,
+    factor: int | None = None,
 ) -> Rgb:
-    """The image with x in colour, the contour of f at 0.5, and the cartilage's edge dashed.
+    """The image with x in color, the contour of f at 0.5, and the cartilage's edge dashed.
 
-    image uint8 (H, W); attention x, contour f and cartilage (H, W) in [0, 1]. Returns RGB (H', W', 3), enlarged by the
-    whole factor that takes the longer side to at least ``LEAST_PX``. ValueError for other shapes or ranges.
+    image uint8 (H, W); attention x, contour f and cartilage (H, W) in [0, 1]. Returns RGB (H', W', 3), enlarged by a whole
+    ``factor``: by default the one that takes the longer side to at least ``LEAST_PX``. ValueError for other shapes or ranges.
     """
     _check(image, {"attention": attention, "contour": contour, "cartilage": cartilage})
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity {opacity} must lie in [0, 1]")
-    grey = enlarge(image)
+    grey = enlarge(image, factor)
     size = (grey.shape[1], grey.shape[0])
     x = cv2.resize(np.asarray(attention, dtype=np.float32), size, interpolation=cv2.INTER_LINEAR)
-    picture = _tint(grey, cv2.convertScaleAbs(x, alpha=255), opacity)
+    picture = paint(grey, x, opacity=opacity)
     if cartilage is not None:
         _trace(picture, cartilage, _CARTILAGE, dashed=True)
     if contour is not None:
@@ -71,9 +72,15 @@ def overlay(
     return picture
 
 
-def enlarge(image: NDArray[Any]) -> NDArray[np.uint8]:
+def contour_of(x: NDArray[Any], threshold: float) -> NDArray[np.float32]:
+    """What crosses 0.5 where f = σ(ω(x − σ₀)) does, but smoothly: x (H, W) and σ₀ → (H, W) in [0, 1]."""
+    crossed: NDArray[np.float32] = np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1)
+    return crossed
+
+
+def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]:
     """The grey image smoothly enlarged by the whole factor that `overlay` uses: uint8 (H, W) → uint8 (H', W')."""
-    factor = -(-LEAST_PX // max(image.shape))
+    factor = factor or -(-LEAST_PX // max(image.shape))
     if factor <= 1:
         return np.asarray(image, dtype=np.uint8)
     larger: NDArray[np.uint8] = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -134,16 +141,16 @@ def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = 
 
 @cache
 def legend_strip(width: int, *, cartilage: bool) -> Rgb:
-    """The legend: the colour scale as it looks on mid grey, the lines, and what this is not for. (h, width, 3).
+    """The legend: the color scale as it looks on mid grey, the lines, and what this is not for. (h, width, 3).
 
     One row of 30 px, or two where ``width`` is small.
     """
     narrow = width < 740
     canvas = Image.fromarray(_ground(56 if narrow else 30, width))
     draw, font = ImageDraw.Draw(canvas), _font(13)
-    bar = np.tile(np.linspace(0, 255, 110).astype(np.uint8), (12, 1))
+    bar = np.tile(np.linspace(0, 1, 110, dtype=np.float32), (12, 1))
     middle, at = 15, _write(draw, 10, 15, "attention 0", font) + 6
-    canvas.paste(Image.fromarray(_tint(np.full_like(bar, 96), bar, OPACITY)), (at, middle - 6))
+    canvas.paste(Image.fromarray(paint(np.full(bar.shape, 96, np.uint8), bar)), (at, middle - 6))
     at = _write(draw, at + 116, middle, "1", font) + 22
     if narrow:
         _write(draw, at, middle, "research use only", font, fill=_FAINT)
@@ -159,25 +166,7 @@ def legend_strip(width: int, *, cartilage: bool) -> Rgb:
     return np.asarray(canvas)
 
 
-def _tint(grey: NDArray[np.uint8], index: NDArray[np.uint8], opacity: float) -> Rgb:
-    """Grey (H, W) under the colour and opacity of x = index / 255."""
-    colours, keep = _tables(opacity)
-    shaded = ((grey * cv2.LUT(index, keep)) >> 8).astype(np.uint8)
-    tinted: Rgb = cv2.add(cv2.cvtColor(shaded, cv2.COLOR_GRAY2RGB), cv2.applyColorMap(index, colours))
-    return tinted
-
-
-@cache
-def _tables(opacity: float) -> tuple[Rgb, NDArray[np.uint16]]:
-    """By x · 255: the colour times its opacity (256, 1, 3), and the share of 256 that the grey keeps (256,)."""
-    x = np.linspace(0, 1, 256)
-    # Without the dark end, which dark tissue would hide, and the pale one, which looks like bright tissue.
-    colours = mpl.colormaps["inferno"](0.35 + 0.5 * x)[:, :3] * 255
-    share = opacity * x**1.3  # a little steeper than x, so that faint attention is no haze over the whole image
-    return (colours * share[:, None]).astype(np.uint8)[:, None], np.round(256 * (1 - share)).astype(np.uint16)
-
-
-def _trace(picture: Rgb, area: NDArray[Any], colour: tuple[int, int, int], *, dashed: bool) -> None:
+def _trace(picture: Rgb, area: NDArray[Any], color: tuple[int, int, int], *, dashed: bool) -> None:
     """Draws the edge of {area > 0.5} into the picture, over a dark line so that it shows on bright tissue too."""
     height, width = picture.shape[:2]
     larger = cv2.resize(cv2.convertScaleAbs(np.asarray(area, dtype=np.float32), alpha=255), (width, height))
@@ -185,12 +174,16 @@ def _trace(picture: Rgb, area: NDArray[Any], colour: tuple[int, int, int], *, da
     if factor > 1:
         # Rounds off the steps that enlarging leaves.
         larger = cv2.GaussianBlur(larger, (0, 0), sigmaX=factor / 2)
-    edges, _ = cv2.findContours(cv2.compare(larger, 127, cv2.CMP_GT), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thick = max(1, round(max(height, width) / 256))
+    thick = max(1, round(max(height, width) / 340))
+    # What reaches the edge of the picture is not closed along it: those lines are drawn outside.
+    margin = 2 * thick + 2
+    framed = cv2.copyMakeBorder(larger, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    inside = cv2.compare(framed, 127, cv2.CMP_GT)
+    edges, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
     # Fewer points than pixels: antialiased lines cost by the point, and the halo is drawn under every one.
     lines = [part for edge in edges for part in (_dashes(edge, 5 * thick) if dashed else [_fewer(edge)])]
     cv2.polylines(picture, lines, not dashed, (0, 0, 0), thick + 2, cv2.LINE_AA)
-    cv2.polylines(picture, lines, not dashed, colour, thick, cv2.LINE_AA)
+    cv2.polylines(picture, lines, not dashed, color, thick, cv2.LINE_AA)
 
 
 def _fewer(edge: Points) -> Points:
@@ -200,6 +193,24 @@ def _fewer(edge: Points) -> Points:
 
 def _dashes(edge: Points, length: int) -> list[Points]:
     return [edge[start : start + length : 3].copy() for start in range(0, len(edge), 2 * length)]
+
+
+def notes_strip(lines: Sequence[str], width: int) -> Rgb:
+    """Whole sentences below a picture, each on lines of its own, wrapped to the width: (h, width, 3)."""
+    font, wrapped = _font(13), []
+    for line in lines:
+        current = ""
+        for word in line.split():
+            longer = f"{current} {word}".strip()
+            if current and font.getlength(longer) > width - 20:
+                wrapped.append(current)
+                longer = word
+            current = longer
+        wrapped.append(current)
+    canvas = Image.fromarray(_ground(20 * len(wrapped) + 10, width))
+    for number, text in enumerate(wrapped):
+        _write(ImageDraw.Draw(canvas), 10, 15 + 20 * number, text, font)
+    return np.asarray(canvas)
 
 
 def _strip(text: str, width: int, *, faint: bool = False) -> Rgb:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from knee.attention import AttentionConfig
-from knee.evaluation.overlays import Look, Rgb, case_panel, legend_strip, verdict
+from knee.evaluation.overlays import Look, Rgb, case_panel, contour_of, legend_strip, verdict
 from knee.evaluation.predictions import Attended, iterate_attention
 from knee.images.masks import DilatedMasks
+from knee.images.original import Original, Source, shown_original
 from knee.task import Grader
 
 
@@ -39,6 +40,7 @@ def case_pictures(
     *,
     names: tuple[str, ...],
     captions: Mapping[int, str],
+    sources: Callable[[int], Source],
     device: torch.device,
     precision: torch.dtype | None,
     attention: AttentionConfig,
@@ -47,8 +49,9 @@ def case_pictures(
 ) -> Iterator[CasePicture]:
     """A picture for every image of the loader, as they come; memory stays flat.
 
-    ``names`` of the grades; ``captions`` by row number, shown below, so without anything that identifies a patient. Each
-    network's attention is of the grade that it predicts itself.
+    Shown is the original, up to 1,024 px, in its own orientation and side. ``names`` of the grades; ``captions`` and
+    ``sources`` by row number; captions are shown below, so without anything that identifies a patient. Each network's
+    attention is of the grade that it predicts itself.
     """
     batches = list(loader) if len(graders) > 1 else loader
     streams = [
@@ -64,22 +67,31 @@ def case_pictures(
     ]
     for attended in zip(*streams, strict=True):
         for number, row in enumerate(attended[0].rows):
-            looks = [_look(name, batch, number, names) for name, batch in zip(graders, attended, strict=True)]
+            square = _grey(attended[0].images[number])
+            original = shown_original(sources(int(row)), square)
+            looks = [
+                _look(name, batch, number, names, original, attention.threshold)
+                for name, batch in zip(graders, attended, strict=True)
+            ]
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
+            note = f"  ({original.note})" if original.note else ""
             panel = case_panel(
-                _grey(attended[0].images[number]),
+                original.grey,
                 looks,
-                caption=captions[int(row)],
-                cartilage=masks[int(row)] if masks is not None and masked else None,
+                caption=captions[int(row)] + note,
+                cartilage=original.place(masks[int(row)]) if masks is not None and masked else None,
                 legend=False,
             )
             yield CasePicture(int(row), panel, masked)
 
 
-def _look(name: str, batch: Attended, number: int, names: tuple[str, ...]) -> Look:
+def _look(
+    name: str, batch: Attended, number: int, names: tuple[str, ...], original: Original, threshold: float
+) -> Look:
+    x = original.place(batch.attention[number].cpu().numpy())
     return Look(
-        attention=batch.attention[number].cpu().numpy(),
-        mask=batch.mask[number].cpu().numpy(),
+        attention=x,
+        mask=contour_of(x, threshold),
         text=verdict(name, batch.probabilities[number].cpu().numpy(), names),
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from knee.attention import SHARPNESS, THRESHOLD, attention_map, soft_threshold
 from knee.errors import NotFinite
 from knee.metrics import per_image_iou
+from knee.nn.flips import jensen_shannon
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]
@@ -139,13 +140,6 @@ def predict(
     if not found:
         raise ValueError("there is no image to grade: the loader is empty")
     return Predictions(**{name: np.concatenate([columns[name] for columns in found]) for name in found[0]})
-
-
-def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen–Shannon divergence of two sets of distributions, both (…, K): (…) in [0, ln 2], in nats."""
-    middle = torch.special.entr((first + second) / 2).sum(-1)
-    divergence: Tensor = middle - (torch.special.entr(first) + torch.special.entr(second)).sum(-1) / 2
-    return divergence.clamp(min=0)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from torch import Tensor
 from knee import metrics
 from knee.attention import attention_mask
 from knee.evaluation.intervals import intervals
-from knee.evaluation.predictions import Predictions, jensen_shannon
+from knee.evaluation.predictions import Predictions
+from knee.nn.flips import jensen_shannon
 
 if TYPE_CHECKING:
     from knee.grades import GradeSet
@@ -47,8 +48,7 @@ def report(
     values = statistics(np.ones((1, len(predictions))))
     counted = _counted(values, graded, known_grades, ~np.isnan(predictions.iou))
     spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
-    confusion = np.zeros((grade_set.count, grade_set.count), dtype=np.int64)
-    np.add.at(confusion, (known_grades, predictions.predicted[graded]), 1)
+    counts = metrics.confusion(known_grades, predictions.predicted[graded], grade_set.count)
     return {
         "cases": len(predictions),
         "graded": int(graded.sum()),
@@ -61,7 +61,7 @@ def report(
             name: {"value": _plain(value[0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
             for name, value in values.items()
         },
-        "confusion": confusion.tolist(),
+        "confusion": counts.tolist(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,23 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
     if not rows:
         raise UserError(f"{path}: is empty but for separators; its first line names the columns, {','.join(required)}")
     return rows[0][1], rows[1:]
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def spreadsheet_text(text: str) -> str:
+    """A text that people wrote, as a CSV field that no spreadsheet takes for a formula; ``plain_text`` undoes it.
+
+    >>> spreadsheet_text("=1+1"), spreadsheet_text("worse"), plain_text(spreadsheet_text("'=x"))
+    ("'=1+1", 'worse', "'=x")
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def plain_text(field: str) -> str:
+    """The text that ``spreadsheet_text`` made a field of."""
+    return field[1:] if field.startswith("'") and _FORMULA.match(field) else field
 
 
 def separator_of(text: str) -> str:

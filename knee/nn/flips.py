@@ -31,6 +31,13 @@ def mean_logits(logits: Tensor, others: Tensor) -> Tensor:
     return both.logsumexp(0) - math.log(2)
 
 
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    """Jensen–Shannon divergence of two sets of distributions, both (…, K): (…) in [0, ln 2], in nats."""
+    middle = torch.special.entr((first + second) / 2).sum(-1)
+    divergence: Tensor = middle - (torch.special.entr(first) + torch.special.entr(second)).sum(-1) / 2
+    return divergence.clamp(0.0, math.log(2))  # rounding can carry it 1e-7 past either bound
+
+
 class MirroredPair(nn.Module):
     """Flip test-time augmentation (TTA): predictions averaged over an image and its horizontal flip.
 

@@ -6,8 +6,6 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,17 +13,10 @@ from numpy.typing import NDArray
 
 from knee.attention import attention_map
 from knee.errors import UserError
+from knee.images.original import Original, Source
 
 MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
 """Reasons to look at a case; see ``ReviewCase.doubts``."""
-
-
-class Restorable(Protocol):
-    """The crop, flip and resize that made the case's image, undone: ``knee.images.read.Geometry`` is one."""
-
-    def restore(self, square: NDArray[Any], /) -> NDArray[np.float32]:
-        """(S, S) on the prepared image → (H, W) on the original pixels."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,33 +46,39 @@ class NetworkView:
 
 
 @dataclass(frozen=True)
-class ReviewCase:
-    """A case to review. ``case`` is its salted hash (``knee.data.cases``); ``source`` never leaves this machine."""
+class CaseFacts:
+    """What is known of an image besides its pixels."""
 
     case: str
+    """Its salted hash (``knee.data.cases``)."""
+    split: str
+    grade: int | None = None
+    """The recorded grade, where there is one."""
+    side: str = ""
+    """``L``, ``R`` or empty: the anatomical side."""
+    source: Source | None = None
+    """The original; its name never leaves this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewCase(CaseFacts):
+    """A case to review: the facts, and what the networks saw and predicted."""
+
     image: NDArray[np.uint8]
     """(S, S): what the networks saw."""
     student: NetworkView
     teacher: NetworkView
     flip_disagreement: float
     """Total variation of the teacher's probabilities for the image and its horizontal flip, in [0, 1]."""
-    split: str
-    grade: int | None = None
-    """The recorded grade, where there is one."""
-    side: str = ""
-    """``L``, ``R`` or empty: the anatomical side."""
-    mirrored: bool = False
-    """Whether ``image`` is shown mirrored against the original."""
-    inverted: bool = False
-    """Whether ``image`` is the positive of a negative, beyond what its file says."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """Of the original's grey values: what ``image`` shows as black and white."""
     cartilage: NDArray[np.bool_] | None = None
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None
     """IoU of the teacher's thresholded attention and ``cartilage``, in [0, 1]."""
-    source: Path | None = None
-    geometry: Restorable | None = None
+
+    def attention_on(self, original: Original, network: str) -> NDArray[np.float32]:
+        """x of ``student`` or ``teacher`` on the original's pixels (h, w), in [0, 1]."""
+        view: NetworkView = getattr(self, network)
+        return original.place(view.attention(self.image.shape[0]))
 
     @property
     def distance(self) -> float:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import tee
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,8 @@ from torch import Tensor, nn
 from knee.attention import SHARPNESS, THRESHOLD
 from knee.evaluation.predictions import Attended, Masks, iterate_attention
 from knee.metrics import per_image_iou
-from knee.review.cases import NetworkView, Restorable, ReviewCase, total_variation
+from knee.review.cases import CaseFacts, NetworkView, ReviewCase, total_variation
 from knee.task import Grader, Grading
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What is known of an image beside its pixels; see ``ReviewCase``."""
-
-    case: str
-    split: str
-    grade: int | None = None
-    side: str = ""
-    mirrored: bool = False
-    inverted: bool = False
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    source: Path | None = None
-    geometry: Restorable | None = None
 
 
 def review_cases(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from knee.errors import UserError
+from knee.images.original import Original, shown_original
+from knee.io.folder_lock import folder_lock
 from knee.review.cases import ReviewCase
 from knee.review.dicom.export import DicomExport
 from knee.review.key import KeyedCase, read_key, write_key
-from knee.review.making import NotMade
-from knee.review.original import read_original
-from knee.review.page.html import ReviewRun, write_review_html
-from knee.review.pictures import write_case_nifti, write_case_png
+from knee.review.nifti import NiftiWriter
+from knee.review.page.html import HtmlWriter, ReviewRun
+from knee.review.png import PngWriter
+from knee.review.writer import NotMade, Writer
 
-FORMATS = ("html", "png", "nifti", "dicom")
-_ENDINGS = {"png": ".png", "nifti": ".nii.gz", "dicom": ".dcm"}
 _CASE = re.compile(r"c[0-9a-f]{10}")
 _WRITTEN = re.compile(r"([^_]+)_(?:source|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
 
@@ -69,80 +70,66 @@ class ReviewExport:
         """
         self._refuse_filled()
         self._refuse_unkeyed()
-        keyed = read_key(self.key_path) if self.key_path.exists() else {}
-        through = self._each(cases, identities, keyed)
-        if "html" in self.formats:
-            page = self.folder / "review.html"
-            write_review_html(page, self.run, through, force=self.force)
-            self.files.insert(0, page)
-        else:
-            for _ in through:
-                pass
-        if not self.cases:
-            raise UserError("there is no case to review; choose another split or fewer conditions")
-        write_key(self.key_path, keyed.values(), force=True)
+        self._earlier_key()
+        made = {name: WRITERS[name](self) for name in self.formats}
+        shown: dict[str, KeyedCase] = {}
+        with ExitStack() as stack:
+            writers = [stack.enter_context(writer) for writer in made.values()]
+            for case in cases:
+                original = self._read(case)
+                for writer in writers:
+                    self._add(writer, case, original)
+                shown[case.case] = self._keyed(case, identities[case.case])
+                self.cases += 1
+            if not self.cases:
+                raise UserError("there is no case to review; choose another split or fewer conditions")
+        if "html" in made:
+            self.files.insert(0, self.folder / "review.html")
+        with folder_lock(self.key_path.resolve().parent):
+            # Those of the latest export come last. The key is read again: another export may have ended meanwhile.
+            keyed = {name: one for name, one in self._earlier_key().items() if name not in shown} | shown
+            write_key(self.key_path, keyed.values(), force=True)
         if self.force:
-            self._remove_earlier(keyed)
+            self._remove_earlier(made, keyed)
 
-    def _each(
-        self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity], keyed: dict[str, KeyedCase]
-    ) -> Iterator[ReviewCase]:
-        """The cases as they come, each written in every other format on its way."""
-        dicom = DicomExport(
-            self.folder / "dicom",
-            self.run,
-            self.version,
-            self.salt,
-            keep_identity=self.keep_identity,
-            force=self.force,
-        )
-        for case in cases:
-            identity = identities[case.case]
-            keyed.pop(case.case, None)  # so that the cases of the latest export come last
-            keyed[case.case] = KeyedCase(
-                case=case.case,
-                image=identity.image,
-                patient=identity.patient,
-                split=case.split,
-                student_grade=case.student.grade,
-                teacher_grade=case.teacher.grade,
-                model_hash=self.run.model_hash,
-            )
-            if set(self.formats) != {"html"}:
-                self._write_files(case, dicom)
-            self.cases += 1
-            yield case
+    def _earlier_key(self) -> dict[str, KeyedCase]:
+        return read_key(self.key_path) if self.key_path.exists() else {}
 
-    def _write_files(self, case: ReviewCase, dicom: DicomExport) -> None:
+    def _read(self, case: ReviewCase) -> Original:
+        original = shown_original(case.source, case.image, most=None)
+        if original.problem:
+            self.left_out.append(f"case {case.case}: {original.problem}")
+        return original
+
+    def _add(self, writer: Writer, case: ReviewCase, original: Original) -> None:
         try:
-            original = read_original(case)
-        except UserError as error:
+            exported = writer.add(case, original)
+        except NotMade as error:
             self.left_out.append(f"case {case.case}: {error}")
-            return
-        for name in self.formats:
-            try:
-                if name == "png":
-                    self.files += write_case_png(self.folder / name, case, original, self.run, force=self.force)
-                elif name == "nifti":
-                    self.files += write_case_nifti(self.folder / name, case, original, force=self.force)
-                elif name == "dicom":
-                    exported = dicom.write(case, original)
-                    self.files += exported.files
-                    self.left_out += exported.left_out
-            except NotMade as error:
-                self.left_out.append(f"case {case.case}: {error}")
+        else:
+            self.files += exported.files
+            self.left_out += exported.left_out
 
-    def _remove_earlier(self, keyed: Mapping[str, KeyedCase]) -> None:
-        """Remove what an earlier export wrote and this one did not: files named after a case, as this class names them.
+    def _keyed(self, case: ReviewCase, identity: Identity) -> KeyedCase:
+        return KeyedCase(
+            case=case.case,
+            image=identity.image,
+            patient=identity.patient,
+            split=case.split,
+            student_grade=case.student.grade,
+            teacher_grade=case.teacher.grade,
+            model_hash=self.run.model_hash,
+        )
 
-        A case of a killed export is in no key, and is told by the shape of its name.
+    def _remove_earlier(self, made: Mapping[str, Writer], keyed: Mapping[str, KeyedCase]) -> None:
+        """Remove what an earlier export wrote and this one did not: files named after a case, as the writers name them.
+
+        A case of an export that was ended early is in no key, and is known by the shape of its name.
         """
         written = set(self.files)
-        for name, ending in _ENDINGS.items():
-            if name not in self.formats:
-                continue
-            for path in sorted((self.folder / name).glob(f"*{ending}")):
-                named = _WRITTEN.fullmatch(path.name.removesuffix(ending))
+        for name, writer in made.items():
+            for path in sorted((self.folder / name).glob(f"*{writer.ending}")) if writer.ending else []:
+                named = _WRITTEN.fullmatch(path.name.removesuffix(writer.ending))
                 ours = named and (named[1] in keyed or _CASE.fullmatch(named[1]))
                 if ours and path not in written:
                     path.unlink(missing_ok=True)
@@ -166,3 +153,20 @@ class ReviewExport:
             folder = self.folder / name
             if name != "html" and not self.force and folder.is_dir() and any(folder.iterdir()):
                 raise UserError(f"{folder}: holds an earlier export; choose another folder, or use --force")
+
+
+WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
+    "html": lambda export: HtmlWriter(export.folder / "review.html", export.run, force=export.force),
+    "png": lambda export: PngWriter(export.folder / "png", export.run, force=export.force),
+    "nifti": lambda export: NiftiWriter(export.folder / "nifti", force=export.force),
+    "dicom": lambda export: DicomExport(
+        export.folder / "dicom",
+        export.run,
+        export.version,
+        export.salt,
+        keep_identity=export.keep_identity,
+        force=export.force,
+    ),
+}
+"""The formats of an export: a new one is a writer in a module of its own, and a line here."""
+FORMATS = tuple(WRITERS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from knee.errors import Faults
 from knee.io.files import write_text as write_whole_text
-from knee.io.tables import read_table, shortened
+from knee.io.tables import plain_text, read_table, shortened, spreadsheet_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def write_key(path: Path, cases: Iterable[KeyedCase], *, force: bool = False) ->
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(astuple(case) for case in cases)
+    writer.writerows([spreadsheet_text(str(value)) for value in astuple(case)] for case in cases)
     write_whole_text(path, text.getvalue(), force=force)
 
 
@@ -60,7 +60,7 @@ def _checked(path: Path, rows: Iterable[Mapping[Any, Any]], faults: list[str]) -
     found: dict[str, KeyedCase] = {}
     for row in rows:
         at = f"{path.name} line {row['line']}:"
-        texts = {name: str(row.get(name, "")) for name in COLUMNS}
+        texts = {name: plain_text(str(row.get(name, ""))) for name in COLUMNS}
         grades = [texts.pop(name) for name in ("student_grade", "teacher_grade")]
         if not all(grade.isdecimal() for grade in grades):
             faults.append(f"{at} grades {grades} are not whole numbers; export the review again")

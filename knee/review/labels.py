@@ -11,7 +11,7 @@ import pandas as pd
 
 from knee.data.manifest import Manifest, write_manifest
 from knee.errors import Faults, UserError
-from knee.io.tables import shortened
+from knee.io.tables import shortened, spreadsheet_text
 from knee.review.key import KeyedCase
 from knee.review.verdicts import Verdict, latest_verdicts
 
@@ -88,7 +88,7 @@ def reviewed_labels(
         groups[outcome].append(case)
         table.at[row, "grade"] = pd.NA if grade is None else grade
         table.at[row, "review"] = outcome
-        table.at[row, "reviewers"] = ";".join(sorted(verdict.reviewer for verdict in readings[case]))
+        table.at[row, "reviewers"] = spreadsheet_text(";".join(sorted(verdict.reviewer for verdict in readings[case])))
     names = ("graded", "corrected", "confirmed", "undecided", "bad_image", "skipped")
     return ReviewedLabels(table, *(tuple(groups[name]) for name in names))
 

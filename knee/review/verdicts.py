@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from knee.errors import Faults, UserError, counted
 from knee.io.files import write_text as write_whole_text
-from knee.io.tables import read_csv_rows, read_table, separator_of, shortened
+from knee.io.folder_lock import folder_lock
+from knee.io.tables import plain_text, read_csv_rows, read_table, separator_of, shortened, spreadsheet_text
+from knee.review.readers import alike_readers
 
 SCHEMA = "knee-review-verdicts/1"
 VERDICTS = ("agree", "disagree", "unsure", "bad_image")
 _GRADES = ("blind_grade", "final_grade")
+_WRITTEN = ("reviewer", "comment")  # by people: nothing of it may become a formula in a spreadsheet
 _TIME_LIKE = "2025-03-01T12:00:00Z"
 _LARGEST_FILE = 50_000_000
 _LONGEST_COMMENT = 10_000  # letters; a field of a CSV file holds 131,072, the page's own 2,000
@@ -73,23 +77,44 @@ class Imported:
     """Verdicts added that are earlier than what the table held of the same reader, which goes on counting."""
 
 
-def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expected, revise: bool = False) -> Imported:
+def import_verdicts(
+    paths: Sequence[Path],
+    table_path: Path,
+    *,
+    expected: Expected,
+    revise: bool = False,
+    readers: Mapping[str, str] | None = None,
+) -> Imported:
     """Check verdicts files and append them to ``verdicts.csv``: all of them or, with any fault, none.
 
     What the table holds already is skipped, so a reader may hand in a file that has grown. A verdict that changed is
     appended as a further row if ``revise``, and refused otherwise; no row is ever removed, and the one of the latest time
-    counts (``latest_verdicts``). Raises Faults listing all that is wrong in all files, UserError where a file cannot be read
-    or the table not be written.
+    counts (``latest_verdicts``). ``readers`` is what names in the files are recorded as; a new name that may be a spelling of
+    another is refused unless it is in there. Imports at the same time wait for each other.
+
+    Raises Faults listing all that is wrong in all files, UserError where a file cannot be read or the table not be written.
 
     A table that is a link, as to a shared drive, stays one: what it leads to grows.
     """
     table_path = Path(table_path)
     if table_path.is_symlink() and not table_path.exists():
         raise UserError(f"{table_path}: is a link to nowhere; bring back what it leads to, or remove the link")
+    with folder_lock(table_path.resolve().parent):
+        return _import(paths, table_path, expected, revise, readers or {})
+
+
+def _import(
+    paths: Sequence[Path], table_path: Path, expected: Expected, revise: bool, readers: Mapping[str, str]
+) -> Imported:
     faults: list[str] = []
-    given = [verdict for path in paths for verdict in _read_file(Path(path), expected, faults)]
+    given = [
+        replace(verdict, reviewer=readers.get(verdict.reviewer, verdict.reviewer))
+        for path in paths
+        for verdict in _read_file(Path(path), expected, faults)
+    ]
     faults += _repeated(given)
     before = read_verdicts(table_path, run=expected.run, grades=expected.grades) if table_path.exists() else []
+    faults += _alike(before, given, readers=readers)
     latest, held = latest_verdicts(before), set(before)
     new: list[Verdict] = []
     revised = older = 0
@@ -107,10 +132,23 @@ def import_verdicts(paths: Sequence[Path], table_path: Path, *, expected: Expect
                 )
         new.append(verdict)
     if faults:
-        raise Faults(shortened(faults), summary=f"{len(faults)} faults; nothing was imported")
+        raise Faults(shortened(faults), summary=f"{counted(len(faults), 'fault')}; nothing was imported")
     if new:
         _append(table_path, new)
     return Imported(added=len(new), known=len(set(given)) - len(new), revised=revised, older=older)
+
+
+def _alike(before: Sequence[Verdict], given: Sequence[Verdict], *, readers: Mapping[str, str]) -> list[str]:
+    """What to ask about new readers whose names may be spellings of one that is known."""
+    known = {verdict.reviewer for verdict in before} | {name for name, recorded in readers.items() if name == recorded}
+    faults = []
+    for first, *others in alike_readers(verdict.reviewer for verdict in (*before, *given)):
+        for other in (name for name in others if name not in known):
+            same, apart = (shlex.quote(f"{other}={name}") for name in (first, other))
+            faults.append(
+                f"reader {other!r} may be {first!r}: if they are one person, add --reader {same}; if not, --reader {apart}"
+            )
+    return faults
 
 
 def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: int) -> dict[str, Any]:
@@ -150,6 +188,7 @@ def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
     verdicts = []
     for row in table.to_dict("records"):
         texts = {name: str(row[name]) for name in COLUMNS}
+        texts |= {name: plain_text(texts[name]) for name in _WRITTEN}
         wrong = _row_faults(texts, run, grades)
         faults += [f"{Path(path).name} line {row['line']}: {fault}" for fault in wrong]
         if not wrong:
@@ -319,5 +358,6 @@ def _append(path: Path, verdicts: Sequence[Verdict]) -> None:
         writer.writeheader()
     elif not before.endswith("\n"):
         before += "\n"
-    writer.writerows(asdict(verdict) for verdict in verdicts)
+    for verdict in verdicts:
+        writer.writerow(asdict(verdict) | {name: spreadsheet_text(getattr(verdict, name)) for name in _WRITTEN})
     write_whole_text(path.resolve(), before + text.getvalue(), force=True)

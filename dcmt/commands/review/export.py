@@ -9,40 +9,36 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 import dcmt
 from dcmt.commands.review.files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from dcmt.commands.review.options import CLAIM
-from dcmt.loaded import LoadedRun, load_data, load_run
-from knee.data.prepare import KneeData
+from dcmt.commands.selection import Selection, select
+from dcmt.loaded import LoadedRun
 from knee.errors import UserError
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.tables import shortened
-from knee.review.cases import ReviewCase, most_doubtful
-from knee.review.collect import CaseFacts, review_cases
+from knee.review.cases import CaseFacts, ReviewCase, most_doubtful
+from knee.review.collect import review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.page.html import ReviewRun
 
 log = logging.getLogger(__name__)
 
-Rows = NDArray[np.int64]
 _SANITY = "sanity.png"
 
 
 def export_command(options: argparse.Namespace) -> int:
     """Write the cases in all formats asked for, and their key into the run's ``local`` folder."""
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    chosen = select(options, labeled=True)
+    loaded = chosen.loaded
     if "student" not in loaded.networks:
         raise UserError(
-            f"{options.run} has a teacher alone; a review compares student and teacher: export a trained run"
+            f"{options.run} has only a teacher; a review compares student and teacher: export a trained run"
         )
-    data = load_data(loaded)
-    rows = split_rows(data, options.split)
-    check_choice(data, rows, options.split, options.cases, options.by)
+    check_choice(chosen, options.cases, options.by)
     folder: Path = options.out or review_folder(loaded.run, options.split)
     export = ReviewExport(
         folder=folder,
@@ -50,28 +46,29 @@ def export_command(options: argparse.Namespace) -> int:
         formats=tuple(dict.fromkeys(name.strip() for name in options.format.split(",") if name.strip())),
         key_path=key_path(loaded.run),
         version=dcmt.__version__,
-        salt=data.salt,
+        salt=chosen.data.salt,
         keep_identity=options.keep_identity,
         force=options.force,
     )
     has_figure = bool(export.run.sanity_figure) and "html" in export.formats
     if has_figure:
         refuse_existing(folder / _SANITY, force=options.force)
-    cases: Iterable[ReviewCase] = run_cases(loaded, data, rows, options.split)
-    cases = tqdm(cases, total=len(rows), desc="looking", unit="case", disable=None)
+    cases: Iterable[ReviewCase] = tqdm(
+        run_cases(chosen), total=len(chosen.rows), desc="looking", unit="case", disable=None
+    )
     if options.cases is not None:
-        chosen = most_doubtful(cases, options.cases, by=options.by or "all")
-        cases = tqdm(chosen, desc="writing", unit="case", disable=None)
+        cases = tqdm(
+            most_doubtful(cases, options.cases, by=options.by or "all"), desc="writing", unit="case", disable=None
+        )
     for note in claim_folder(folder) if options.out else []:
         log.info(note)
-    export.write(cases, identities(data, rows))
+    export.write(cases, identities(chosen))
     keep_private(export.key_path)
     if has_figure:
         # Beside the page, so that the link holds wherever the folder goes.
         with whole_file(folder / _SANITY, force=options.force) as scratch:
             shutil.copyfile(sanity_path(loaded.run), scratch)
-    _report(export, len(rows), options)
-    log.info(CLAIM)
+    _report(export, len(chosen.rows), options)
     return 0
 
 
@@ -86,26 +83,16 @@ def _sanity_of(loaded: LoadedRun) -> bool:
     return bool(step == loaded.checkpoint.step)
 
 
-def split_rows(data: KneeData, split: str) -> Rows:
-    """The rows of a split as a review takes them: ``train`` are those that trained with their grade.
-
-    Raises UserError where there is none.
-    """
-    rows = data.labeled if split == "train" else data.rows(split)
-    if not len(rows):
-        raise UserError(f"there are no {split} images to review; choose another --split")
-    return rows
-
-
-def check_choice(data: KneeData, rows: Rows, split: str, count: int | None, by: str | None) -> None:
+def check_choice(chosen: Selection, count: int | None, by: str | None) -> None:
     """Raises UserError where cases cannot be chosen as asked."""
+    split, rows, data = chosen.split, chosen.rows, chosen.data
     if by is not None and count is None:
         raise UserError(f"--by {by} says what the most doubtful cases are chosen by; say how many with --cases N")
     if count is not None and count < 1:
         raise UserError(f"--cases is {count}; ask for at least 1, or leave it out for all")
     if by == "overlap" and not data.cache.has_mask[rows].any():
         raise UserError(f"no {split} image has a mask, so cases cannot be chosen by overlap; choose another --by")
-    if by == "mismatch" and (split == "unlabeled" or not (data.grades[rows] >= 0).any()):
+    if by == "mismatch" and not (chosen.grades[rows] >= 0).any():
         raise UserError(f"{split} images have no recorded grade to differ from; choose another --by, or --split train")
 
 
@@ -122,51 +109,41 @@ def review_run(loaded: LoadedRun, title: str | None = None, *, sanity: bool = Fa
     )
 
 
-def run_cases(loaded: LoadedRun, data: KneeData, rows: Rows, split: str) -> Iterator[ReviewCase]:
+def run_cases(chosen: Selection) -> Iterator[ReviewCase]:
     """The cases of the rows, as they come; memory does not grow with their number."""
     return review_cases(
-        loaded.networks["student"],
-        loaded.networks["teacher"],
-        data.loader(rows),
-        case_facts(data, rows, split, percentiles=loaded.config.data.percentiles),
-        masks=data.masks,
-        has_mask=data.cache.has_mask,
-        **loaded.asked,
+        chosen.loaded.networks["student"],
+        chosen.loaded.networks["teacher"],
+        chosen.data.loader(chosen.rows),
+        case_facts(chosen),
+        masks=chosen.data.masks,
+        has_mask=chosen.data.cache.has_mask,
+        **chosen.loaded.asked,
     )
 
 
-def case_facts(
-    data: KneeData, rows: Rows, split: str, *, percentiles: tuple[float, float]
-) -> Callable[[int], CaseFacts]:
-    """What is known of a row. An unlabeled image has no grade here, whatever the manifest says.
-
-    ``percentiles`` are those that the images were prepared with.
-    """
-    names = dict(zip(rows.tolist(), data.cases(rows), strict=True))
-    grades = np.full(len(data.grades), -1) if split == "unlabeled" else data.grades
+def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
+    """What is known of a row."""
+    data = chosen.data
     sides = data.manifest.table["side"].tolist()
 
     def facts(row: int) -> CaseFacts:
-        geometry = data.cache.geometry(row)
+        grade = int(chosen.grades[row])
         return CaseFacts(
-            case=names[row],
-            split=split,
-            grade=int(grades[row]) if grades[row] >= 0 else None,
+            case=chosen.cases[row],
+            split=chosen.split,
+            grade=grade if grade >= 0 else None,
             side=sides[row],
-            mirrored=geometry.mirror,
-            inverted=bool(data.cache.inverted[row]),
-            percentiles=percentiles,
-            source=data.manifest.image_path(row),
-            geometry=geometry,
+            source=data.source(row),
         )
 
     return facts
 
 
-def identities(data: KneeData, rows: Rows) -> Mapping[str, Identity]:
+def identities(chosen: Selection) -> Mapping[str, Identity]:
     """Which image and patient each case is."""
-    table = data.manifest.table.iloc[rows]
-    named = zip(data.cases(rows), table["image"], table["patient"], strict=True)
+    table = chosen.data.manifest.table.iloc[chosen.rows]
+    named = zip(chosen.cases.values(), table["image"], table["patient"], strict=True)
     return {case: Identity(image, patient) for case, image, patient in named}
 
 
@@ -188,3 +165,4 @@ def _report(export: ReviewExport, looked: int, options: argparse.Namespace) -> N
     log.info(f"which case is which image: {export.key_path} (stays with you)")
     if "html" in export.formats:
         log.info(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")
+    log.info(CLAIM)

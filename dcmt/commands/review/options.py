@@ -61,6 +61,22 @@ def import_options(parser: argparse.ArgumentParser) -> None:
         "--revise", action="store_true", help="let a reader's later verdict count in place of an earlier"
     )
 
+    parser.add_argument(
+        "--reader",
+        action="append",
+        type=_named,
+        default=[],
+        metavar="GIVEN=NAME",
+        help="record the reader GIVEN of a file as NAME: one person in two spellings; GIVEN=GIVEN keeps two persons apart",
+    )
+
+
+def _named(text: str) -> tuple[str, str]:
+    given, mark, name = text.partition("=")
+    if not mark or not given.strip() or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not GIVEN=NAME")
+    return given.strip(), name.strip()
+
 
 @command(
     "review labels",

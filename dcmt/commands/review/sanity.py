@@ -13,9 +13,8 @@ import torch
 from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader
 from dcmt.commands.review.files import sanity_path
-from dcmt.loaded import LoadedRun, Rows, best_reachable, grade_rows, load_data, load_run
-from dcmt.validation import spread_over_grades
-from knee.data.prepare import KneeData
+from dcmt.commands.selection import Selection, select
+from dcmt.loaded import best_reachable, grade_rows
 from knee.errors import UserError
 from knee.evaluation.figures import save_figure
 from knee.io.files import write_json
@@ -30,13 +29,9 @@ def sanity_command(options: argparse.Namespace) -> int:
     for name in ("steps", "images"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least 1")
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
-    data = load_data(loaded)
-    rows = data.rows(options.split)
-    if not len(rows):
-        raise UserError(f"there are no {options.split} images; choose another --split")
-    grades = np.full(len(data.grades), -1) if options.split == "unlabeled" else data.grades
-    shown = spread_over_grades(rows, grades, count=min(options.images, len(rows)))
+    chosen = select(options)
+    loaded, data = chosen.loaded, chosen.data
+    shown = chosen.spread(options.images).rows
     images = torch.from_numpy(np.array(data.cache.images[shown]))[:, None].float() / 255
     teacher = loaded.networks["teacher"]
     # The texts are the question, and those of a trained run are computed once: shuffling their encoder would change nothing.
@@ -44,7 +39,7 @@ def sanity_command(options: argparse.Namespace) -> int:
     unused = ("grader.text_tower.", "grader.scale.") if isinstance(teacher, ProbeGrader) else ()
     keep = ("text_tower.",) if isinstance(teacher, ClipGrader) else unused
     table = weight_randomisation(teacher, images.to(loaded.device), steps=options.steps, keep=keep)
-    overlap = cartilage_overlap(loaded, data, rows)
+    overlap = cartilage_overlap(chosen)
     figure, record = sanity_path(loaded.run), loaded.run.path / "sanity.json"
     save_figure(sanity_figure(table), figure)
     head: dict[str, Any] = {"split": options.split, "checkpoint_step": loaded.checkpoint.step, "images": len(shown)}
@@ -55,9 +50,10 @@ def sanity_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def cartilage_overlap(loaded: LoadedRun, data: KneeData, rows: Rows) -> dict[str, Any] | None:
+def cartilage_overlap(chosen: Selection) -> dict[str, Any] | None:
     """TIoU of each network's attention on the rows that have a mask; None where none has."""
-    rows = rows[data.cache.has_mask[rows]]
+    loaded, data = chosen.loaded, chosen.data
+    rows = chosen.rows[data.cache.has_mask[chosen.rows]]
     if not len(rows):
         return None
     found = grade_rows(loaded, data, rows)

@@ -18,6 +18,7 @@ from knee.io.files import typed
 from knee.review.agreement import agreements
 from knee.review.dicom.send import Node, send
 from knee.review.labels import RULE, reviewed_labels, write_labels
+from knee.review.readers import alike_readers
 from knee.review.verdicts import Expected, import_verdicts, read_verdicts
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def import_command(options: argparse.Namespace) -> int:
     grades = load_grade_set(values["data"]["grade_set"]).count
     expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
     table = run.verdicts
-    done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise)
+    readers = dict(options.reader)
+    done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise, readers=readers)
     keep_private(table)
     revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
     if done.older:
@@ -74,6 +76,10 @@ def labels_command(options: argparse.Namespace) -> int:
     if labels.undecided:
         named = ", ".join(labels.undecided[:_MOST_NAMED])
         log.info(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
+    for names in alike_readers(verdict.reviewer for verdict in verdicts):
+        log.info(
+            f"note: {', '.join(map(repr, names))} may be one reader, and count as {len(names)}: correct the names in {table}"
+        )
     log.info("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
     found = agreements(verdicts, key)
     for agreement in found:

@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from knee.errors import UserError
+from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
 from knee.review.dicom.identity import deidentified, empty_unknown, fill_required, salted_uid
 from knee.review.dicom.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
-from knee.review.making import NotMade, making
-from knee.review.original import Original
 from knee.review.page.html import ReviewRun
 from knee.review.picture import case_picture, contour_lines
+from knee.review.writer import NETWORKS, Exported, NotMade, Writer, making
 
-NETWORKS = ("teacher", "student")
 _SERIES_NUMBERS = {"capture": 9001, "map": 9002, "mask": 9003, "report": 9004}
 _MR_GEOMETRY = (
     "PixelSpacing",
@@ -39,16 +38,8 @@ _MR_GEOMETRY = (
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The files written for a case, and what to know of it: what was left out and why, text within the pixels."""
-
-    files: tuple[Path, ...]
-    left_out: tuple[str, ...]
-
-
 @dataclass
-class DicomExport:
+class DicomExport(Writer):
     """Writes cases one by one into a folder, each object into its series: one new series a study and kind of object.
 
     (A DICOM series holds one modality, so captures, maps, segmentations and reports cannot share one.) Without
@@ -63,14 +54,14 @@ class DicomExport:
     keep_identity: bool = False
     networks: tuple[str, ...] = NETWORKS
     force: bool = False
+    ending = ".dcm"
     _session: str = field(init=False, default_factory=lambda: secrets.token_hex(8))
     _counts: dict[str, int] = field(init=False, default_factory=dict)
 
-    def write(self, case: ReviewCase, original: Original) -> Exported:
-        """Write the objects of one case; those that cannot be made of its source are told in ``left_out``.
-
-        Raises NotMade where there is none at all, UserError where a file cannot be written.
-        """
+    def add(self, case: ReviewCase, original: Original) -> Exported:
+        """Write the objects of one case; those that cannot be made of its source are listed in ``left_out``."""
+        if original.problem:
+            return Exported()
         left_out: list[str] = []
         with making("dicom"):
             makers = list(self._makers(case, original, left_out))
@@ -90,6 +81,7 @@ class DicomExport:
         self, case: ReviewCase, original: Original, left_out: list[str]
     ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
         """The objects of a case by name, each still to be made."""
+        assert original.path is not None
         source = read_dicom(original.path)
         reference = self._reference(case, source, original, left_out)
         if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
@@ -102,9 +94,9 @@ class DicomExport:
     def _network_makers(
         self, case: ReviewCase, network: str, original: Original, reference: Dataset, left_out: list[str]
     ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
-        x: NDArray[np.float32] = getattr(original, network)
+        x = case.attention_on(original, network)
         named = {"title": f"Attention {network}", "network": network}
-        yield f"{network}_capture", partial(self._capture, case, network, original, reference)
+        yield f"{network}_capture", partial(self._capture, case, network, original.grey, x, reference)
         shows = bool((x > self.run.threshold).any())
         if not shows:
             left_out.append(f"the {network}'s map shows nothing, so there is no region to export")
@@ -123,8 +115,10 @@ class DicomExport:
             view = getattr(case, network)
             yield f"{network}_report", partial(attention_report, lines, view, reference, self.run, place, **named)
 
-    def _capture(self, case: ReviewCase, network: str, original: Original, reference: Dataset) -> Dataset:
-        picture = case_picture(original.grey, getattr(original, network), case, self.run, network)
+    def _capture(
+        self, case: ReviewCase, network: str, grey: NDArray[np.uint8], x: NDArray[np.float32], reference: Dataset
+    ) -> Dataset:
+        picture = case_picture(grey, x, case, self.run, network)
         place = self._place(reference, "capture")
         return secondary_capture(picture, reference, self.run, place, title=f"Attention {network}")
 

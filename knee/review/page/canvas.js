@@ -10,14 +10,20 @@ const view = {
   hidden: false, // whether the model's part is veiled (blind reading)
   layer: "teacher",
   overlay: true, mask: true, cartilage: true, invert: false,
-  opacity: 0.65, threshold: 0, brightness: 0, contrast: 0,
-  zoom: 1, x: 0, y: 0, // image pixels at the top left
+  large: false, // whether the picture takes the room of list and controls
+  windowing: false, // whether dragging changes window and level
+  opacity: 0.65, threshold: 0,
+  level: 0, width: 0, // shift and widening of the window that the case begins with
+  zoom: 1, x: 0, y: 0, // top left of the canvas, in image pixels from the corner of the square around the image
 };
 
 const canvas = $("canvas"), context = canvas.getContext("2d", { alpha: false });
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
 const prepared = new Map(); // case → image pixels and fields, of the last few cases
 const painted = { picture: "", overlay: "" };
+
+// The smallest square around the image: the canvas shows it whole at zoom 1, the image in its middle.
+const frameOf = (item) => Math.max(item.width, item.height);
 
 // The case's pixels and fields, computed once; the promise is kept so that two callers share the work.
 function prepare(item) {
@@ -29,68 +35,90 @@ function prepare(item) {
 }
 
 async function load(item) {
-  const image = new Image();
-  image.src = `data:image/webp;base64,${item.image}`;
+  const image = new Image(), { width, height, size } = item;
+  image.src = `data:image/webp;base64,${document.getElementById(`image-${item.case}`).textContent}`;
   await image.decode();
   const sheet = document.createElement("canvas");
-  sheet.width = sheet.height = item.size;
+  sheet.width = width;
+  sheet.height = height;
   const pen = sheet.getContext("2d", { willReadFrequently: true });
   pen.drawImage(image, 0, 0);
-  const student = attention(item.student, item.size), teacher = attention(item.teacher, item.size);
+  const colors = pen.getImageData(0, 0, width, height).data;
+  const student = attention(item.student, size), teacher = attention(item.teacher, size);
   return {
-    pixels: pen.getImageData(0, 0, item.size, item.size).data,
+    grey: Uint8Array.from({ length: width * height }, (_, k) => colors[4 * k]),
     fields: { student, teacher, difference: difference(student, teacher) },
-    masks: { student: contour(student, item.size, run.threshold), teacher: contour(teacher, item.size, run.threshold) },
+    masks: { student: contour(student, size, run.threshold), teacher: contour(teacher, size, run.threshold) },
     cartilage: outlinePath(item.cartilage),
   };
 }
 
-function paintPicture(ready, size) {
-  const levels = new Uint8ClampedArray(256), slope = Math.tan(((view.contrast + 1) * Math.PI) / 4.0001);
-  for (let v = 0; v < 256; v++) {
-    const level = (v - 127.5) * slope + 127.5 + view.brightness * 160;
-    levels[v] = view.invert ? 255 - level : level;
-  }
-  picture.width = picture.height = size;
-  const pen = picture.getContext("2d"), sheet = pen.createImageData(size, size);
-  for (let k = 0; k < sheet.data.length; k += 4) {
-    sheet.data[k] = sheet.data[k + 1] = sheet.data[k + 2] = levels[ready.pixels[k]];
-    sheet.data[k + 3] = 255;
-  }
+// What is shown as black and as white: the case's own levels, shifted and widened.
+function levelsOf(item) {
+  const [black, white] = item.levels, half = ((white - black) / 2) * 4 ** view.width;
+  const middle = (black + white) / 2 + view.level * 128;
+  return [middle - half, middle + half];
+}
+
+function paintPicture(ready, item) {
+  const [black, white] = levelsOf(item), scale = 255 / Math.max(white - black, 1e-6);
+  const shades = Uint8ClampedArray.from({ length: 256 }, (_, v) => (view.invert ? white - v : v - black) * scale);
+  const inks = Uint32Array.from(shades, (shade) => 0xff000000 | (shade * 0x010101));
+  picture.width = item.width;
+  picture.height = item.height;
+  const pen = picture.getContext("2d"), sheet = pen.createImageData(item.width, item.height);
+  const words = new Uint32Array(sheet.data.buffer), { grey } = ready;
+  for (let k = 0; k < words.length; k++) words[k] = inks[grey[k]];
   pen.putImageData(sheet, 0, 0);
 }
 
 function paintOverlay(ready, size) {
   overlay.width = overlay.height = size;
   const pen = overlay.getContext("2d"), sheet = pen.createImageData(size, size), signed = view.layer === "difference";
-  paint(ready.fields[view.layer], signed ? diverging : heat, signed, view.opacity, view.threshold, sheet.data);
+  paint(ready.fields[view.layer], signed ? diverging : heat, run.cover, signed, view.opacity, view.threshold, sheet.data);
   pen.putImageData(sheet, 0, 0);
 }
 
-// Everything is drawn from what is ready; what needs painting anew is told by the settings that it depends on.
+// Everything is drawn from what is ready; what must be painted again is known from the settings that it depends on.
 function draw(ready) {
-  const { item } = view, size = item.size;
+  const { item } = view;
   const wanted = {
-    picture: [item.case, view.brightness, view.contrast, view.invert].join(),
+    picture: [item.case, view.level, view.width, view.invert].join(),
     overlay: [item.case, view.layer, view.opacity, view.threshold].join(),
   };
-  if (wanted.picture !== painted.picture) paintPicture(ready, size);
-  if (wanted.overlay !== painted.overlay) paintOverlay(ready, size);
+  if (wanted.picture !== painted.picture) paintPicture(ready, item);
+  if (wanted.overlay !== painted.overlay) paintOverlay(ready, item.size);
   Object.assign(painted, wanted);
-  const scale = (canvas.width / size) * view.zoom;
+  const frame = frameOf(item), scale = (canvas.width / frame) * view.zoom;
+  // At 1:1 image pixels lie on screen pixels.
+  const at = (start, length) => (Math.abs(scale - 1) < 1e-6 ? Math.round : Number)(((frame - length) / 2 - start) * scale);
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.setTransform(scale, 0, 0, scale, -view.x * scale, -view.y * scale);
+  context.setTransform(scale, 0, 0, scale, at(view.x, item.width), at(view.y, item.height));
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0);
   if (view.hidden || !view.overlay) return;
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, item.width, item.height);
+  context.clip();
+  drawMaps(ready, item, scale);
+  context.restore();
+}
+
+// The maps, in the coordinates of the square that the networks saw: crop, padding and mirroring are undone here.
+function drawMaps(ready, item, scale) {
+  const [left, top, side, mirrored] = item.window, unit = side / item.size;
+  context.translate(left + (mirrored ? side : 0), top);
+  context.scale(mirrored ? -unit : unit, unit);
   context.drawImage(overlay, 0, 0);
+  const pixel = devicePixelRatio / (scale * unit);
   const stroke = (path, color, dash) => {
-    context.setLineDash(dash.map((length) => (length * devicePixelRatio) / scale));
+    context.setLineDash(dash.map((length) => length * pixel));
     for (const [ink, width] of [["rgba(0,0,0,.75)", 3.4], [color, 1.6]]) {
       context.strokeStyle = ink;
-      context.lineWidth = (width * devicePixelRatio) / scale;
+      context.lineWidth = width * pixel;
       context.stroke(path);
     }
   };
@@ -111,19 +139,23 @@ async function redraw() {
   canvas.dataset.milliseconds = (performance.now() - began).toFixed(2);
 }
 
+// The zoom at which one image pixel is one pixel of the screen.
+const oneToOne = () => frameOf(view.item) / canvas.width;
+
 function keepInside() {
   // The whole image leaves dragging to the page, which a finger must be able to scroll.
-  canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y";
-  const room = view.item.size * (1 - 1 / view.zoom);
-  view.x = Math.min(Math.max(view.x, 0), room);
-  view.y = Math.min(Math.max(view.y, 0), room);
+  canvas.style.touchAction = view.zoom > 1 || view.windowing ? "none" : "pan-y";
+  const room = frameOf(view.item) * (1 - 1 / view.zoom), low = Math.min(0, room / 2), high = Math.max(room, room / 2);
+  view.x = Math.min(Math.max(view.x, low), high);
+  view.y = Math.min(Math.max(view.y, low), high);
+  if (room <= 0) view.x = view.y = room / 2;
 }
 
 // Zoom by a factor about a point given in shares of the canvas.
 function zoomBy(factor, atX = 0.5, atY = 0.5) {
-  const size = view.item.size, before = size / view.zoom;
-  view.zoom = Math.min(Math.max(view.zoom * factor, 1), 12);
-  const after = size / view.zoom;
+  const frame = frameOf(view.item), before = frame / view.zoom, least = Math.min(1, oneToOne());
+  view.zoom = Math.min(Math.max(view.zoom * factor, least), Math.max(12, 4 * oneToOne()));
+  const after = frame / view.zoom;
   view.x += (before - after) * atX;
   view.y += (before - after) * atY;
   keepInside();
@@ -136,12 +168,17 @@ function showWhole() {
   redraw();
 }
 
+function showOneToOne() {
+  zoomBy(oneToOne() / view.zoom);
+}
+
 function followPointers() {
   const down = new Map();
   const placeOf = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     down.set(event.pointerId, placeOf(event));
@@ -149,12 +186,16 @@ function followPointers() {
   for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => down.delete(event.pointerId));
   canvas.addEventListener("pointermove", (event) => {
     if (!down.has(event.pointerId)) return;
-    const before = down.get(event.pointerId), now = placeOf(event), shown = view.item.size / view.zoom;
+    const before = down.get(event.pointerId), now = placeOf(event), shown = frameOf(view.item) / view.zoom;
     const other = [...down.entries()].find(([id]) => id !== event.pointerId);
     down.set(event.pointerId, now);
     if (other) {
       const apart = ([x, y]) => Math.hypot(x - other[1][0], y - other[1][1]);
       zoomBy(apart(now) / Math.max(apart(before), 1e-3), (now[0] + other[1][0]) / 2, (now[1] + other[1][1]) / 2);
+      return;
+    }
+    if (view.windowing || event.buttons & 2) {
+      setWindow({ level: view.level + before[1] - now[1], width: view.width + now[0] - before[0] });
       return;
     }
     view.x -= (now[0] - before[0]) * shown;
@@ -166,7 +207,7 @@ function followPointers() {
     event.preventDefault();
     zoomBy(Math.exp(-event.deltaY / 400), ...placeOf(event));
   }, { passive: false });
-  canvas.addEventListener("dblclick", (event) => (view.zoom > 1 ? showWhole() : zoomBy(2.5, ...placeOf(event))));
+  canvas.addEventListener("dblclick", (event) => (view.windowing ? setWindow({ level: 0, width: 0 }) : view.zoom > 1 ? showWhole() : zoomBy(2.5, ...placeOf(event))));
   new ResizeObserver(() => {
     const side = Math.round(canvas.clientWidth * devicePixelRatio);
     if (!side || (canvas.width === side && canvas.height === side)) return;
@@ -179,7 +220,7 @@ function followPointers() {
 function drawLegend() {
   const scale = $("scale"), pen = scale.getContext("2d"), sheet = pen.createImageData(256, 10), signed = view.layer === "difference";
   const field = Float32Array.from({ length: 2560 }, (_, k) => (signed ? (k % 256) / 127.5 - 1 : (k % 256) / 255));
-  paint(field, signed ? diverging : heat, signed, 1, view.threshold, sheet.data);
+  paint(field, signed ? diverging : heat, run.cover, signed, 1, view.threshold, sheet.data);
   for (let k = 0; k < sheet.data.length; k += 4) {
     const covered = (sheet.data[k + 3] / 255) * Math.max(view.opacity, 0.35);
     for (let channel = 0; channel < 3; channel++) sheet.data[k + channel] = sheet.data[k + channel] * covered + 96 * (1 - covered);

@@ -43,12 +43,11 @@ function difference(student, teacher) {
   return student.map((value, k) => value - teacher[k]);
 }
 
-// How much colour covers the image; knee/review/colors.py holds the same formula.
-const cover = (x, threshold) => x ** 1.3 * Math.min(1, Math.max(0, (x - threshold) / 0.04));
-
-// A field in colour, straight into RGBA bytes. Signed fields run from −1 to 1, the others from 0 to 1.
-function paint(field, colors, signed, opacity, threshold, rgba) {
-  const alpha = Uint8ClampedArray.from({ length: 256 }, (_, level) => 255 * opacity * cover(level / 255, threshold));
+// A field in color, straight into RGBA bytes. Signed fields run from −1 to 1, the others from 0 to 1. `cover` is how much of
+// the opacity applies at each of 256 levels; the threshold has a soft edge of 0.04, so that it draws no steps.
+function paint(field, colors, cover, signed, opacity, threshold, rgba) {
+  const above = (level) => Math.min(1, Math.max(0, (level / 255 - threshold) / 0.04));
+  const alpha = Uint8ClampedArray.from(cover, (share, level) => 255 * opacity * share * (threshold ? above(level) : 1));
   for (let k = 0, at = 0; k < field.length; k++, at += 4) {
     const value = field[k];
     const color = 3 * Math.round(signed ? (value + 1) * 127.5 : value * 255);

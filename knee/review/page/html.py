@@ -7,11 +7,11 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -20,15 +20,20 @@ from PIL import Image
 
 from knee.attention import THRESHOLD
 from knee.errors import UserError
+from knee.evaluation.colors import difference_colors, heat_colors, heat_cover
 from knee.grades import GradeSet
+from knee.images.original import Original
 from knee.io.files import whole_file
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.colors import difference_colors, heat_colors
+from knee.review.writer import Exported, Writer
 
 SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")
 """The parts of the page's script, in the order they are joined."""
 
-_IMAGE_BYTES = 13_000
+_BYTES_A_PIXEL = 0.41
+_LEAST_BYTES = 32_000
+_PREPARED_BYTES = 13_000
+_LOSSLESS_PIXELS = 512**2  # larger radiographs never fit, and trying takes most of the export's time
 
 
 @dataclass(frozen=True)
@@ -52,41 +57,86 @@ class ReviewRun:
         return f"verdicts_{self.run}_{self.model_hash[:8]}"
 
 
-def write_review_html(path: Path, run: ReviewRun, cases: Iterable[ReviewCase], *, force: bool = False) -> int:
-    """Write the review file case by case; memory does not grow with their number. Returns the number of cases.
+class HtmlWriter(Writer):
+    """Writes the review file case by case; memory does not grow with their number."""
 
-    Raises UserError where ``path`` exists (unless ``force``), the disk is full, or there is no case.
+    def __init__(self, path: Path, run: ReviewRun, *, force: bool = False) -> None:
+        self._path, self._force = path, force
+        self._head, self._tail = _page(run).split("<!--cases-->")
+        self._open = ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        """Raises UserError where the file exists (unless ``force``)."""
+        scratch = self._open.enter_context(whole_file(self._path, force=self._force))
+        self._page = self._open.enter_context(scratch.open("w", encoding="utf-8"))
+        self._page.write(self._head)
+        return self
+
+    def add(self, case: ReviewCase, original: Original) -> Exported:
+        """Write one case: its record, and its image in an element of its own, which is decoded when it is shown."""
+        original = original.shrunk()
+        self._page.write(
+            f'<script type="application/json" class="case">{_json(case_record(case, original))}</script>\n'
+        )
+        image = base64.b64encode(image_webp(original)).decode()
+        self._page.write(f'<script type="text/plain" id="image-{html.escape(case.case)}">{image}</script>\n')
+        self._count += 1
+        return Exported()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Complete the file; after an error, or without a case, leave what was there. Raises UserError for a full disk."""
+        with self._open:
+            if error is not None:
+                raise error
+            if not self._count:
+                raise UserError(f"{self._path}: there is no case to review; choose another split or fewer conditions")
+            self._page.write(self._tail)
+
+
+def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
+    """What the page knows of a case besides its image: plain values, the maps as bytes on their grid.
+
+    ``window`` is where the square with the maps (``size``) lies on the image: left, top, side, and whether it is mirrored.
     """
-    head, tail = _page(run).split("<!--cases-->")
-    count = 0
-    with whole_file(path, force=force) as scratch, scratch.open("w", encoding="utf-8") as page:
-        page.write(head)
-        for case in cases:
-            page.write(",\n" if count else "\n")
-            page.write(_json(case_record(case)))
-            count += 1
-        if not count:
-            raise UserError(f"{path}: there is no case to review; choose another split or fewer conditions")
-        page.write(tail)
-    return count
-
-
-def case_record(case: ReviewCase) -> dict[str, Any]:
-    """What the page holds of a case: plain values, the image as WebP, the maps as bytes on their grid."""
-    size = case.image.shape[0]
+    place, (height, width) = original.geometry, original.pixels.shape
     return {
         "case": case.case,
         "split": case.split,
         "side": case.side,
-        "mirrored": case.mirrored,
         "grade": case.grade,
-        "size": size,
-        "image": _webp(case.image),
+        "width": width,
+        "height": height,
+        "source": original.size[::-1],
+        "note": original.note,
+        "levels": [round(level, 2) for level in original.window],
+        "size": case.image.shape[0],
+        "window": [place.left, place.top, place.side, int(place.mirror)],
         "cartilage": None if case.cartilage is None else _outline(case.cartilage),
         "student": _network_record(case.student),
         "teacher": _network_record(case.teacher),
         "doubts": {name: round(value, 4) for name, value in case.doubts.items()},
     }
+
+
+def image_webp(original: Original) -> bytes:
+    """The image as WebP: without loss where that is small enough, else at the best quality that is.
+
+    100 cases of 1,024² pixels then make a page of less than 60 MB. A prepared square that stands in for an original that
+    cannot be read takes less.
+    """
+    pixels = original.pixels
+    most = _PREPARED_BYTES if original.problem else max(_LEAST_BYTES, round(_BYTES_A_PIXEL * pixels.size))
+    qualities = (80, 70, 50, 30) if original.problem else (95, 90, 85, 80, 70, 50, 30)
+    choices: list[dict[str, Any]] = [{"quality": quality, "method": 0} for quality in qualities]
+    if not original.problem and pixels.size <= _LOSSLESS_PIXELS:
+        choices.insert(0, {"lossless": True, "quality": 30, "method": 1})
+    for choice in choices:
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "WEBP", **choice)
+        if data.tell() <= most:
+            break
+    return data.getvalue()
 
 
 def _network_record(view: NetworkView) -> dict[str, Any]:
@@ -98,20 +148,9 @@ def _network_record(view: NetworkView) -> dict[str, Any]:
         "grade": view.grade,  # of the exact probabilities: rounded ones may be equal
         "p": [round(float(p), 4) for p in view.probabilities],
         "grid": list(evidence.shape),
-        "map": base64.b64encode(np.round(scaled * 255).astype(np.uint8).tobytes()).decode(),
+        "map": _bytes(np.round(scaled * 255).astype(np.uint8)),
         "max": float(f"{view.maximum:.4g}"),
     }
-
-
-def _webp(image: NDArray[np.uint8]) -> str:
-    """WebP at quality 80, lower for the rare image whose noise would make 500 cases larger than 10 MB."""
-    for quality in (80, 70, 50, 30):
-        data = io.BytesIO()
-        # Method 2 takes half the time of the usual 4 for files 2 % larger.
-        Image.fromarray(image).save(data, "WEBP", quality=quality, method=2)
-        if data.tell() <= _IMAGE_BYTES:
-            break
-    return base64.b64encode(data.getvalue()).decode()
 
 
 def _outline(mask: NDArray[np.bool_]) -> list[list[int]]:
@@ -150,12 +189,13 @@ def _run_record(run: ReviewRun) -> dict[str, Any]:
         "threshold": run.threshold,
         "verdictsName": run.verdicts_name,
         "sanityFigure": run.sanity_figure,
-        "colors": {"heat": _color_bytes(heat_colors()), "difference": _color_bytes(difference_colors())},
+        "colors": {"heat": _bytes(heat_colors()), "difference": _bytes(difference_colors())},
+        "cover": [round(float(share), 4) for share in heat_cover(np.linspace(0, 1, 256))],
     }
 
 
-def _color_bytes(colors: NDArray[np.uint8]) -> str:
-    return base64.b64encode(colors.tobytes()).decode()
+def _bytes(values: NDArray[np.uint8]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def _json(value: object) -> str:

@@ -89,11 +89,16 @@ function gradeNote(entry, veiled) {
   return `Graded blind as ${gradeName(entry.blind_grade)}, now ${gradeName(entry.final_grade)}.`;
 }
 
+const sizeInWords = ({ source: [width, height], width: shown }) =>
+  `${width} × ${height} px${shown < width ? `, shown at ${Math.round((100 * shown) / width)} %` : ""}`;
+
 function showFacts(item, veiled) {
   const at = worklist.shown.indexOf(item), side = { L: "left knee", R: "right knee" }[item.side] || "";
   $("case-name").textContent = item.case;
-  const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side, item.mirrored ? "shown mirrored" : "", item.split];
+  const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side, sizeInWords(item), item.split];
   $("case-facts").textContent = facts.filter(Boolean).join(" · ");
+  $("size-note").textContent = item.note;
+  $("size-note").hidden = !item.note;
   $("veil").hidden = !veiled;
   $("legend").classList.toggle("off", veiled || !view.overlay);
   canvas.setAttribute("aria-label", `Case ${item.case}${side ? `, ${side}` : ""}. ${veiled ? "Not graded yet." : modelInWords(item)}`);

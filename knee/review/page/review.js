@@ -8,8 +8,10 @@ const KEYS = [
   ["Space", "hide or show the overlay"],
   ["s  t  d", "student, teacher, difference"],
   ["o  c", "contour, cartilage"],
-  ["+  −  f", "zoom in, out, whole image"],
+  ["+  −  f  z", "zoom in, out, whole image, 1:1"],
+  ["l", "large picture"],
   ["Shift + arrows", "move the zoomed image"],
+  ["w  r", "drag for window and level; reset them"],
   ["i", "invert grey values"],
   ["m", "write a comment (Esc to leave)"],
   ["?", "this help"],
@@ -37,27 +39,47 @@ function choose(layer) {
 function toggle(name) {
   view[name] = !view[name];
   $(`toggle-${name}`).setAttribute("aria-pressed", String(view[name]));
+  canvas.classList.toggle("windowing", view.windowing);
+  document.body.classList.toggle("large", view.large);
+  keepInside();
   drawLegend();
   refresh();
 }
 
+const SLIDERS = { opacity: 0.65, threshold: 0, level: 0, width: 0 };
+
+function showSlider(name) {
+  const value = view[name], signed = (number) => `${number > 0 ? "+" : ""}${number}`;
+  $(name).value = value;
+  $(`${name}-value`).textContent = {
+    opacity: () => percent(value),
+    threshold: () => value.toFixed(2),
+    level: () => signed(Math.round(128 * value)),
+    width: () => `× ${(4 ** value).toFixed(2)}`,
+  }[name]();
+}
+
 function bindSliders() {
-  for (const name of ["opacity", "threshold", "brightness", "contrast"]) {
-    const slider = $(name), plain = { opacity: percent, threshold: (value) => value.toFixed(2) }[name];
-    const apply = () => {
-      view[name] = Number(slider.value);
-      $(`${name}-value`).textContent = plain ? plain(view[name]) : `${view[name] > 0 ? "+" : ""}${Math.round(100 * view[name])}`;
+  for (const name of Object.keys(SLIDERS)) {
+    const set = (value) => {
+      view[name] = value;
+      showSlider(name);
       drawLegend();
       if (view.item) redraw();
     };
-    slider.value = view[name];
-    slider.addEventListener("input", apply);
-    slider.addEventListener("dblclick", () => {
-      slider.value = { opacity: 0.65 }[name] ?? 0;
-      apply();
-    });
-    apply();
+    $(name).addEventListener("input", () => set(Number($(name).value)));
+    $(name).addEventListener("dblclick", () => set(SLIDERS[name]));
+    set(view[name]);
   }
+}
+
+// Window and level, by dragging: both from −1 to 1, as the sliders show them.
+function setWindow(change) {
+  for (const [name, value] of Object.entries(change)) {
+    view[name] = Math.min(Math.max(value, -1), 1);
+    showSlider(name);
+  }
+  redraw();
 }
 
 function bindButtons() {
@@ -68,6 +90,7 @@ function bindButtons() {
   on("zoom-in", () => zoomBy(1.5));
   on("zoom-out", () => zoomBy(1 / 1.5));
   on("zoom-fit", showWhole);
+  on("zoom-one", showOneToOne);
   on("download", () => {
     const count = store.said().length;
     if (!count) return notice("There is nothing to download yet: grade a case first.");
@@ -80,7 +103,7 @@ function bindButtons() {
     const open = $("list").classList.toggle("open");
     $("show-list").setAttribute("aria-expanded", String(open));
   });
-  for (const name of ["overlay", "mask", "cartilage", "invert"]) on(`toggle-${name}`, () => toggle(name));
+  for (const name of ["overlay", "mask", "cartilage", "invert", "windowing", "large"]) on(`toggle-${name}`, () => toggle(name));
   for (const button of $("layers").children) button.addEventListener("click", () => choose(button.dataset.layer));
   for (const id of ["order", "status", "split", "predicted", "recorded"]) $(id).addEventListener("change", arrange);
   $("cases").addEventListener("click", (event) => {
@@ -105,13 +128,14 @@ const ACTIONS = {
   a: () => giveVerdict("agree"), x: () => giveVerdict("disagree"), u: () => giveVerdict("unsure"), g: () => giveVerdict("bad_image"),
   " ": () => toggle("overlay"), o: () => toggle("mask"), c: () => toggle("cartilage"), i: () => toggle("invert"),
   s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"),
-  "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5), f: showWhole,
+  "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5), f: showWhole, z: showOneToOne,
+  l: () => toggle("large"), w: () => toggle("windowing"), r: () => setWindow({ level: 0, width: 0 }),
   m: () => $("comment").focus(),
   "?": () => $("keys").showModal(),
 };
 
 function pan(key) {
-  const stepSize = (view.item.size / view.zoom) * 0.1;
+  const stepSize = (frameOf(view.item) / view.zoom) * 0.1;
   view.x += { ArrowLeft: -stepSize, ArrowRight: stepSize }[key] || 0;
   view.y += { ArrowUp: -stepSize, ArrowDown: stepSize }[key] || 0;
   keepInside();

@@ -1,12 +1,26 @@
 // What the reader has said: one entry a case, saved in the browser at every change, and the file that leaves it.
 
 const run = JSON.parse(document.getElementById("run").textContent);
-const cases = JSON.parse(document.getElementById("data").textContent);
+const cases = [...document.querySelectorAll("script.case")].map((element) => JSON.parse(element.textContent));
 const byName = new Map(cases.map((item) => [item.case, item]));
 const VERDICTS = { agree: "Agree", disagree: "Disagree", unsure: "Unsure", bad_image: "Bad image" };
 const SCHEMA = "knee-review-verdicts/1";
 
 const says = (entry) => entry.final_grade !== null || entry.verdict !== null || entry.comment !== "";
+
+// What is wrong with an entry of a verdicts file, as the import would say; empty where nothing is.
+function faultOf(entry) {
+  if (typeof entry !== "object" || entry === null || typeof entry.case !== "string") return "an entry names no case";
+  const { blind_grade, final_grade, verdict, comment = "", time } = entry, most = run.grades.length - 1;
+  for (const grade of [blind_grade, final_grade])
+    if (grade !== null && grade !== undefined && !(Number.isInteger(grade) && grade >= 0 && grade <= most))
+      return `case ${entry.case} has the grade ${JSON.stringify(grade)}, which is not 0–${most}`;
+  if (verdict && !Object.hasOwn(VERDICTS, verdict)) return `case ${entry.case} has an unknown verdict`;
+  if (typeof comment !== "string" || comment.length > 10000) return `the comment on case ${entry.case} is not a text of at most 10,000 letters`;
+  if (typeof time !== "string" || !/^\d{4}-.*(Z|[+-]\d\d:?\d\d)$/.test(time) || Number.isNaN(Date.parse(time)))
+    return `case ${entry.case} has no time like 2025-03-01T12:00:00Z`;
+  return "";
+}
 
 const store = {
   reader: "",
@@ -123,11 +137,14 @@ const store = {
     if (earlier.run !== run.run || earlier.model_hash !== run.modelHash)
       throw new Error(`This file is of run ${earlier.run} and another model. Choose one of run ${run.run}.`);
     if (earlier.reviewer !== this.reader) throw new Error(`This file is by reader ${earlier.reviewer}, not ${this.reader}.`);
+    const wrong = earlier.verdicts.map(faultOf).filter(Boolean);
+    if (earlier.grades !== run.grades.length) wrong.unshift(`it has ${earlier.grades} grades, this review ${run.grades.length}`);
+    if (wrong.length) throw new Error(`Nothing of this file was taken up: ${wrong[0]}${wrong.length > 1 ? `, and ${wrong.length - 1} more faults` : ""}.`);
     const known = earlier.verdicts.filter((entry) => byName.has(entry.case));
     for (const { case: name, blind_grade, final_grade, verdict, comment, time } of known) {
       const own = this.entry(name);
       if (own.time && own.time >= time) continue;
-      const entry = { blind_grade, final_grade, verdict, comment: String(comment || ""), time, revealed: true, said: true };
+      const entry = { blind_grade: blind_grade ?? null, final_grade: final_grade ?? null, verdict: verdict || null, comment: comment || "", time, revealed: true, said: true };
       this.entries.set(name, entry);
       this.write(this.key("entry", this.reader, name), entry);
     }

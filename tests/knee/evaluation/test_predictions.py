@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from knee.attention import attention_mask
 from knee.errors import UserError
-from knee.evaluation.predictions import iterate_attention, jensen_shannon, predict
+from knee.evaluation.predictions import iterate_attention, predict
+from knee.nn.flips import jensen_shannon
 from knee.task import Grading
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
+from knee.images.original import Source, shown_original
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.page.html import ReviewRun
+from knee.review.page.html import HtmlWriter, ReviewRun
 
 FLAGS = (
     "--headless",
@@ -35,7 +36,10 @@ def run() -> ReviewRun:
 
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., ReviewCase]:
-    """``make_case(number, **changes)``: the same case for the same number; K = 5, 128 px, 16 × 16 maps."""
+    """``make_case(number, **changes)``: the same case for the same number; K = 5, 128 px, 16 × 16 maps.
+
+    ``source`` may be a path, with ``geometry``.
+    """
 
     def make(number: int, **changes: object) -> ReviewCase:
         rng = np.random.default_rng(number)
@@ -54,6 +58,8 @@ def make_case() -> Callable[..., ReviewCase]:
             "cartilage": (abs(y - 64) < 8) & (abs(x - 64) < 40),
             "overlap": float(rng.random()),
         }
+        if "geometry" in changes:
+            changes["source"] = Source(changes["source"], changes.pop("geometry"))  # type: ignore[arg-type]
         return ReviewCase(**(values | changes))  # type: ignore[arg-type]
 
     return make
@@ -63,6 +69,21 @@ def _blob(rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0:16, 0:16]
     row, column = rng.uniform(4, 12, 2)
     return (2 * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 6) + 0.1 * rng.random((16, 16))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def write_page() -> Callable[..., int]:
+    """``write_page(path, run, cases, force=False)``: the review file of the cases; their number."""
+
+    def write(path: Path, run: ReviewRun, cases: Iterable[ReviewCase], *, force: bool = False) -> int:
+        count = 0
+        with HtmlWriter(path, run, force=force) as page:
+            for case in cases:
+                page.add(case, shown_original(case.source, case.image))
+                count += 1
+        return count
+
+    return write
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
-from knee.review.cases import MEASURES, doubtfulness, most_doubtful, total_variation
-from knee.review.collect import CaseFacts, review_cases
+from knee.review.cases import MEASURES, CaseFacts, doubtfulness, most_doubtful, total_variation
+from knee.review.collect import review_cases
 from knee.task import Grading
 
 

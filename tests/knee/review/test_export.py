@@ -29,7 +29,7 @@ def export(tmp_path, run):
 
 
 def _identities(cases):
-    return {case.case: Identity(f"images/{case.source.name}", "p1") for case in cases}
+    return {case.case: Identity(f"images/{case.source.path.name}", "p1") for case in cases}
 
 
 def test_one_pass_writes_every_format(export, cases):
@@ -38,7 +38,7 @@ def test_one_pass_writes_every_format(export, cases):
     assert len(names) == 1 + 4 + 4 + 2 + 7 and "review.html" in names
     assert all(path.is_file() for path in export.files) and export.left_out == [] and export.cases == 2
     key = read_key(export.key_path)
-    assert key[cases[1].case].image == f"images/{cases[1].source.name}"
+    assert key[cases[1].case].image == f"images/{cases[1].source.path.name}"
     assert key[cases[1].case].teacher_grade == cases[1].teacher.grade
     assert "images/" not in (export.folder / "review.html").read_text()
 
@@ -65,8 +65,8 @@ def test_what_cannot_be_made_of_one_case_is_listed_and_everything_else_is_writte
         raise KeyError("of a library")
 
     monkeypatch.setattr("knee.review.dicom.export.parametric_map", fail)
-    monkeypatch.setattr("knee.review.pictures.case_picture", fail)
-    monkeypatch.setattr("knee.review.pictures.dicom_affine", fail)
+    monkeypatch.setattr("knee.review.png.case_picture", fail)
+    monkeypatch.setattr("knee.review.nifti.dicom_affine", fail)
     export.write(cases, _identities(cases))
     told = "\n".join(export.left_out)
     for number, what in ((0, "png"), (1, "png"), (1, "nifti"), (1, "teacher_map"), (1, "student_map")):
@@ -132,7 +132,7 @@ def test_a_source_without_identifiers_has_pictures_and_maps(export, make_case, w
 
 
 def test_a_source_that_cannot_be_read_is_listed_and_the_others_are_written(export, cases):
-    cases[0].source.write_bytes(b"damaged")
+    cases[0].source.path.write_bytes(b"damaged")
     export.write(cases, _identities(cases))
     assert len(export.left_out) == 1 and cases[0].case in export.left_out[0] and "knee.png" in export.left_out[0]
     assert export.cases == 2 and (export.folder / "dicom" / f"{cases[1].case}_source.dcm").exists()
@@ -180,3 +180,16 @@ def test_no_case_and_unknown_formats_are_refused(export):
     assert not export.key_path.exists()
     with pytest.raises(UserError, match="format pdf; choose from html, png, nifti, dicom"):
         replace(export, formats=("html", "pdf"))
+
+
+def test_a_key_written_during_an_export_loses_no_case(export, cases, make_case):
+    """Two exports at once: the second ends while the first is at work."""
+    second = replace(export, folder=export.folder.with_name("second"), formats=("html",))
+
+    def meanwhile():
+        yield cases[0]
+        second.write([make_case(9)], {make_case(9).case: Identity("images/9.png", "p9")})
+        yield cases[1]
+
+    export.write(meanwhile(), _identities(cases))
+    assert list(read_key(export.key_path)) == [make_case(9).case, *(case.case for case in cases)]

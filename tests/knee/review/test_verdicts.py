@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -277,3 +280,53 @@ def test_a_reading_made_elsewhere_is_imported_as_it_was(tmp_path, table):
     assert _read(table) == said
     with pytest.raises(UserError, match="these are of 2"):
         verdicts_document([said[0], replace(said[1], reviewer="R8")], grade_set="kl", grades=5)
+
+
+def test_what_a_person_wrote_is_no_formula_in_a_spreadsheet_and_reads_back(tmp_path, table):
+    comments = ["=HYPERLINK(1)", "+1", "-1", "@a", "'=quoted", "'plain", "worse = better"]
+    entries = [_entry(f"c{number % 3 + 1}", comment=comment) for number, comment in enumerate(comments)]
+    for number, entry in enumerate(entries):
+        file = _file(tmp_path / f"{number}.json", entry, reviewer=f"={number}+1")
+        assert import_verdicts([file], table, expected=EXPECTED).added == 1
+        assert import_verdicts([file], table, expected=EXPECTED).known == 1
+    assert [one.comment for one in _read(table)] == comments
+    assert [one.reviewer for one in _read(table)] == [f"={number}+1" for number in range(7)]
+    fields = [field for row in csv.reader(table.read_text().splitlines()) for field in row]
+    assert not [field for field in fields if field[:1] in ("=", "+", "-", "@", "\t", "\r")]
+
+
+def test_one_reader_in_several_spellings_is_asked_about(tmp_path, table):
+    files = [
+        _file(tmp_path / f"{number}.json", _entry(f"c{number}"), reviewer=name)
+        for number, name in enumerate(("Dr Smith", "dr smith", "Smith, Dr."), 1)
+    ]
+    import_verdicts(files[:1], table, expected=EXPECTED)
+    with pytest.raises(Faults) as caught:
+        import_verdicts(files, table, expected=EXPECTED)
+    assert caught.value.faults[0] == (
+        "reader 'dr smith' may be 'Dr Smith': if they are one person, add --reader 'dr smith=Dr Smith'; "
+        "if not, --reader 'dr smith=dr smith'"
+    )
+    assert len(caught.value.faults) == 2 and len(_read(table)) == 1
+    readers = {"dr smith": "Dr Smith", "Smith, Dr.": "Smith, Dr."}
+    assert import_verdicts(files, table, expected=EXPECTED, readers=readers).added == 2
+    assert [one.reviewer for one in _read(table)] == ["Dr Smith", "Dr Smith", "Smith, Dr."]
+    again = _file(tmp_path / "again.json", _entry("c1"), reviewer="Smith, Dr.")
+    assert import_verdicts([again], table, expected=EXPECTED).added == 1, "asked once"
+    numbers = [_file(tmp_path / f"r{n}.json", _entry(), reviewer=f"R{n}") for n in (1, 12, 21)]
+    assert import_verdicts(numbers, table, expected=EXPECTED).added == 3, "numbers are names of their own"
+
+
+def _import_one(folder: Path, number: int) -> int:
+    expected = Expected("run", "hash", 5, {f"c{n}" for n in range(100)})
+    return import_verdicts([folder / f"{number}.json"], folder / "verdicts.csv", expected=expected).added
+
+
+def test_imports_at_the_same_time_lose_nothing(tmp_path, table):
+    """Twenty times two readers hand in at once."""
+    for number in range(40):
+        _file(tmp_path / f"{number}.json", *(_entry(f"c{n}") for n in range(50)), reviewer=f"R{number}")
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        added = list(pool.map(_import_one, [tmp_path] * 40, range(40)))
+    assert added == [50] * 40
+    assert len(set(_read(table))) == 40 * 50

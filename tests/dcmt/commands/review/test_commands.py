@@ -19,6 +19,7 @@ import yaml
 
 from dcmt.cli import main
 from dcmt.commands.review.export import case_facts
+from dcmt.commands.selection import Selection
 from dcmt.config import GraderConfig
 from dcmt.train import train_grader
 from knee.data.prepare import load_knee_data
@@ -111,7 +112,7 @@ def _page(folder: Path) -> str:
 
 
 def _cases(folder: Path) -> list[Values]:
-    return list(json.loads(re.search(r'id="data">(.*?)</script>', _page(folder), re.DOTALL)[1]))
+    return [json.loads(text) for text in re.findall(r'class="case">(.*?)</script>', _page(folder))]
 
 
 def _unlabeled(manifest: Path) -> int:
@@ -133,7 +134,7 @@ def test_every_unlabeled_case_is_exported_by_its_hash_alone(prepared):
     assert (prepared.run / "local" / "review_key.csv").stat().st_mode & 0o077 == 0
     for path in prepared.run.rglob("*"):
         if path.is_file() and "local" not in path.parts and path.suffix in (".html", ".json", ".yaml", ".csv"):
-            text = re.sub(r'"(image|map)":"[^"]*"', "", path.read_text(encoding="utf-8"))
+            text = re.sub(r'"map":"[^"]*"|id="image-\w+">[^<]*', "", path.read_text(encoding="utf-8"))
             for case in key.values():
                 assert case.patient not in text and Path(case.image).stem not in text, path
         assert not re.search(r"P\d{4}", path.name)
@@ -281,11 +282,10 @@ def test_labels_of_a_run_whose_data_moved_tell_where_to_write_its_place(reviewed
 def test_a_case_knows_how_its_image_was_prepared(grader_config):
     data = load_knee_data(grader_config().data)
     inverted = np.arange(len(data.cache.inverted)) == 3
-    facts = case_facts(
-        replace(data, cache=replace(data.cache, inverted=inverted)), np.arange(5), "train", percentiles=(1.0, 90.0)
-    )
-    assert [facts(row).inverted for row in range(5)] == inverted[:5].tolist()
-    assert facts(3).percentiles == (1.0, 90.0)
+    changed = replace(data, cache=replace(data.cache, inverted=inverted), percentiles=(1.0, 90.0))
+    facts = case_facts(Selection(None, changed, np.arange(5), "train"))  # type: ignore[arg-type]
+    assert [facts(row).source.inverted for row in range(5)] == inverted[:5].tolist()
+    assert facts(3).source.percentiles == (1.0, 90.0)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from pydicom import DataElement
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from knee.errors import UserError
+from knee.images.original import read_original
 from knee.images.read import prepare, read_pixels
-from knee.review.dicom.export import DicomExport, Exported
+from knee.review.dicom.export import DicomExport
 from knee.review.dicom.identity import deidentified
-from knee.review.making import NotMade
-from knee.review.original import read_original
+from knee.review.writer import Exported, NotMade
 
 SIZE = 128
 SHAPES = {"MR": (200, 160), "DX": (300, 420), "CR": (300, 420)}
@@ -29,7 +29,7 @@ class _Export(DicomExport):
     """Reads the original of a case, as the export of many does."""
 
     def write(self, case) -> Exported:
-        return super().write(case, read_original(case))
+        return self.add(case, read_original(case.source))
 
 
 @pytest.fixture
@@ -285,7 +285,8 @@ def test_a_speck_too_small_for_an_outline_makes_no_report(write_source, case_of,
         def restore(self, square):
             return speck
 
-    assert not any("report" in name for name in _named(export.write(replace(case, geometry=Speck()))))
+    original = replace(read_original(case.source), geometry=Speck())
+    assert not any("report" in name for name in _named(export.add(case, original)))
 
 
 def test_text_within_the_pixels_is_warned_of_and_names_may_be_in_any_script(write_source, case_of, export, run):
@@ -305,13 +306,13 @@ def test_existing_objects_stay_and_bad_sources_are_named(tmp_path, write_source,
         export.write(case)
     many = write_source("CR", _source_values("CR"), NumberOfFrames=2)
     with pytest.raises(UserError, match="2 frames"):
-        export.write(replace(case, source=many))
+        export.write(replace(case, source=replace(case.source, path=many)))
     (tmp_path / "cut.dcm").write_bytes(path.read_bytes()[:900])
     with pytest.raises(UserError, match=r"cut\.dcm"):
-        export.write(replace(case, source=tmp_path / "cut.dcm"))
+        export.write(replace(case, source=replace(case.source, path=tmp_path / "cut.dcm")))
     nameless = write_source("CR", _source_values("CR"), StudyInstanceUID=None)
     with pytest.raises(NotMade, match="has no StudyInstanceUID"):
-        export.write(replace(case, source=nameless, case="c3"))
+        export.write(replace(case, source=replace(case.source, path=nameless), case="c3"))
     with pytest.raises(UserError, match="image file is not known"):
         export.write(replace(case, source=None))
 

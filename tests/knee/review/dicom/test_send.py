@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from knee.errors import Faults, UserError
+from knee.images.original import read_original
 from knee.images.read import prepare, read_pixels
 from knee.review.dicom.export import DicomExport
 from knee.review.dicom.send import Node, send
-from knee.review.original import read_original
 
 pytest.importorskip("pynetdicom", reason="sending needs pynetdicom: pip install pynetdicom")
 
@@ -88,7 +88,7 @@ def objects(tmp_path, run, make_case, write_source) -> list[Path]:
         path = write_source(kind, np.arange(120 * 90, dtype=np.uint16).reshape(120, 90))
         image, geometry = prepare(read_pixels(path).values, 128)
         case = make_case(1, case=kind.lower(), image=image, geometry=geometry, source=path, cartilage=None)
-        files += export.write(case, read_original(case)).files
+        files += export.add(case, read_original(case.source)).files
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable
@@ -12,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from knee.review.colors import paint
-from knee.review.page.html import case_record, write_review_html
+from knee.evaluation.colors import paint
+from knee.images.original import shown_original
+from knee.images.read import prepare
+from knee.review.page.html import image_webp
 from knee.review.verdicts import Expected, Verdict, import_verdicts, verdicts_document
 
 pytestmark = pytest.mark.slow
@@ -39,13 +40,13 @@ def _drawn(browser) -> str:
 
 
 @pytest.fixture
-def open_page(browser, tmp_path, run, make_case):
+def open_page(browser, tmp_path, run, make_case, write_page):
     """Writes and opens a review file, gives the reader's name, and waits for the first picture."""
 
     def open_(*, cases=None, reader: str = "R1", blind: bool = True, run=run) -> list:
         path = tmp_path / "review.html"
         cases = cases or [make_case(number) for number in range(12)]
-        write_review_html(path, run, cases, force=True)
+        write_page(path, run, cases, force=True)
         browser.get_log("performance")
         browser.get_log("browser")
         browser.get(path.as_uri())
@@ -108,7 +109,7 @@ def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
     _settle(browser)
     shown = _pixels(browser)
     side = len(shown)
-    data = np.frombuffer(base64.b64decode(case_record(cases[0])["image"]), np.uint8)
+    data = np.frombuffer(image_webp(shown_original(None, cases[0].image)), np.uint8)
     expected = paint(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), cases[0].teacher.attention(128)).astype(int)
     places = [(r, c) for r in range(4, 128, 8) for c in range(4, 128, 8)]
     apart = [shown[int((r + 0.5) * side / 128), int((c + 0.5) * side / 128)] - expected[r, c] for r, c in places]
@@ -473,3 +474,147 @@ def test_five_hundred_cases_stay_small_and_every_one_can_be_reached(browser, ope
     assert _drawn(browser) == cases[0].case
     _press(browser, "2", "j")
     _wait(lambda: _drawn(browser) != cases[0].case)
+
+
+@pytest.fixture
+def original_case(tmp_path, make_case):
+    """``original_case(shape, mirror, row, column)``: a spot on an original, and maps that are hot where it is."""
+
+    def make(shape: tuple[int, int], *, mirror: bool, row: int, column: int):
+        values = np.full(shape, 90, np.uint8)
+        values[::2, ::2] = 100
+        values[row - 10 : row + 10, column - 10 : column + 10] = 250
+        cv2.imwrite(str(tmp_path / "original.png"), values)
+        image, geometry = prepare(values, 128, mirror=mirror)
+        evidence = cv2.resize((image > 180).astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
+        case = make_case(1, image=image, source=tmp_path / "original.png", geometry=geometry, cartilage=None)
+        views = {name: replace(getattr(case, name), evidence=evidence) for name in ("student", "teacher")}
+        return replace(case, **views)
+
+    return make
+
+
+def _center(weights: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(weights.shape)
+    return np.array([(rows * weights).sum(), (columns * weights).sum()]) / weights.sum() / len(weights)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize(("shape", "row", "column"), [((1000, 700), 300, 150), ((600, 1000), 150, 800)])
+def test_the_original_is_shown_unmirrored_with_the_map_on_the_same_spot(
+    browser, open_page, original_case, shape, row, column, mirror
+):
+    open_page(cases=[original_case(shape, mirror=mirror, row=row, column=column)], blind=False)
+    facts = browser.find_element("id", "case-facts").text
+    assert f"{shape[1]} × {shape[0]} px" in facts and "mirrored" not in facts
+    assert not browser.find_element("id", "size-note").is_displayed()
+    _press(browser, "o")
+    _settle(browser)
+    colored = _pixels(browser)
+    _press(browser, " ")
+    _settle(browser)
+    plain = _pixels(browser)
+    side = max(shape)
+    place = np.array([row + (side - shape[0]) / 2, column + (side - shape[1]) / 2]) / side
+    assert _center((plain[..., 0] > 180).astype(float)) == pytest.approx(place, abs=0.005)
+    assert _center(np.ptp(colored, axis=2).astype(float)) == pytest.approx(place, abs=0.015)
+    bars = plain[: len(plain) // 16] if shape[0] < shape[1] else plain[:, : len(plain) // 16]
+    assert bars.max() == 0, "beside the image there is nothing, no map either"
+
+
+def test_one_to_one_shows_the_files_pixels(browser, open_page, original_case):
+    case = original_case((1000, 700), mirror=True, row=500, column=350)
+    open_page(cases=[case], blind=False)
+    _press(browser, " ", "z")
+    _settle(browser)
+    shown = _pixels(browser)[..., 0]
+    values = cv2.imread(str(case.source.path), cv2.IMREAD_GRAYSCALE)
+    top, left = (1000 - len(shown)) // 2, (1000 - len(shown)) // 2 - 150
+    black, white = np.percentile(values, (0.5, 99.5))
+    expected = np.clip((values.astype(float) - black) / (white - black), 0, 1) * 255
+    best = min(
+        np.abs(
+            shown[50:-50, 50:-50] - expected[top + 50 + dy :, left + 50 + dx :][: len(shown) - 100, : len(shown) - 100]
+        ).mean()
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    )
+    assert best < 30, "the checkered pixels of the file, not a mean of them"
+
+
+def test_dragging_changes_window_and_level(browser, open_page):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    open_page(blind=False)
+    _press(browser, " ")
+    _settle(browser)
+    before = _pixels(browser)
+
+    def drag(x: int, y: int) -> np.ndarray:
+        canvas = browser.find_element("id", "canvas")
+        ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(x, y).release().perform()
+        _settle(browser)
+        return _pixels(browser)
+
+    assert np.array_equal(drag(0, -60), before), "moves the image, of which all is seen"
+    _press(browser, "w")
+    assert drag(0, -60).mean() < before.mean() - 10, "a higher level is darker"
+    _press(browser, "r")
+    _settle(browser)
+    assert np.array_equal(_pixels(browser), before)
+    assert drag(80, 0).std() < before.std() - 3, "a wider window has less contrast"
+    assert browser.find_element("id", "width-value").text != "× 1.00"
+    _press(browser, "r", "w", "i")
+    _settle(browser)
+    inverted = _pixels(browser)
+    assert np.abs(inverted + before - 255).max() <= 2
+
+
+def test_colors_are_hidden_below_the_threshold(browser, open_page):
+    open_page(blind=False)
+    _press(browser, "o", "c")
+    _settle(browser)
+    before = np.ptp(_pixels(browser), axis=2)
+    set_slider = "const s = document.getElementById('threshold'); s.value = 0.5; s.dispatchEvent(new Event('input'))"
+    browser.execute_script(set_slider)
+    _settle(browser)
+    after = np.ptp(_pixels(browser), axis=2)
+    assert (before > 4).mean() > 1.5 * (after > 4).mean() > 0
+    assert after.max() == pytest.approx(before.max(), abs=3)
+
+
+def test_a_small_original_and_a_lost_one_are_said(browser, open_page, original_case, make_case, tmp_path):
+    small = original_case((200, 160), mirror=False, row=100, column=80)
+    lost = make_case(2, source=tmp_path / "gone.png", geometry=small.source.geometry)
+    open_page(cases=[small, lost], blind=False)
+    assert browser.find_element("id", "size-note").text == "small original: 160 × 200 px"
+    _press(browser, "j")
+    assert "original not readable" in browser.find_element("id", "size-note").text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"final_grade": 7}, "has the grade 7, which is not 0–4"),
+        ({"blind_grade": True}, "has the grade true"),
+        ({"final_grade": "2"}, 'has the grade "2"'),
+        ({"verdict": "maybe"}, "unknown verdict"),
+        ({"comment": 7}, "is not a text"),
+        ({"time": "yesterday"}, "has no time like"),
+    ],
+)
+def test_a_verdicts_file_is_checked_before_it_is_taken_up(browser, open_page, run, tmp_path, changes, told):
+    cases = open_page()
+    said = [
+        Verdict(case.case, "R1", "2025-03-01T12:00:00Z", run.run, run.model_hash, 1, 1, "agree", "")
+        for case in cases[:2]
+    ]
+    document = verdicts_document(said, grade_set="kl", grades=5)
+    document["verdicts"][1] |= changes
+    (tmp_path / "earlier.json").write_text(json.dumps(document))
+    browser.execute_script("document.getElementById('reader').click()")
+    browser.find_element("id", "resume").send_keys(str(tmp_path / "earlier.json"))
+    note = _wait(lambda: browser.find_element("id", "resume-note").text)
+    assert note.startswith("Nothing of this file was taken up: ") and told in note
+    browser.find_element("id", "reader-name").send_keys("\ue007")
+    assert browser.find_element("id", "progress-text").text == "0 of 12 reviewed"

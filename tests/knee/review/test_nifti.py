@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from knee.errors import UserError
+from knee.images.original import Source, read_original
 from knee.images.read import prepare, read_pixels
-from knee.review.original import read_original
-from knee.review.pictures import dicom_affine, write_case_nifti, write_case_png
+from knee.review.nifti import NiftiWriter, dicom_affine
+from knee.review.png import PngWriter
 
 SIZE = 128
 
@@ -42,13 +43,13 @@ def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
     slices_along = int(np.argmax(np.abs(affine[:3, :3]).sum(0)))
     case = case_of(tmp_path / "knee.nii.gz#2")
     # A map that is the picture itself must be found again in the volume at the same place in the world.
-    shown = read_pixels(case.source).values
+    shown = read_pixels(case.source.path).values
 
     class Same:
         def restore(self, square):
             return (shown - shown.min()) / np.ptp(shown)
 
-    paths = write_case_nifti(tmp_path / "out", case, read_original(replace(case, geometry=Same())))
+    paths = NiftiWriter(tmp_path / "out").add(case, replace(read_original(case.source), geometry=Same())).files
     written = nibabel.load(paths[0])
     x = written.get_fdata() * np.ptp(shown) + shown.min()
     expected = volume.take([2], slices_along)
@@ -62,7 +63,7 @@ def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
 def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_source):
     source = write_source("MR", np.arange(200 * 160, dtype=np.uint16).reshape(200, 160))
     case = case_of(source, "L")
-    written = nibabel.load(write_case_nifti(tmp_path / "out", case, read_original(case))[1])
+    written = nibabel.load(NiftiWriter(tmp_path / "out").add(case, read_original(case.source)).files[1])
     assert written.shape == (200, 160, 1)
     # Row 0, column 0 is at (-40, -60, 60) in DICOM's axes, which run left and posterior; NIfTI's run right and anterior.
     assert written.affine @ [0, 0, 0, 1] == pytest.approx([40, 60, 60, 1])
@@ -76,7 +77,7 @@ def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_sour
 def test_a_slice_without_a_position_is_a_plain_array(tmp_path, case_of, write_source):
     values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
     case = case_of(write_source("MR", values, ImagePositionPatient=None))
-    written = nibabel.load(write_case_nifti(tmp_path / "out", case, read_original(case))[0])
+    written = nibabel.load(NiftiWriter(tmp_path / "out").add(case, read_original(case.source)).files[0])
     assert written.shape == (200, 160, 1)
     assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (0, 0)
     assert written.header.get_zooms()[:2] == pytest.approx((0.4, 0.4))
@@ -92,19 +93,19 @@ def test_the_slice_normal_is_that_of_a_right_handed_scanner():
 def test_pictures_have_the_originals_pixels_and_are_not_replaced(tmp_path, case_of, run):
     cv2.imwrite(str(tmp_path / "knee.png"), np.tile(np.arange(200, dtype=np.uint8), (150, 1)))
     case = case_of(tmp_path / "knee.png")
-    original = read_original(case)
-    paths = write_case_png(tmp_path / "out", case, original, run)
+    original = read_original(case.source)
+    paths = PngWriter(tmp_path / "out", run).add(case, original).files
     assert [path.name for path in paths] == ["000000000001_teacher.png", "000000000001_student.png"]
     picture = cv2.imread(str(paths[0]))
     assert picture.shape[1] == 600 and picture.shape[0] > 450
     assert np.ptp(picture[:450], axis=2).max() > 60
-    plain = nibabel.load(write_case_nifti(tmp_path / "out", case, original)[0])
+    plain = nibabel.load(NiftiWriter(tmp_path / "out").add(case, original).files[0])
     assert plain.shape == (150, 200, 1)
     with pytest.raises(UserError, match="exists already"):
-        write_case_png(tmp_path / "out", case, original, run)
+        PngWriter(tmp_path / "out", run).add(case, original)
     cv2.imwrite(str(tmp_path / "knee.png"), np.zeros((10, 20), np.uint8))
     with pytest.raises(UserError, match="20 × 10 pixels now"):
-        read_original(case)
+        read_original(case.source)
 
 
 def test_a_negative_is_shown_as_the_networks_saw_it(tmp_path, case_of, run):
@@ -113,8 +114,7 @@ def test_a_negative_is_shown_as_the_networks_saw_it(tmp_path, case_of, run):
     cv2.imwrite(str(tmp_path / "knee.png"), ramp)
     percentiles = (10.0, 80.0)
     image, geometry = prepare(ramp, SIZE, percentiles=percentiles, invert=True)
-    case = replace(case_of(tmp_path / "knee.png"), image=image, geometry=geometry)
-    original = read_original(replace(case, inverted=True, percentiles=percentiles))
+    original = read_original(Source(tmp_path / "knee.png", geometry, True, percentiles))
     assert original.grey[0, 0] == 255 and original.grey[0, -1] == 0
     assert (original.grey == 255).sum(1)[0] == pytest.approx(20, abs=1)
     assert (original.grey == 0).sum(1)[0] == pytest.approx(40, abs=1)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from knee.evaluation.colors import difference_colors, heat_colors, heat_cover, paint
 from knee.evaluation.overlays import overlay
-from knee.review.colors import difference_colors, heat_alpha, heat_colors, paint
 
 
 def test_attention_looks_the_same_in_every_picture():
@@ -17,11 +17,12 @@ def test_the_scale_grows_lighter_and_opaque_and_is_clear_at_zero():
     x = np.linspace(0, 1, 256, dtype=np.float32)
     lightness = heat_colors().astype(int) @ [299, 587, 114]
     assert (np.diff(lightness) >= -600).all() and lightness[-1] > lightness[0] + 80_000
-    alpha = heat_alpha(x, opacity=0.5)
-    assert alpha[0] == 0 and alpha[-1] == 0.5 and (np.diff(alpha) >= 0).all()
-    hidden = heat_alpha(x, opacity=0.5, threshold=0.4)
-    assert (hidden[x <= 0.4] == 0).all()
-    assert hidden[-1] == pytest.approx(0.5)
+    cover = heat_cover(x)
+    assert cover[0] == 0 and cover[-1] == 1 and (np.diff(cover) > 0).all()
+    assert (cover[1:-1] < x[1:-1]).all(), "faint attention is covered by less than its share"
+    painted = paint(np.full((1, 256), 100, np.uint8), x[None], opacity=0.5)[0].astype(int)
+    assert (painted[0] == 100).all()
+    assert painted[-1] == pytest.approx(0.5 * 100 + 0.5 * heat_colors()[-1], abs=2)
 
 
 def test_the_difference_is_white_where_there_is_none():

@@ -1,8 +1,9 @@
-"""Cases as PNG pictures and NIfTI maps, on the original pixels."""
+"""Attention as NIfTI maps, on the original pixels and in their place in space."""
 
 from __future__ import annotations
 
 import gzip
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -10,55 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knee.images.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
-from knee.images.read import write_png
+from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
-from knee.review.dicom.export import NETWORKS, read_dicom
-from knee.review.making import making
-from knee.review.original import Original
-from knee.review.page.html import ReviewRun
-from knee.review.picture import case_picture
+from knee.review.dicom.export import read_dicom
+from knee.review.writer import NETWORKS, Exported, Writer, making
 
 Affine = NDArray[np.float64]
 _PLACE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 
-def write_case_png(
-    folder: Path, case: ReviewCase, original: Original, run: ReviewRun, *, force: bool = False
-) -> tuple[Path, ...]:
-    """One picture a network, ``CASE_NETWORK.png``, with its legend.
+@dataclass
+class NiftiWriter(Writer):
+    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice in the place of the source's slice.
 
-    Raises NotMade where this case has none, UserError where they cannot be written.
+    The affine is that of the source's volume, moved to the slice, or that of a DICOM slice whose header has its position; any
+    other image has none, and its map is a plain array, rows first, in steps of its spacing.
     """
-    with making("png"):
-        pictures = {
-            folder / f"{case.case}_{network}.png": case_picture(
-                original.grey, getattr(original, network), case, run, network
-            )
-            for network in NETWORKS
-        }
-    for path, picture in pictures.items():
-        write_png(path, picture.pixels, force=force)
-    return tuple(pictures)
 
+    folder: Path
+    force: bool = False
+    ending = ".nii.gz"
 
-def write_case_nifti(folder: Path, case: ReviewCase, original: Original, *, force: bool = False) -> tuple[Path, ...]:
-    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice that lies where the source's slice lies.
-
-    The affine is that of the source's volume, moved to the slice, or that of a DICOM slice which says where it lies; any
-    other image has none, and its map is a plain array, rows first, in steps of its spacing. Raises NotMade where this case
-    has none, UserError where they cannot be written.
-    """
-    with making("nifti"):
-        files = {
-            folder / f"{case.case}_{network}.nii.gz": _packed(_slice_image(getattr(original, network), original))
-            for network in NETWORKS
-        }
-    for path, content in files.items():
-        with whole_file(path, force=force) as scratch:
-            scratch.write_bytes(content)
-    return tuple(files)
+    def add(self, case: ReviewCase, original: Original) -> Exported:
+        """Write both maps of a case."""
+        if original.problem:
+            return Exported()
+        with making("nifti"):
+            files = {
+                self.folder / f"{case.case}_{network}.nii.gz": _packed(
+                    _slice_image(case.attention_on(original, network), original)
+                )
+                for network in NETWORKS
+            }
+        for path, content in files.items():
+            with whole_file(path, force=self.force) as scratch:
+                scratch.write_bytes(content)
+        return Exported(tuple(files))
 
 
 def _packed(image: nibabel.Nifti1Image) -> bytes:
@@ -67,6 +57,7 @@ def _packed(image: nibabel.Nifti1Image) -> bytes:
 
 
 def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
+    assert original.path is not None
     file, index = split_slice(original.path)
     with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"

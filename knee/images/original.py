@@ -1,0 +1,137 @@
+"""An image as its file has it, for people to look at: its own orientation and side, with maps in its coordinates.
+
+Every picture is made by this routine: overlays, TensorBoard, the review page, PNG, NIfTI and DICOM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from knee.errors import UserError
+from knee.images.geometry import Geometry
+from knee.images.read import read_pixels
+
+MOST_PX = 1024
+"""Of the longer side: larger images are shown shrunk to it."""
+_FEW_PX = 512
+_MARGIN = 0.25
+_MOST_SAMPLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an image comes from, and how the square that the networks see was made of it."""
+
+    path: Path
+    """Perhaps with ``#k`` for slice k of a volume."""
+    geometry: Geometry
+    inverted: bool = False
+    """Whether the square is the positive of a negative, beyond what the file says."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Of the grey values: what the square shows as black and white."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """An image to show, and the way to put maps of the square on it."""
+
+    path: Path | None
+    pixels: NDArray[np.uint8]
+    """(h, w): an 8-bit image as it is; of others, the grey values from somewhat below black to somewhat above white."""
+    window: tuple[float, float]
+    """Which of ``pixels`` are shown as black and white at first: what the networks see as black and white."""
+    geometry: Geometry
+    """From the prepared square to ``pixels``: crop, padding and mirroring undone."""
+    size: tuple[int, int]
+    """(H, W) of the file."""
+    spacing_mm: tuple[float, float] | None = None
+    problem: str = ""
+    """Why the file could not be read, where ``pixels`` are the prepared square instead."""
+
+    @property
+    def grey(self) -> NDArray[np.uint8]:
+        """``pixels`` through ``window``."""
+        black, white = self.window
+        levels = (np.arange(256) - black) / max(white - black, 1e-6)
+        table: NDArray[np.uint8] = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+        shown: NDArray[np.uint8] = table[self.pixels]
+        return shown
+
+    def place(self, square: NDArray[Any]) -> NDArray[np.float32]:
+        """A map (S, S) in [0, 1] on the prepared square → (h, w) on ``pixels``; 0 where the square does not reach."""
+        return np.clip(self.geometry.restore(square), 0, 1).astype(np.float32)
+
+    def shrunk(self, most: int = MOST_PX) -> Original:
+        """The same with at most ``most`` pixels on the longer side."""
+        height, width = self.pixels.shape
+        scale = most / max(height, width)
+        if scale >= 1:
+            return self
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        pixels: NDArray[np.uint8] = cv2.resize(self.pixels, size[::-1], interpolation=cv2.INTER_AREA)
+        place = {name: round(getattr(self.geometry, name) * scale) for name in ("top", "left", "side")}
+        return replace(self, pixels=pixels, geometry=replace(self.geometry, height=size[0], width=size[1], **place))
+
+    @property
+    def note(self) -> str:
+        """What a reader should know of the pixels: that there are few of them; empty where there is nothing to say."""
+        height, width = self.size
+        if self.problem:
+            return f"original not readable; shown is the network’s input of {width} × {height} px"
+        return f"small original: {width} × {height} px" if max(self.size) < _FEW_PX else ""
+
+
+def read_original(source: Source | None) -> Original:
+    """Read an image for people. Raises UserError where it is not known, cannot be read, or has another size than it had."""
+    if source is None:
+        raise UserError("the image file is not known, so its maps cannot be put on its pixels")
+    found = read_pixels(source.path)
+    values = found.values
+    height, width = values.shape
+    if (height, width) != (source.geometry.height, source.geometry.width):
+        raise UserError(f"{source.path}: has {width} × {height} pixels now, other than when it was read; export again")
+    low, high = _black_and_white(values, source.percentiles)
+    first, last = float(values.min()), float(values.max())
+    if first >= 0 and last <= 255 and np.array_equal(values, np.rint(values)):
+        start, stop = 0.0, 255.0
+    else:
+        # Room for the reader's own window, and yet some 170 grey levels within the first one.
+        margin = _MARGIN * (high - low)
+        start, stop = max(first, low - margin), min(last, high + margin)
+    scale = 255 / max(stop - start, 1e-6)
+    pixels = np.rint(np.clip((values - start) * scale, 0, 255)).astype(np.uint8)
+    window = (low - start) * scale, (high - start) * scale
+    if source.inverted:
+        pixels, window = 255 - pixels, (255 - window[1], 255 - window[0])
+    return Original(source.path, pixels, window, source.geometry, (height, width), found.spacing_mm)
+
+
+def prepared_original(square: NDArray[np.uint8], source: Source | None, problem: str) -> Original:
+    """The prepared square (S, S) in place of an original that cannot be shown, its mirroring undone."""
+    size = square.shape[0]
+    mirror = source is not None and source.geometry.mirror
+    pixels = np.ascontiguousarray(square[:, ::-1]) if mirror else square
+    geometry = Geometry(size, size, 0, 0, size, size, mirror)
+    return Original(source.path if source else None, pixels, (0, 255), geometry, (size, size), problem=problem)
+
+
+def shown_original(source: Source | None, square: NDArray[np.uint8], *, most: int | None = MOST_PX) -> Original:
+    """The original, at most ``most`` pixels wide and high; where it cannot be read, the prepared square and the reason."""
+    try:
+        original = read_original(source)
+    except UserError as error:
+        return prepared_original(square, source, str(error))
+    return original if most is None else original.shrunk(most)
+
+
+def _black_and_white(values: NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The grey values that ``knee.images.geometry.prepare`` makes black and white."""
+    step = max(1, int(np.ceil(np.sqrt(values.size / _MOST_SAMPLES))))
+    low, high = (float(level) for level in np.percentile(values[::step, ::step], percentiles))
+    return (low, high) if high > low else (float(values.min()), float(values.max()))
