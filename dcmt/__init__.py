@@ -1,3 +1,25 @@
-"""The mean teacher with dual consistency (Huo et al. 2020), and the application around it."""
+"""The mean teacher with dual consistency (Huo et al. 2020), and the application around it.
+
+run = dcmt.load("runs/NAME")
+table = run.predict(["knee.png"], attention=True)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dcmt.loaded import LoadedRun
 
 __version__ = "0.1.0"
+
+
+def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "auto") -> LoadedRun:
+    """Open a trained run folder: its networks in eval mode on the device, its config and its grades.
+
+    ``checkpoint`` is "best", "last" or a step. Raises ``knee.errors.UserError`` where it is not a grader's run.
+    """
+    from dcmt.loaded import load_run  # importing dcmt itself stays quick
+
+    return load_run(Path(path), checkpoint=checkpoint, device=device)

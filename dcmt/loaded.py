@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -66,6 +67,18 @@ class LoadedRun:
             "sharpness": attention.sharpness,
             "threshold": attention.threshold,
         }
+
+    def predict(
+        self, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
+    ) -> pd.DataFrame:
+        """Grade image files: a table with image, side, grade, name and one probability column a grade.
+
+        With ``attention`` also the map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises
+        UserError where a file cannot be read; see ``dcmt.prediction.predict_images``.
+        """
+        from dcmt.prediction import predict_images  # not needed to open a run
+
+        return predict_images(self, paths, attention=attention, network=network)
 
 
 def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False) -> LoadedRun:

@@ -14,21 +14,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dcmt.loaded import LoadedRun, load_run
-from knee.data.datasets import EvalImages, eval_loader
+from dcmt.prediction import ImageReader, grade_images, image_loader
 from knee.errors import Faults, NotFinite, UserError
 from knee.evaluation.pictures import case_pictures
-from knee.evaluation.predictions import predict
-from knee.evaluation.report import predictions_table
-from knee.images.geometry import Geometry
 from knee.images.original import Source
-from knee.images.read import Pixels, looks_inverted, prepare, read_image, write_png
+from knee.images.read import write_png
 from knee.images.slices import is_file
-from knee.intake.naming import side_in_path
 from knee.intake.scan import IMAGE_SUFFIXES, image_files, printable
 from knee.io.files import LONGEST_NAME, moved_into_place
 from knee.io.own_folders import MARK, mark_as_own
@@ -110,7 +104,7 @@ def _grade_all(
                 _make_room(options.out, earlier, overlays=not options.no_overlays)
             files = [path.relative_to(root).as_posix() for path in read]
             try:
-                table = _grade(loaded, name, images, files)
+                table = grade_images(loaded, name, images, files)
             except NotFinite as error:
                 raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
             table.insert(1, "side", reader.sides[-len(read) :])
@@ -200,68 +194,12 @@ def overlay_path(out: Path, image: str) -> Path:
     return path.with_name(f"{path.name[:32]}-{hashlib.sha256(name).hexdigest()[:16]}.png")
 
 
-class ImageReader:
-    """Prepares images as the run's training data were; keeps a list of what could not be read, and the sides of the rest."""
-
-    def __init__(self, loaded: LoadedRun) -> None:
-        self._data = loaded.config.data
-        self._template = loaded.run.template()
-        self.rejected: list[tuple[str, str]] = []
-        self.sides: list[str] = []
-        self.sources: list[Source] = []
-        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
-        """The side that is mirrored; empty where none is."""
-
-    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
-        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
-        images, read = [], []
-        for path in paths:
-            try:
-                pixels = read_image(path)
-            except UserError as error:
-                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
-                continue
-            self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
-            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
-            images.append(image)
-            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
-            read.append(path)
-        size = self._data.image_size
-        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
-
-    def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
-        """The square, where it is on the image, and whether the image was a negative."""
-        mirror = bool(side) and side == self.mirrors
-        size, percentiles = self._data.image_size, self._data.percentiles
-        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
-        inverted = self._template is not None and looks_inverted(geometry.content(image), self._template)
-        if inverted:
-            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
-        return image, geometry, inverted
-
-
-def _loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
-    return eval_loader(EvalImages(images, np.arange(len(images))), batch_size=_BATCH)
-
-
-def _grade(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str]) -> pd.DataFrame:
-    found = predict(
-        loaded.networks[name],
-        _loader(images),
-        flip=not loaded.mirrored_pair,
-        **loaded.asked,
-    )
-    table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
-    table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])
-    return table
-
-
 def _write_overlays(
     loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str], sources: Sequence[Source], out: Path
 ) -> None:
     for shown in case_pictures(
         {name: loaded.networks[name]},
-        _loader(images),
+        image_loader(images),
         names=loaded.grade_set.names,
         captions=dict(enumerate(files)),
         sources=sources.__getitem__,

@@ -1,0 +1,130 @@
+"""Grading images that no manifest lists, with a loaded run: what ``dcmt predict`` and ``LoadedRun.predict`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from knee.data.datasets import EvalImages, eval_loader
+from knee.errors import Faults, UserError
+from knee.evaluation.predictions import iterate_attention, predict
+from knee.evaluation.report import predictions_table
+from knee.images.geometry import Geometry
+from knee.images.original import Source
+from knee.images.read import Pixels, looks_inverted, prepare, read_image
+from knee.intake.naming import side_in_path
+from knee.io.tables import shortened
+
+if TYPE_CHECKING:
+    from dcmt.loaded import LoadedRun
+
+_BATCH = 32
+_CHUNK = 256
+
+
+def predict_images(
+    loaded: LoadedRun, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
+) -> pd.DataFrame:
+    """Grade image files: one row a file with image, side, grade, name and a probability column a grade (p_0, p_1, …).
+
+    ``attention`` adds a column of arrays (H, W) float32 in [0, 1], each on the pixels of its own file: the map x of the
+    predicted grade, not thresholded. ``network`` is teacher or student.
+
+    Raises:
+        UserError: no paths, a network that the run does not have, or files that cannot be read (all of them are named).
+    """
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
+    files = [Path(path) for path in paths]
+    if not files:
+        raise UserError("no images to grade: the list of paths is empty")
+    if network not in loaded.networks:
+        raise UserError(f"{loaded.run.path} has no {network}; it has {', '.join(loaded.networks)}")
+    reader = ImageReader(loaded)
+    tables, maps = [], []
+    for start in range(0, len(files), _CHUNK):
+        images, read = reader.read(files[start : start + _CHUNK])
+        if read and not reader.rejected:
+            tables.append(grade_images(loaded, network, images, [str(path) for path in read]))
+            maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
+    if reader.rejected:
+        faults = [f"{path}: {reason}" for path, reason in reader.rejected]
+        raise Faults(shortened(faults), summary=f"{len(faults)} of {len(files)} images cannot be read:")
+    table = pd.concat(tables, ignore_index=True)
+    table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
+    table.insert(1, "side", reader.sides)
+    table = table[["image", "side", "grade", "name", *(f"p_{grade}" for grade in range(loaded.grade_set.count))]]
+    return table.assign(attention=pd.Series(maps, dtype=object)) if attention else table
+
+
+def _attention(
+    loaded: LoadedRun, network: str, images: NDArray[np.uint8], sources: Sequence[Source]
+) -> list[NDArray[np.float32]]:
+    """The map of each image on its file's own pixels."""
+    squares = [
+        square
+        for batch in iterate_attention(loaded.networks[network], image_loader(images), **loaded.asked)
+        for square in batch.attention.float().cpu().numpy()
+    ]
+    restored = (source.geometry.restore(square) for source, square in zip(sources, squares, strict=True))
+    return [np.clip(one, 0, 1).astype(np.float32) for one in restored]
+
+
+def image_loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Prepared images (n, S, S), in order."""
+    return eval_loader(EvalImages(images, np.arange(len(images))), batch_size=_BATCH)
+
+
+def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str]) -> pd.DataFrame:
+    """The predictions of the network ``name`` for prepared images (n, S, S), one row an image."""
+    found = predict(loaded.networks[name], image_loader(images), flip=not loaded.mirrored_pair, **loaded.asked)
+    table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
+    table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])
+    return table
+
+
+class ImageReader:
+    """Prepares images as the run's training data were; keeps a list of what could not be read, and the sides of the rest."""
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self._data = loaded.config.data
+        self._template = loaded.run.template()
+        self.rejected: list[tuple[str, str]] = []
+        self.sides: list[str] = []
+        self.sources: list[Source] = []
+        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
+        """The side that is mirrored; empty where none is."""
+
+    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
+        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
+        images, read = [], []
+        for path in paths:
+            try:
+                pixels = read_image(path)
+            except UserError as error:
+                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
+            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
+            images.append(image)
+            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
+            read.append(path)
+        size = self._data.image_size
+        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
+        """The square, where it is on the image, and whether the image was a negative."""
+        mirror = bool(side) and side == self.mirrors
+        size, percentiles = self._data.image_size, self._data.percentiles
+        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
+        inverted = self._template is not None and looks_inverted(geometry.content(image), self._template)
+        if inverted:
+            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
+        return image, geometry, inverted
