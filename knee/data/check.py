@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -206,6 +207,11 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
             f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {_WIDE} times as wide as high: if these show both "
             "knees, crop them first; an image is graded as one knee"
         )
+    if pairs := _named_with_sides(table):
+        remarks.append(
+            f"{counted(len(pairs), 'pair')} of patients that differ only in a side at the end ({pairs[0]} first): if these are "
+            "the two knees of one person, write one patient, or they may end up in both training and test"
+        )
     empty = [row for row, one in enumerate(seen) if one.covered == 0]
     much = [row for row, one in enumerate(seen) if one.covered is not None and one.covered > _MUCH]
     if empty:
@@ -219,6 +225,13 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
             "is marked, save them with 0 there; a segmenter learns what is marked"
         )
     return remarks
+
+
+def _named_with_sides(table: pd.DataFrame) -> list[str]:
+    """Pairs of patients such as '9001L' and '9001R'."""
+    patients = set(table["patient"])
+    lefts = sorted(patient for patient in patients if re.fullmatch(r".*(?:[0-9]|[-_ ])L", patient))
+    return [f"'{left}' and '{left[:-1]}R'" for left in lefts if f"{left[:-1]}R" in patients]
 
 
 def _lines(table: pd.DataFrame, rows: Sequence[int]) -> str:

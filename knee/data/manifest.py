@@ -183,7 +183,8 @@ def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False
 def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
     """Faults that one row shows by itself."""
     bad: list[BadRow] = []
-    for row in table.to_dict("records"):
+    columns = [name for name in (*REQUIRED, "split", "line") if name in table]
+    for row in table[columns].to_dict("records"):
 
         def add(reason: str, line: int = row["line"], image: str = row["image"]) -> None:
             bad.append(BadRow(line, image, reason))

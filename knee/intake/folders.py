@@ -75,16 +75,21 @@ def manifest_from_folder(
     else:
         scale = Scale(grade_count, tuple(name.lower() for name in grade_names))
         rows, notes = _tree_rows(folder, found, layout, pattern, scale, sheet)
+    table = _table(rows, folder.resolve(), Path(relative_to or folder).resolve())
+    table.attrs["notes"] = [*notes, *found.notes()]
+    return table
+
+
+def _table(rows: list[dict[str, object]], folder: Path, start: Path) -> pd.DataFrame:
+    """The rows as a manifest has them, their paths from ``start``."""
     table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split", "visit"])
     for optional in ("split", "visit"):
         if not (table[optional] != "").any():
             table = table.drop(columns=optional)
-    start = Path(relative_to or folder).resolve()
     for column in ("image", "mask"):
-        table[column] = [relative_name(folder.resolve() / name, start) if name else "" for name in table[column]]
+        table[column] = [relative_name(folder / name, start) if name else "" for name in table[column]]
     _refuse_outer_spaces(table["image"].tolist())
     table["grade"] = table["grade"].astype("Int64")
-    table.attrs["notes"] = [*notes, *found.notes()]
     return table
 
 

@@ -94,6 +94,17 @@ def read_sheet(
     sides = _sides(path, grade, dict(sides or {}))
     visit = visit_of_title(grade) if "visit" not in {**roles, **(columns or {})} else ""
     reader = RowReader(roles, grade_set, sides, {value.casefold() for value in missing}, visit, order)
+    return Sheet(
+        path,
+        {role: header[place] for role, place in roles.items()},
+        tuple(_preferred(_entries(path, rows, reader))),
+        one_knee=(columns or {}).get("side") == "",
+        any_visit=(columns or {}).get("visit") == "",
+        prefer=_prefer_option(header, rows),
+    )
+
+
+def _entries(path: Path, rows: Sequence[Row], reader: RowReader) -> list[Entry]:
     faults: list[str] = []
     entries: list[Entry] = []
     for number, fields in rows:
@@ -102,14 +113,7 @@ def read_sheet(
         except UserError as error:
             faults.append(f"{path.name} row {number}: {error}")
     _refuse(path, faults)
-    return Sheet(
-        path,
-        {role: header[place] for role, place in roles.items()},
-        tuple(_preferred(entries)),
-        one_knee=(columns or {}).get("side") == "",
-        any_visit=(columns or {}).get("visit") == "",
-        prefer=_prefer_option(header, rows),
-    )
+    return entries
 
 
 def _sides(path: Path, grade: str, sides: dict[str, str]) -> dict[str, str]:

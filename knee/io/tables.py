@@ -15,6 +15,7 @@ from knee.errors import Faults, UserError
 
 MOST_FAULTS = 200
 _MOST_TITLES = 20
+_MOST_COLUMNS = 5_000
 _SEPARATORS = ",;\t|"
 
 
@@ -94,9 +95,12 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     The titles of required columns may be written in any case.
 
     Raises:
-        UserError: as ``read_csv_rows``; Faults: a required column is missing, a column is there twice or called ``line``.
+        UserError: as ``read_csv_rows``, or too many columns; Faults: a required column is missing, a column is there twice or
+            called ``line``.
     """
     header, rows = read_csv_rows(path, required)
+    if len(header) > _MOST_COLUMNS:
+        raise UserError(f"{path}: has {len(header):,} columns, more than {_MOST_COLUMNS:,}; keep those that are needed")
     header = [title.lower() if title.lower() in required else title for title in header]
     times = Counter(header)
     got = some_titles(header)

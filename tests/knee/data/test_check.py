@@ -181,6 +181,22 @@ def test_wide_images_are_a_remark(tmp_path):
     assert remark.startswith("2 images (lines 4, 5) at least 1.6 times as wide as high: if these show both knees, crop")
 
 
+@pytest.mark.parametrize(
+    ("patients", "pairs"), [("9001L 9001R 9002L", 1), ("P_L P_R 7-L 7-R", 2), ("9001L 9002R ML MR", 0)]
+)
+def test_patients_that_differ_only_in_a_side_are_a_remark(tmp_path, patients, pairs):
+    rows = []
+    for number, patient in enumerate(patients.split()):
+        write_png(tmp_path / f"{number}.png", np.roll(IMAGE, number))
+        rows.append(f"{number}.png,{patient},,0,")
+    (tmp_path / "m.csv").write_text("image,patient,side,grade,mask\n" + "\n".join(rows))
+    remarks = [
+        text for text in check_data(tmp_path / "m.csv", KL, progress=False).remarks if "differ only in a side" in text
+    ]
+    assert len(remarks) == bool(pairs)
+    assert all(text.startswith(f"{pairs} pair") for text in remarks)
+
+
 def test_masks_that_mark_nothing_or_the_background_are_worth_a_look(tmp_path):
     masks = {"drawn": IMAGE > 100, "half": IMAGE >= 60, "empty": IMAGE < 0, "inverted": IMAGE <= 100}
     rows = []

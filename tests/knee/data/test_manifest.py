@@ -164,6 +164,19 @@ def test_other_separators_and_byte_order_mark(tmp_path, separator):
     assert read.table["spacing_mm"].tolist() == [0.25]
 
 
+def test_paths_of_windows_and_titles_in_any_case(tmp_path):
+    touch(tmp_path, "images/a.png", "masks/a.png", "odd\\name.png")
+    path = manifest(
+        tmp_path, "Image,PATIENT,Side,grade,Mask,Age\nimages\\a.png,1,L,2,masks\\a.png,61\nodd\\name.png,2,R,1,,50\n"
+    )
+    read = read_manifest(path, KL)
+    assert read.table["image"].tolist() == ["images/a.png", "odd\\name.png"]
+    assert read.table["mask"].tolist() == ["masks/a.png", ""]
+    assert read.table["Age"].tolist() == ["61", "50"]
+    with pytest.raises(Faults, match="column 'image' is there 2 times"):
+        read_manifest(manifest(tmp_path, f"Image,{HEADER}\na,b,1,L,2,\n"), KL)
+
+
 def test_quoted_field_over_two_lines_keeps_line_numbers(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     path = manifest(tmp_path, f'{HEADER},report\na.png,1,L,0,,"one\ntwo"\nb.png,2,L,9,,\n')

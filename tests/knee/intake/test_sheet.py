@@ -474,9 +474,8 @@ def test_a_wide_csv_is_read_in_linear_time(tmp_path):
     path = csv_sheet(tmp_path, ",".join(titles), ",".join(["1", "L", "2", *"7" * 60_000]))
     start = time.process_time()
     assert facts(read_sheet(path, KL)) == [(2, "", "1", "L", 2)]
-    with pytest.raises(UserError, match="column 'image' is missing") as caught:
+    with pytest.raises(UserError, match="has 60,003 columns, more than 5,000"):
         read_manifest(path, KL)
-    assert len(str(caught.value)) < 2000
     assert time.process_time() - start < 5
 
 
