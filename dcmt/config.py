@@ -106,8 +106,30 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class FixMatchConfig:
+    """How unlabeled images teach with ``method: fixmatch``; the rest of the loss is set under loss (grade, attention)."""
+
+    unlabeled_weight: float = 1.0
+    """λ_u: weight of the cross-entropy of the pseudo-labels. Zero leaves the unlabeled images out."""
+    threshold: float = 0.95
+    """τ: a pseudo-label is used if its probability is above it; with weighting threshold."""
+    weighting: Literal["threshold", "softmatch"] = "threshold"
+    """threshold: pseudo-labels above the threshold have weight 1, others 0; softmatch: weights by a truncated Gaussian."""
+    distribution_alignment: Literal["none", "labeled_prior", "uniform"] = "none"
+    """labeled_prior: predictions are rescaled so that their mean is that of the labels (ReMixMatch); uniform: only the weights
+    are computed from rescaled predictions, whose mean is uniform (SoftMatch)."""
+    momentum: float = 0.999
+    """Of the moving averages behind softmatch and distribution alignment, per batch; short runs need a lower one."""
+
+    def __post_init__(self) -> None:
+        require(self.unlabeled_weight >= 0, "fixmatch.unlabeled_weight", self.unlabeled_weight, "0 or more")
+        require(0 <= self.threshold <= 1, "fixmatch.threshold", self.threshold, "in [0, 1]")
+        require(0 <= self.momentum < 1, "fixmatch.momentum", self.momentum, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
 class GraderConfig:
-    """A run that trains graders: supervised, mean teacher, DC-MT, CLIP-KOA."""
+    """A run that trains graders: supervised, mean teacher, DC-MT, FixMatch, CLIP-KOA."""
 
     name: str = ""
     """Name of the run; empty: the config's name, fraction and seed."""
@@ -117,21 +139,22 @@ class GraderConfig:
     views: ViewConfig = field(default_factory=strong_views)
     model: ModelConfig = field(default_factory=ModelConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
+    method: Literal["mean_teacher", "fixmatch"] = "mean_teacher"
+    """How unlabeled images are used. mean_teacher: the losses of Eq. 5, set under loss (supervised training, DC-MT and CLIP-KOA
+    are choices of its weights); fixmatch: pseudo-labels, set under fixmatch."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    fixmatch: FixMatchConfig = field(default_factory=FixMatchConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        loss = self.loss
-        consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
-        if self.data.unlabeled_per_batch and not consistency:
-            raise ValueError(
-                "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
-                "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
-            )
+        if self.method == "fixmatch":
+            self._check_fixmatch()
+        else:
+            self._check_mean_teacher()
         model = self.model
         if model.head == "text" and model != ModelConfig(head="text", start=model.start, normalise=model.normalise):
             raise ValueError(
@@ -140,4 +163,39 @@ class GraderConfig:
         if self.model.head == "linear" and self.clip != ClipConfig():
             raise ValueError(
                 "options of clip are given but model.head is linear; write model.head: text, or leave them out"
+            )
+
+    def _check_mean_teacher(self) -> None:
+        loss = self.loss
+        consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
+        if self.data.unlabeled_per_batch and not consistency:
+            raise ValueError(
+                "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
+                "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
+            )
+        if self.fixmatch != FixMatchConfig():
+            raise ValueError(
+                f"options of fixmatch are given but method is {self.method}; write method: fixmatch, or leave them out"
+            )
+
+    def _check_fixmatch(self) -> None:
+        options, unlabeled = self.fixmatch, self.data.unlabeled_per_batch
+        others = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        if active := [name for name in others if getattr(self.loss, name)]:
+            hint = " ".join(f"--loss.{name} {'false' if name == 'symmetry' else 0}" for name in active)
+            raise ValueError(f"method is fixmatch, which does not have the losses {', '.join(active)}; add {hint}")
+        if bool(unlabeled) != bool(options.unlabeled_weight):
+            raise ValueError(
+                f"method is fixmatch with data.unlabeled_per_batch {unlabeled} and fixmatch.unlabeled_weight "
+                f"{options.unlabeled_weight:g}, so no unlabeled image would teach; set both above 0, or both to 0"
+            )
+        if unlabeled == 1 and options.weighting == "softmatch":
+            raise ValueError(
+                "fixmatch.weighting softmatch needs the variance of a batch's confidences, so at least two unlabeled images; "
+                "add --data.unlabeled_per_batch 2 or more"
+            )
+        if unlabeled and self.views.teacher_photometric == "same":
+            raise ValueError(
+                "method is fixmatch, which takes its pseudo-labels from a weak view, but views.teacher_photometric is same, "
+                "so both views are strong; add --views.teacher_photometric weak (or none)"
             )

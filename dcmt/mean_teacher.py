@@ -94,10 +94,7 @@ class MeanTeacher:
             )
         f_student, f_teacher = self._attention(batch, student, teacher)
         if f_student is not None and loss.attention:
-            f, masks = f_student[:labeled][batch.has_mask], batch.masks[batch.has_mask]
-            terms["attention"] = attention_loss(  # L_a, Eq. 2
-                f, masks, mse_weight=loss.mse_weight, inside_weight=loss.inside_weight
-            )
+            terms["attention"] = masked_attention_loss(f_student[:labeled], batch, loss)  # L_a, Eq. 2
         if f_student is not None and f_teacher is not None:
             terms["attention_consistency"] = attention_consistency(f_student, f_teacher)  # L_ac, Eq. 4
         return StepLosses(total(terms, loss, ramp), terms, monitors(labeled, student, flipped, teacher, f_student))
@@ -152,6 +149,12 @@ class MeanTeacher:
         return self.validation(self.networks, step) if self.validation else {}
 
 
+def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> Tensor:
+    """Eq. 2 on those of the labeled images that have a mask; attention f (L, H, W) → scalar, 0 where none has."""
+    f, masks = attention[batch.has_mask], batch.masks[batch.has_mask]
+    return attention_loss(f, masks, mse_weight=loss.mse_weight, inside_weight=loss.inside_weight)
+
+
 def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:
     """Eq. 5 with the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of the unlabeled), each with its weight."""
     factors = {
@@ -175,9 +178,13 @@ def monitors(
     if teacher is not None:
         found |= unlabeled_monitors(student.logits[labeled:], teacher.logits[labeled:])
     if attention is not None:
-        found["empty_share"] = empty_attention(attention).float().mean()
-        found["gradient_share"] = gradient_share(attention)
+        found |= attention_monitors(attention)
     return found
+
+
+def attention_monitors(attention: Tensor) -> dict[str, Tensor]:
+    """Of soft masks (B, H, W): the share that show nothing, and the share of pixels that pass a gradient."""
+    return {"empty_share": empty_attention(attention).float().mean(), "gradient_share": gradient_share(attention)}
 
 
 def unlabeled_monitors(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:

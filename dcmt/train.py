@@ -16,6 +16,7 @@ from torch import nn
 from clip_koa.build import build_clip_grader
 from clip_koa.prompts import read_prompts
 from dcmt.config import GraderConfig
+from dcmt.fixmatch import FixMatch
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.network import build_network
 from dcmt.validation import GraderValidation
@@ -33,7 +34,10 @@ from knee.grades import GradeSet
 from knee.task import Task
 
 log = logging.getLogger(__name__)
-METHODS: Mapping[str, Callable[..., Task]] = {"mean_teacher": MeanTeacher.from_config}
+METHODS: Mapping[str, Callable[..., Task]] = {
+    "mean_teacher": MeanTeacher.from_config,
+    "fixmatch": FixMatch.from_config,
+}
 """What ``method`` in a config names: each makes the task of a run from (config, student, steps, best_metric)."""
 
 
@@ -147,7 +151,7 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool 
         log.info("no labeled image has a mask: the attention loss (Eq. 2) applies to no image and is left out")
         config = replace(config, loss=replace(config.loss, attention=0.0))
     best_metric = f"val_teacher/{data.grade_set.best_metric}"
-    return METHODS["mean_teacher"](config, student, steps=steps, best_metric=best_metric)
+    return METHODS[config.method](config, student, steps=steps, best_metric=best_metric)
 
 
 def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:
