@@ -162,7 +162,13 @@ class Window:
         return {name: _stacked(values) for name, values in self.values.items()}
 
     def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """Take up what `tensors` gave; on ``device``, where the values to come will be."""
+        """Take up what `tensors` gave; on ``device``, where the values to come will be. Raises UserError for anything else."""
+        for name, values in tensors.items():
+            if values.ndim != 1 or not values.is_floating_point():
+                raise UserError(
+                    f"window.safetensors of the checkpoint holds {name!r:.80}, which is not a row of losses; go on from "
+                    "another checkpoint, or start anew under another --name"
+                )
         self.values = {name: list(values.to(device).unbind()) for name, values in tensors.items()}
 
     def means(self) -> dict[str, float]:
