@@ -27,7 +27,9 @@ def attention_command(options: argparse.Namespace) -> int:
     from knee.evaluation.overlays import contact_sheet
     from knee.images.read import write_png
 
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, external_model=options.external_model
+    )
     data = load_data(loaded)
     rows = data.rows(options.split)
     # An unlabeled image may have a grade in the manifest; it plays no part here.

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -38,12 +39,17 @@ log = logging.getLogger(__name__)
 _BATCH = 32
 _CHUNK = 256
 _DRAWN = ".drawn.txt"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
 def predict_command(options: argparse.Namespace) -> int:
     """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
     loaded = load_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        mirrored_pair=options.mirrored_pair,
+        external_model=getattr(options, "external_model", False),
     )
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:
@@ -214,6 +220,10 @@ class ImageReader:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
         images, read = [], []
         for path in paths:
+            if _CONTROL.search(str(path)):
+                escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
+                self.rejected.append((escaped, "the name holds a line break or another control character; rename it"))
+                continue
             try:
                 pixels = read_image(path)
             except UserError as error:

@@ -194,8 +194,8 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return bool({"--help", "-h"} & set(arguments))
 
 
-def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True) -> str:
-    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction."""
+def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True, more: str = "") -> str:
+    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction, ``more`` lines of its own."""
     fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
     return (
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
@@ -203,6 +203,7 @@ def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = Tru
         f"{fraction}"
         "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
         "  --resume RUN           go on with a run exactly where it was\n"
+        f"{more}"
         "\nResearch use only: not a medical device, not for diagnosis."
     )
 

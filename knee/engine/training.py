@@ -18,6 +18,7 @@ from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
 from knee.engine.device import autocast, choose_device, choose_precision, flush_denormals
 from knee.engine.fit import Batches, Fit
 from knee.engine.guards import BufferKeeper
+from knee.engine.options import config_from_values
 from knee.engine.record import run_state
 from knee.engine.run import RunFolder, keep_config, open_run
 from knee.engine.schedules import learning_rate_factor
@@ -129,8 +130,10 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
         log.info(f"{run.path} is done: step {step} of {steps}; go on with {longer}")
         return
     log.info(f"resuming {run.path} at step {step} of {steps}")
-    earlier = open_run(run.path)[1]["fit"]
-    length = {name: earlier[name] for name in ("steps", "epochs")}
+    values = open_run(run.path)[1]
+    values.pop("kind")
+    earlier = config_from_values(type(config), values, where=str(run.config)).fit
+    length = {"steps": earlier.steps, "epochs": earlier.epochs}
     before = count_steps(FitConfig(**length, accumulation=config.fit.accumulation), loop.batches.per_epoch)
     if before != steps:
         optimizer = config.optimizer

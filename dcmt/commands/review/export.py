@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from knee.data.prepare import KneeData
 from knee.errors import UserError
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
+from knee.io.plain import read_json
 from knee.io.tables import shortened
 from knee.review.cases import ReviewCase, most_doubtful
 from knee.review.collect import CaseFacts, review_cases
@@ -35,7 +35,9 @@ _SANITY = "sanity.png"
 
 def export_command(options: argparse.Namespace) -> int:
     """Write the cases in all formats asked for, and their key into the run's ``local`` folder."""
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, external_model=options.external_model
+    )
     if "student" not in loaded.networks:
         raise UserError(
             f"{options.run} has a teacher alone; a review compares student and teacher: export a trained run"
@@ -80,8 +82,8 @@ def _sanity_of(loaded: LoadedRun) -> bool:
     if not sanity_path(loaded.run).exists():
         return False
     try:
-        step = json.loads((loaded.run.path / "sanity.json").read_text(encoding="utf-8"))["checkpoint_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        step = read_json(loaded.run.path / "sanity.json")["checkpoint_step"]
+    except (OSError, ValueError, KeyError):
         return False
     return bool(step == loaded.checkpoint.step)
 

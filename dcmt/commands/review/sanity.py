@@ -30,7 +30,9 @@ def sanity_command(options: argparse.Namespace) -> int:
     for name in ("steps", "images"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be at least 1")
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, external_model=options.external_model
+    )
     data = load_data(loaded)
     rows = data.rows(options.split)
     if not len(rows):
