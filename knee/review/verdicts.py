@@ -168,7 +168,7 @@ def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
     faults = []
     if texts["run"] != run:
         faults.append(
-            f"is of run {shown(texts['run'])}, not {run!r}; remove the row, or name the run's folder as before if it was renamed"
+            f"is of run {shown(texts['run'])}, not {run!r}; remove the row, or name the run's folder as before"
         )
     known = ("", *map(str, range(grades)))
     faults += [
