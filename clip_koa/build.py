@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_koa.config import TIMM, ClipConfig
+from clip_koa.config import EXTERNAL, TIMM, ClipConfig
 from clip_koa.head import FIRST_SCALE, SimilarityScale
 from clip_koa.model import ClipGrader
-from clip_koa.open_clip_towers import ClipTowers, TextEncoder, clip_towers, small_text_encoder
+from clip_koa.open_clip_towers import ClipTowers, TextEncoder, clip_towers, external_source, small_text_encoder
 from clip_koa.prompts import read_prompts
 from clip_koa.timm_towers import timm_tower
 from clip_koa.towers import FixedTexts, GradeTexts, ImageTower, TextTower
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.io.plain import read_array, shown
 from knee.nn.normalise import Normalise
 
 
@@ -73,18 +74,36 @@ def build_clip_grader(
     )
 
 
+def refuse_external_models(config: ClipConfig, *, fresh: bool = False) -> None:
+    """Raises UserError where a tower is not built from what is installed: a run folder alone may not ask for more.
+
+    ``fresh`` true: its weights would be fetched, too.
+    """
+    towers = [("image", config.image, config.pretrained)]
+    if config.text not in ("same", "small") and not config.text.endswith(".npy"):
+        towers.append(("text", config.text, config.text_pretrained))
+    for tower, name, pretrained in towers:
+        source = "" if name.startswith(TIMM) else external_source(name, fresh=fresh)
+        if not source and fresh and pretrained and not (isinstance(pretrained, str) and Path(pretrained).exists()):
+            source = "its weights from the model hub"
+        if source:
+            raise UserError(
+                f"clip.{tower} of the run is {shown(name)}, which needs {source}; a run folder is opened without a download or "
+                f"code from elsewhere; if you trust where the run and that model come from, add {EXTERNAL}"
+            )
+
+
 def read_text_embeddings(path: Path, count: int) -> Tensor:
     """Embeddings of the grades from a .npy file: (K, D) float32.
 
     Raises:
         UserError: not a file of numbers, or not one row of finite numbers a grade.
     """
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"clip.text: there is no file {path}; a run that was trained with it needs it, too")
     try:
-        values = np.load(path, allow_pickle=False)
-        embeddings = torch.as_tensor(np.asarray(values, dtype=np.float32))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+        embeddings = torch.as_tensor(np.asarray(read_array(path), dtype=np.float32))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a .npy file of numbers; save the embeddings of the grades by numpy.save"
         ) from error

@@ -7,7 +7,10 @@ from typing import Literal
 
 ScaleKind = Literal["learned", "fixed", "cosine"]
 LARGEST_SCALE = 100.0
+LARGEST_DIMENSION = 65_536
 TIMM = "timm:"
+EXTERNAL = "--external-model"
+"""The option of a command that lets a run folder name a model of a hub or of a folder."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class ClipConfig:
     def __post_init__(self) -> None:
         if self.embed_dim < 2:
             raise ValueError(f"clip.embed_dim is {self.embed_dim}; it must be 2 or more")
+        if self.embed_dim > LARGEST_DIMENSION:
+            raise ValueError(f"clip.embed_dim is {self.embed_dim}; it must be at most {LARGEST_DIMENSION}")
         if self.stride < 0:
             raise ValueError(f"clip.stride is {self.stride}; it must be 0 or more")
         if self.scale_start is not None and not 0 < self.scale_start <= LARGEST_SCALE:

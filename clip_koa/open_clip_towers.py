@@ -14,7 +14,7 @@ from typing import Any
 
 import open_clip
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from clip_koa.config import LARGEST_SCALE
 from clip_koa.head import FIRST_SCALE
@@ -25,6 +25,7 @@ from knee.nn.weights import misfit, near_names, no_download, no_retries_offline
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
+_TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language", "tokenizer_mode")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def clip_towers(
     if name == BIOMEDCLIP:
         _require_transformers(name)
     config, pixels = _clip_config(name)
-    _check_supported(name, config)
+    _check_supported(name, config, fresh=fresh)
     path, tag = _clip_weights(name, pretrained, option, fresh=fresh)
     pixels = {**pixels, **tag}
     config["vision_cfg"]["image_size"] = image_size
@@ -89,7 +90,8 @@ def clip_towers(
         pixel_std=pixels.get("std", open_clip.OPENAI_DATASET_STD),
     )
     scale = min(float(model.logit_scale.detach().exp()), LARGEST_SCALE) if path else FIRST_SCALE
-    return ClipTowers(tower, TextEncoder(model.text, _tokenizer(name, config), config["embed_dim"]), scale)
+    tokenizer = _tokenizer(name, config) if fresh else _NoTokenizer(int(config["text_cfg"].get("context_length", 77)))
+    return ClipTowers(tower, TextEncoder(model.text, tokenizer, config["embed_dim"]), scale)
 
 
 def small_text_encoder(embed_dim: int, *, width: int = 64, layers: int = 2, heads: int = 2) -> TextEncoder:
@@ -109,6 +111,21 @@ def small_text_encoder(embed_dim: int, *, width: int = 64, layers: int = 2, head
 def supported_clip_models() -> list[str]:
     """The names of open_clip's own models that have patches to map."""
     return [name for name in open_clip.list_models() if _why_unsupported(open_clip.get_model_config(name)) is None]
+
+
+def external_source(name: str, *, fresh: bool) -> str:
+    """What model ``name`` needs from a hub or a folder besides the packages installed; empty where nothing.
+
+    ``fresh`` as in ``clip_towers``, weights left out: only a network that is not filled by a checkpoint needs a tokenizer.
+    """
+    if name.lower() == "biomedclip" or name.startswith(_HUB):
+        return "a description from the model hub"
+    if name.startswith(_FOLDER):
+        return "a description from a folder outside the run"
+    text = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    if text.get("hf_model_name"):
+        return "the description of its text tower from the model hub"
+    return "its tokenizer from the model hub" if fresh and text.get("hf_tokenizer_name") else ""
 
 
 def _clip_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -147,11 +164,11 @@ def _why_unsupported(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_supported(name: str, config: dict[str, Any]) -> None:
+def _check_supported(name: str, config: dict[str, Any], *, fresh: bool) -> None:
     if reason := _why_unsupported(config):
         raise UserError(f"clip.image: {name} has no attention maps: {reason}, or a ViT such as ViT-B-16-quickgelu")
     text = config["text_cfg"]
-    if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+    if text.get("hf_model_name") or (fresh and text.get("hf_tokenizer_name")):
         _require_transformers(name)
 
 
@@ -219,10 +236,15 @@ def _build_clip(name: str, config: dict[str, Any]) -> Any:
         text["hf_model_name"] = str(folder)
     try:
         with no_retries_offline():
+            from transformers import AutoConfig
+
+            # open_clip leaves the question of code in the folder open, and transformers would ask it on the terminal.
+            AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
             return open_clip.CustomTextCLIP(**values)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"the description of the text tower {text['hf_model_name']} could not be downloaded; put its config.json and "
+            f"the description of the text tower {text['hf_model_name']} could not be read or downloaded "
+            f"({type(error).__name__}), or asks for code of its own, which is never run; put its config.json and "
             "tokenizer files into a folder with open_clip_config.json, and give that as local-dir:FOLDER"
         ) from error
 
@@ -250,6 +272,22 @@ def _clip_image_tower(
     return ClipVitTower(visual, pixel_mean=pixel_mean, pixel_std=pixel_std, trainable=trainable)
 
 
+class _NoTokenizer:
+    """In place of a tokenizer where a checkpoint brings the tokens: it knows their number alone."""
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        raise NotImplementedError("a network built for a checkpoint reads no phrases")
+
+
+def _tokenizer_options(text: dict[str, Any]) -> dict[str, str | bool]:
+    """The tokenizer's options in a model's description that say how texts are cleaned; others may name code to run."""
+    given = text.get("tokenizer_kwargs") or {}
+    return {name: given[name] for name in _TOKENIZER_OPTIONS if isinstance(given.get(name), str | bool)}
+
+
 def _tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
     text = config["text_cfg"]
     context = int(text.get("context_length", 77))
@@ -259,7 +297,9 @@ def _tokenizer(name: str, config: dict[str, Any]) -> Tokenizer:
         folder = name.removeprefix(_FOLDER) if name.startswith(_FOLDER) else source
         try:
             with no_retries_offline():
-                tokenizer = HFTokenizer(folder, context_length=context, **text.get("tokenizer_kwargs", {}))
+                tokenizer = HFTokenizer(
+                    folder, context_length=context, trust_remote_code=False, **_tokenizer_options(text)
+                )
         except Exception as error:
             raise UserError(
                 f"the tokenizer {folder} could not be read or downloaded; put its files into the folder of a local-dir: model"

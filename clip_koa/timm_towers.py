@@ -74,7 +74,7 @@ def _create_timm(name: str, sizes: dict[str, Any], pretrained: bool | str, optio
         ) from error
     except Exception as error:
         if pretrained is not True:
-            raise
+            raise UserError(f"clip.image: {name} cannot be built ({error}); take another") from error
         raise no_download(f"the weights of {name}", option, error) from error
 
 

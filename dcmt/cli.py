@@ -27,6 +27,7 @@ _OF_THE_MACHINE = {
     errno.EISDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EPIPE: "a process at the other end went away, so the work is not done; start it again (a run: by --resume)",
     errno.EIO: "the disk or network drive reports an error; check it, then go on (a run: by --resume)",
 }
 
@@ -41,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"dcmt: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        discard(sys.stdout)
-        return 0
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
@@ -63,7 +61,11 @@ def _run(given: list[str]) -> int:
     found = find_config_command(given)
     if found is not None:
         return found.function()(given[len(found.name.split()) :])
-    options = make_parser().parse_args(given)
+    try:
+        options = make_parser().parse_args(given)
+    except BrokenPipeError:  # the reader of the help is gone
+        discard(sys.stdout)
+        return 0
     return options.command.function()(options)  # type: ignore[no-any-return]
 
 

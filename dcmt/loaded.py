@@ -17,7 +17,7 @@ from torch import nn
 from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
 from dcmt.config import GraderConfig
-from dcmt.train import build_grader
+from dcmt.train import build_grader, refuse_external
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.device import autocast_type, choose_device, flush_denormals
@@ -26,6 +26,7 @@ from knee.engine.run import RunFolder, file_hash, is_trained, open_run, other_sp
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
+from knee.io.plain import shown
 from knee.nn.flips import MirroredPair
 
 log = logging.getLogger(__name__)
@@ -81,18 +82,25 @@ class LoadedRun:
         return predict_images(self, paths, attention=attention, network=network)
 
 
-def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False) -> LoadedRun:
+def load_run(
+    path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False, external_model: bool = False
+) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
 
-    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` predictions are averaged over an
-    image and its horizontal flip.
+    The folder may be a stranger's: nothing is fetched and no code in it or elsewhere is loaded. ``external_model`` lets its
+    config name a model of a hub or of a folder.
+
+    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` predictions are averaged over an image and its
+    horizontal flip.
     """
     flush_denormals()
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:
-        raise UserError(f"{path} is a run of kind {kind}; this command needs a grader's run")
+        raise UserError(f"{path} is a run of kind {shown(kind)}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
+    if not external_model:
+        refuse_external(config)
     if mirrored_pair and kind == "grader" and not _sees_mirror_images(config):
         log.warning(
             f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --mirrored-pair shows it "
@@ -123,6 +131,8 @@ def load_run(path: Path, *, checkpoint: str | int, device: str, mirrored_pair: b
             network.freeze_text()
         network = network.to(chosen).eval()
         networks[name] = MirroredPair(network) if mirrored_pair else network
+    if "teacher" not in networks:
+        raise UserError(f"{found.folder} holds no teacher; train the run again, or put its own checkpoint back")
     return LoadedRun(run, kind, config, found, grade_set, networks, chosen, mirrored_pair)
 
 

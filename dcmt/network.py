@@ -120,7 +120,9 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
         ) from error
     except Exception as error:
         if not pretrained:
-            raise
+            raise UserError(
+                f"model.backbone: {backbone} cannot be built for {image_size} px ({error}); take another"
+            ) from error
         raise UserError(
             f"the weights of {backbone} could not be fetched ({type(error).__name__}); give a local file by model.weights, or "
             "start from random weights by model.pretrained: false"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _CHUNK = 256
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
 def predict_images(
@@ -106,6 +108,10 @@ class ImageReader:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
         images, read = [], []
         for path in paths:
+            if _CONTROL.search(str(path)):
+                escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
+                self.rejected.append((escaped, "the name holds a line break or another control character; rename it"))
+                continue
             try:
                 pixels = read_image(path)
             except UserError as error:

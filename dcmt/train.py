@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clip_koa.build import build_clip_grader
+from clip_koa.config import EXTERNAL
 from clip_koa.prompts import read_prompts
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
@@ -34,6 +34,7 @@ from knee.grades import GradeSet
 from knee.task import Task
 
 log = logging.getLogger(__name__)
+_HELP = f"  {EXTERNAL}       with --resume: let the run name a model of a hub or of a folder; for runs that you trust\n"
 METHODS: Mapping[str, Callable[..., Task]] = {
     "mean_teacher": MeanTeacher.from_config,
     "fixmatch": FixMatch.from_config,
@@ -44,16 +45,20 @@ METHODS: Mapping[str, Callable[..., Task]] = {
 def train_command(arguments: Sequence[str]) -> int:
     """``dcmt train`` and ``train.py``."""
     if asks_for_help(arguments):
-        log.info(train_help(GraderConfig, program="train.py"))
+        log.info(train_help(GraderConfig, program="train.py", more=_HELP))
         return 0
-    config, run, resume = new_or_resumed(GraderConfig, arguments, kind="grader", program="train.py")
+    rest = [argument for argument in arguments if argument != EXTERNAL]
+    config, run, resume = new_or_resumed(GraderConfig, rest, kind="grader", program="train.py")
     with removed_unless_begun(run, new=not resume):
-        train_grader(config, run, resume=resume)
+        train_grader(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
 
 
-def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool) -> Progress:
-    """Train student and teacher in a run folder, from the start or from its last checkpoint."""
+def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external_model: bool = False) -> Progress:
+    """Train student and teacher in a run folder, from the start or from its last checkpoint.
+
+    A run that is resumed may be a stranger's: nothing is fetched for it unless ``external_model``.
+    """
     with RunLock(run.path):
         device = start(config.fit)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
@@ -62,6 +67,8 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool) -> Progr
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
+        if resume and not external_model:
+            refuse_external(config, fresh=checkpoint is None)
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
         if checkpoint is None:
             record_data(run, data)
@@ -98,6 +105,22 @@ def training_batches(config: GraderConfig, data: KneeData, *, device: torch.devi
     )
 
 
+def refuse_external(config: GraderConfig, *, fresh: bool = False) -> None:
+    """Raises UserError where the config of a run needs a model of a hub or of a folder, which a run folder may not ask for.
+
+    ``fresh`` true: pretrained weights would be fetched, too.
+    """
+    if config.model.head == "text":
+        from clip_koa.build import refuse_external_models
+
+        refuse_external_models(config.clip, fresh=fresh and not config.model.start)
+    elif fresh and config.model.pretrained:
+        raise UserError(
+            f"the run has no checkpoint yet, so resuming would download the weights of {config.model.backbone}; add {EXTERNAL} "
+            "if you want that, or start a new run"
+        )
+
+
 def build_grader(
     config: GraderConfig,
     grade_set: GradeSet,
@@ -112,6 +135,8 @@ def build_grader(
     trained with; without them a text head's image tower takes its own.
     """
     if config.model.head == "text":
+        from clip_koa.build import build_clip_grader  # open_clip takes a second or more to import
+
         return build_clip_grader(
             config.clip,
             grade_set,

@@ -85,7 +85,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
     text = _grade_set_text(source)
     try:
         content, duplicates = read_unique(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that there is not, say
         raise UserError(
             f"{source}: not readable as YAML ({type(error).__name__}); see knee/grade_sets/kl.yaml"
         ) from error

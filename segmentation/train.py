@@ -29,13 +29,21 @@ Rows = NDArray[np.int64]
 
 
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool) -> Progress:
-    """Train the U-Net on the training rows that have a drawn mask, whatever their grade."""
+    """Train the U-Net on the training rows that have a drawn mask, whatever their grade.
+
+    A run that is resumed may be a stranger's: nothing is fetched for it.
+    """
     with RunLock(run.path):
         device = start(config.fit)
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
+        if resume and checkpoint is None and config.unet.encoder_weights:
+            raise UserError(
+                f"{run.path} has no checkpoint yet, so resuming would download the weights of {config.unet.encoder}; start a "
+                "new run"
+            )
         task = build_task(config, data, device=device, fresh=checkpoint is None)
         if checkpoint is None:
             record_data(run, data)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
+from knee.io.plain import shown
+from knee.nn.backbones import is_known
 from knee.nn.weights import near_names, no_retries_offline
 
 
@@ -40,6 +42,9 @@ def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.
     ``encoder_weights`` "imagenet" fetches weights by name, "" starts from random ones. Raises UserError for an unknown
     encoder and weights that cannot be had.
     """
+    if encoder not in smp.encoders.get_encoder_names() and not is_known(encoder.removeprefix("tu-")):
+        hint = near_names(encoder[:100], smp.encoders.get_encoder_names()) or "; timm's encoders are written tu-NAME"
+        raise UserError(f"unet.encoder: segmentation-models-pytorch has no {shown(encoder)}{hint}")
     try:
         with no_retries_offline() if encoder_weights else contextlib.nullcontext():
             unet = smp.Unet(encoder, encoder_weights=encoder_weights or None, in_channels=1, classes=1)

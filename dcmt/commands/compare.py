@@ -29,7 +29,13 @@ def compare_command(options: argparse.Namespace) -> int:
     """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
     titles = run_titles(*options.runs)
     first, second = (
-        load_run(path, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair)
+        load_run(
+            path,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            mirrored_pair=options.mirrored_pair,
+            external_model=options.external_model,
+        )
         for path in options.runs
     )
     check_comparable(first, second)

@@ -35,7 +35,11 @@ def evaluate_command(options: argparse.Namespace) -> int:
     """``dcmt evaluate``: ``metrics_SPLIT.json``, figures, ``local/predictions_SPLIT.csv``, and a table on the console."""
     split: str = options.split
     loaded = load_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        mirrored_pair=options.mirrored_pair,
+        external_model=options.external_model,
     )
     refuse_trained_images(loaded.run.path, loaded.kind, split, allowed=options.trained_on)
     data = load_data(loaded)

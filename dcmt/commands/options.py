@@ -6,6 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
+from clip_koa.config import EXTERNAL
 from dcmt.commands.registry import command, config_command, group
 
 Parser = argparse.ArgumentParser
@@ -170,10 +171,21 @@ def _flip_option(parser: Parser) -> None:
     )
 
 
+def external_model_option(parser: Parser) -> None:
+    """``--external-model``, for every command that builds the network of a run folder."""
+    parser.add_argument(
+        EXTERNAL,
+        action="store_true",
+        help="let the run name a CLIP model of a hub or of a folder (hf-hub:, local-dir:, biomedclip). Without it opening a "
+        "run downloads nothing and loads no code, so give it only for runs and models that you trust",
+    )
+
+
 def _run_options(parser: Parser) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--device", default="auto")
+    external_model_option(parser)
 
 
 @command(
@@ -201,6 +213,7 @@ def verify(parser: Parser) -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--no-weights", action="store_true", help="only from the stored predictions")
     parser.add_argument("--device", default="auto")
+    external_model_option(parser)
 
 
 @command(
@@ -233,6 +246,7 @@ def compare(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an earlier comparison in --out")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--device", default="auto")
+    external_model_option(parser)
     _trained_on_option(parser)
     _flip_option(parser)
     _mirrored_pair_option(parser)

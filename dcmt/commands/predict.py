@@ -38,7 +38,11 @@ _DRAWN = ".drawn.txt"
 def predict_command(options: argparse.Namespace) -> int:
     """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
     loaded = load_run(
-        options.run, checkpoint=options.checkpoint, device=options.device, mirrored_pair=options.mirrored_pair
+        options.run,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        mirrored_pair=options.mirrored_pair,
+        external_model=getattr(options, "external_model", False),
     )
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:

@@ -47,7 +47,9 @@ def select(options: argparse.Namespace, *, labeled: bool = False) -> Selection:
 
     Raises UserError where there is no row.
     """
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device)
+    loaded = load_run(
+        options.run, checkpoint=options.checkpoint, device=options.device, external_model=options.external_model
+    )
     data = load_data(loaded)
     rows = data.labeled if labeled and options.split == "train" else data.rows(options.split)
     if not len(rows):

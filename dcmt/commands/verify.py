@@ -8,11 +8,9 @@ precision may change; grades and patients must be those of the manifest, and the
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,11 @@ from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, report
 from knee.grades import GradeSet
 from knee.io.files import typed
+from knee.io.plain import read_json, shown
 
 log = logging.getLogger(__name__)
 
+_MOST_SAMPLES = 1_000_000
 LAST_DIGIT = 1.5e-6
 """Stored metrics have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
@@ -43,7 +43,7 @@ def verify_command(options: argparse.Namespace) -> int:
     """Verify the metrics of one split; Faults that name every number which does not hold."""
     run, _ = open_run(options.run)
     stored = _stored_metrics(run, options.split)
-    loaded = _checkpoint_of(options.run, stored, options.device)
+    loaded = _checkpoint_of(options, stored)
     networks: list[str] = [name for name in ("student", "teacher") if name in stored]
     table = _stored_predictions(run, options.split, networks, loaded.grade_set)
     from_table = {name: predictions_of(table, name, loaded.grade_set) for name in networks}
@@ -119,11 +119,14 @@ def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[s
     """What the header of the metrics reports and is not so."""
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
-            yield f"{name}: reported {stored.get(name)}, it is {found}"
+            yield f"{name}: reported {shown(stored.get(name))}, it is {found}"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
-    return {"samples": int(how["samples"]), "seed": int(how["seed"])}
+    samples, seed = how["samples"], how["seed"]
+    if type(samples) is not int or type(seed) is not int or not (1 <= samples <= _MOST_SAMPLES and seed >= 0):
+        raise ValueError(f"{shown(samples)} bootstrap samples from seed {shown(seed)}")
+    return {"samples": samples, "seed": seed}
 
 
 def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
@@ -133,7 +136,7 @@ def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
             inner = what if name == "metrics" else f"{what} {name}"
             yield from _differing(inner, reported.get(name), found.get(name))
     elif not _close(reported, found):
-        yield f"{what}: reported {reported}, the stored predictions give {found}"
+        yield f"{what}: reported {shown(reported)}, the stored predictions give {found}"
 
 
 def _metrics_of(part: Any) -> Mapping[str, Any]:
@@ -159,13 +162,13 @@ def _weight_faults(
     faults = list(_fact_faults(table, data, rows))
     grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
     if not _close(grid, now, GRID_TOLERANCE):
-        faults.append(f"best_iou_of_grid: reported {grid}, the masks give {now}")
+        faults.append(f"best_iou_of_grid: reported {shown(grid)}, the masks give {now}")
     for name, found in (
         ("masks_by_segmenter", masks_by_segmenter(data, data.rows(split))),
         ("left_out", data.split.absent[split]),
     ):
         if reported.get(name, 0) != found:
-            faults.append(f"{name}: reported {reported.get(name, 0)}, by manifest and split it is {found}")
+            faults.append(f"{name}: reported {shown(reported.get(name, 0))}, by manifest and split it is {found}")
     furthest = 0.0
     for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
         apart = np.abs(graded.probabilities - stored[name].probabilities).max(1)
@@ -216,27 +219,33 @@ def _rows_of(table: pd.DataFrame, data: KneeData, split: str) -> Any:
 def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
     path = run.metrics(split)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if "teacher" not in values or not isinstance(values["checkpoint_step"], int):
+        values = read_json(path)
+        if "teacher" not in values or type(values["checkpoint_step"]) is not int or values["checkpoint_step"] < 0:
             raise ValueError("no metrics of a teacher")
     except OSError as error:
         raise UserError(
             f"{path} is not there; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} does not hold the metrics of an evaluation ({error}); run dcmt evaluate again"
         ) from error
-    return dict(values)
+    return values
 
 
-def _checkpoint_of(path: Path, stored: Mapping[str, Any], device: str) -> LoadedRun:
-    step = stored["checkpoint_step"]
+def _checkpoint_of(options: argparse.Namespace, stored: Mapping[str, Any]) -> LoadedRun:
+    path, step = options.run, stored["checkpoint_step"]
     if not RunFolder(path).checkpoints.holds(step):
         raise UserError(
             f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; run dcmt evaluate again"
         )
-    return load_run(path, checkpoint=step, device=device, mirrored_pair=stored.get("mirrored_pair") is True)
+    return load_run(
+        path,
+        checkpoint=step,
+        device=options.device,
+        mirrored_pair=stored.get("mirrored_pair") is True,
+        external_model=options.external_model,
+    )
 
 
 def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], grade_set: GradeSet) -> pd.DataFrame:
@@ -248,7 +257,7 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
         if missing := [name for name in names if name not in table]:
             raise ValueError(f"no column {', '.join(missing)}")
         _check_values(table, networks, grade_set.count)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} cannot be read ({error}); run dcmt evaluate again") from error
     return table
 

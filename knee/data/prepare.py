@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from knee.batches import TwoStreamBatchSampler
 from knee.data.cache import ImageCache, build_cache
-from knee.data.cases import case_name, load_salt
+from knee.data.cases import case_names, load_salt
 from knee.data.check import check_data, drop_bad
 from knee.data.config import DataConfig
 from knee.data.datasets import (
@@ -74,7 +75,12 @@ class KneeData:
 
     def cases(self, rows: Rows) -> list[str]:
         """Names of cases that may be shown to others."""
-        return [case_name(self.salt, image) for image in self.manifest.table["image"].iloc[rows]]
+        return [self._case_names[row] for row in rows]
+
+    @cached_property
+    def _case_names(self) -> list[str]:
+        """(N,), of all images, since two of them may not share a name."""
+        return case_names(self.salt, self.manifest.table["image"].tolist())
 
     def source(self, row: int) -> Source:
         """The file of an image, and how it was prepared: for showing the original."""

@@ -8,7 +8,6 @@ checksum of every other file. ``best.json`` names the best step. ``none_yet`` is
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,9 +24,10 @@ from torch import Tensor, nn
 from knee.engine.device import PRECISIONS
 from knee.errors import Faults, UserError
 from knee.io.files import write_json
+from knee.io.plain import read_json, shown
 
 _KEPT = 2
-_MOST_JSON_BYTES = 1 << 26
+_MOST_STEPS = 10**12
 _MOST_BYTES = 1 << 36
 """Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
 _MOST_BUFFER = 1 << 24
@@ -46,7 +45,7 @@ class Checkpoint:
     @property
     def step(self) -> int:
         """Optimiser steps done."""
-        return int(self.state["step"])
+        return _checked_step(self.state["step"])
 
     @property
     def precision(self) -> str:
@@ -215,8 +214,8 @@ class Checkpoints:
         if not path.exists():
             return None
         try:
-            return int(_read_json(path)["step"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return _checked_step(read_json(path)["step"])
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} cannot be read ({_short(error)}); remove it, and the last checkpoint is taken"
             ) from error
@@ -242,10 +241,9 @@ class Checkpoints:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open one checkpoint folder and verify its checksums. Raises UserError where it is not whole."""
     try:
-        state = _read_json(folder / "state.json")
-        sums = {str(name): str(value) for name, value in state["sha256"].items()}
-        step = int(state["step"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        state = read_json(folder / "state.json")
+        sums, step = _checked_sums(state["sha256"]), _checked_step(state["step"])
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({_short(error)})") from error
     if folder.is_symlink() or (folder / "state.json").is_symlink():
         raise UserError(f"{folder} is a link, or its state.json is; a checkpoint is a folder of its own: copy it there")
@@ -264,36 +262,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, {**state, "sha256": sums, "step": step})
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's state as named tensors, and its parameter groups as plain values."""
-    state = optimizer.state_dict()
-    tensors = {
-        f"{number}.{key}": torch.as_tensor(value)
-        for number, entry in state["state"].items()
-        for key, value in entry.items()
-    }
-    return tensors, state["param_groups"]
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
-    """The inverse of ``flatten_optimizer``, in place. Raises ValueError, KeyError or TypeError where it does not fit."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, entry in optimizer.state.items():
-        for key, value in entry.items():
-            if value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{key} of shape {tuple(value.shape)} for a weight of shape {tuple(parameter.shape)}")
-            if value.ndim:
-                # Fused optimisers walk through memory: a moment must lie as its weight does (channels_last, say), or
-                # each number meets another weight's.
-                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
 def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in values.items()}
 
@@ -308,13 +276,19 @@ def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappi
     _sync(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _MOST_JSON_BYTES:
-        raise ValueError(f"{path.stat().st_size} bytes of JSON, more than {_MOST_JSON_BYTES}")
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise TypeError("no JSON object")
+def _checked_step(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST_STEPS:
+        raise ValueError(f"step is {shown(value)}, not a number of steps")
     return value
+
+
+def _checked_sums(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"sha256 is {shown(value)}, not the checksums of the files")
+    for name, checksum in value.items():
+        if not isinstance(checksum, str):
+            raise ValueError(f"sha256.{name:.60} is {shown(checksum)}, not a checksum")
+    return dict(value)
 
 
 def _name(step: int) -> str:

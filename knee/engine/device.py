@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,8 +11,10 @@ from contextlib import AbstractContextManager
 import torch
 
 from knee.errors import UserError
+from knee.io.plain import shown
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:[0-9]{1,3})?")
 PRECISIONS = ("fp32", *_AUTOCAST_TYPES)
 
 
@@ -21,6 +24,8 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+    if not _DEVICE.fullmatch(name):
+        raise UserError(f"fit.device {shown(name)} cannot be used here (no such device); take auto, cpu, cuda or mps")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -8,20 +8,24 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from knee.errors import Faults, UserError
+from knee.io.plain import shown
 from knee.io.unique_yaml import read_unique
 
 Config = TypeVar("Config")
+_NUMBER = re.compile(r"[-+]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,3})?")
 
 
 def read_config(
-    kind: type[Config], arguments: Sequence[str], *, program: str, defaults: dict[str, Any] | None = None
+    kind: type[Config], arguments: Sequence[str], *, program: str, defaults: Config | None = None
 ) -> Config:
     """A config of class ``kind`` from ``--config FILE`` and overrides such as ``--data.labeled_fraction 0.1``.
 
-    ``defaults`` (nested plain values) take the place of the class's own.
+    ``defaults`` (a config) takes the place of the class's own values. Its texts are not parsed again: they may come from the
+    run folder of a stranger.
 
     Raises:
         UserError: an unknown option (near names offered), a value of the wrong type or out of range, an unreadable file.
@@ -31,11 +35,12 @@ def read_config(
     for path in config_paths(arguments):
         _check_file(path, kind)
     parser = make_parser(kind, program=program)
-    if defaults:
-        parser.set_defaults(_flat(defaults))
     try:
-        found: Namespace = parser.parse_args(list(arguments))
+        found: Namespace = parser.parse_args(list(arguments), defaults=defaults is None)
         found.pop("config", None)
+        if defaults is not None:
+            changed: Config = _replaced(defaults, found.as_dict())
+            return changed
         config: Config = kind(**vars(_instantiate(parser, found)))
     except ArgumentError as error:
         raise UserError(_sentence(str(error), kind)) from error
@@ -45,19 +50,63 @@ def read_config(
 
 
 def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str) -> Config:
-    """A config of class ``kind`` from plain values, as a run folder's config.yaml holds them. Raises UserError."""
-    from jsonargparse import ArgumentError
+    """A config of class ``kind`` from plain values, as a run folder's config.yaml holds them. Raises UserError.
 
-    parser = make_parser(kind, program="dcmt")
+    The values may be a stranger's, so no parser that imports classes or reads files by name sees them: each is checked
+    against the type of its field.
+    """
     try:
-        found = parser.parse_object(values)
-        found.pop("config", None)
-        config: Config = kind(**vars(_instantiate(parser, found)))
-    except ArgumentError as error:
-        raise UserError(f"{where}: {_sentence(str(error), kind)}") from error
+        config: Config = _built(kind(), values)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from error
     return config
+
+
+def _built(default: Any, values: Any, prefix: str = "", top: type[Any] | None = None) -> Any:
+    """A config with the values given, its sections likewise. Raises ValueError, or UserError as the class does."""
+    top = top or type(default)
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.removesuffix('.') or 'it'} is {shown(values)}, not options such as 'steps: 100'")
+    hints, given = get_type_hints(type(default)), {}
+    for name, value in values.items():
+        if name not in {option.name for option in dataclasses.fields(default)}:
+            raise ValueError(_unknown(f"{prefix}{name:.60}" if isinstance(name, str) else shown(name), top))
+        before = getattr(default, name)
+        if dataclasses.is_dataclass(before):
+            given[name] = _built(before, value, f"{prefix}{name}.", top)
+        elif fitting := _fitting(hints[name], value):
+            given[name] = fitting[0]
+        else:
+            raise ValueError(f"option {prefix}{name}: expected {_described(hints[name])}, got {shown(value)}")
+    return dataclasses.replace(default, **given)
+
+
+def _fitting(hint: Any, value: Any) -> list[Any]:
+    """The value as a field of type ``hint`` holds it, in a list; an empty list where it is of another type."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return [value] if isinstance(value, str) and value in parts else []
+    if kind in (Union, UnionType):
+        return next((found for part in parts if (found := _fitting(part, value))), [])
+    if kind is tuple:
+        right = isinstance(value, list | tuple) and len(value) == len(parts)
+        found = [_fitting(part, entry) for part, entry in zip(parts, value, strict=True)] if right else [[]]
+        return [tuple(entry[0] for entry in found)] if all(found) else []
+    if hint is float and (type(value) is int or (isinstance(value, str) and _NUMBER.fullmatch(value))):
+        return [float(value)]  # YAML 1.1 takes 1e-5 for a text
+    return [value] if type(value) is hint else []
+
+
+def _described(hint: Any) -> str:
+    """A field's type in words: ``float or nothing``, ``one of L, R``."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(parts)}"
+    if kind is tuple:
+        return f"{len(parts)} numbers in brackets"
+    if kind in (Union, UnionType):
+        return " or ".join(_described(part) for part in parts)
+    return "nothing" if hint is type(None) else str(hint.__name__)
 
 
 def make_parser(kind: type[Any], *, program: str) -> Any:
@@ -146,8 +195,8 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return bool({"--help", "-h"} & set(arguments))
 
 
-def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True) -> str:
-    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction."""
+def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True, more: str = "") -> str:
+    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction, ``more`` lines of its own."""
     fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
     return (
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
@@ -155,20 +204,28 @@ def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = Tru
         f"{fraction}"
         "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
         "  --resume RUN           go on with a run exactly where it was\n"
+        f"{more}"
         "\nResearch use only: not a medical device, not for diagnosis."
     )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values as dotted names.
+def _replaced(config: Any, changes: dict[str, Any]) -> Any:
+    """A config with some of its values changed, those of its sections in nested dictionaries.
 
-    >>> _flat({"fit": {"steps": 3}, "name": "a"})
-    {'fit.steps': 3, 'name': 'a'}
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Small:
+    ...     steps: int = 1
+    ...     seed: int = 0
+    >>> _replaced(Small(steps=3), {"seed": 5})
+    Small(steps=3, seed=5)
     """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+    given = {}
+    for name, value in changes.items():
+        before = getattr(config, name)
+        given[name] = (
+            _replaced(before, value) if dataclasses.is_dataclass(before) and isinstance(value, dict) else value
+        )
+    return dataclasses.replace(config, **given)
 
 
 def _sentence(message: str, kind: type[Any]) -> str:

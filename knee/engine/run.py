@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from knee.engine.checkpoint import Checkpoints
 from knee.errors import UserError
 from knee.grades import shipped_grade_sets
-from knee.io.files import moved_into_place
+from knee.images.negatives import SIDE
+from knee.io.files import moved_into_place, typed
+from knee.io.plain import check_plain, read_array, shown
 
 log = logging.getLogger(__name__)
 PRIVATE = "(in local/paths.yaml)"
 UNTRAINED = ("zeroshot", "probe")
 """Kinds of run that no loop trains."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
+_MOST_YAML_BYTES = 1 << 18
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -81,8 +84,18 @@ class RunFolder:
         return self.path / "template.npy"
 
     def template(self) -> NDArray[np.float32] | None:
-        """The mean knee; None where negatives are not looked for."""
-        return np.load(self.template_path, allow_pickle=False) if self.template_path.exists() else None
+        """The mean knee; None where negatives are not looked for. Raises UserError where the file holds anything else."""
+        if not self.template_path.exists():
+            return None
+        try:
+            template = read_array(self.template_path)
+            if template.shape != (SIDE, SIDE) or template.dtype != np.float32 or not np.isfinite(template).all():
+                raise ValueError(f"it is not {SIDE} × {SIDE} finite numbers")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.template_path} is not the mean of the training images ({error}); put the run's own file back"
+            ) from error
+        return template
 
     def metrics(self, split: str) -> Path:
         """``metrics_SPLIT.json``."""
@@ -161,6 +174,7 @@ def is_trained(kind: str) -> bool:
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     """An existing run folder and its config as plain values, with its ``kind``. Raises UserError.
 
+    The folder may be a stranger's: links in it are refused, and so are values that no config holds (``check_plain``).
     A grade set of the user's own is read from the run's copy: its file may have moved or changed since.
     """
     run = RunFolder(Path(path))
@@ -168,10 +182,21 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
         raise UserError(
             f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise"
         )
-    values = _read_yaml(run.config)
-    if "kind" not in values:
+    refuse_links(run.path)
+    for file in (run.config, run.private, run.grade_set):
+        if file.is_file() and file.stat().st_size > _MOST_YAML_BYTES:
+            raise UserError(
+                f"{file} has {file.stat().st_size:,} bytes, more than any run's; put the run's own file back"
+            )
+    values = _read_plain(run.config)
+    if not isinstance(values.get("kind"), str):
         raise UserError(f"{run.config} is not the config of a run (no kind)")
-    private = _read_yaml(run.private) if run.private.is_file() else {}
+    private = _read_plain(run.private) if run.private.is_file() else {}
+    for name, value in private.items():
+        if not isinstance(value, str):
+            raise UserError(
+                f"{run.private}: {name} is {shown(value)}, not a path; write the path, or leave the line out"
+            )
     if run.grade_set.is_file():
         private["data.grade_set"] = str(run.grade_set)
     for name, value in private.items():
@@ -182,6 +207,27 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     return run, values
 
 
+def refuse_links(folder: Path) -> None:
+    """Raises UserError where a folder holds a link, or anything else that is neither a file nor a folder.
+
+    Reading, writing and removing would follow a link out of the folder. The folder itself may be one.
+    """
+    waiting = [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    copied = typed(folder.with_name(f"{folder.name}-copy"))
+                    raise UserError(
+                        f"{entry.path!r} is a link, which is not followed out of a run folder; if the run is yours, put "
+                        f"the file itself there, or copy the run: cp -rL {typed(folder)} {copied}"
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    raise UserError(f"{entry.path!r} is neither a file nor a folder; remove it from the run folder")
+
+
 def require_paths(run: RunFolder, config: Any, *names: str) -> None:
     """Raises UserError where a path of a run's config, by dotted name, leads nowhere; it names the file to mend it in.
 
@@ -189,10 +235,17 @@ def require_paths(run: RunFolder, config: Any, *names: str) -> None:
     """
     for name in names:
         value = attrgetter(name)(config)
-        if _looks_like_a_path(value) and not os.path.lexists(value):
+        if not _is_a_path(name, value) and not _looks_like_a_path(value):
+            continue
+        if not os.path.lexists(value):
             raise UserError(
                 f"{name} of {run.path} is {value}, which is not there (seen from {Path.cwd()}); go to the folder that the run "
                 f"was started in, or write where it is now into {run.private}, as {name}: PATH"
+            )
+        if not os.path.isfile(value):  # noqa: PTH113  a pipe or a device never ends; a folder that is closed is no error
+            raise UserError(
+                f"{name} of {run.path} is {value}, which is not a file that can be read; write where the file is into "
+                f"{run.private}, as {name}: PATH"
             )
 
 
@@ -231,6 +284,16 @@ def _looks_like_a_path(value: str) -> bool:
 def _write_yaml(path: Path, values: dict[str, Any]) -> None:
     with moved_into_place(path) as scratch:
         scratch.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    """A YAML file of the run folder, its values of usual types and sizes. Raises UserError."""
+    values = _read_yaml(path)
+    try:
+        check_plain(values, finite=False)
+    except ValueError as error:
+        raise UserError(f"{path} is not what a run writes: {error}; put the run's own file back") from error
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from knee.engine.checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
+from knee.engine.checkpoint import Checkpoint
+from knee.engine.optimizer_state import flatten_optimizer, restore_optimizer
 from knee.errors import UserError
+from knee.io.plain import shown
 
 
 @dataclass
@@ -60,19 +62,40 @@ class LoopState:
         """Bring optimiser, scaler and random state back, in place. Raises UserError if they do not fit this run."""
         try:
             restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
+            self.scaler.load_state_dict(_checked_scaler(checkpoint.state["scaler"]))
             random = checkpoint.tensors("random")
             torch.set_rng_state(random["cpu"])
             if "cuda" in random and self.device.type == "cuda":
                 torch.cuda.set_rng_state(random["cuda"], self.device)
             if "mps" in random and self.device.type == "mps":
                 torch.mps.set_rng_state(random["mps"])
-            return Progress(**checkpoint.state["progress"])
+            return _checked_progress(checkpoint.state["progress"], checkpoint.step)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{checkpoint.folder} does not fit this run ({type(error).__name__}: {error}); "
                 "was it written by another version?"
             ) from error
+
+
+def _checked_scaler(values: Any) -> dict[str, float]:
+    if not isinstance(values, dict) or not all(type(value) in (int, float) and value >= 0 for value in values.values()):
+        raise ValueError(f"the loss scaler's state is {shown(values)}")
+    return values
+
+
+def _checked_progress(values: Any, step: int) -> Progress:
+    """Raises ValueError or TypeError where a checkpoint's progress is not one."""
+    progress = Progress(**values)
+    for name, value in vars(progress).items():
+        if name == "best_value":
+            fits = value is None or type(value) in (int, float)
+        elif name == "seconds":
+            fits = type(value) in (int, float) and value >= 0
+        else:
+            fits = type(value) is int and value >= (-1 if name == "best_step" else 0)
+        if not fits or (name == "step" and value != step):
+            raise ValueError(f"progress.{name} is {shown(value)}")
+    return progress
 
 
 def refuse_changed_data(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +50,9 @@ class Tracker:
 
             board = self.path.parent / "tensorboard"
             # TensorBoard then hides what a killed run showed of the steps to come.
-            self._board = SummaryWriter(
-                str(board), purge_step=self._first_step + 1 if board.exists() else None, flush_secs=30
-            )
+            purge_step = self._first_step + 1 if board.exists() else None
+            with _nameless_machine():
+                self._board = SummaryWriter(str(board), purge_step=purge_step, flush_secs=30)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record ``values`` at optimiser step ``step``; a value that is not finite is recorded as such in the table."""
@@ -86,6 +88,17 @@ class Tracker:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(METRICS_COLUMNS)
             rows.writerows([number, name, format(value, ".9g")] for number, name, value in kept)
+
+
+@contextmanager
+def _nameless_machine() -> Iterator[None]:
+    """Keep the machine's name out of the names of TensorBoard's files that are made in here: a run may be shown to others."""
+    before = socket.gethostname
+    socket.gethostname = lambda: "run"
+    try:
+        yield
+    finally:
+        socket.gethostname = before
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
@@ -162,7 +175,13 @@ class Window:
         return {name: _stacked(values) for name, values in self.values.items()}
 
     def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """Take up what `tensors` gave; on ``device``, where the values to come will be."""
+        """Take up what `tensors` gave; on ``device``, where the values to come will be. Raises UserError for anything else."""
+        for name, values in tensors.items():
+            if values.ndim != 1 or not values.is_floating_point():
+                raise UserError(
+                    f"window.safetensors of the checkpoint holds {name!r:.80}, which is not a row of losses; go on from "
+                    "another checkpoint, or start anew under another --name"
+                )
         self.values = {name: list(values.to(device).unbind()) for name, values in tensors.items()}
 
     def means(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
 from knee.engine.device import autocast, choose_device, choose_precision, flush_denormals
 from knee.engine.fit import Batches, Fit
 from knee.engine.guards import BufferKeeper
+from knee.engine.options import config_from_values
 from knee.engine.record import run_state
 from knee.engine.run import RunFolder, keep_config, open_run
 from knee.engine.schedules import learning_rate_factor
@@ -129,9 +131,10 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
         log.info(f"{run.path} is done: step {step} of {steps}; go on with {longer}")
         return
     log.info(f"resuming {run.path} at step {step} of {steps}")
-    earlier = open_run(run.path)[1]["fit"]
-    length = {name: earlier[name] for name in ("steps", "epochs")}
-    before = count_steps(FitConfig(**length, accumulation=config.fit.accumulation), loop.batches.per_epoch)
+    values = open_run(run.path)[1]
+    values.pop("kind")
+    earlier = config_from_values(type(config), values, where=str(run.config)).fit
+    before = count_steps(replace(config.fit, steps=earlier.steps, epochs=earlier.epochs), loop.batches.per_epoch)
     if before != steps:
         optimizer = config.optimizer
         rates = [

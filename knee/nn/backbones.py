@@ -7,6 +7,7 @@ which option to change.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import timm
@@ -14,13 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
+from knee.io.plain import shown
 from knee.nn.weights import near_names
+
+_PLAIN_NAME = re.compile(r"\w+(\.[\w-]+)?", re.ASCII)
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has an architecture of this name, with or without a tag; names that lead to a hub or a folder are none.
+
+    >>> is_known("resnet18.a1_in1k"), is_known("hf-hub:timm/resnet18"), is_known("resnet18.x:/y")
+    (True, False, False)
+    """
+    return bool(_PLAIN_NAME.fullmatch(name)) and bool(timm.is_model(name))
 
 
 def pretrained_settings(name: str, *, option: str) -> Any:
     """timm's settings of the weights called ``name``; None where there are none. Raises UserError for an unknown name."""
-    if not timm.is_model(name):
-        raise UserError(f"{option}: timm has no {name!r}{near_names(name, timm.list_models())}")
+    if not is_known(name):
+        raise UserError(f"{option}: timm has no {shown(name)}{near_names(name[:100], timm.list_models())}")
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that its architecture does not have

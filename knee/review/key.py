@@ -11,6 +11,7 @@ from typing import Any
 
 from knee.errors import Faults
 from knee.io.files import write_text as write_whole_text
+from knee.io.plain import shown
 from knee.io.tables import plain_text, read_table, shortened, spreadsheet_text
 
 
@@ -32,6 +33,7 @@ class KeyedCase:
 
 
 COLUMNS = tuple(field.name for field in fields(KeyedCase))
+_MOST_DIGITS = 3
 _REQUIRED = COLUMNS[:-1]  # keys of earlier versions have no model_hash
 
 
@@ -62,10 +64,10 @@ def _checked(path: Path, rows: Iterable[Mapping[Any, Any]], faults: list[str]) -
         at = f"{path.name} line {row['line']}:"
         texts = {name: plain_text(str(row.get(name, ""))) for name in COLUMNS}
         grades = [texts.pop(name) for name in ("student_grade", "teacher_grade")]
-        if not all(grade.isdecimal() for grade in grades):
-            faults.append(f"{at} grades {grades} are not whole numbers; export the review again")
+        if not all(grade.isdecimal() and len(grade) <= _MOST_DIGITS for grade in grades):
+            faults.append(f"{at} grades {shown(grades)} are not whole numbers; export the review again")
         elif texts["case"] in found:
-            faults.append(f"{at} case {texts['case']} is there twice; export the review again")
+            faults.append(f"{at} case {shown(texts['case'])} is there twice; export the review again")
         else:
             student_grade, teacher_grade = map(int, grades)
             found[texts["case"]] = KeyedCase(**texts, student_grade=student_grade, teacher_grade=teacher_grade)

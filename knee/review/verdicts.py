@@ -15,6 +15,7 @@ from typing import Any
 from knee.errors import Faults, UserError, counted
 from knee.io.files import write_text as write_whole_text
 from knee.io.folder_lock import folder_lock
+from knee.io.plain import shown
 from knee.io.tables import plain_text, read_csv_rows, read_table, separator_of, shortened, spreadsheet_text
 from knee.review.readers import alike_readers
 
@@ -206,14 +207,16 @@ def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
     faults = []
     if texts["run"] != run:
         faults.append(
-            f"is of run {texts['run']!r}, not {run!r}; remove the row, or, if the run's folder was renamed, name it as before"
+            f"is of run {shown(texts['run'])}, not {run!r}; remove the row, or name the run's folder as before"
         )
     known = ("", *map(str, range(grades)))
-    faults += [f"{name} {texts[name]!r} is not 0–{grades - 1} or empty" for name in _GRADES if texts[name] not in known]
+    faults += [
+        f"{name} {shown(texts[name])} is not 0–{grades - 1} or empty" for name in _GRADES if texts[name] not in known
+    ]
     if texts["verdict"] not in ("", *VERDICTS):
-        faults.append(f"verdict {texts['verdict']!r} is not one of {', '.join(VERDICTS)} or empty")
+        faults.append(f"verdict {shown(texts['verdict'])} is not one of {', '.join(VERDICTS)} or empty")
     if not _is_time(texts["time"]):
-        faults.append(f"time {texts['time']!r} is not like {_TIME_LIKE}")
+        faults.append(f"time {shown(texts['time'])} is not like {_TIME_LIKE}")
     return faults
 
 
@@ -250,7 +253,7 @@ def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdic
     if not isinstance(entries, list):
         wrong.append("has no list of verdicts; download the verdicts again")
     if not isinstance(reviewer, str) or not _one_line(reviewer) or len(reviewer) > 100:
-        wrong.append(f"names no reader (reviewer {reviewer!r}); write initials or a number")
+        wrong.append(f"names no reader (reviewer {shown(reviewer)}); write initials or a number")
     if wrong or not isinstance(entries, list):
         faults.extend(f"{path.name}: {fault}" for fault in wrong)
         return []
@@ -269,15 +272,15 @@ def _head_faults(document: dict[str, Any], expected: Expected) -> list[str]:
         way_out = "import it into that run"
         if document.get("model_hash") == expected.model_hash:
             way_out = "its model is this run's: if the run's folder was renamed, name it as before; if not, " + way_out
-        faults.append(f"is of run {document.get('run')!r}, not {expected.run!r}; {way_out}")
+        faults.append(f"is of run {shown(document.get('run'))}, not {expected.run!r}; {way_out}")
     elif document.get("model_hash") != expected.model_hash:
         faults.append(
-            f"is of model {document.get('model_hash')!r}, but the run's is {expected.model_hash!r}: the reader saw "
+            f"is of model {shown(document.get('model_hash'))}, but the run's is {expected.model_hash!r}: the reader saw "
             "another model's maps; export the review again and have the cases read again"
         )
     if document.get("grades") != expected.grades:
         faults.append(
-            f"has {document.get('grades')!r} grades, the run has {expected.grades}; choose the run's own file"
+            f"has {shown(document.get('grades'))} grades, the run has {expected.grades}; choose the run's own file"
         )
     return faults
 
@@ -287,21 +290,25 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
         return ["names no case; download the verdicts again"]
     case, faults = entry["case"], []
     if case not in expected.cases:
-        faults.append(f"case {case!r} is not one of this run; was the file made from another export?")
+        faults.append(f"case {shown(case)} is not one of this run; was the file made from another export?")
     for name in _GRADES:
         grade = entry.get(name)
         # bool is an int to Python, and true is no grade.
         if grade is not None and (type(grade) is not int or not 0 <= grade < expected.grades):
-            faults.append(f"case {case!r}: {name} {grade!r} is not 0–{expected.grades - 1} or null")
+            faults.append(f"case {shown(case)}: {name} {shown(grade)} is not 0–{expected.grades - 1} or null")
     if entry.get("verdict") not in (None, *VERDICTS):
-        faults.append(f"case {case!r}: verdict {entry['verdict']!r} is not one of {', '.join(VERDICTS)} or null")
+        faults.append(
+            f"case {shown(case)}: verdict {shown(entry['verdict'])} is not one of {', '.join(VERDICTS)} or null"
+        )
     comment = entry.get("comment", "")
     if not isinstance(comment, str):
-        faults.append(f"case {case!r}: comment {comment!r} is not text")
+        faults.append(f"case {shown(case)}: comment {shown(comment)} is not text")
     elif len(comment) > _LONGEST_COMMENT:
-        faults.append(f"case {case!r}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it")
+        faults.append(
+            f"case {shown(case)}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it"
+        )
     if not _is_time(entry.get("time")):
-        faults.append(f"case {case!r}: time {entry.get('time')!r} is not like {_TIME_LIKE}")
+        faults.append(f"case {shown(case)}: time {shown(entry.get('time'))} is not like {_TIME_LIKE}")
     return faults
 
 

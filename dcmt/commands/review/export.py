@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from dcmt.loaded import LoadedRun
 from knee.errors import UserError
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
+from knee.io.plain import read_json
 from knee.io.tables import shortened
 from knee.review.cases import CaseFacts, ReviewCase, most_doubtful
 from knee.review.collect import review_cases
@@ -77,8 +77,8 @@ def _sanity_of(loaded: LoadedRun) -> bool:
     if not sanity_path(loaded.run).exists():
         return False
     try:
-        step = json.loads((loaded.run.path / "sanity.json").read_text(encoding="utf-8"))["checkpoint_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        step = read_json(loaded.run.path / "sanity.json")["checkpoint_step"]
+    except (OSError, ValueError, KeyError):
         return False
     return bool(step == loaded.checkpoint.step)
 

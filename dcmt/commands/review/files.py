@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dcmt.config import GraderConfig
 from dcmt.loaded import KINDS
 from knee.engine.checkpoint import Checkpoint
+from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, open_run
 from knee.errors import UserError
 from knee.io.files import typed
+from knee.io.plain import shown
 from knee.review.key import KeyedCase, read_key
 
 
@@ -35,17 +39,22 @@ def run_name(run: RunFolder) -> str:
 
 def model_hash(checkpoint: Checkpoint) -> str:
     """Of the teacher's weights: the first 16 hex digits of their SHA-256."""
-    return str(checkpoint.state["sha256"]["teacher.safetensors"])[:16]
+    sums = checkpoint.state["sha256"]
+    if "teacher.safetensors" not in sums:
+        raise UserError(f"{checkpoint.folder} holds no teacher; put the run's own checkpoint back")
+    return str(sums["teacher.safetensors"])[:16]
 
 
 def open_reviewed(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, KeyedCase]]:
     """A grader's run that was exported for review, its config as plain values, and its key. Raises UserError."""
     run, values = open_run(path)
-    if values["kind"] not in KINDS:
-        raise UserError(f"{path} is a run of kind {values['kind']}; reviews are of a grader's run")
+    kind = values.pop("kind")
+    if kind not in KINDS:
+        raise UserError(f"{path} is a run of kind {shown(kind)}; reviews are of a grader's run")
+    config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not key_path(run).exists():
         raise UserError(f"{path} was not exported for review yet; begin with: dcmt review export {typed(path)}")
-    return run, values, read_key(key_path(run))
+    return run, {"kind": kind, **dataclasses.asdict(config)}, read_key(key_path(run))
 
 
 def keep_private(path: Path) -> None:

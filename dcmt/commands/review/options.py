@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dcmt.commands.options import external_model_option
 from dcmt.commands.registry import command, group
 
 CLAIM = "Maps show where the model looked; they are no segmentation of disease. Research use only, not for diagnosis."
@@ -16,6 +17,7 @@ def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> Non
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     if device:
         parser.add_argument("--device", default="auto")
+        external_model_option(parser)
 
 
 @command(

@@ -11,7 +11,7 @@ from dcmt.config import GraderConfig
 from knee.data.check import drop_bad
 from knee.data.manifest import inspect_manifest, read_manifest
 from knee.engine.options import config_from_values
-from knee.engine.run import require_paths
+from knee.engine.run import refuse_links, require_paths
 from knee.errors import UserError, counted
 from knee.grades import load_grade_set
 from knee.io.files import typed
@@ -97,6 +97,8 @@ def send_command(options: argparse.Namespace) -> int:
     source: Path = options.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
+    if (source / "config.yaml").exists():
+        refuse_links(source)
     # A run's own review alone: its data may lie in the same folder.
     inside = source / "review" if (source / "config.yaml").exists() else source
     paths = sorted(inside.rglob("*.dcm"))
