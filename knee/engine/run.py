@@ -27,6 +27,7 @@ from knee.engine.lock import RunLock
 from knee.errors import UserError
 from knee.grades import shipped_grade_sets
 from knee.io.files import moved_into_place
+from knee.io.unique_yaml import read_unique
 
 Config = TypeVar("Config")
 PRIVATE = "(in local/paths.yaml)"
@@ -323,9 +324,11 @@ def _write_yaml(path: Path, values: dict[str, Any]) -> None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values, duplicates = read_unique(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if duplicates:
+        raise UserError(f"{path} {duplicates[0]}")
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold named values")
     return values

@@ -24,6 +24,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused: the largest knee radiographs have some 20 million pixels."""
+# Pillow warns above its own limit, which is a little lower.
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or MOST_PIXELS, MOST_PIXELS)
 MOST_SIDE = 10_000
 """Images with a longer side are refused: each is padded to a square before it is made small."""
 MOST_BYTES = 1 << 29
