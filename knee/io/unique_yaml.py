@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.duplicates: list[str] = []
         self._aliases = 0
-        self._with_alias: set[str] = set()
+        self._with_alias: set[str | None] = set()
         """Anchors of parts that hold an alias."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -47,10 +47,11 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(
                     f"line {event.start_mark.line + 1}: nested or too many anchors (*{event.anchor}); write the values out"
                 )
-        before = self._aliases
+        before, anchor = self._aliases, getattr(event, "anchor", None)
+        self._with_alias.add(anchor)  # while it is open, an alias to it would hold itself
         node = super().compose_node(parent, index)
-        if getattr(event, "anchor", None) and self._aliases > before:
-            self._with_alias.add(event.anchor)
+        if self._aliases == before:
+            self._with_alias.discard(anchor)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
