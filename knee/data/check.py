@@ -48,6 +48,8 @@ class _Seen:
     side: str = ""
     """By the image's own file."""
     subject: Subject | None = None
+    remarks: tuple[str, ...] = ()
+    """What of its file is ignored (``Pixels.remarks``)."""
 
 
 def check_data(path: str | Path, grade_set: GradeSet, *, progress: bool = True) -> Inspection:
@@ -102,7 +104,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
     """Why a row cannot be used; what else its image shows is noted in ``seen``."""
     path, mask_path = manifest.image_path(row), manifest.mask_path(row)
     image, mask_name = manifest.table["image"].iat[row], manifest.table["mask"].iat[row]
-    size = mask_size = None
+    pixels = None
     if absent or is_file(path):
         try:
             pixels = read_image(path)
@@ -110,6 +112,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
             yield f"image '{image}' {str(error).removeprefix(f'{path}: ')}"
         else:
             size = pixels.values.shape
+            seen.remarks = pixels.remarks
             seen.pixels = blake2b(str(size).encode() + pixels.values.tobytes(), digest_size=16).digest()
             seen.wide = size[1] >= _WIDE * size[0]
             seen.side = pixels.laterality or ""
@@ -119,15 +122,9 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
                 yield f"image '{image}' is of side {seen.side} by its file, {side} by the manifest; mend the side"
     if mask_path is not None and (absent or is_file(mask_path)):
         try:
-            mask = read_mask(mask_path)
-            mask_size, seen.covered = mask.shape, float(mask.mean())
+            seen.covered = float(read_mask(mask_path, of=pixels).mean())
         except UserError as error:
             yield f"mask '{mask_name}' {str(error).removeprefix(f'{mask_path}: ')}"
-    if size and mask_size and size != mask_size:
-        yield (
-            f"image '{image}' is {size[1]} × {size[0]} pixels, its mask '{mask_name}' {mask_size[1]} × {mask_size[0]}; "
-            "draw the mask on the image"
-        )
 
 
 def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[int, list[str]]:
@@ -224,6 +221,11 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
             f"{counted(len(much), 'mask')} ({_lines(table, much)}) over more than half of the image: if the background is what "
             "is marked, save them with 0 there; a segmenter learns what is marked"
         )
+    ignored: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(seen):
+        for remark in one.remarks:
+            ignored[remark].append(row)
+    remarks += [f"{counted(len(rows), 'image')} ({_lines(table, rows)}) {remark}" for remark, rows in ignored.items()]
     return remarks
 
 

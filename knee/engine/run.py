@@ -27,6 +27,7 @@ from knee.grades import shipped_grade_sets
 from knee.images.negatives import SIDE
 from knee.io.files import moved_into_place, typed
 from knee.io.plain import check_plain, read_array, shown
+from knee.io.unique_yaml import read_unique
 
 log = logging.getLogger(__name__)
 PRIVATE = "(in local/paths.yaml)"
@@ -298,9 +299,11 @@ def _read_plain(path: Path) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        values, duplicates = read_unique(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if duplicates:
+        raise UserError(f"{path} {duplicates[0]}")
     if not isinstance(values, dict):
         raise UserError(f"{path} does not hold named values")
     return values

@@ -11,8 +11,11 @@ _END, _SCAN, _FRAME_LS = 0xD9, 0xDA, 0xF7
 _FRAMES = {*range(0xC0, 0xD0), _FRAME_LS} - {0xC4, 0xC8, 0xCC}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _MOST_SEGMENTS = 10_000
-_MOST_SCANNED = 1_000_000_000
-"""Pixels times scans: a progressive JPEG of the largest size has 10, and each goes through all pixels."""
+_MOST_SCANNED = 300_000_000
+"""Pixels times scans: each of the 10 scans of a progressive JPEG goes through all pixels."""
+_MOST_STREAM = 150_000_000
+"""Bytes: a decoder takes about a second for 30 million."""
+_FILLING = b"\xff" * 1024
 
 
 class JpegStructure(NamedTuple):
@@ -37,6 +40,7 @@ def jpeg_structure(data: bytes) -> JpegStructure:
             break
         kind, position = found[1][0], found.end()
         if kind == _END:
+            _check_stream(data, position)
             return JpegStructure(height, width, scans, position)
         if kind in _ALONE:
             continue
@@ -53,6 +57,13 @@ def jpeg_structure(data: bytes) -> JpegStructure:
     if position < len(data):
         raise ValueError(f"is a damaged JPEG (no marker at byte {position}, or more than {_MOST_SEGMENTS:,} of them)")
     raise ValueError("is a truncated JPEG (it has no end marker)")
+
+
+def _check_stream(data: bytes, end: int) -> None:
+    if end > _MOST_STREAM:
+        raise ValueError(f"is a JPEG of {end // 10**6} million bytes; save it as PNG or crop it")
+    if data.find(_FILLING, 0, end) >= 0:  # decoders start again and again in long fillings
+        raise ValueError("is a damaged JPEG (a long filling between markers)")
 
 
 def check_scans(scans: int, height: int, width: int) -> None:

@@ -24,6 +24,8 @@ Values = npt.NDArray[np.float32]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused: the largest knee radiographs have some 20 million pixels."""
+# Pillow warns above its own limit, which is a little lower.
+Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or MOST_PIXELS, MOST_PIXELS)
 MOST_SIDE = 10_000
 """Images with a longer side are refused: each is padded to a square before it is made small."""
 MOST_BYTES = 1 << 29
@@ -40,6 +42,7 @@ _TRAILING = "with data after the end of the JPEG, which is ignored"
 _MOST_DEEP_COLOR = 25_000_000
 _ORIENTATION_TAG = 274
 _JPEG_FILLING = 128
+_MOST_DECODED_TWICE = 30_000_000
 _LARGEST_VALUE = 1e10
 _COLORED = 0.2
 """Pixels whose channels differ by more than this share of the full range are colored."""
@@ -118,6 +121,8 @@ def decode_jpeg(data: bytes) -> Pixels:
     height, width = pixels.values.shape
     corner = (slice((height - 1) // 8 * 8, None), slice((width - 1) // 8 * 8, None))
     if (pixels.values[corner] == _JPEG_FILLING).all():
+        if height * width > _MOST_DECODED_TWICE:
+            raise ValueError("is a truncated JPEG, or ends in flat mid-grey as one does; save the original as PNG")
         more = np.random.default_rng(0).integers(0, 255, 1 << 16, np.uint8).tobytes()  # no 255: no markers
         longer = _decode_jpeg(data[: structure.end - 2] + more + b"\xff\xd9", structure.scans)
         if not np.array_equal(longer.values, pixels.values):

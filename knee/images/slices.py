@@ -26,4 +26,4 @@ def is_file(path: str | Path) -> bool:
 
 
 def _exists(name: str) -> bool:
-    return os.path.exists(name)  # noqa: PTH110  unlike Path.exists, no error if too long
+    return os.path.exists(name)  # noqa: PTH110 (Path.exists raises for a name that is too long)

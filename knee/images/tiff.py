@@ -30,6 +30,8 @@ _COMPRESSIONS = {1, 2, 3, 4, 5, *_JPEG, *_ZLIB, 32773}
 
 def decode_tiff(data: bytes) -> Pixels:
     """TIFF of one page, up to 32 bit or float. White-is-zero is turned into black-is-zero."""
+    if data[:4] == b"MM\0+":
+        raise ValueError("is a BigTIFF of big-endian numbers, which is not read; save it as an ordinary TIFF")
     stored = _without_orientation(data)
     try:
         image = TiffImagePlugin.TiffImageFile(CountedReads(stored))

@@ -1,4 +1,4 @@
-"""YAML without silent losses: of a key that stands twice YAML keeps the last, and says nothing."""
+"""YAML without silent losses and without bombs: keys given twice are reported, nested anchors refused."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import Any
 
 import yaml
 
+_MOST_CHARACTERS = 1 << 18
+_MOST_ALIASES = 100
+
 
 def read_unique(text: str) -> tuple[Any, list[str]]:
     """The content of a YAML text, read safely, and a sentence with line numbers for each key given twice.
 
-    Raises yaml.YAMLError, RecursionError or ValueError for what is no YAML.
+    Raises yaml.YAMLError, RecursionError or ValueError for what is not YAML, for texts of more than 256 kB, and for anchors
+    that would be expanded again and again: more than 100 aliases, or one to a part that holds an alias itself.
 
     >>> read_unique("a: 1\\nb: 2\\na: 3\\n")
     ({'a': 3, 'b': 2}, ["line 3: 'a' stands on line 1 already; keep one of the two"])
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text):,} characters, more than {_MOST_CHARACTERS:,}")
     loader = _Loader(text)
     try:
         return loader.get_single_data(), loader.duplicates
@@ -24,11 +30,29 @@ def read_unique(text: str) -> tuple[Any, list[str]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that remembers keys given twice."""
+    """A safe loader that remembers keys given twice and refuses nested anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.duplicates: list[str] = []
+        self._aliases = 0
+        self._with_alias: set[str | None] = set()
+        """Anchors of parts that hold an alias."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            self._aliases += 1
+            if event.anchor in self._with_alias or self._aliases > _MOST_ALIASES:
+                raise yaml.YAMLError(
+                    f"line {event.start_mark.line + 1}: nested or too many anchors (*{event.anchor}); write the values out"
+                )
+        before, anchor = self._aliases, getattr(event, "anchor", None)
+        self._with_alias.add(anchor)  # while it is open, an alias to it would hold itself
+        node = super().compose_node(parent, index)
+        if self._aliases == before:
+            self._with_alias.discard(anchor)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}

@@ -301,6 +301,8 @@ def write_links(folder: Path, outside: Path) -> Iterator[dict[str, Any]]:
 
 def write_corpus(folder: Path, every: int = 1) -> list[dict[str, Any]]:
     """Write all files below ``folder``, or every so-manieth; returns the index."""
+    from hostile import hostile_files  # it builds on this module
+
     rng = np.random.default_rng(0)
     good = good_files()
     files = folder / "files"
@@ -317,7 +319,8 @@ def write_corpus(folder: Path, every: int = 1) -> list[dict[str, Any]]:
             }
         )
     several = [bad for name, (data, shown) in good.items() for bad in damaged(name, data, shown, rng)]
-    for bad in [*several, *absurd_files(good), *foreign_files()][::every]:
+    hostile = hostile_files(good["grey.jpg"][0])
+    for bad in [*several, *absurd_files(good), *foreign_files(), *hostile][::every]:
         (files / bad.name).write_bytes(bad.data)
         index.append(
             {

@@ -33,7 +33,7 @@ def path(tmp_path):
 def test_everything_that_is_wrong_is_listed_with_line_and_reason(path):
     bad = check_data(path, KL, progress=False).bad
     reasons = [
-        (4, "image 'other_size.png' is 12 × 10 pixels, its mask 'small.png' 6 × 5; draw the mask on the image"),
+        (4, "mask 'small.png' has 6 × 5 pixels, its image 12 × 10; draw the mask on the image"),
         (5, "grade 'KL1' is not 0–4 or empty; write 1"),
         (5, "mask 'good.png' is not a mask: 120 different values"),
         (6, "image 'flat.png' is empty: all pixels are 7"),
