@@ -74,7 +74,7 @@ def overlay(
 
 def contour_of(x: NDArray[Any], threshold: float) -> NDArray[np.float32]:
     """What crosses 0.5 where f = σ(ω(x − σ₀)) does, but smoothly: x (H, W) and σ₀ → (H, W) in [0, 1]."""
-    return np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1)
+    return np.asarray(np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1), np.float32)
 
 
 def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]:
@@ -176,7 +176,7 @@ def _trace(picture: Rgb, area: NDArray[Any], color: tuple[int, int, int], *, das
     thick = max(1, round(max(height, width) / 340))
     # What reaches the edge of the picture is not closed along it: those lines are drawn outside.
     margin = 2 * thick + 2
-    framed = cv2.copyMakeBorder(larger, *[margin] * 4, cv2.BORDER_REPLICATE)
+    framed = cv2.copyMakeBorder(larger, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     inside = cv2.compare(framed, 127, cv2.CMP_GT)
     edges, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
     # Fewer points than pixels: antialiased lines cost by the point, and the halo is drawn under every one.
