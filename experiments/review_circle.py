@@ -36,7 +36,7 @@ from knee.grades import GradeSet, load_grade_set
 from knee.metrics import confusion_metrics, weighted_confusion
 from knee.phantom import write_phantom
 from knee.review.key import KeyedCase, read_key
-from knee.review.verdicts import Verdict, verdicts_document
+from knee.review.verdicts_file import Verdict, verdicts_document
 
 ROOT = Path(__file__).parent.parent
 ARMS = ("random", "doubted")

@@ -74,8 +74,7 @@ def overlay(
 
 def contour_of(x: NDArray[Any], threshold: float) -> NDArray[np.float32]:
     """What crosses 0.5 where f = σ(ω(x − σ₀)) does, but smoothly: x (H, W) and σ₀ → (H, W) in [0, 1]."""
-    crossed: NDArray[np.float32] = np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1)
-    return crossed
+    return np.asarray(np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1), np.float32)
 
 
 def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]:

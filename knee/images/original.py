@@ -59,9 +59,8 @@ class Original:
         """``pixels`` through ``window``."""
         black, white = self.window
         levels = (np.arange(256) - black) / max(white - black, 1e-6)
-        table: NDArray[np.uint8] = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
-        shown: NDArray[np.uint8] = table[self.pixels]
-        return shown
+        shades: NDArray[np.uint8] = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
+        return np.asarray(shades[self.pixels])
 
     def place(self, square: NDArray[Any]) -> NDArray[np.float32]:
         """A map (S, S) in [0, 1] on the prepared square → (h, w) on ``pixels``; 0 where the square does not reach."""

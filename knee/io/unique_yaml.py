@@ -44,9 +44,8 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
             if event.anchor in self._with_alias or self._aliases > _MOST_ALIASES:
-                raise yaml.YAMLError(
-                    f"line {event.start_mark.line + 1}: nested or too many anchors (*{event.anchor}); write the values out"
-                )
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                raise yaml.YAMLError(f"line {line}: nested or too many anchors (*{event.anchor}); write the values out")
         before, anchor = self._aliases, getattr(event, "anchor", None)
         self._with_alias.add(anchor)  # while it is open, an alias to it would hold itself
         node = super().compose_node(parent, index)

@@ -11,7 +11,8 @@ import numpy as np
 from knee.evaluation.intervals import bootstrap_by_patient
 from knee.metrics import adjacent_accuracy, quadratic_kappa
 from knee.review.key import KeyedCase
-from knee.review.verdicts import Verdict, latest_verdicts
+from knee.review.verdicts import latest_verdicts
+from knee.review.verdicts_file import Verdict
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from knee.data.manifest import Manifest, write_manifest
 from knee.errors import Faults, UserError
 from knee.io.tables import shortened, spreadsheet_text
 from knee.review.key import KeyedCase
-from knee.review.verdicts import Verdict, latest_verdicts
+from knee.review.verdicts import latest_verdicts
+from knee.review.verdicts_file import Verdict
 
 RULE = (
     "A case takes the median of its readers' final grades. Where an even number of readers has two different middle "

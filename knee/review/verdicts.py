@@ -1,16 +1,14 @@
-"""Verdicts: what a reader's browser hands in, checked as a whole, and the append-only table they are kept in."""
+"""The append-only table of all verdicts of a run, and what is added to it."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from knee.errors import Faults, UserError, counted
 from knee.io.files import write_text as write_whole_text
@@ -18,51 +16,12 @@ from knee.io.folder_lock import folder_lock
 from knee.io.plain import shown
 from knee.io.tables import plain_text, read_csv_rows, read_table, separator_of, shortened, spreadsheet_text
 from knee.review.readers import alike_readers
+from knee.review.verdicts_file import GRADES, TIME_LIKE, VERDICTS, Expected, Verdict, is_time, read_verdicts_file
 
-SCHEMA = "knee-review-verdicts/1"
-VERDICTS = ("agree", "disagree", "unsure", "bad_image")
-_GRADES = ("blind_grade", "final_grade")
 _WRITTEN = ("reviewer", "comment")  # by people: nothing of it may become a formula in a spreadsheet
-_TIME_LIKE = "2025-03-01T12:00:00Z"
-_LARGEST_FILE = 50_000_000
-_LONGEST_COMMENT = 10_000  # letters; a field of a CSV file holds 131,072, the page's own 2,000
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One reader's word on one case."""
-
-    case: str
-    reviewer: str
-    time: str
-    """ISO 8601 with its zone: when it was last changed."""
-    run: str
-    model_hash: str
-    blind_grade: int | None
-    """Given before the model's part was shown; None where the case was not read blind."""
-    final_grade: int | None
-    verdict: str
-    """One of ``VERDICTS`` on the model's grade and map, or empty."""
-    comment: str
-
-    @property
-    def says_anything(self) -> bool:
-        """Whether it grades, judges or comments; not once all of that was withdrawn."""
-        return self.blind_grade is not None or self.final_grade is not None or bool(self.verdict or self.comment)
 
 
 COLUMNS = tuple(field.name for field in fields(Verdict))
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a verdicts file must be about."""
-
-    run: str
-    model_hash: str
-    grades: int
-    """K."""
-    cases: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -111,7 +70,7 @@ def _import(
     given = [
         replace(verdict, reviewer=readers.get(verdict.reviewer, verdict.reviewer))
         for path in paths
-        for verdict in _read_file(Path(path), expected, faults)
+        for verdict in read_verdicts_file(Path(path), expected, faults)
     ]
     faults += _repeated(given)
     before = read_verdicts(table_path, run=expected.run, grades=expected.grades) if table_path.exists() else []
@@ -152,31 +111,6 @@ def _alike(before: Sequence[Verdict], given: Sequence[Verdict], *, readers: Mapp
     return faults
 
 
-def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: int) -> dict[str, Any]:
-    """What the review page saves, from one reader's verdicts: for readings made with another tool, or simulated.
-
-    ``grade_set`` is its name, ``grades`` K. Write it as JSON and import it. Raises UserError unless the verdicts are of
-    one reader, run and model.
-    """
-    heads = {(verdict.reviewer, verdict.run, verdict.model_hash) for verdict in verdicts}
-    if len(heads) != 1:
-        raise UserError(f"a verdicts file is of one reader, run and model; these are of {len(heads)}")
-    ((reviewer, run, model_hash),) = heads
-    said = ("case", "blind_grade", "final_grade", "comment", "time")
-    return {
-        "schema": SCHEMA,
-        "run": run,
-        "model_hash": model_hash,
-        "grade_set": grade_set,
-        "grades": grades,
-        "reviewer": reviewer,
-        "verdicts": [
-            {name: getattr(verdict, name) for name in said} | {"verdict": verdict.verdict or None}
-            for verdict in verdicts
-        ],
-    }
-
-
 def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
     """All rows of ``verdicts.csv``, oldest first.
 
@@ -193,7 +127,7 @@ def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
         wrong = _row_faults(texts, run, grades)
         faults += [f"{Path(path).name} line {row['line']}: {fault}" for fault in wrong]
         if not wrong:
-            given = {name: texts.pop(name) for name in _GRADES}
+            given = {name: texts.pop(name) for name in GRADES}
             numbers = {name: int(grade) if grade else None for name, grade in given.items()}
             verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
     if faults:
@@ -211,12 +145,12 @@ def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
         )
     known = ("", *map(str, range(grades)))
     faults += [
-        f"{name} {shown(texts[name])} is not 0–{grades - 1} or empty" for name in _GRADES if texts[name] not in known
+        f"{name} {shown(texts[name])} is not 0–{grades - 1} or empty" for name in GRADES if texts[name] not in known
     ]
     if texts["verdict"] not in ("", *VERDICTS):
         faults.append(f"verdict {shown(texts['verdict'])} is not one of {', '.join(VERDICTS)} or empty")
-    if not _is_time(texts["time"]):
-        faults.append(f"time {shown(texts['time'])} is not like {_TIME_LIKE}")
+    if not is_time(texts["time"]):
+        faults.append(f"time {shown(texts['time'])} is not like {TIME_LIKE}")
     return faults
 
 
@@ -232,113 +166,6 @@ def latest_verdicts(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdic
 
 def _moment(verdict: Verdict) -> datetime:
     return datetime.fromisoformat(verdict.time)
-
-
-def _read_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdict]:
-    """The verdicts of one file; what is wrong with it is added to ``faults``."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UserError(f"{path}: is larger than any verdicts file; choose the file that the review page saved")
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a verdicts file") from error
-    except (ValueError, RecursionError) as error:
-        faults.append(f"{path.name}: is damaged, not JSON ({error}); download the verdicts again")
-        return []
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        faults.append(f"{path.name}: is not a verdicts file ({SCHEMA}); choose the file that the review page saved")
-        return []
-    entries, reviewer = document.get("verdicts"), document.get("reviewer")
-    wrong = _head_faults(document, expected)
-    if not isinstance(entries, list):
-        wrong.append("has no list of verdicts; download the verdicts again")
-    if not isinstance(reviewer, str) or not _one_line(reviewer) or len(reviewer) > 100:
-        wrong.append(f"names no reader (reviewer {shown(reviewer)}); write initials or a number")
-    if wrong or not isinstance(entries, list):
-        faults.extend(f"{path.name}: {fault}" for fault in wrong)
-        return []
-    verdicts = []
-    for number, entry in enumerate(entries, 1):
-        found = _entry_faults(entry, expected)
-        faults.extend(f"{path.name} verdict {number}: {fault}" for fault in found)
-        if not found:
-            verdicts.append(_verdict(entry, _one_line(str(reviewer)), expected))
-    return verdicts
-
-
-def _head_faults(document: dict[str, Any], expected: Expected) -> list[str]:
-    faults = []
-    if document.get("run") != expected.run:
-        way_out = "import it into that run"
-        if document.get("model_hash") == expected.model_hash:
-            way_out = "its model is this run's: if the run's folder was renamed, name it as before; if not, " + way_out
-        faults.append(f"is of run {shown(document.get('run'))}, not {expected.run!r}; {way_out}")
-    elif document.get("model_hash") != expected.model_hash:
-        faults.append(
-            f"is of model {shown(document.get('model_hash'))}, but the run's is {expected.model_hash!r}: the reader saw "
-            "another model's maps; export the review again and have the cases read again"
-        )
-    if document.get("grades") != expected.grades:
-        faults.append(
-            f"has {shown(document.get('grades'))} grades, the run has {expected.grades}; choose the run's own file"
-        )
-    return faults
-
-
-def _entry_faults(entry: Any, expected: Expected) -> list[str]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("case"), str):
-        return ["names no case; download the verdicts again"]
-    case, faults = entry["case"], []
-    if case not in expected.cases:
-        faults.append(f"case {shown(case)} is not one of this run; was the file made from another export?")
-    for name in _GRADES:
-        grade = entry.get(name)
-        # bool is an int to Python, and true is no grade.
-        if grade is not None and (type(grade) is not int or not 0 <= grade < expected.grades):
-            faults.append(f"case {shown(case)}: {name} {shown(grade)} is not 0–{expected.grades - 1} or null")
-    if entry.get("verdict") not in (None, *VERDICTS):
-        faults.append(
-            f"case {shown(case)}: verdict {shown(entry['verdict'])} is not one of {', '.join(VERDICTS)} or null"
-        )
-    comment = entry.get("comment", "")
-    if not isinstance(comment, str):
-        faults.append(f"case {shown(case)}: comment {shown(comment)} is not text")
-    elif len(comment) > _LONGEST_COMMENT:
-        faults.append(
-            f"case {shown(case)}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it"
-        )
-    if not _is_time(entry.get("time")):
-        faults.append(f"case {shown(case)}: time {shown(entry.get('time'))} is not like {_TIME_LIKE}")
-    return faults
-
-
-def _is_time(value: Any) -> bool:
-    # fromisoformat takes any letter between date and time, half of a surrogate pair too, which no file can hold.
-    if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
-        return False
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _verdict(entry: dict[str, Any], reviewer: str, expected: Expected) -> Verdict:
-    return Verdict(
-        case=entry["case"],
-        reviewer=reviewer,
-        time=entry["time"],
-        run=expected.run,
-        model_hash=expected.model_hash,
-        blind_grade=entry.get("blind_grade"),
-        final_grade=entry.get("final_grade"),
-        verdict=entry.get("verdict") or "",
-        comment=_one_line(entry.get("comment", "")),
-    )
-
-
-def _one_line(text: str) -> str:
-    """Text that fits into a CSV field whatever was typed: no control characters, single spaces."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _repeated(verdicts: Sequence[Verdict]) -> list[str]:

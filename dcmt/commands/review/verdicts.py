@@ -19,7 +19,8 @@ from knee.review.agreement import agreements
 from knee.review.dicom.send import Node, send
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.readers import alike_readers
-from knee.review.verdicts import Expected, import_verdicts, read_verdicts
+from knee.review.verdicts import import_verdicts, read_verdicts
+from knee.review.verdicts_file import Expected
 
 log = logging.getLogger(__name__)
 

@@ -44,9 +44,11 @@ async function load(item) {
   const pen = sheet.getContext("2d", { willReadFrequently: true });
   pen.drawImage(image, 0, 0);
   const colors = pen.getImageData(0, 0, width, height).data;
+  const grey = new Uint8Array(width * height);
+  for (let k = 0; k < grey.length; k++) grey[k] = colors[4 * k];
   const student = attention(item.student, size), teacher = attention(item.teacher, size);
   return {
-    grey: Uint8Array.from({ length: width * height }, (_, k) => colors[4 * k]),
+    grey,
     fields: { student, teacher, difference: difference(student, teacher) },
     masks: { student: contour(student, size, run.threshold), teacher: contour(teacher, size, run.threshold) },
     cartilage: outlinePath(item.cartilage),

@@ -12,7 +12,7 @@ from knee.grades import load_grade_set
 from knee.review.agreement import agreements
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.labels import median_grade, reviewed_labels, write_labels
-from knee.review.verdicts import Verdict
+from knee.review.verdicts_file import Verdict
 
 GRADES = {"a": "1", "b": "", "c": "3", "d": "", "e": "0", "f": "2"}
 

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 
 from knee.errors import Faults, UserError
-from knee.review.verdicts import (
-    Expected,
-    Imported,
-    Verdict,
-    import_verdicts,
-    latest_verdicts,
-    read_verdicts,
-    verdicts_document,
-)
+from knee.review.verdicts import Imported, import_verdicts, latest_verdicts, read_verdicts
+from knee.review.verdicts_file import Expected, Verdict, verdicts_document
 
 EXPECTED = Expected("run", "hash", 5, {"c1", "c2", "c3"})
 

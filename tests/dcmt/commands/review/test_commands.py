@@ -28,7 +28,8 @@ from knee.engine.run import create_run
 from knee.intake.scan import image_files
 from knee.review.dicom.send import Node, Sent
 from knee.review.key import read_key
-from knee.review.verdicts import Verdict, read_verdicts, verdicts_document
+from knee.review.verdicts import read_verdicts
+from knee.review.verdicts_file import Verdict, verdicts_document
 
 Values = dict[str, Any]
 ROOT = Path(__file__).parents[4]

@@ -15,7 +15,8 @@ from knee.evaluation.colors import paint
 from knee.images.original import shown_original
 from knee.images.read import prepare
 from knee.review.page.html import image_webp
-from knee.review.verdicts import Expected, Verdict, import_verdicts, verdicts_document
+from knee.review.verdicts import import_verdicts
+from knee.review.verdicts_file import Expected, Verdict, verdicts_document
 
 pytestmark = pytest.mark.slow
 
