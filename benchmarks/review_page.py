@@ -1,10 +1,9 @@
-"""The review file of 500 cases: how fast it is exported and in how much memory, its size, how soon a browser opens it,
-how long a redraw takes.
+"""The review file of 500 cases: export speed and memory, size, the time a browser takes to open it and to redraw.
 
     python benchmarks/review_page.py
 
-Needs Chromium and its driver (Debian: chromium, chromium-driver) and selenium. Wanted: at least 20 cases/s beside
-inference, memory flat in the number of cases, under 10 MB, 1 s and 16 ms.
+Needs Chromium and its driver (Debian: chromium, chromium-driver) and selenium. Targets: at least 20 cases/s without
+inference, memory independent of the number of cases, under 10 MB, 1 s and 16 ms.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def made_up_cases(count: int) -> Iterator[ReviewCase]:
 
 
 def export(folder: Path, cases: list[ReviewCase], count: int) -> Path:
-    """The export as the command does it, from cases that are there already; the drawn ones repeat under new names."""
+    """The export as the command does it, from drawn cases, which repeat under new names."""
     many = (replace(cases[number % len(cases)], case=f"{number:011x}") for number in range(count))
     run = ReviewRun("benchmark", "0" * 16, load_grade_set("cartilage"))
     made = ReviewExport(folder, run, ("html",), folder / "key.csv", "0", b"salt", force=True)
@@ -94,7 +93,7 @@ def main() -> None:
         options.add_argument(flag)
     cases = list(made_up_cases(100))
     with tempfile.TemporaryDirectory() as folder:
-        export(Path(folder), cases, 10)  # what is taken once, whatever the number
+        export(Path(folder), cases, 10)  # memory that is taken once
         small, large = (peak_mib(Path(folder), cases, number) for number in (count // 5, count))
         start, work = time.perf_counter(), time.process_time()
         path = export(Path(folder), cases, count)

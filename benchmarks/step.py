@@ -1,10 +1,10 @@
-"""How fast a whole training step is, beside the floor of the same networks on the same batch, and what memory it takes.
+"""How fast a whole training step is, compared with the floor of the same networks on the same batch, and its memory.
 
     python benchmarks/step.py --backbone resnet18 --stage 3 --stride 8 --size 96
 
-The floor: student forward and backward with a cross-entropy, teacher forward, optimiser, on random tensors in memory. The
-step: what ``dcmt.fit`` does, on the same tensors: all losses, attention, clipping off, the moving average, the check for
-values that are not finite, the bookkeeping of the log. Both run in turns, so that a change of the machine's load meets both.
+The floor: student forward and backward with a cross-entropy, teacher forward, optimizer, on random tensors in memory. The
+step: what ``dcmt.fit`` does on the same tensors: all losses, attention, no clipping, the moving average, the check for
+values that are not finite, the bookkeeping of the log. Both alternate, so that the machine's load affects both alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from knee.task import Batch
 
 
 class OneBatch:
-    """The same batch again and again, on the device."""
+    """The same batch repeated, on the device."""
 
     per_epoch = 1000
 
@@ -48,7 +48,7 @@ class OneBatch:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of a step, and how much longer the whole one takes: medians of the rounds."""
+    """Seconds of a step, and the overhead of the whole one: medians over the rounds."""
 
     floor: float
     step: float
@@ -102,7 +102,7 @@ def floor_step(task: MeanTeacher, batch: Batch, device: torch.device, precision:
 def whole_step(
     task: MeanTeacher, batch: Batch, device: torch.device, precision: str, folder: Path
 ) -> tuple[Callable[[], None], Tracker]:
-    """One step of the loop, its log every ten steps included."""
+    """One step of the loop, including its log every ten steps."""
     tracker = Tracker(folder, tensorboard=False)
     fit = Fit(
         task=task,
@@ -125,7 +125,7 @@ def whole_step(
 
 
 def timed(step: Callable[[], None], device: torch.device) -> NDArray[np.float64]:
-    """Seconds by the clock and of the processor that one step takes."""
+    """Wall and processor seconds of one step."""
     _wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
     step()
@@ -139,7 +139,7 @@ def _wait(device: torch.device) -> None:
 
 
 def compare(options: argparse.Namespace, device: torch.device, precision: str) -> Rates:
-    """Floor and step in turns, step by step; medians over the rounds."""
+    """Floor and step alternating; medians over the rounds."""
     batch = random_batch(options, device)
     floor = floor_step(make_task(options, device), batch, device, precision)
     with tempfile.TemporaryDirectory() as folder:
