@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint.py --backbone seresnext50_32x4d --stage -1 --stride 16 --size 256
 
-Times the writing of a whole checkpoint (both networks, the optimiser, random state; checksums and fsync included) and
-divides by the default time between two, ``fit.checkpoint_minutes``. A checkpoint after each validation is counted
-beside it: there are ten in a run of the default settings.
+Times the writing of a whole checkpoint (both networks, the optimizer, random state; checksums and fsync included) and
+divides by the default time between two, ``fit.checkpoint_minutes``. The checkpoints after each validation are a second
+share: there are ten in a run of the default settings.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def main() -> None:
         folder = Path(name)
         step, tracker = whole_step(task, random_batch(options, device), device, "fp32", folder)
         step()  # gives the optimiser its moments
-        begun = time.perf_counter()
+        start = time.perf_counter()
         step()
-        step_seconds = time.perf_counter() - begun
+        step_seconds = time.perf_counter() - start
         tracker.close()
         optimizer = {
             f"{number}.{moment}": parameter.detach().clone()
@@ -48,9 +48,9 @@ def main() -> None:
         seconds = []
         checkpoints = Checkpoints(folder / "checkpoints")
         for number in range(options.times):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             checkpoints.save(number, task.networks, {"optimizer": optimizer}, {})
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
         size = sum(path.stat().st_size for path in next(checkpoints.folder.glob("step_*")).iterdir())
     median, interval = statistics.median(seconds), 60 * FitConfig().checkpoint_minutes
     print(

@@ -1,10 +1,10 @@
-"""What a training step costs with the flip terms and without: forward, losses, backward and optimiser, no data.
+"""What a training step costs with the flip losses and without: forward, losses, backward and optimizer, no data.
 
     python benchmarks/flip_step.py [--config configs/clip_koa_small.yaml] [--device cuda]
 
-The budget is 2.1 times. Prints the time of this process on a CPU (others may share the machine), the wall's on a GPU.
-The two steps take turns and the median of the pairs' ratios counts: a processor that is now fast, now slow, is so for
-both of a pair, while the fastest of each alone may come from different moments.
+The budget is 2.1 times. Prints processor time on a CPU (others may share the machine), wall time on a GPU. The two steps
+alternate, and the median of the pairs' ratios counts: a processor that changes its speed changes it for both of a
+pair, while the fastest step of each kind may come from different moments.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 class Step:
-    """A task on random images, and one optimiser step of it at a time."""
+    """A task on random images, and one optimizer step of it at a time."""
 
     def __init__(self, config: GraderConfig, device: torch.device, precision: str, *, flips: bool) -> None:
         self.device, self.precision = device, precision

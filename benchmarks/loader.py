@@ -1,4 +1,4 @@
-"""How fast two-stream batches come, beside decoding alone, and how much memory that takes.
+"""How fast two-stream batches are loaded, compared with plain decoding, and how much memory that takes.
 
     python benchmarks/loader.py --size 96 --workers 0 2
 
@@ -64,7 +64,7 @@ def build_loader(folder: Path, options: argparse.Namespace, *, workers: int) -> 
 
 
 def take(loader: TrainLoader, batches: int) -> int:
-    """Images in so many batches, over as many epochs as that takes."""
+    """Images in this many batches, over as many epochs as needed."""
     images = 0
     while True:
         for batch in loader:
@@ -96,7 +96,7 @@ def loading_rate(folder: Path, options: argparse.Namespace, *, workers: int) -> 
 
 
 def memory_mib() -> tuple[float, float]:
-    """Resident memory of this process: its own, and pages of mapped files, which the system takes back at need.
+    """Resident memory of this process: its own, and pages of mapped files, which the system can reclaim.
 
     Where /proc is missing the first is the peak of both together and the second 0.
     """
@@ -139,15 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         write_arrays(folder, 1000, options.size)
         decoding = decoding_rate(folder, options.size)
-        print(f"decoding alone, one thread: {decoding:8.0f} images/s   (PNG, {options.size} px, no view made)")
+        print(f"only decoding, one thread: {decoding:8.0f} images/s   (PNG, {options.size} px, no augmentation)")
         for workers in options.workers:
             rate = loading_rate(folder, options, workers=workers)
             print(f"two-stream loader, workers {workers}: {rate:6.0f} images/s   {rate / decoding:.2f} of decoding")
-        print(f"({options.views} views for student and teacher of each image, decoded once before)\n")
+        print(f"({options.views} views for student and teacher of each image, decoded before)\n")
     print(
-        "memory over an epoch, no workers: the process's own, and pages of mapped files, which the system can take back"
+        "memory over an epoch, no workers: the process's own, and pages of mapped files, which the system can reclaim"
     )
-    # A new process for each: memory that was once taken would hide what the next one takes.
+    # A new process for each: memory is not returned, and would hide what the next one takes.
     context = multiprocessing.get_context("spawn")
     for count in options.images:
         with tempfile.TemporaryDirectory() as name, context.Pool(1) as pool:

@@ -1,12 +1,11 @@
-"""What the flip terms of CLIP-KOA do: the same small towers with and without them, on the radiographs, several seeds.
+"""What the flip losses of CLIP-KOA do: the same small towers with and without them, on the radiographs, several seeds.
 
     python -m experiments.clip_flip --seeds 0 1 2 --jobs 2
 
-Trains what is not trained yet (an interrupted run goes on), grades the test images and their mirror images, prints accuracy
-and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. Other seeds, configs or options than
-the study's are a trial: its tables go to RUNS/clip_flip unless --out is given, and runs with options are kept apart by a hash
-of them. Intervals are of the mean over the seeds, by bootstrap over patients; the difference is paired: the same patients
-drawn for both.
+Trains what is missing (an interrupted run is resumed), predicts the test images and their horizontal flips, prints accuracy
+and flip disagreement of student and teacher, and writes docs/results/clip_flip.{csv,md}. With other seeds, configs or options
+the tables go to RUNS/clip_flip unless --out is given, and runs with options have a hash of them in their name. Intervals are of
+the mean over the seeds, by bootstrap over patients; differences are paired: the same draws of patients for both.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ def main() -> None:
     """Train what is missing, grade the test images, write the table."""
     options = _options()
     arms: list[str] = options.configs
-    jobs = [(arm, seed) for seed in options.seeds for arm in arms]
+    jobs = {f"{arm}-s{seed}": (arm, seed) for seed in options.seeds for arm in arms}
     logs = options.runs / "logs"
     side_by_side(
-        [Work(job, logs / f"{job[0]}-s{job[1]}.log", train, (options.runs, *job, options.options)) for job in jobs],
+        [Work(name, logs / f"{name}.log", train, (options.runs, *job, options.options)) for name, job in jobs.items()],
         options.jobs,
     )
     found: Found = {}
-    for arm, seed in jobs:
+    for arm, seed in jobs.values():
         loaded = load_run(folder(options.runs, arm, seed, options.options), checkpoint="best", device="auto")
         data = load_data(loaded)
         rows = data.rows("test")
@@ -61,27 +60,27 @@ def main() -> None:
 
 
 def train(runs: Path, arm: str, seed: int, more: Sequence[str]) -> None:
-    """One run; one that was started before goes on, one that is done ends at once. Raises RuntimeError."""
+    """One run: started, or resumed where its folder exists. Raises RuntimeError."""
     path = folder(runs, arm, seed, more)
-    if (path / "checkpoints").exists():
+    if path.exists():
         arguments = ["train", "--resume", str(path)]
     else:
         arguments = ["train", f"--config={ROOT / 'configs' / arm}.yaml", f"--runs={runs}", f"--name={path.name}"]
-        arguments += [f"--fit.seed={seed}", "--fit.threads=1", "--force", *more]
+        arguments += [f"--fit.seed={seed}", "--fit.threads=1", *more]
     if dcmt(arguments):
         raise RuntimeError(f"{path.name}: training failed")
 
 
 def folder(runs: Path, arm: str, seed: int, more: Sequence[str]) -> Path:
-    """The run's folder: runs with other options are others."""
-    told = f"-{hashlib.sha256(json.dumps(list(more)).encode()).hexdigest()[:8]}" if more else ""
-    return runs / f"flip-{arm}-s{seed}{told}"
+    """The run's folder: with other options another one."""
+    options = f"-{hashlib.sha256(json.dumps(list(more)).encode()).hexdigest()[:8]}" if more else ""
+    return runs / f"flip-{arm}-s{seed}{options}"
 
 
 def tabulate(
     found: Found, grades: NDArray[np.int64], patients: list[str], arms: list[str], seeds: list[int]
 ) -> pd.DataFrame:
-    """A row a network, arm (or difference), metric: each seed, their mean, and the interval of the mean."""
+    """One row per network, arm (or difference) and metric: each seed, their mean, and the interval of the mean."""
     lines = []
     for network in ("student", "teacher"):
         cases = {arm: [_per_case(found[arm, network, seed], grades) for seed in seeds] for arm in arms}
@@ -137,12 +136,12 @@ def markdown(table: pd.DataFrame, images: int, options: argparse.Namespace) -> s
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="the first is compared with")
+    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="the others are compared with the first")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--out", type=Path, help="default: docs/results; of a trial RUNS/clip_flip")
+    parser.add_argument("--out", type=Path, help="default: docs/results; RUNS/clip_flip for other options")
     known, rest = parser.parse_known_args(arguments)
-    known.options = rest  # given to every run, such as --fit.epochs 2 --data.workers 1
+    known.options = rest  # for every run, such as --fit.epochs 2 --data.workers 1
     study = not rest and (known.seeds, known.configs) == (SEEDS, CONFIGS)
     known.out = known.out or (ROOT / "docs" / "results" if study else known.runs / "clip_flip")
     return known

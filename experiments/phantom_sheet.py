@@ -1,7 +1,7 @@
-"""Contact sheets of the phantom, to look at beside real images: `python experiments/phantom_sheet.py FOLDER`.
+"""Contact sheets of the phantom, to compare with real images: `python -m experiments.phantom_sheet FOLDER`.
 
-Writes three PNGs, enlarged: slices of some patients, one patient a row, with the mask's outline on the last row's copies;
-one slice of many patients sorted by grade; radiographs, one Kellgren–Lawrence grade a row.
+Writes three enlarged PNGs: slices of some patients, one patient per row, the last row again with the mask's outline; one slice
+of many patients sorted by grade; radiographs, one Kellgren–Lawrence grade per row.
 """
 
 from __future__ import annotations

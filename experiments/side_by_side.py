@@ -5,15 +5,19 @@ On a small machine two single-threaded trainings side by side are faster than on
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 EVERY_SECONDS = 60
@@ -21,85 +25,108 @@ EVERY_SECONDS = 60
 
 @dataclass(frozen=True)
 class Work:
-    """A call, its name in the results, and the file that takes all it prints."""
+    """A call, its name, and the file for all it prints."""
 
-    name: Hashable
+    name: str
     log: Path
     call: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
-def print_now(line: str) -> None:
-    print(line, flush=True)
-
-
-def nothing_more(done: Work, found: Any) -> Iterable[Work]:
-    return ()
-
-
 def side_by_side(
     work: Iterable[Work],
     jobs: int,
-    then: Callable[[Work, Any], Iterable[Work]] = nothing_more,
-    say: Callable[[str], None] = print_now,
-) -> dict[Hashable, Any]:
-    """Run all work, and what ``then`` says follows from each result. Returns the results by name.
+    then: Callable[[Work, Any], Iterable[Work]] = lambda done, found: (),
+) -> dict[str, Any]:
+    """Run all work, and what ``then`` returns for each result. Returns the results by name.
 
-    Raises RuntimeError naming the log of what failed; what is under way is finished first. When this process is
-    killed, its workers end as well, so that nothing is still writing when it is started again.
+    A failure does not stop other work. On Ctrl-C or SIGTERM the processes are asked to end, which lets a training save.
+    When this process is killed, they end at once, so that nothing is still writing when it is started again.
+
+    Raises:
+        RuntimeError: some work failed; names each log.
+        KeyboardInterrupt: stopped by a signal.
     """
-    found: dict[Hashable, Any] = {}
+    found: dict[str, Any] = {}
+    failed: list[str] = []
     began = time.monotonic()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        waiting: dict[Future[Any], Work] = {}
-
-        def add(more: Iterable[Work]) -> None:
-            for one in more:
-                one.log.parent.mkdir(parents=True, exist_ok=True)
-                waiting[pool.submit(_apart, one, os.getpid())] = one
-
-        add(work)
-        while waiting:
-            finished, _ = wait(waiting, timeout=EVERY_SECONDS, return_when=FIRST_COMPLETED)
-            minutes = (time.monotonic() - began) / 60
-            for future in finished:
-                one = waiting.pop(future)
-                if error := future.exception():
-                    pool.shutdown(cancel_futures=True)
-                    raise RuntimeError(f"{one.name} failed ({error!r}); see {one.log}") from error
-                found[one.name] = future.result()
-                say(f"{minutes:6.1f} min  {one.log.stem}: done, {len(waiting)} under way or waiting")
-                add(then(one, found[one.name]))
-            if not finished:
-                for one in (one for future, one in waiting.items() if future.running() and one.log.exists()):
-                    say(f"{minutes:6.1f} min  {one.log.stem}: {_last_line(one.log)}")
+        os.environ.setdefault(name, "1")  # for the processes: this one has read it
+    signal.signal(signal.SIGTERM, _interrupt)
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: dict[Future[Any], Work] = {pool.submit(_in_a_process, one): one for one in work}
+        try:
+            while waiting:
+                finished, _ = wait(waiting, timeout=EVERY_SECONDS, return_when=FIRST_COMPLETED)
+                minutes = (time.monotonic() - began) / 60
+                for future in finished:
+                    one, error = waiting.pop(future), future.exception()
+                    if error is None:
+                        found[one.name] = future.result()
+                        waiting |= {pool.submit(_in_a_process, more): more for more in then(one, found[one.name])}
+                    else:
+                        failed.append(f"{one.name}: {error}")
+                    state = "done" if error is None else f"FAILED ({error})"
+                    print(f"{minutes:6.1f} min  {one.name}: {state}, {len(waiting)} running or waiting", flush=True)
+                if not finished:
+                    for one in (one for future, one in waiting.items() if future.running()):
+                        print(f"{minutes:6.1f} min  {one.name}: {_last_line(one.log)}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            print("stopping: trainings save their state; the same command resumes them", flush=True)
+            raise
+    if failed:
+        raise RuntimeError("; ".join(failed))
     return found
 
 
-def _apart(work: Work, parent: int) -> Any:
-    """In a process of its own: one thread, output to the log, and an end where the parent ends."""
-    import torch
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
+
+def _in_a_process(work: Work) -> Any:
+    """The result of the call, which runs in a process of its own."""
+    work.log.parent.mkdir(parents=True, exist_ok=True)
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(work, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{_last_line(work.log)}; see {work.log}") from None
+    finally:
+        process.join()
+
+
+def _call(work: Work, sender: Connection) -> None:
+    """In the new process: output to the log, and an end when the parent ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with work.log.open("a", encoding="utf-8") as log:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())
-    return work.call(*work.arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that can be followed
+    sender.send(work.call(*work.arguments))
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
 def _last_line(log: Path) -> str:
-    """What was printed last; a progress bar overwrites its line again and again."""
+    """The last line printed; a progress bar overwrites its line."""
+    if not log.exists():
+        return "starting"
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 2000))
         lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip()[:110] for line in reversed(lines) if line.strip()), "begun")
+    return next((line.strip()[:160] for line in reversed(lines) if line.strip()), "starting")

@@ -1,4 +1,4 @@
-"""From a study to the runs it needs: their options, and the hashes by which a finished one is known."""
+"""From a study to the trainings it needs, and the fingerprint that tells whether a stored run is still current."""
 
 from __future__ import annotations
 
@@ -6,182 +6,111 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dcmt.config import GraderConfig
-from experiments.results.code import ROOT, code_hash
-from experiments.results.data import DataPlan
-from experiments.results.study import Cell, Row, Study, run_name
+from experiments.results.study import Row, Run, Study, run_name
 from knee.engine.options import read_config
 from knee.engine.run import split_private
-from knee.errors import UserError
+from segmentation.config import SegmenterConfig
 
-_NOT_IN_HASH = ("name", "runs", "report")
-_NOT_IN_HASH_OF = {
-    "data": ("manifest", "split", "cache", "workers"),
-    "fit": ("threads", "log_every", "checkpoint_minutes", "precision"),  # the result tells the precision
-}
-_NEUTRAL = {"model.normalise": "fixed", "loss.teacher_mirror": False}
-"""Options that came after the first results, with the value that does what was done before: left out there."""
-_NOTHING = object()
-_CONSISTENCIES = ("probability_consistency", "attention_consistency", "flip_consistency")
-_OF_CONSISTENCIES = ("ramp", "ramp_start", "teacher_temperature", "teacher_mirror")
-"""What acts on those terms alone."""
-_ALIKE = (
-    "views", "optimizer", "attention", "model", "data.labeled_per_batch", "data.image_size", "data.mask_dilation",
-    "fit.steps", "fit.epochs", "fit.accumulation", "fit.precision", "fit.validate_every", "fit.patience",
+ROOT = Path(__file__).parents[2]
+_NO_EFFECT = (
+    "name", "runs", "report.", "data.manifest", "data.split", "data.cache", "data.workers",
+    "fit.threads", "fit.log_every", "fit.checkpoint_minutes", "fit.precision",
 )  # fmt: skip
-"""What rows that are compared have in common, besides the data."""
-_ALIKE_WITH_A_TEACHER = ("loss.ramp", "loss.ramp_start")
-"""The same, of rows that learn from a teacher's answers."""
+"""Options without effect on the numbers, but for their last digits; a result records its precision."""
+_CONSISTENCY_LOSSES = ("loss.probability_consistency", "loss.attention_consistency", "loss.flip_consistency")
+_OF_CONSISTENCY = ("loss.ramp", "loss.ramp_start", "loss.teacher_temperature", "loss.teacher_mirror")
+"""Options without effect where no consistency loss has a weight."""
+_BEFORE: Mapping[type[Any], Mapping[str, Any]] = {
+    GraderConfig: {"model.normalise": "fixed"},
+    SegmenterConfig: {"data.labeled_per_batch": 16, "fit.validate_every": 100},
+}
+"""Values of the options that the first stored runs do not record, where today's default is another."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: everything that a process of its own needs to train it and store its result."""
+class Job(NamedTuple):
+    """One training: what a process of its own needs to do it and to store its result."""
 
-    name: str
-    study: str
-    row: str
-    fraction: float
-    seed: int
+    about: dict[str, Any]
+    """What identifies the run: name, study, row, fraction, seed, version, checkpoint, data, config; no path."""
     arguments: tuple[str, ...]
-    """Of train.py, without the paths of the data and of the run."""
-    config: dict[str, Any]
-    """The resolved config, its paths left out."""
-    data: dict[str, Any]
-    """What the data are, without a path."""
-    config_hash: str
-    """Of config and data."""
-    code: tuple[str, ...]
-    """Modules that make the numbers."""
-    code_hash: str
-    """Of these when the command was started."""
-    checkpoint: str
-    mirror: bool
+    """Of train.py, without the paths of data and run."""
+    tta: bool
+    """Predict the horizontal flips too."""
 
-    def to_json(self) -> str:
-        """For another process."""
-        return json.dumps(asdict(self), ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """As `to_json` wrote it."""
-        values = json.loads(text)
-        return cls(**{**values, "arguments": tuple(values["arguments"]), "code": tuple(values["code"])})
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.about["name"])
 
 
-def make_job(study: Study, cell: Cell, seed: int, plan: DataPlan, *, more: Sequence[str] = ()) -> Job:
-    """The run of a cell and a seed; ``more`` are options of train.py that come last. Raises UserError."""
-    row = study.row(cell.row)
-    shared = _shared_arguments(study, cell, more)
-    arguments = (*shared, f"--data.labeled_fraction={cell.fraction:g}", f"--fit.seed={seed}")
-    config = _config(shared, cell, seed)
-    about = plan.about(seed)
-    return Job(
-        name=run_name(study.name, row.training, cell.fraction, seed),
-        study=study.name,
-        row=row.training,
-        fraction=cell.fraction,
-        seed=seed,
-        arguments=arguments,
-        config=split_private(config)[0],
-        data=about,
-        config_hash=_hash({"config": decisive(config), "data": about, "checkpoint": study.checkpoint}),
-        code=study.code,
-        code_hash=code_hash(study.code),
-        checkpoint=study.checkpoint,
-        mirror=study.mirror,
-    )
-
-
-def _shared_arguments(study: Study, cell: Cell, more: Sequence[str] = ()) -> tuple[str, ...]:
-    """Of train.py, the same for all seeds."""
-    return (*row_arguments(study, study.row(cell.row)), *study.options_at.get(cell.fraction, ()), *more)
-
-
-def _config(shared: Sequence[str], cell: Cell, seed: int) -> dict[str, Any]:
+def make_job(study: Study, run: Run, data: dict[str, Any], *, more: Sequence[str] = ()) -> Job:
+    """The job of a run on ``data`` (see `DataPlan.about`); ``more`` options of train.py come last. Raises UserError."""
+    shared = row_arguments(study, study.row(run.row), run.fraction, more)
     config = resolved(shared)
-    config["data"]["labeled_fraction"], config["fit"]["seed"] = cell.fraction, seed
-    return config
+    config["data"]["labeled_fraction"], config["fit"]["seed"] = run.fraction, run.seed
+    about = {
+        "name": run_name(study.name, run),
+        "study": study.name,
+        **run._asdict(),
+        "version": study.version,
+        "checkpoint": study.checkpoint,
+        "data": data,
+        "config": split_private(config)[0],
+    }
+    arguments = (*shared, f"--data.labeled_fraction={run.fraction:g}", f"--fit.seed={run.seed}")
+    return Job(about, arguments, tta=any("TTA" in network for network in study.networks))
 
 
-def is_of_now(study: Study, cell: Cell, seed: int, config: dict[str, Any]) -> bool:
-    """Whether a stored run of a cell and a seed had the options that the study has now, what changes no number aside."""
-    now = split_private(_config(_shared_arguments(study, cell), cell, seed))[0]
-    return decisive(now) == decisive(config)
+def row_arguments(study: Study, row: Row, fraction: float, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """The config files and options of a row at a labeled fraction, as train.py takes them; the same for all seeds."""
+    files = (f"--config={ROOT / 'configs' / path}" for path in row.configs)
+    at_fraction = study.options_at.get(fraction, ())
+    return (*files, f"--data.grade_set={study.grade_set}", *study.options, *row.options, *at_fraction, *more)
 
 
-def row_arguments(study: Study, row: Row) -> tuple[str, ...]:
-    """The config files of a row and the options of the study and the row, as train.py takes them; the same for all seeds."""
-    files = (argument for path in row.configs for argument in ("--config", str(ROOT / "configs" / path)))
-    return (*files, f"--data.grade_set={study.grade_set}", *study.options, *row.options)
-
-
-def resolved(arguments: Sequence[str]) -> dict[str, Any]:
+def resolved(arguments: tuple[str, ...]) -> dict[str, Any]:
     """The config that train.py makes of its arguments, as plain values. Raises UserError."""
-    values: dict[str, Any] = json.loads(_resolved_json(tuple(arguments)))
-    return values
+    return dataclasses.asdict(_config(arguments))
 
 
 @cache
-def _resolved_json(arguments: tuple[str, ...]) -> str:
-    return json.dumps(dataclasses.asdict(read_config(GraderConfig, arguments, program="train.py")))
+def _config(arguments: tuple[str, ...]) -> GraderConfig:
+    return read_config(GraderConfig, arguments, program="train.py")
 
 
-def decisive(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config changes the numbers: no names, paths, threads, reports or last digits.
+def fingerprint(about: Mapping[str, Any]) -> str:
+    """16 hex digits of config, data, checkpoint and study version: runs that share them need not be trained again.
 
-    >>> decisive({"name": "a", "fit": {"steps": 3, "threads": 1}, "model": {"stage": 3, "normalise": "fixed"}})
-    {'fit': {'steps': 3}, 'model': {'stage': 3}}
+    ``about`` is that of a job or of a stored run. A stored run without a version has version 1.
     """
-    kept = {name: value for name, value in config.items() if name not in _NOT_IN_HASH}
-    for section, values in kept.items():
-        if isinstance(values, dict):
-            left_out = _NOT_IN_HASH_OF.get(section, ())
-            kept[section] = {
-                name: value
-                for name, value in values.items()
-                if name not in left_out and _NEUTRAL.get(f"{section}.{name}", _NOTHING) != value
-            }
-    loss = kept.get("loss")
-    if loss and not any(loss.get(name) for name in _CONSISTENCIES):
-        kept["loss"] = {name: value for name, value in loss.items() if name not in _OF_CONSISTENCIES}
-    return kept
+    data = about["data"]
+    if "phantom" in data:
+        segmenter = deciding(SegmenterConfig, data["phantom"]["segmenter"])
+        data = {"phantom": {**data["phantom"], "segmenter": segmenter}}
+    config = deciding(GraderConfig, about["config"])
+    return digest([config, data, about["checkpoint"], about.get("version", 1)])
 
 
-def differences_between_rows(study: Study, *, more: Sequence[str] = ()) -> list[str]:
-    """What would make the comparison unfair: options that all rows should share and do not. Raises UserError.
+def deciding(kind: type[GraderConfig | SegmenterConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with an effect on the numbers, by dotted name; those missing in ``values`` have their defaults.
 
-    Rows of different families are not compared. The network may differ where a row has another head.
+    So a run stays current when an option is added whose default changes nothing.
     """
-    families: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in study.rows:
-        families.setdefault(row.family, {})[row.name] = flat(resolved((*row_arguments(study, row), *more)))
-    return [difference for configs in families.values() for difference in _differences(configs)]
-
-
-def _differences(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    found = []
-    for option in next(iter(configs.values())):
-        if not any(f"{option}.".startswith(f"{alike}.") for alike in (*_ALIKE, *_ALIKE_WITH_A_TEACHER)):
-            continue
-        values: dict[str, list[str]] = {}
-        for name, config in configs.items():
-            if option in _ALIKE_WITH_A_TEACHER and not config["loss.probability_consistency"]:
-                continue
-            if not (option.startswith("model.") and config["model.head"] == "text"):
-                values.setdefault(json.dumps(config[option]), []).append(name)
-        if len(values) > 1:
-            each = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-            found.append(f"{option} differs: {each}")
+    given = flat(values)
+    defaults: dict[str, Any] = flat(dataclasses.asdict(kind()))
+    known = defaults | dict(_BEFORE[kind])
+    found = {name: given.get(name, value) for name, value in known.items() if not name.startswith(_NO_EFFECT)}
+    if kind is GraderConfig and not any(found[name] for name in _CONSISTENCY_LOSSES):
+        found = {name: value for name, value in found.items() if name not in _OF_CONSISTENCY}
     return found
 
 
-def flat(values: dict[str, Any], start: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
     """Nested values by dotted name.
 
     >>> flat({"fit": {"steps": 3}, "name": "a"})
@@ -193,18 +122,6 @@ def flat(values: dict[str, Any], start: str = "") -> dict[str, Any]:
     return found
 
 
-def check_seeds(study: Study, seeds: Sequence[int]) -> None:
-    """Refuse seeds given twice, and on the phantom the one that was tuned on. Raises UserError."""
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds {' '.join(map(str, seeds))}: give each once")
-    if study.name == "phantom" and 0 in seeds:
-        raise UserError("phantom seed 0 was tuned on; report on others, such as --seeds 1 2 3")
-
-
-def _hash(value: Any) -> str:
+def digest(value: Any) -> str:
+    """16 hex digits of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def log_path(work: Path, name: str) -> Path:
-    """What a process printed."""
-    return work / "logs" / f"{name}.log"

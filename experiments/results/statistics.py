@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.results.store import Stored
-from experiments.results.study import Cell, Network, Study
+from experiments.results.study import Cell, Network, Run, Study
 from knee.errors import UserError
 from knee.evaluation.intervals import patient_weights, percentile_interval
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
@@ -19,8 +19,6 @@ from knee.nn.flips import jensen_shannon
 
 Floats = NDArray[np.float64]
 SAMPLES = 2000
-_IOUS = ("tiou", "iou")
-_FLIPS = ("flip_changed", "flip_divergence")
 
 
 @dataclass(frozen=True)
@@ -35,36 +33,34 @@ class Estimate:
 
 @dataclass
 class Results:
-    """The stored runs of a study by (row trained, fraction, seed), and their statistics, computed when first asked for.
+    """The stored runs of a study, and their statistics, computed when first needed.
 
-    Runs on the same test images get the same draws of patients, so differences are paired; the phantoms of different
-    seeds are drawn from apart, and averaged draw by draw.
+    Runs on the same test images get the same draws of patients, so differences are paired. The phantoms of different
+    seeds have independent draws, averaged draw by draw.
     """
 
     study: Study
-    runs: Mapping[tuple[str, float, int], Stored]
+    runs: Mapping[Run, Stored]
     samples: int = SAMPLES
+    stale: frozenset[str] = frozenset()
+    """Names of runs with another config or version than the study has now."""
     _known: dict[tuple[str, Network], dict[str, Floats]] = field(default_factory=dict)
 
     def seeds(self, cell: Cell) -> list[int]:
-        """Seeds of which the cell has a run."""
-        row = self.study.row(cell.row).training
-        return sorted(seed for trained, fraction, seed in self.runs if (trained, fraction) == (row, cell.fraction))
+        """The seeds with a run of the cell."""
+        trained = Cell(self.study.trained(cell.row), cell.fraction)
+        return sorted(run.seed for run in self.runs if run.cell == trained)
 
-    def is_shown(self, cell: Cell) -> bool:
-        """Whether a table has a line for the cell: it has a run, or none though it belongs to the part run by default."""
-        return cell not in self.study.more_cells or bool(self.seeds(cell))
-
-    def of(self, cell: Cell) -> list[Stored]:
-        """The runs of a cell, by seed."""
-        return [self._run(cell, seed) for seed in self.seeds(cell)]
+    def run(self, cell: Cell, seed: int) -> Stored:
+        """A run of the cell."""
+        return self.runs[Run(self.study.trained(cell.row), cell.fraction, seed)]
 
     def network(self, cell: Cell) -> Network:
-        """The network that stands for the cell's row."""
+        """The network reported for the cell's row."""
         return self.study.row(cell.row).network
 
     def estimate(self, cell: Cell, network: Network, metric: str) -> Estimate | None:
-        """The mean over the seeds; None without a run or where the metric is not known of it."""
+        """The mean over the seeds; None without a run, or where the network does not have the metric."""
         seeds = self.seeds(cell)
         if not seeds or metric not in self._draws(cell, network, seeds[0]):
             return None
@@ -78,10 +74,10 @@ class Results:
         *,
         ratio: bool = False,
     ) -> Estimate | None:
-        """First minus second (or the ratio of their means), paired, over the seeds that both have; None without one.
+        """First minus second (or the ratio of their means), paired, over the seeds of both; None without one.
 
         Raises:
-            UserError: two runs of one seed are of different test images.
+            UserError: two runs of one seed have different test images.
         """
         seeds = self.seeds(first[0])
         if not isinstance(second, tuple):
@@ -91,7 +87,7 @@ class Results:
         if not seeds:
             return None
         for seed in seeds:
-            _check_paired(self._run(first[0], seed), self._run(second[0], seed))
+            _check_paired(self.run(first[0], seed), self.run(second[0], seed))
         a, b = ({seed: self._draws(*one, seed)[metric] for seed in seeds} for one in (first, second))
         if not ratio:
             return _estimate({seed: a[seed] - b[seed] for seed in seeds})
@@ -100,12 +96,8 @@ class Results:
             draws = np.mean(list(a.values()), axis=0) / np.mean(list(b.values()), axis=0)
         return Estimate(float(draws[0]), *percentile_interval(draws[1:]), each)
 
-    def _run(self, cell: Cell, seed: int) -> Stored:
-        return self.runs[self.study.row(cell.row).training, cell.fraction, seed]
-
     def _draws(self, cell: Cell, network: Network, seed: int) -> dict[str, Floats]:
-        """Each metric (1 + samples,): itself, then for each draw of patients."""
-        run = self._run(cell, seed)
+        run = self.run(cell, seed)
         key = run.name, network
         if key not in self._known:
             self._known[key] = draws(run, network, samples=self.samples)
@@ -113,9 +105,9 @@ class Results:
 
 
 def draws(run: Stored, network: Network, *, samples: int) -> dict[str, Floats]:
-    """Each metric of a network as (1 + samples,): the metric itself, then its values when patients are drawn again.
+    """Each metric of a network as (1 + samples,): its value, then its values for resampled patients.
 
-    The draws depend on the patients and grades of the test images alone.
+    The draws depend only on the patients and grades of the test images.
     """
     statistics = _statistics(run, network)
     seed = zlib.crc32(np.stack([run.patients, run.grades]).astype("<i8").tobytes())
@@ -130,12 +122,11 @@ def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, F
     means: dict[str, Floats] = {}
     iou = run.iou(network)
     if iou is not None and not np.isnan(iou).all():
-        means |= dict(zip(_IOUS, (exceeded_share(iou), iou), strict=True))
-    mirrored = run.mirrored(network)
-    if mirrored is not None:
-        changed = (mirrored.argmax(axis=1) != probabilities.argmax(axis=1)).astype(np.float64)
-        divergence = jensen_shannon(torch.tensor(probabilities), torch.tensor(mirrored)).numpy()
-        means |= dict(zip(_FLIPS, (changed, divergence), strict=True))
+        means |= {"tiou": exceeded_share(iou), "iou": iou}
+    flipped = run.flipped(network)
+    if flipped is not None:
+        means["flip_changed"] = (flipped.argmax(axis=1) != probabilities.argmax(axis=1)).astype(np.float64)
+        means["flip_divergence"] = jensen_shannon(torch.tensor(probabilities), torch.tensor(flipped)).numpy()
 
     def statistics(weights: Floats) -> dict[str, Floats]:
         of_grades = weighted_metrics(probabilities, grades, weights)
@@ -155,6 +146,6 @@ def _check_paired(first: Stored, second: Stored) -> None:
     same = same and bool((first.patients == second.patients).all() and (first.grades == second.grades).all())
     if not same:
         raise UserError(
-            f"{first.name} and {second.name} are of different test images and cannot be compared; remove the older one, and "
-            "it is run again"
+            f"{first.name} and {second.name} have different test images and cannot be compared; remove the older one, and "
+            "it is trained again"
         )

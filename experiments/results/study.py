@@ -1,18 +1,19 @@
-"""What an experiment is made of, as data: rows, cells, tables, claims. Nothing here trains or counts."""
+"""What a study consists of, as data: methods, the runs to train, and the claims to test."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal, NamedTuple
+
+import torch
 
 from knee.errors import UserError
 
-Network = Literal["student", "teacher", "student + mirror", "teacher + mirror"]
-"""Which network grades; with mirror: the mean of its probabilities of the image and of its mirror image."""
-
-
-Rule = Literal["mean", "interval", "stated"]
+Network = Literal["student", "teacher", "student + TTA", "teacher + TTA"]
+"""The network that predicts; with TTA (test-time augmentation) its mean over the image and its horizontal flip."""
+Rule = Literal["above", "interval", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,98 +21,93 @@ class Row:
     """A method."""
 
     name: str
-    """Short, for files and ``--rows``."""
     title: str
     configs: tuple[str, ...]
-    """Files below configs/, stacked."""
+    """Files in configs/; later ones override earlier ones, ``options`` override both."""
     network: Network = "teacher"
-    """The network whose numbers stand for the method."""
+    """The network reported for the method."""
     options: tuple[str, ...] = ()
-    """More options of train.py, over the files and over those of the study."""
     trained_as: str = ""
-    """The row whose training is read, where this one only looks at it differently."""
-    family: str = ""
-    """Rows of one family are compared with each other and share all that is not the method; other families, other networks."""
-
-    @property
-    def training(self) -> str:
-        """The name of the row that is trained for this one."""
-        return self.trained_as or self.name
+    """The row whose runs this one evaluates, where it has none of its own."""
 
 
 class Cell(NamedTuple):
-    """A method at a share of the labels: what a line of a table reports, over all seeds."""
+    """A method at a labeled fraction: reported as the mean over its seeds."""
 
     row: str
     fraction: float
 
 
-class Table(NamedTuple):
-    """A table of a paper, or one in its form."""
+class Run(NamedTuple):
+    """One training."""
 
-    name: str
-    title: str
-    cells: Sequence[Cell]
-    metrics: Sequence[str]
-    brief: bool = False
-    """Only the network that stands for each row."""
+    row: str
+    fraction: float
+    seed: int
+
+    @property
+    def cell(self) -> Cell:
+        """The cell it counts in."""
+        return Cell(self.row, self.fraction)
+
+
+def grid(rows: Iterable[str], fractions: Iterable[float], seeds: Iterable[int]) -> tuple[Run, ...]:
+    """Every row at every fraction with every seed.
+
+    >>> len(grid(["supervised", "dcmt"], [0.1, 0.3], [1, 2, 3]))
+    12
+    """
+    return tuple(Run(row, fraction, seed) for fraction, row, seed in product(fractions, rows, seeds))
 
 
 class Claim(NamedTuple):
-    """One cell against another one or against a number, in one metric, and when it is said to hold.
+    """``first`` compared with ``second`` (a cell or a published number) in one metric.
 
-    ``rule`` "mean": the mean over the seeds is above ``bound``, undecided where its 95 % interval has the bound in it;
-    "interval": so is the lower end of the interval; "stated": nothing was claimed, the number is given. ``bound`` is 0 for
-    differences unless said otherwise.
+    ``rule`` "above": holds where the 95 % interval of the mean over the seeds is above ``bound``, undecided where the interval
+    contains it. "interval": the claim is about the interval itself, and holds or does not. "none": nothing is claimed.
     """
 
-    text: str
     metric: str
     first: Cell
     second: Cell | float
+    rule: Rule = "above"
     kind: Literal["difference", "ratio"] = "difference"
-    rule: Rule = "mean"
     bound: float = 0.0
     networks: tuple[Network, Network] | None = None
-    """Other networks than those that stand for the two rows."""
+    """Networks other than those reported for the two rows."""
+    source: str = ""
+    """Where a published number comes from."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows on one kind of data."""
+    """Methods compared on one data set."""
 
     name: str
     title: str
+    version: int
+    """Raise it when code, or anything else that neither config nor data show, changes the numbers: all runs become stale."""
     command: str
-    """The command that a reader types."""
-    full_command: str
-    """The same with the part that takes long."""
-    rows: tuple[Row, ...]
-    cells: tuple[Cell, ...]
-    """What is run by default."""
-    more_cells: tuple[Cell, ...]
-    """What ``--full`` runs besides."""
-    seeds: tuple[int, ...]
+    """Trains all runs."""
     grade_set: str
     checkpoint: Literal["last", "best"]
-    """last: the number of steps is fixed, nothing is selected; best: by the validation split."""
-    options: tuple[str, ...]
-    """Options of train.py for every row."""
-    code: tuple[str, ...]
-    """Modules that make the numbers; those that they import count too."""
-    tables: tuple[Table, ...]
+    """last: no model selection; best: by the validation split."""
+    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
+    """What is trained by default."""
+    more_runs: tuple[Run, ...]
+    """What ``--full`` trains besides."""
+    metrics: tuple[str, ...]
     claims: tuple[Claim, ...]
-    options_at: dict[float, tuple[str, ...]] = field(default_factory=dict)
-    """More of them at a labeled fraction."""
-    more_seeds: dict[float, tuple[int, ...]] = field(default_factory=dict)
-    """Seeds besides `seeds` that ``--full`` runs at a labeled fraction."""
-    mirror: bool = False
-    """Grade the mirror images too."""
-    per_grade: tuple[float, ...] = ()
-    """Labeled fractions with a table grade by grade."""
     networks: tuple[Network, ...] = ("student", "teacher")
-    paper: dict[Cell, dict[str, float]] = field(default_factory=dict)
-    """What was published, for comparison."""
+    options: tuple[str, ...] = ()
+    """Options of train.py for every row."""
+    options_at: dict[float, tuple[str, ...]] = field(default_factory=dict)
+    """More options at a labeled fraction."""
+    per_grade: tuple[float, ...] = ()
+    """Labeled fractions with a table by grade."""
+    published: dict[Cell, dict[str, float]] = field(default_factory=dict)
+    """The numbers of the paper."""
 
     def row(self, name: str) -> Row:
         """A row by name. Raises UserError."""
@@ -120,62 +116,62 @@ class Study:
             raise UserError(f"{self.name} has no row {name}; it has {', '.join(found)}")
         return found[name]
 
+    def trained(self, name: str) -> str:
+        """The name of the row whose runs a row reads. Raises UserError."""
+        return self.row(name).trained_as or name
+
     @property
-    def all_seeds(self) -> tuple[int, ...]:
-        """Every seed that a table may hold."""
-        return tuple(sorted({*self.seeds, *(seed for more in self.more_seeds.values() for seed in more)}))
-
-    def seeds_at(self, fraction: float, *, full: bool) -> tuple[int, ...]:
-        """The seeds run at a labeled fraction."""
-        return (*self.seeds, *(self.more_seeds.get(fraction, ()) if full else ()))
-
-    def command_of(self, runs: Collection[tuple[str, float, int]]) -> str:
-        """The command that makes runs, each told by its row's training, labeled fraction and seed."""
-        default = {
-            (cell.row, cell.fraction, seed)
-            for cell in self.trainings(full=False)
-            for seed in self.seeds_at(cell.fraction, full=False)
-        }
-        return self.command if default.issuperset(runs) else self.full_command
-
-    def trainings(self, *, full: bool, rows: Sequence[str] = (), fractions: Sequence[float] = ()) -> list[Cell]:
-        """The cells to train, each once; those of ``rows`` and ``fractions`` alone where given. Raises UserError.
-
-        The last comes first: longer runs stand further down, and begun early they leave no core idle at the end.
-        """
-        wanted = {self.row(name).training for name in rows} or {row.training for row in self.rows}
-        cells = (*self.cells, *(self.more_cells if full else ()))
-        here = sorted({cell.fraction for cell in cells})
-        if unknown := sorted(set(fractions) - set(here)):
-            has = ", ".join(f"{fraction:g}" for fraction in here)
-            more = "" if full else "; --full has more"
-            raise UserError(f"{self.name} has no labeled fraction {unknown[0]:g}; it has {has}{more}")
-        trained = (Cell(self.row(cell.row).training, cell.fraction) for cell in reversed(cells))
-        found = list(
-            dict.fromkeys(
-                cell for cell in trained if cell.row in wanted and (not fractions or cell.fraction in fractions)
-            )
+    def cells(self) -> list[Cell]:
+        """Every cell, by labeled fraction, then in the order of the rows."""
+        order = [row.name for row in self.rows]
+        return sorted(
+            {run.cell for run in (*self.runs, *self.more_runs)}, key=lambda cell: (cell.fraction, order.index(cell.row))
         )
-        if not found:
-            share = f" at {', '.join(f'{fraction:g}' for fraction in fractions)}" if fractions else ""
-            more = "" if full else " in the part run by default; --full has more"
-            raise UserError(f"{self.name} has no cell of {', '.join(rows)}{share}{more}")
+
+    def trainings(self, *, full: bool) -> list[Run]:
+        """Each training once. The last runs come first: they take longest, and so leave no core idle at the end."""
+        runs = (*self.runs, *(self.more_runs if full else ()))
+        return list(dict.fromkeys(run._replace(row=self.trained(run.row)) for run in reversed(runs)))
+
+    def select(
+        self, *, full: bool, rows: Sequence[str] = (), fractions: Sequence[float] = (), seeds: Sequence[int] = ()
+    ) -> list[Run]:
+        """The trainings with one of the given rows, fractions and seeds; an empty list stands for all. Raises UserError."""
+        found = self.trainings(full=full)
+        wanted = {"row": [self.trained(name) for name in rows], "fraction": fractions, "seed": seeds}
+        for name, values in wanted.items():
+            known = {getattr(run, name) for run in found}
+            if missing := set(values) - known:
+                more = "" if full else "; --full has more"
+                has = ", ".join(map(str, sorted(known)))
+                raise UserError(f"{self.name} has no run of {name} {missing.pop()} here, only of {has}{more}")
+            found = [run for run in found if not values or getattr(run, name) in values]
         return found
 
 
-def run_name(study: str, row: str, fraction: float, seed: int) -> str:
-    """The name of a run and of the files of its result.
+def run_name(study: str, run: Run) -> str:
+    """The name of a run and of its stored files.
 
-    >>> run_name("phantom", "dcmt", 0.1, 2)
+    >>> run_name("phantom", Run("dcmt", 0.1, 2))
     'phantom-dcmt-f0.1-s2'
     """
-    return f"{study}-{row}-f{fraction:g}-s{seed}"
+    return f"{study}-{run.row}-f{run.fraction:g}-s{run.seed}"
 
 
 def percent(fraction: float) -> str:
-    """A share of the labels.
+    """A labeled fraction.
 
     >>> percent(0.1), percent(1.0)
     ('10 %', '100 %')
     """
     return f"{100 * fraction:g} %"
+
+
+def fast_precision() -> str:
+    """The precision of runs on a CPU: bf16 where the processor has matrix tiles for it (AMX), else fp32.
+
+    Decided by the processor's features, not by timing, which could choose differently for two rows on a busy machine.
+    """
+    # Older versions of torch lack this function.
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("amx_bf16") else "fp32"

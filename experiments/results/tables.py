@@ -1,17 +1,20 @@
-"""Tables for people (Markdown) and for programs (CSV), written from stored runs and by nothing else."""
+"""Tables for people (Markdown) and for programs (CSV), and a figure, written only from stored runs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.results.jobs import is_of_now
 from experiments.results.statistics import Estimate, Results
-from experiments.results.study import Cell, Claim, Network, Study, Table, percent
+from experiments.results.study import Cell, Claim, Network, Study, percent
+from knee.evaluation.figures import COLOURS, save_figure
 from knee.grades import load_grade_set
 from knee.io.files import write_text
 
@@ -20,43 +23,75 @@ TITLES = {
     "adjacent": "Adjacent", "ece": "ECE", "flip_changed": "Flip changed", "flip_divergence": "Flip JSD",
 }  # fmt: skip
 _NOTHING = "–"
+_MARKERS = "osD^vhp"
+_HOW_TO_READ = (
+    "Differences are first minus second on the same test images, with the same bootstrap draws of patients for both; a "
+    "published number is taken as exact. A claim holds where the 95 % interval is above its bound (0 unless given), does "
+    "not hold where it is below, and is undecided where the interval contains the bound. A claim about the interval "
+    "itself holds or does not. Without a claim the difference is only reported."
+)
 
 
-def write_table(results: Results, table: Table, folder: Path) -> None:
-    """``NAME.csv`` and ``NAME.md`` of a table."""
-    lines = [line for cell in table.cells for line in _csv_lines(results, cell, table.metrics)]
-    text = "\n".join([f"# {table.title}", "", *markdown(results, table), "", *footer(results, table.cells), ""])
-    _write_csv(folder / f"{table.name}.csv", lines)
-    write_text(folder / f"{table.name}.md", text, force=True)
+def write_tables(results: Results, folder: Path) -> None:
+    """Tables and figure of a study.
 
-
-def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    text = pd.DataFrame(lines).to_csv(index=False, float_format="%.6f", lineterminator="\n")
-    write_text(path, text, force=True)
-
-
-def markdown(results: Results, table: Table) -> list[str]:
-    """The lines of a table: each cell's networks, the one that stands for the method in bold, then what was published.
-
-    A brief table has the one alone. What the full part alone would tell, and has not yet, takes no line.
+    ``STUDY.md`` has every method by labeled fraction, ``STUDY_claims.md`` the claims, ``STUDY_per_grade.md`` the metrics by
+    grade. ``STUDY.csv`` is in long form, one line per cell, network and metric, with the metrics by grade too.
     """
+    study = results.study
+    claims = [claim_line(results, claim) for claim in study.claims]
+    metrics = list(dict.fromkeys([*study.metrics, *(name for _, _, name in grade_metrics(study) if study.per_grade)]))
+    numbers = [line for cell in study.cells for line in _csv_lines(results, cell, metrics)]
+    pages = {
+        "": (study.title, main_table(results)),
+        "_claims": (f"{study.title}: what holds", claims_table(study, claims)),
+    }
+    if study.per_grade:
+        pages["_per_grade"] = f"{study.title}: by grade", per_grade_tables(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending, lines in {"": numbers, "_claims": claims}.items():
+        text = pd.DataFrame(lines).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        write_text(folder / f"{study.name}{ending}.csv", text, force=True)
+    for ending, (title, page) in pages.items():
+        text = "\n".join([f"# {title}", "", *page, "", *footer(results), ""])
+        write_text(folder / f"{study.name}{ending}.md", text, force=True)
+    name = "f1_by_fraction" if study.name == "phantom" else f"{study.name}_f1_by_fraction"
+    save_figure(f1_by_fraction(results), folder / f"{name}.png")
+
+
+def main_table(results: Results) -> list[str]:
+    """A table for each labeled fraction: each method's networks, the reported one in bold, then the published numbers."""
+    study = results.study
+    head = ["Method", "Network", "Seeds", *(["Best step"] if study.checkpoint == "best" else [])]
+    head += [TITLES[metric] for metric in study.metrics]
+    text: list[str] = []
+    for fraction in dict.fromkeys(cell.fraction for cell in study.cells):
+        cells = [cell for cell in study.cells if cell.fraction == fraction]
+        lines = [line for cell in cells for line in _cell_lines(results, cell)]
+        if lines:
+            text += [f"## {percent(fraction)} of the labels", "", *_pipe_table(head, lines), ""]
+    return text[:-1]
+
+
+def _cell_lines(results: Results, cell: Cell) -> list[list[str]]:
+    study, row, seeds = results.study, results.study.row(cell.row), results.seeds(cell)
+    steps = [_joined(results.run(cell, seed).about["checkpoint_step"] for seed in seeds)]
+    origin = [_joined(seeds), *(steps if study.checkpoint == "best" else [])]
     lines = []
-    for cell in table.cells:
-        if not (results.is_shown(cell) or cell in results.study.paper):
-            continue
-        start = (results.study.row(cell.row).title, percent(cell.fraction))
-        looks_only = bool(results.study.row(cell.row).trained_as)  # its other networks stand with the row it looks at
-        for network in results.study.networks:
-            estimates = [results.estimate(cell, network, metric) for metric in table.metrics]
-            stands = network == results.network(cell)
-            if stands or (any(estimates) and not looks_only and not table.brief):
-                name = f"**{network}**" if stands and not table.brief else network
-                lines.append((*start, name, *map(shown, estimates)))
-        published = results.study.paper.get(cell, {})
-        if published:
-            values = (f"{published[metric]:.3f}" if metric in published else _NOTHING for metric in table.metrics)
-            lines.append((*start, "*as published*", *values))
-    return _pipe_table(("Method", "Labels", "Network", *(TITLES[metric] for metric in table.metrics)), lines)
+    # A row that only evaluates another row's runs shows only its own network.
+    for network in (row.network,) if row.trained_as else study.networks:
+        estimates = [results.estimate(cell, network, metric) for metric in study.metrics]
+        if any(estimates):
+            name = f"**{network}**" if network == row.network else network
+            lines.append([row.title, name, *origin, *map(shown, estimates)])
+    if published := study.published.get(cell):
+        values = (f"{published[metric]:.3f}" if metric in published else _NOTHING for metric in study.metrics)
+        lines.append([row.title, "*as published*", *[_NOTHING] * len(origin), *values])
+    return lines
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _pipe_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -69,20 +104,23 @@ def shown(estimate: Estimate | None) -> str:
     >>> shown(Estimate(0.5, 0.4123, 0.6, {1: 0.5}))
     '0.500 [0.412, 0.600]'
     """
-    if estimate is None:
-        return _NOTHING
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate else _NOTHING
 
 
 def _csv_lines(results: Results, cell: Cell, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    lines = []
-    for network in results.study.networks:
-        for metric in metrics:
-            found = results.estimate(cell, network, metric)
-            if found is not None:
-                start = {"row": cell.row, "fraction": cell.fraction, "network": network}
-                lines.append({**start, "stands": network == results.network(cell), "metric": metric, **_values(found)})
-    return lines
+    return [
+        {
+            "row": cell.row,
+            "fraction": cell.fraction,
+            "network": network,
+            "reported": network == results.network(cell),
+            "metric": metric,
+            **_values(found),
+        }
+        for network in results.study.networks
+        for metric in metrics
+        if (found := results.estimate(cell, network, metric)) is not None
+    ]
 
 
 def _values(found: Estimate) -> dict[str, float]:
@@ -90,92 +128,45 @@ def _values(found: Estimate) -> dict[str, float]:
     return {"mean": found.value, "low": found.low, "high": found.high, **seeds}
 
 
-class _Judged(NamedTuple):
-    """A claim with all that is said of it."""
-
-    claim: Claim
-    first: str
-    second: str
-    printed: float | None
-    found: Estimate | None
-    verdict: str
-
-
-def write_claims(results: Results, claims: Sequence[Claim], folder: Path, name: str) -> None:
-    """``NAME.csv`` and ``NAME.md``: each claim with its number, its interval, and whether it holds.
-
-    ``NAME_brief.md`` is the same in fewer columns, without what the full part alone would tell and has not yet.
-    """
-    judged = [
-        _Judged(
-            claim,
-            label(results, claim.first, _networks(results, claim)[0]),
-            _second(results, claim),
-            published(results.study, claim),
-            *judge(results, claim),
-        )
-        for claim in claims
-    ]
-    _write_csv(folder / f"{name}.csv", [_claim_values(one) for one in judged])
-    several = any(one.found and len(one.found.by_seed) > 1 for one in judged)
-    known = [one for one in judged if all(map(results.is_shown, _cells(one.claim)))]
-    columns = ["Claim", "First", "Second", "Number", "Published", "Each seed", "Verdict"]
-    if not results.study.paper:
-        columns.remove("Published")
-    brief = [column for column in columns if column not in ("First", "Second") and (several or column != "Each seed")]
-    foot = footer(results, [cell for claim in claims for cell in _cells(claim)])
-    for ending, listed, shown_columns, below in (("", judged, columns, foot), ("_brief", known, brief, [])):
-        rows = [_claim_cells(one) for one in listed]
-        table = _pipe_table(shown_columns, [[row[column] for column in shown_columns] for row in rows])
-        text = "\n".join([*_claims_head(results.study), *table, "", *below]).rstrip("\n")
-        write_text(folder / f"{name}{ending}.md", f"{text}\n", force=True)
+def claim_line(results: Results, claim: Claim) -> dict[str, Any]:
+    """A claim with its number, its interval, and whether it holds: a line of the CSV."""
+    found, verdict = judge(results, claim)
+    first, second = _networks(results, claim)
+    sides = {"first": _label(results, claim.first, first), "second": f"{claim.second} ({claim.source})"}
+    if isinstance(claim.second, Cell):
+        sides["second"] = _label(results, claim.second, second)
+    start = {"metric": claim.metric, **sides, "kind": claim.kind, "rule": claim.rule, "bound": claim.bound}
+    number = _values(found) if found else {}
+    return {**start, "published": published(results.study, claim), **number, "verdict": verdict}
 
 
-def _claim_values(one: _Judged) -> dict[str, Any]:
-    """A line of the CSV."""
-    claim = one.claim
-    return {
-        "claim": claim.text,
-        "metric": claim.metric,
-        "first": one.first,
-        "second": one.second,
-        "kind": claim.kind,
-        "rule": claim.rule,
-        "bound": claim.bound,
-        "published": one.printed,
-        **(_values(one.found) if one.found else {}),
-        "verdict": one.verdict,
-    }
+def _label(results: Results, cell: Cell, network: Network) -> str:
+    return f"{results.study.row(cell.row).title}, {percent(cell.fraction)}, {network}"
 
 
-def _claim_cells(one: _Judged) -> dict[str, str]:
-    """A line of the Markdown, by column."""
-    return {
-        "Claim": one.claim.text,
-        "First": one.first,
-        "Second": one.second,
-        "Number": shown(one.found),
-        "Published": _NOTHING if one.printed is None else f"{one.printed:.3f}",
-        "Each seed": ", ".join(f"{value:.3f}" for value in one.found.by_seed.values()) if one.found else _NOTHING,
-        "Verdict": one.verdict,
-    }
-
-
-def _claims_head(study: Study) -> list[str]:
-    """How to read the claims."""
-    text = (
-        "Differences are first minus second on the same test images, the same patients drawn for both; where second is a "
-        "printed number, it is taken as exact. A claim holds where the interval lies above its bound (0 unless it names one), "
-        "does not hold where it lies below, and is undecided in between, unless it speaks of the interval itself."
-    )
-    if study.paper:
-        text += " “Published” is the paper's own number for the same; claims without one are this study's."
-    return [f"# {study.title}: what holds", "", text, ""]
+def claims_table(study: Study, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of the CSV for people."""
+    table = []
+    for line in lines:
+        kind = "interval" if line["rule"] == "interval" else line["kind"]
+        claim = _NOTHING if line["rule"] == "none" else f"{kind} above {line['bound']:g}"
+        number = f"{line['mean']:.3f} [{line['low']:.3f}, {line['high']:.3f}]" if "mean" in line else _NOTHING
+        printed = _NOTHING if line["published"] is None else f"{line['published']:.3f}"
+        each = _joined(f"{value:.3f}" for name, value in line.items() if name.startswith("seed_"))
+        numbers = [number, *([printed] if study.published else []), each or _NOTHING]
+        table.append([TITLES[line["metric"]], line["first"], line["second"], claim, *numbers, line["verdict"]])
+    head = ["Metric", "First", "Second", "Claim", "Number", *(["Published"] if study.published else [])]
+    note = " “Published” is the paper's own number for the same difference." if study.published else ""
+    return [_HOW_TO_READ + note, "", *_pipe_table([*head, "Each seed", "Verdict"], table)]
 
 
 def published(study: Study, claim: Claim) -> float | None:
-    """What the paper's own numbers give for a claim; None where it has none for one of the two."""
-    both = [study.paper.get(cell, {}).get(claim.metric) for cell in _cells(claim)]
+    """A claim's number by the paper's own values; None where the paper lacks one of the two."""
+    both = [
+        study.published.get(cell, {}).get(claim.metric)
+        for cell in (claim.first, claim.second)
+        if isinstance(cell, Cell)
+    ]
     first, second = both if len(both) == 2 else (None, None)
     if first is None or second is None:
         return None
@@ -183,22 +174,18 @@ def published(study: Study, claim: Claim) -> float | None:
 
 
 def judge(results: Results, claim: Claim) -> tuple[Estimate | None, str]:
-    """The number of a claim, and "holds", "undecided", "does not hold" or "not run"; for a rule "stated" no verdict."""
+    """The number of a claim, and "holds", "undecided", "does not hold" or "not run"; without a claim "reported"."""
     first, second = _networks(results, claim)
     other = (claim.second, second) if isinstance(claim.second, Cell) else claim.second
     found = results.compare((claim.first, first), other, claim.metric, ratio=claim.kind == "ratio")
     if found is None:
         return None, "not run"
     above, below = found.low > claim.bound, found.high < claim.bound
-    sure = f"interval {'excludes' if above or below else 'includes'} {claim.bound:g}"
-    if claim.rule == "stated":
-        return found, f"stated ({sure})"
-    undecided = not below and claim.rule == "mean"
-    return found, f"{'holds' if above else 'undecided' if undecided else 'does not hold'} ({sure})"
-
-
-def _cells(claim: Claim) -> list[Cell]:
-    return [cell for cell in (claim.first, claim.second) if isinstance(cell, Cell)]
+    interval = f"interval {'excludes' if above or below else 'includes'} {claim.bound:g}"
+    if claim.rule == "none":
+        return found, f"reported ({interval})"
+    undecided = not below and claim.rule == "above"
+    return found, f"{'holds' if above else 'undecided' if undecided else 'does not hold'} ({interval})"
 
 
 def _networks(results: Results, claim: Claim) -> tuple[Network, Network]:
@@ -208,118 +195,89 @@ def _networks(results: Results, claim: Claim) -> tuple[Network, Network]:
     return first, results.network(claim.second) if isinstance(claim.second, Cell) else first
 
 
-def label(results: Results, cell: Cell, network: Network) -> str:
-    """A cell in words."""
-    return f"{results.study.row(cell.row).title}, {percent(cell.fraction)}, {network}"
-
-
-def _second(results: Results, claim: Claim) -> str:
-    if isinstance(claim.second, Cell):
-        return label(results, claim.second, _networks(results, claim)[1])
-    return f"{claim.second:g}"
-
-
-def write_per_grade(results: Results, folder: Path, name: str) -> None:
-    """``NAME.csv`` and ``NAME.md``: precision, recall and F1 of each grade, a column a method (Chavoshi et al., Table 1)."""
-    grades = load_grade_set(results.study.grade_set).count
-    text, lines = [f"# {results.study.title}: grade by grade", ""], []
-    cells = []
-    every = (*results.study.cells, *results.study.more_cells)
-    for fraction in results.study.per_grade:
-        columns = [cell for cell in every if cell.fraction == fraction and results.seeds(cell)]
-        cells += columns
-        lines += [
-            line for cell in columns for line in _csv_lines(results, cell, [m for _, _, m in per_grade_metrics(grades)])
+def per_grade_tables(results: Results) -> list[str]:
+    """Precision, recall and F1 of each grade, one column per method (Chavoshi et al., Table 1)."""
+    study = results.study
+    text: list[str] = []
+    for fraction in study.per_grade:
+        cells = [cell for cell in study.cells if cell.fraction == fraction and results.seeds(cell)]
+        titles = [f"{study.row(cell.row).title} ({results.network(cell)})" for cell in cells]
+        lines = [
+            [title, grade, *(shown(results.estimate(cell, results.network(cell), metric)) for cell in cells)]
+            for title, grade, metric in grade_metrics(study)
         ]
-        titles = [f"{results.study.row(cell.row).title} ({results.network(cell)})" for cell in columns]
-        values = [
-            (title, grade, *(shown(results.estimate(cell, results.network(cell), metric)) for cell in columns))
-            for title, grade, metric in per_grade_metrics(grades)
-        ]
-        text += [f"{percent(fraction)} of the labels", "", *_pipe_table(("Metric", "Grade", *titles), values), ""]
-    _write_csv(folder / f"{name}.csv", lines)
-    write_text(folder / f"{name}.md", "\n".join([*text, *footer(results, cells), ""]), force=True)
+        text += [f"## {percent(fraction)} of the labels", "", *_pipe_table(["Metric", "Grade", *titles], lines), ""]
+    return text[:-1]
 
 
-def per_grade_metrics(grades: int) -> list[tuple[str, str, str]]:
-    """Title, grade and name of each line of the per-grade table.
-
-    >>> per_grade_metrics(1)[0], per_grade_metrics(1)[-1]
-    (('Precision', '0', 'precision_0'), ('QW Kappa', '', 'kappa'))
-    """
+def grade_metrics(study: Study) -> list[tuple[str, str, str]]:
+    """Title, grade and name of each line of a table by grade."""
     by_grade = [
         (title, str(grade), f"{metric}_{grade}")
         for title, metric in (("Precision", "precision"), ("Recall", "recall"), ("F1-score", "f1"))
-        for grade in range(grades)
+        for grade in range(load_grade_set(study.grade_set).count)
     ]
     return [*by_grade, ("Adj. Acc", "", "adjacent"), ("QW Kappa", "", "kappa")]
 
 
-def footer(results: Results, cells: Sequence[Cell]) -> list[str]:
-    """What stands below every table: the command, the runs behind it and their commits."""
-    wanted = {(results.study.row(cell.row).training, cell.fraction) for cell in cells}
-    found = {key: run for key, run in sorted(results.runs.items()) if key[:2] in wanted}
-    runs = list(found.values())
-    command = results.study.command_of(found)
-    if not runs:
-        return [f"No run yet. Made by `{command}`."]
-    commits = Counter(run.about["commit"] + ("+" if run.about["changed_files"] else "") for run in runs)
-    by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
-    sizes = ", ".join(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
-    steps = ", ".join(map(str, sorted({run.about["steps"] for run in runs})))
-    several = len({run.about["seed"] for run in runs}) > 1
-    each, averaged = (" of a seed", ", averaged over the seeds") if several else ("", "")
+def footer(results: Results) -> list[str]:
+    """The end of every table: test images, steps, checkpoint, the command, and the commits of the runs."""
+    study, runs = results.study, list(results.runs.values())
+    sizes = _joined(dict.fromkeys(f"{len(run.grades)} of {len(set(run.patients.tolist()))} patients" for run in runs))
+    steps = _joined(sorted({run.about["steps"] for run in runs}))
+    checkpoint = {"last": "last", "best": "best by validation"}[study.checkpoint]
+    text = (
+        f"Means over the seeds of each method with 95 % intervals by bootstrap over the test patients ({results.samples} "
+        f"draws). Test images of a seed: {sizes}. Optimizer steps of a run: {steps}; checkpoint: {checkpoint}."
+    )
+    if any("TTA" in network for network in study.networks):
+        text += " TTA: mean probabilities of the image and its horizontal flip."
+    if results.stale:
+        text += f" Trained with another config or version than the study has now: {_joined(sorted(results.stale))}."
+    counts = Counter(run.commit for run in runs)  # "+" marks changed files
+    commits = _joined(f"{commit} ({count})" for commit, count in sorted(counts.items()))
     return [
-        f"{_seeds(results, cells)}; 95 % intervals by bootstrap over the test patients ({results.samples} draws){averaged}. "
-        f"Test images{each}: {sizes}. {steps} optimiser steps a run; checkpoint: {_checkpoints(results, cells)}."
-        + _of_before(results, cells),
+        text,
         "",
-        f"Made by `{command}` from {len(runs)} runs of commit {by_commit}"
-        + ("; + marks changed files" if any("+" in commit for commit in commits) else "")
-        + "; their configs are in `runs/`.",
+        f"Made by `{study.command}` from {len(runs)} runs of commit {commits}; their configs are in `runs/`.",
     ]
 
 
-def _seeds(results: Results, cells: Sequence[Cell]) -> str:
-    """The seeds of the runs: by labeled fraction where these differ in them, by row where rows of one do."""
-    ran = {cell: tuple(results.seeds(cell)) for cell in dict.fromkeys(cells) if results.seeds(cell)}
-    named: dict[tuple[int, ...], list[str]] = {}
-    for fraction in sorted({cell.fraction for cell in ran}):
-        here = {cell: seeds for cell, seeds in ran.items() if cell.fraction == fraction}
-        alike = len(set(here.values())) == 1
-        for cell, seeds in here.items():
-            name = percent(fraction) if alike else f"{percent(fraction)} ({results.study.row(cell.row).title})"
-            if name not in named.setdefault(seeds, []):
-                named[seeds].append(name)
-    said = [
-        (f"mean over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}", shares)
-        for seeds, shares in named.items()
-    ]
-    words = "; ".join(f"{seeds} at {' and '.join(shares)}" for seeds, shares in said) if len(said) > 1 else said[0][0]
-    return words[0].upper() + words[1:]
+def f1_by_fraction(results: Results) -> Figure:
+    """One line per method; bars are 95 % intervals, small dots single seeds."""
+    figure = Figure(figsize=(8.2, 4.6), dpi=150, layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    cells = [cell for cell in results.study.cells if results.seeds(cell)]
+    fractions = list(dict.fromkeys(cell.fraction for cell in cells))
+    rows = [row for row in results.study.rows if row.name in {cell.row for cell in cells}]
+    for number, row in enumerate(rows):
+        # Side by side, so that the bars do not hide each other.
+        offset = (number - (len(rows) - 1) / 2) * 0.09
+        here = {fractions.index(cell.fraction) + offset: cell for cell in cells if cell.row == row.name}
+        found = [results.estimate(cell, row.network, "macro_f1") for cell in here.values()]
+        _draw_row(axis, row.title, dict(zip(here, found, strict=True)), number)
+    axis.set_xticks(range(len(fractions)), labels=[percent(fraction) for fraction in fractions], fontsize=11)
+    axis.set_xlim(-0.5, len(fractions) - 0.5)
+    axis.set_xlabel("Training patients with labels", fontsize=11.5)
+    axis.set_ylabel("Macro F1, test patients", fontsize=11.5)
+    axis.grid(axis="y", color="0.9")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10)
+    return figure
 
 
-def _checkpoints(results: Results, cells: Sequence[Cell]) -> str:
-    """Which checkpoint was graded; where it was chosen, after which steps it was found."""
-    if results.study.checkpoint == "last":
-        return "last"
-    found = [
-        f"{results.study.row(cell.row).title} {percent(cell.fraction)}, {', '.join(map(str, steps))}"
-        for cell in dict.fromkeys(cells)
-        if (steps := [run.about["checkpoint_step"] for run in results.of(cell)])
-    ]
-    return f"best by validation, after these steps: {'; '.join(found)}"
-
-
-def _of_before(results: Results, cells: Sequence[Cell]) -> str:
-    """A sentence that names the runs of another config than the study has now; empty where there is none."""
-    found = [
-        f"{results.study.row(cell.row).title} {percent(cell.fraction)}"
-        for cell in dict.fromkeys(cells)
-        if any(
-            not is_of_now(results.study, cell, run.about["seed"], run.about["config"])
-            for run in results.of(cell)
-            if "config" in run.about
-        )
-    ]
-    return f" Trained with other options than the study has now: {', '.join(found)}." if found else ""
+def _draw_row(axis: Axes, title: str, found: Mapping[float, Estimate | None], number: int) -> None:
+    known = {place: one for place, one in found.items() if one}
+    values, low, high = np.array([(one.value, one.low, one.high) for one in known.values()]).T
+    # With few patients a metric may be outside the percentiles of its draws.
+    bars = np.clip([values - low, high - values], 0, None)
+    style: dict[str, Any] = {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "markersize": 8,
+    }
+    axis.errorbar(
+        list(known), values, yerr=bars, label=title, linewidth=1.2, elinewidth=1.6, markeredgecolor="white", **style
+    )
+    for place, one in known.items():
+        axis.scatter([place] * len(one.by_seed), list(one.by_seed.values()), s=8, color="black", linewidths=0, zorder=4)

@@ -1,4 +1,4 @@
-"""The experiment of the flip terms: a trial neither writes over the study nor is gone on with as if it were the study."""
+"""The experiment of the flip losses: a trial neither overwrites the study's tables nor is resumed as if it were the study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_runs_with_other_options_are_other_runs(tmp_path, monkeypatch):
 
     def dcmt(arguments: list[str]) -> int:
         called.append(arguments)
-        (folder(tmp_path, "clip_small", 0, arguments[7:]) / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder(tmp_path, "clip_small", 0, arguments[6:]) / "checkpoints").mkdir(parents=True, exist_ok=True)
         return 0
 
     monkeypatch.setattr(clip_flip, "dcmt", dcmt)
@@ -31,7 +31,7 @@ def test_runs_with_other_options_are_other_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("trial", [["--fit.epochs", "1"], ["--seeds", "0"], ["--configs", "clip_small"]])
-def test_a_trial_does_not_write_over_the_studys_tables(tmp_path, trial):
+def test_a_trial_does_not_overwrite_the_studys_tables(tmp_path, trial):
     runs = ["--runs", str(tmp_path)]
     assert _options(runs).out == ROOT / "docs" / "results"
     assert _options([*runs, *trial]).out == tmp_path / "clip_flip"
@@ -41,7 +41,7 @@ def test_a_trial_does_not_write_over_the_studys_tables(tmp_path, trial):
 def test_the_table_holds_each_seed_their_mean_and_the_difference_of_the_arms():
     grades, patients = np.array([0, 1, 2, 4]), ["a", "a", "b", "b"]
 
-    def said(predicted: list[int], changed: list[bool]) -> Predictions:
+    def predictions(predicted: list[int], changed: list[bool]) -> Predictions:
         nothing = np.zeros(4)
         return Predictions(
             rows=np.arange(4),
@@ -55,8 +55,11 @@ def test_the_table_holds_each_seed_their_mean_and_the_difference_of_the_arms():
             flip_changed=np.array(changed),
         )
 
-    plain = [said([0, 1, 0, 0], [True, True, False, False]), said([0, 1, 2, 0], [True, False, False, False])]
-    terms = [said([0, 1, 2, 4], [False] * 4), said([1, 1, 2, 3], [False] * 4)]
+    plain = [
+        predictions([0, 1, 0, 0], [True, True, False, False]),
+        predictions([0, 1, 2, 0], [True, False, False, False]),
+    ]
+    terms = [predictions([0, 1, 2, 4], [False] * 4), predictions([1, 1, 2, 3], [False] * 4)]
     found = {
         (arm, network, seed): one
         for arm, two in (("plain", plain), ("terms", terms))

@@ -1,47 +1,48 @@
-"""The experiment of the review circle: what it writes beside data that others share."""
+"""The experiment of the review loop: what it writes beside data that others share, and its gain."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from experiments.review_circle import data_manifest, gain, make_start, read_truth
-from knee.grades import load_grade_set
+from experiments.review_circle import Graded, data_manifest, gain, make_start, read_truth
 
 
-def test_circles_in_folders_of_one_name_keep_their_manifests_apart(tmp_path):
-    grades = load_grade_set("cartilage")
-
+def test_experiments_in_folders_of_one_name_keep_their_manifests_apart(tmp_path):
     def options(place: str, fraction: float) -> Namespace:
         named = {"folder": tmp_path / place / "circle", "data": tmp_path / "data", "patients": 14, "size": 32}
-        return Namespace(**named, fraction=fraction, wrong=0.0)
+        return Namespace(**named, fraction=fraction, wrong=0.25)
 
     base = data_manifest(options("a", 0.3))
     truth = read_truth(base.parent / "truth.csv")
-    first = make_start(options("a", 0.3), base, grades, truth, 0)
+    first = make_start(options("a", 0.3), base, truth, 0)
     kept = first.manifest.read_text(encoding="utf-8")
-    second = make_start(options("b", 0.9), base, grades, truth, 0)
+    second = make_start(options("b", 0.9), base, truth, 0)
     assert second.labeled > first.labeled
     assert first.manifest.read_text(encoding="utf-8") == kept
-    assert make_start(options("a", 0.3), base, grades, truth, 0).manifest == first.manifest
+    assert make_start(options("a", 0.3), base, truth, 0) == first
+    grades = pd.read_csv(second.manifest).set_index("image")["grade"]
+    known = grades.dropna()
+    training = pd.read_csv(second.split).query("split == 'train'")["image"]
+    assert known.index.isin(training).sum() == second.labeled
+    assert {image for image, grade in known.items() if grade != truth[image]} == second.wrong
+    assert len(second.wrong) == round(0.25 * second.labeled) > 0
 
 
-def graded(predicted: list[int]) -> dict[str, np.ndarray]:
-    patients = np.array(["a", "a", "b", "b"])
-    return {"predicted": np.array(predicted), "grades": np.array([0, 0, 1, 1]), "patients": patients}
+def graded(predicted: list[int]) -> Graded:
+    return Graded(np.array(predicted), np.array([0, 0, 1, 1]), np.array(["a", "a", "b", "b"]))
 
 
 def test_the_gain_is_the_mean_over_seeds_of_doubted_minus_random_macro_f1():
     """One seed 1 − 1/3 (all of grade 0: F1 2/3 and 0), the other 11/15 − 1 (one of grade 1 missed: F1 4/5 and 2/3)."""
     right, zeros, one_missed = graded([0, 0, 1, 1]), graded([0, 0, 0, 0]), graded([0, 0, 1, 0])
-    first = {"found": {"start": right, "random": zeros, "doubted": right}}
-    second = {"found": {"start": right, "random": right, "doubted": one_missed}}
+    first, second = {"random": zeros, "doubted": right}, {"random": right, "doubted": one_missed}
     assert gain([first], 2)[0] == pytest.approx(2 / 3)
     assert gain([second], 2)[0] == pytest.approx(-4 / 15)
     value, low, high = gain([first, second], 2)
     assert value == pytest.approx(1 / 5)
     assert low <= value <= high
-    same = {"found": {"start": right, "random": one_missed, "doubted": one_missed}}
-    assert gain([same], 2) == (0, 0, 0)
+    assert gain([{"random": one_missed, "doubted": one_missed}], 2) == (0, 0, 0)
