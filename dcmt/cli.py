@@ -40,19 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except UserError as error:
-        print(f"dcmt: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
-        print(
-            f"dcmt: {error.strerror}: {error.filename or 'while writing'}; {_OF_THE_MACHINE[error.errno]}",
-            file=sys.stderr,
-        )
+        _complain(f"{error.strerror}: {error.filename or 'while writing'}; {_OF_THE_MACHINE[error.errno]}")
         return 2
     except KeyboardInterrupt:
-        print("dcmt: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
+
+
+def _complain(message: str) -> None:
+    """Say on standard error why the command ends, to whoever may still be reading."""
+    try:
+        print(f"dcmt: {message}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        discard(sys.stderr)
 
 
 def _run(given: list[str]) -> int:

@@ -66,6 +66,8 @@ def _checked_groups(optimizer: torch.optim.Optimizer, saved: Any) -> list[dict[s
     if not isinstance(saved, list) or len(saved) != len(own) or not all(isinstance(group, dict) for group in saved):
         raise ValueError(f"the optimiser's groups are {shown(saved)}")
     for group, before in zip(own, saved, strict=True):
+        if not {"params", "lr"} <= set(before):
+            raise ValueError(f"the optimiser's groups are {shown(saved)}")
         for key, value in before.items():
             if key in _RATES:
                 if type(value) not in (int, float) or not math.isfinite(value):

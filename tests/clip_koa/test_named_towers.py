@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import json
 import shutil
+import sys
+import types
 
 import open_clip
 import pytest
@@ -13,7 +17,7 @@ from safetensors.torch import save_file
 import knee.nn.weights
 from clip_koa.build import build_clip_grader, read_text_embeddings
 from clip_koa.config import ClipConfig
-from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, supported_clip_models
+from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, external_source, supported_clip_models
 from clip_koa.timm_towers import timm_tower
 from knee.errors import UserError
 from knee.grades import load_grade_set
@@ -204,3 +208,77 @@ def test_the_activation_is_that_of_the_named_weights_without_fetching_them(offli
     """OpenAI's weights want the fast GELU, whatever the model's name says; the weights do not hold it."""
     towers = clip_towers("ViT-B-32", image_size=64, pretrained="openai", fresh=False)
     assert "QuickGELU" in {type(module).__name__ for module in towers.image.modules()}
+
+
+@pytest.fixture
+def tokenizer_folder(clip_folder, tmp_path):
+    """A model's folder with a tokenizer that brings code of its own, and a description that asks for it to be run."""
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    description = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    description["model_cfg"]["text_cfg"] |= {
+        "hf_tokenizer_name": "org/tokenizer",
+        "tokenizer_kwargs": {
+            "trust_remote_code": True, "clean": "canonicalize", "strip_sep_token": [], "code_revision": "x",
+        },
+    }  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps(description), encoding="utf-8")
+    (folder / "config.json").unlink(missing_ok=True)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w').close()\nfrom transformers import PreTrainedTokenizer\n"
+    (folder / "canary.py").write_text(
+        f"{code}class Canary(PreTrainedTokenizer):\n    vocab_size = 3\n", encoding="utf-8"
+    )
+    settings = {"tokenizer_class": "Canary", "auto_map": {"AutoTokenizer": ["canary.Canary", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def test_options_of_a_tokenizer_that_name_code_are_left_out(tokenizer_folder, monkeypatch):
+    given = {}
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(name, **options):
+            given.update(options, name=name)
+            raise OSError("no such tokenizer")
+
+    fake = types.ModuleType("transformers")
+    fake.AutoTokenizer, fake.__spec__ = AutoTokenizer, importlib.machinery.ModuleSpec("transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", fake)
+    name = f"local-dir:{tokenizer_folder}"
+    assert "tokenizer" in refusal(clip_towers, name, image_size=64)
+    assert given["trust_remote_code"] is False
+    assert not set(given) & {"code_revision", "strip_sep_token"}
+    given.clear()
+    clip_towers(name, image_size=64, fresh=False)
+    assert given == {}, "a network for a checkpoint needs no tokenizer"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs the extra biomedclip")
+def test_code_in_a_tokenizers_folder_is_never_run(tokenizer_folder, tmp_path):
+    with pytest.raises(UserError, match="tokenizer"):
+        clip_towers(f"local-dir:{tokenizer_folder}", image_size=64)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="needs the extra biomedclip")
+def test_code_in_a_text_towers_folder_is_never_run(tokenizer_folder, tmp_path):
+    path = tokenizer_folder / "open_clip_config.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description["model_cfg"]["text_cfg"]["hf_model_name"] = "org/model"
+    path.write_text(json.dumps(description), encoding="utf-8")
+    settings = {"model_type": "canary", "auto_map": {"AutoConfig": "canary.Canary"}}
+    (tokenizer_folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for fresh in (True, False):
+        assert "code of its own, which is never run" in refusal(
+            clip_towers, f"local-dir:{tokenizer_folder}", image_size=64, fresh=fresh
+        )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_models_that_need_more_than_what_is_installed_are_told():
+    for name in ("biomedclip", "hf-hub:a/b", "local-dir:x", "roberta-ViT-B-32"):
+        assert external_source(name, fresh=False)
+    assert "tokenizer" in external_source("ViT-B-16-SigLIP", fresh=True)
+    for name in ("ViT-B-16-SigLIP", "ViT-B-16-quickgelu", "EVA02-B-16", "no such model"):
+        assert not external_source(name, fresh=False)

@@ -29,6 +29,8 @@ from knee.review.dicom.identity import KEPT
 
 MARKER = "Mustermann"
 BORN = "19370219"
+MACHINE = "workstation-of-dr-marker"
+"""What the machine is called."""
 ROOT_UID = "1.2.3.77345112907"
 TEXT = ("PN", "LO", "SH", "ST", "LT", "UT", "AE", "UC")
 FORMATS = (".png", ".jpg", ".tif", ".dcm", ".nii", ".nii.gz", ".npy")
@@ -150,15 +152,18 @@ def private_run(private_data: Path) -> Path:
         "name": "run",
     }
     run = str(folder / "run")
-    assert main(["train", *(f"--{name}={value}" for name, value in options.items())]) == 0
     for command in (
+        ["train", *(f"--{name}={value}" for name, value in options.items())],
         ["evaluate", run],
         ["attention", run, "--cases", "2"],
         ["review", "sanity", run, "--steps", "2", "--images", "2"],
         ["review", "export", run, "--split", "test", "--format", "html,png,nifti,dicom"],
         ["review", "export", run, "--cases", "2"],
     ):
-        assert main([*command, "--device", "cpu"]) == 0, command
+        device = [] if command[0] == "train" else ["--device", "cpu"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("socket.gethostname", lambda: MACHINE)
+            assert main([*command, *device]) == 0, command
     return folder / "run"
 
 
@@ -222,6 +227,15 @@ def test_all_kinds_of_output_were_searched(private_run: Path) -> None:
         r"review/test/dicom/.*_source\.dcm", r"review/test/dicom/.*_capture\.dcm", r"review/unlabeled/review\.html",
     ):  # fmt: skip
         assert [name for name in files if re.fullmatch(kind, name)], kind
+
+
+def test_nothing_outside_local_names_the_machine(private_run: Path) -> None:
+    events = [path for path in shared(private_run) if "tfevents" in path.name]
+    assert events
+    places = [*shared(private_run)]
+    assert [path for path in places if MACHINE in path.name] == []
+    files = [path for path in places if path.is_file()]
+    assert [path for path in files if any(MACHINE.encode() in part for part in contents(path.read_bytes()))] == []
 
 
 def test_no_name_outside_local_holds_the_marker(private_run: Path) -> None:

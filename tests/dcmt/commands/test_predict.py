@@ -311,3 +311,25 @@ def test_one_image_whose_name_no_table_can_hold_is_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"b\\udcfcd\.png is no UTF-8 text") as caught:
         find_images(path)
     str(caught.value).encode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_an_image_whose_name_holds_a_line_break_is_listed_and_the_rest_is_graded(
+    trained_run: RunFolder, tmp_path: Path
+) -> None:
+    names = ["a\nb.png", "c\rd.png", "e\x1b[2Jf.png", "g\u2028h.png"]
+    for seed, name in enumerate(names):
+        picture(tmp_path / "in" / "odd.png", seed=seed)
+        (tmp_path / "in" / "odd.png").rename(tmp_path / "in" / name)
+    picture(tmp_path / "in" / "plain.png")
+    picture(tmp_path / "in" / "tab\tand space.png")
+    said = grade(trained_run, tmp_path / "in", tmp_path / "out")
+    assert any("4 of 6 files could not be read" in line for line in said)
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert table["image"].tolist() == ["plain.png", "tab\tand space.png"]
+    rejected = pd.read_csv(tmp_path / "out" / "rejected.csv")
+    assert [Path(path).name for path in rejected["image"]] == [
+        r"a\nb.png", r"c\rd.png", r"e\x1b[2Jf.png", r"g\u2028h.png"
+    ]  # fmt: skip
+    assert rejected["reason"].str.contains("rename it").all()
+    assert len((tmp_path / "out" / "rejected.csv").read_text().splitlines()) == 5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from knee.data.cases import case_name, load_salt
+from knee.data.cases import case_name, case_names, load_salt
 from knee.errors import UserError
 
 
@@ -53,3 +53,25 @@ def test_names():
     names = {case_name(salt, f"train/0/{i}L.png") for salt in salts for i in range(500)}
     assert len(names) == 1000
     assert all(re.fullmatch("c[0-9a-f]{10}", name) for name in names)
+
+
+def test_names_of_a_data_set_are_those_of_its_images_while_no_two_are_alike():
+    images = [f"images/{number}.png" for number in range(3000)]
+    assert case_names(bytes(32), images) == [case_name(bytes(32), image) for image in images]
+    assert case_names(bytes(32), []) == []
+
+
+def test_images_whose_names_would_be_alike_get_longer_ones(monkeypatch):
+    """With two digits, as a million images would with ten."""
+    short = case_name
+    monkeypatch.setattr(
+        "knee.data.cases.case_name",
+        lambda salt, image, *, digits=10: short(salt, image, digits=2 if digits == 10 else digits),
+    )
+    images = [f"{number}.png" for number in range(40)]
+    names = case_names(bytes(32), images)
+    assert len(set(names)) == 40
+    alike = {name: len(name) for name in names}
+    assert set(alike.values()) == {3, 21}
+    for image, name in zip(images, names, strict=True):
+        assert short(bytes(32), image, digits=20).startswith(name)
