@@ -83,7 +83,7 @@ class LossConfig:
     """Eq. 3, all images; times the ramp."""
     teacher_temperature: float = 1.0
     """Divides the teacher's logits in Eq. 3: 1 as printed; below 1 sharpens the targets."""
-    teacher_mirror: bool = False
+    teacher_flip: bool = False
     """The teacher's target in Eq. 3 is averaged over the image and its horizontal flip."""
     attention_consistency: float = 1.0
     """Eq. 4, all images; times the ramp."""

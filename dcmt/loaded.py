@@ -27,7 +27,7 @@ from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
 from knee.io.plain import shown
-from knee.nn.flips import MirroredPair
+from knee.nn.flips import FlipAveraged
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
@@ -50,8 +50,8 @@ class LoadedRun:
     networks: Mapping[str, nn.Module]
     """Student and teacher; a run that trained no pair has its one network as the teacher."""
     device: torch.device
-    mirrored_pair: bool = False
-    """Predictions are averaged over an image and its horizontal flip (`MirroredPair`)."""
+    flip_tta: bool = False
+    """Predictions are averaged over an image and its horizontal flip (`FlipAveraged`)."""
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -83,14 +83,14 @@ class LoadedRun:
 
 
 def load_run(
-    path: Path, *, checkpoint: str | int, device: str, mirrored_pair: bool = False, external_model: bool = False
+    path: Path, *, checkpoint: str | int, device: str, flip_tta: bool = False, external_model: bool = False
 ) -> LoadedRun:
     """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
 
     The folder may be a stranger's: nothing is fetched and no code in it or elsewhere is loaded. ``external_model`` lets its
     config name a model of a hub or of a folder.
 
-    ``checkpoint`` is "best", "last" or a step. With ``mirrored_pair`` predictions are averaged over an image and its
+    ``checkpoint`` is "best", "last" or a step. With ``flip_tta`` predictions are averaged over an image and its
     horizontal flip.
     """
     flush_denormals()
@@ -101,9 +101,9 @@ def load_run(
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)
-    if mirrored_pair and kind == "grader" and not _sees_mirror_images(config):
+    if flip_tta and kind == "grader" and not _sees_mirror_images(config):
         log.warning(
-            f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --mirrored-pair shows it "
+            f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --flip-tta shows it "
             "images of a kind that it never saw"
         )
     if checkpoint == "best":
@@ -130,10 +130,10 @@ def load_run(
         if isinstance(network, ClipGrader):
             network.freeze_text()
         network = network.to(chosen).eval()
-        networks[name] = MirroredPair(network) if mirrored_pair else network
+        networks[name] = FlipAveraged(network) if flip_tta else network
     if "teacher" not in networks:
         raise UserError(f"{found.folder} holds no teacher; train the run again, or put its own checkpoint back")
-    return LoadedRun(run, kind, config, found, grade_set, networks, chosen, mirrored_pair)
+    return LoadedRun(run, kind, config, found, grade_set, networks, chosen, flip_tta)
 
 
 def _sees_mirror_images(config: GraderConfig) -> bool:

@@ -101,8 +101,8 @@ class MeanTeacher:
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Grading:
-        """The teacher's gradings; with ``loss.teacher_mirror`` its logits are averaged over each image and its flip."""
-        if not self.loss.teacher_mirror:
+        """The teacher's gradings; with ``loss.teacher_flip`` its logits are averaged over each image and its flip."""
+        if not self.loss.teacher_flip:
             grading: Grading = self.teacher(images)
             return grading
         seen, flipped = with_flipped(self.teacher, images)

@@ -86,7 +86,7 @@ def image_loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]
 
 def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str]) -> pd.DataFrame:
     """The predictions of the network ``name`` for prepared images (n, S, S), one row an image."""
-    found = predict(loaded.networks[name], image_loader(images), flip=not loaded.mirrored_pair, **loaded.asked)
+    found = predict(loaded.networks[name], image_loader(images), flip=not loaded.flip_tta, **loaded.asked)
     table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
     table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])
     return table

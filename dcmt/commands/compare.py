@@ -33,7 +33,7 @@ def compare_command(options: argparse.Namespace) -> int:
             path,
             checkpoint=options.checkpoint,
             device=options.device,
-            mirrored_pair=options.mirrored_pair,
+            flip_tta=options.flip_tta,
             external_model=options.external_model,
         )
         for path in options.runs
@@ -48,7 +48,7 @@ def compare_command(options: argparse.Namespace) -> int:
     runs = values["runs"]
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = runs[titles[0]]["grades"]
-    asked = f"{options.network} of both" + (", mirrored-pair prediction" if options.mirrored_pair else "")
+    asked = f"{options.network} of both" + (", flip TTA" if options.flip_tta else "")
     log.info(
         f"{asked}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
@@ -166,7 +166,7 @@ def compare(
     same = same_cases(data, rows, others, others.rows(split), split)
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     found = [
-        grade_rows(loaded, images, chosen, flip=flip and not loaded.mirrored_pair, names=[network])[network]
+        grade_rows(loaded, images, chosen, flip=flip and not loaded.flip_tta, names=[network])[network]
         for loaded, images, chosen in ((first, data, rows), (second, others, same))
     ]
     # The pairing is by row, and a row is one of the first run's manifest.
@@ -175,7 +175,7 @@ def compare(
     return {
         "split": split,
         "network": network,
-        "mirrored_pair": first.mirrored_pair,
+        "flip_tta": first.flip_tta,
         "first": titles[0],
         "second": titles[1],
         "runs": {

@@ -180,10 +180,12 @@ def split(options: argparse.Namespace) -> int:
             write_split(target, frame, force=options.force)
         log.info(f"wrote {len(folds)} folds: {targets[0]} … {targets[-1].name}")
         return 0
-    frame = make_split(found.table, fractions=tuple(options.fractions), seed=options.seed, keep=not options.anew)
+    frame = make_split(
+        found.table, fractions=tuple(options.fractions), seed=options.seed, keep=not options.from_scratch
+    )
     write_split(options.out, frame, force=options.force)
     counts = "  ".join(f"{name}: {count}" for name, count in frame["split"].value_counts().items())
-    kept = not options.anew and "split" in found.table and found.table["split"].ne("").any()
+    kept = not options.from_scratch and "split" in found.table and found.table["split"].ne("").any()
     log.info(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
     return 0
 

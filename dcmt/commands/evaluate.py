@@ -38,7 +38,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
         options.run,
         checkpoint=options.checkpoint,
         device=options.device,
-        mirrored_pair=options.mirrored_pair,
+        flip_tta=options.flip_tta,
         external_model=options.external_model,
     )
     refuse_trained_images(loaded.run.path, loaded.kind, split, allowed=options.trained_on)
@@ -47,13 +47,13 @@ def evaluate_command(options: argparse.Namespace) -> int:
     if not len(rows):
         raise UserError(f"the split has no {split} images; evaluate another by --split")
     # The flip of an image gets the same averaged prediction.
-    found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.mirrored_pair)
+    found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.flip_tta)
     reports = make_reports(found, data, rows, samples=loaded.config.report.bootstrap)
     origin = {
         "split": split,
         "checkpoint_step": loaded.checkpoint.step,
         "trained_on": split == "train" and is_trained(loaded.kind),
-        "mirrored_pair": loaded.mirrored_pair,
+        "flip_tta": loaded.flip_tta,
         "manifest_changed": manifest_changed(loaded, data),
         "left_out": data.split.absent[split],
         "best_iou_of_grid": best_reachable(loaded, data, rows),
@@ -127,7 +127,7 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
     if origin["left_out"]:
         left_out = f"{origin['left_out']} {origin['split']} images of {data.split.path}"
         lines.append(f"{left_out} are left out: not in the manifest, or bad rows")
-    if origin["mirrored_pair"]:
+    if origin["flip_tta"]:
         lines.append("flip TTA: predictions are averaged over each image and its horizontal flip")
     lines += [
         f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "

@@ -102,7 +102,7 @@ def split(parser: Parser) -> None:
     parser.add_argument(
         "--folds", type=int, default=0, help="write so many cross-validation splits instead, OUT with _K"
     )
-    parser.add_argument("--anew", action="store_true", help="ignore the manifest's own split column")
+    parser.add_argument("--from-scratch", action="store_true", help="ignore the manifest's own split column")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-bad", type=Path, metavar="FILE", help="leave out bad rows, and list them in FILE")
     parser.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
@@ -154,11 +154,11 @@ def _trained_on_option(parser: Parser) -> None:
     parser.add_argument("--trained-on", action="store_true", help="allow --split train: how well images are remembered")
 
 
-def _mirrored_pair_option(parser: Parser) -> None:
+def _flip_tta_option(parser: Parser) -> None:
     parser.add_argument(
-        "--mirrored-pair",
+        "--flip-tta",
         action="store_true",
-        help="answer with the mean for an image and its mirror image: where left and right tell the same; twice the time",
+        help="average predictions over each image and its horizontal flip (flip TTA): for frontal views; twice the time",
     )
 
 
@@ -199,7 +199,7 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(parser)
     _flip_option(parser)
-    _mirrored_pair_option(parser)
+    _flip_tta_option(parser)
 
 
 @command(
@@ -227,7 +227,7 @@ def predict(parser: Parser) -> None:
     parser.add_argument("images", type=Path, help="one image or a folder of images")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
-    _mirrored_pair_option(parser)
+    _flip_tta_option(parser)
     parser.add_argument("--no-overlays", action="store_true")
     parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
 
@@ -249,7 +249,7 @@ def compare(parser: Parser) -> None:
     external_model_option(parser)
     _trained_on_option(parser)
     _flip_option(parser)
-    _mirrored_pair_option(parser)
+    _flip_tta_option(parser)
 
 
 @command(

@@ -41,7 +41,7 @@ def predict_command(options: argparse.Namespace) -> int:
         options.run,
         checkpoint=options.checkpoint,
         device=options.device,
-        mirrored_pair=options.mirrored_pair,
+        flip_tta=options.flip_tta,
         external_model=getattr(options, "external_model", False),
     )
     name = "student" if options.student else "teacher"
@@ -79,7 +79,7 @@ def predict_command(options: argparse.Namespace) -> int:
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
         log.info(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
-    asked = name + (" by mirrored-pair prediction" if loaded.mirrored_pair else "")
+    asked = name + (" by flip TTA" if loaded.flip_tta else "")
     log.info(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
     return 0
 

@@ -243,7 +243,7 @@ def _checkpoint_of(options: argparse.Namespace, stored: Mapping[str, Any]) -> Lo
         path,
         checkpoint=step,
         device=options.device,
-        mirrored_pair=stored.get("mirrored_pair") is True,
+        flip_tta=stored.get("flip_tta") is True,
         external_model=options.external_model,
     )
 

@@ -23,7 +23,7 @@ _NO_EFFECT = (
 )  # fmt: skip
 """Options without effect on the numbers, but for their last digits; a result records its precision."""
 _CONSISTENCY_LOSSES = ("loss.probability_consistency", "loss.attention_consistency", "loss.flip_consistency")
-_OF_CONSISTENCY = ("loss.ramp", "loss.ramp_start", "loss.teacher_temperature", "loss.teacher_mirror")
+_OF_CONSISTENCY = ("loss.ramp", "loss.ramp_start", "loss.teacher_temperature", "loss.teacher_flip")
 """Options without effect where no consistency loss has a weight."""
 _BEFORE: Mapping[type[Any], Mapping[str, Any]] = {
     GraderConfig: {"model.normalise": "fixed"},

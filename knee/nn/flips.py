@@ -38,7 +38,7 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     return divergence.clamp(0.0, math.log(2))  # rounding can carry it 1e-7 past either bound
 
 
-class MirroredPair(nn.Module):
+class FlipAveraged(nn.Module):
     """Flip test-time augmentation (TTA): predictions averaged over an image and its horizontal flip.
 
     An image and its flip get the same probabilities, and class maps that are each other's flip. Twice the work; worth it

@@ -217,7 +217,9 @@ def test_predictions_that_were_touched_do_not_verify(chain: Path, main: Main, mo
 def test_split_that_changed_is_not_evaluated_on(chain: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(chain)
     text = (chain / "split.csv").read_text()
-    code = main("split", "data/manifest.csv", "--grade-set", "cartilage", "--out", "split.csv", "--force", "--anew")[0]
+    code = main(
+        "split", "data/manifest.csv", "--grade-set", "cartilage", "--out", "split.csv", "--force", "--from-scratch"
+    )[0]
     assert code == 0
     code, _, err = main("evaluate", "runs/dcmt", "--device", "cpu")
     (chain / "split.csv").write_text(text)

@@ -96,7 +96,7 @@ def test_without_unlabeled_images_it_is_equation_4_whatever_the_step():
 @pytest.mark.parametrize("step", [0, 4, 99])
 def test_a_mirrored_teacher_answers_with_the_mean_of_both_sides(step):
     batch = make_batch()
-    found = make_task(probability_consistency=2.0, teacher_mirror=True).losses(batch, step)
+    found = make_task(probability_consistency=2.0, teacher_flip=True).losses(batch, step)
 
     weight = LinearGrader().weight.detach().double()
     student, teacher, mirrored = (
@@ -113,18 +113,18 @@ def test_a_mirrored_teacher_teaches_a_student_that_sees_sides_though_both_have_t
     batch = make_batch()
     same = batch._replace(teacher=batch.student)
     plain, mirrored = (
-        make_task(probability_consistency=1.0, teacher_mirror=mirror).losses(same, 99) for mirror in (False, True)
+        make_task(probability_consistency=1.0, teacher_flip=mirror).losses(same, 99) for mirror in (False, True)
     )
     assert plain.terms["probability_consistency"].item() == 0
     assert mirrored.terms["probability_consistency"].item() > 0
-    symmetric = make_task(LinearGrader(symmetric=True), probability_consistency=1.0, teacher_mirror=True)
+    symmetric = make_task(LinearGrader(symmetric=True), probability_consistency=1.0, teacher_flip=True)
     assert symmetric.losses(same, 99).terms["probability_consistency"].item() == pytest.approx(0, abs=1e-10)
 
 
 def test_the_attention_of_a_mirrored_teacher_is_that_of_the_image():
     weights = {"attention": 1.0, "attention_consistency": 1.0, "probability_consistency": 1.0}
     batch = make_batch(0)  # labeled images: the class is the label, whatever the teacher says
-    plain, mirrored = (make_task(**weights, teacher_mirror=mirror).losses(batch, 4) for mirror in (False, True))
+    plain, mirrored = (make_task(**weights, teacher_flip=mirror).losses(batch, 4) for mirror in (False, True))
     for name in ("attention", "attention_consistency"):
         assert mirrored.terms[name].item() == pytest.approx(plain.terms[name].item(), abs=1e-7)
 
@@ -140,7 +140,7 @@ def test_a_mirrored_teachers_mean_answer_chooses_the_map_of_an_unlabeled_image()
     student, teacher = (
         attention_mask(images * weight, chosen, (SIZE, SIZE)) for images in (batch.student, batch.teacher)
     )
-    found = make_task(attention_consistency=1.0, teacher_mirror=True).losses(batch, 99)
+    found = make_task(attention_consistency=1.0, teacher_flip=True).losses(batch, 99)
     wanted = attention_consistency(student, teacher).item()
     assert found.terms["attention_consistency"].item() == pytest.approx(wanted, rel=1e-5)
 
@@ -153,7 +153,7 @@ def test_a_mirrored_teachers_mean_answer_chooses_the_map_of_an_unlabeled_image()
         ({"flip_consistency": 1.0}, 2 * (LABELED + UNLABELED), 0),
         ({"symmetry": True, "probability_consistency": 1.0}, 2 * LABELED + UNLABELED, LABELED + UNLABELED),
         ({"flip_consistency": 1.0, "attention_consistency": 1.0}, 2 * (LABELED + UNLABELED), LABELED + UNLABELED),
-        ({"probability_consistency": 1.0, "teacher_mirror": True}, LABELED + UNLABELED, 2 * (LABELED + UNLABELED)),
+        ({"probability_consistency": 1.0, "teacher_flip": True}, LABELED + UNLABELED, 2 * (LABELED + UNLABELED)),
     ],
 )
 def test_one_forward_pass_of_no_more_images_than_the_terms_need(weights, images, teacher_images):

@@ -40,7 +40,7 @@ def test_options_of_loss_teacher_and_attention_reach_the_task(grader_config: Mak
     weights = {"grade": 0.9, "attention": 0.8, "mse_weight": 0.7, "inside_weight": 0.06, "probability_consistency": 5.0}
     weights |= {"teacher_temperature": 0.4, "attention_consistency": 3.0, "flip_consistency": 2.0}
     options = {f"loss.{name}": value for name, value in weights.items()}
-    options |= {"loss.ramp": 0.3, "loss.ramp_start": 0.45, "loss.teacher_mirror": True, "loss.symmetry": True}
+    options |= {"loss.ramp": 0.3, "loss.ramp_start": 0.45, "loss.teacher_flip": True, "loss.symmetry": True}
     options |= {
         "teacher.decay": 0.37,
         "teacher.buffers": "copy",
@@ -49,7 +49,7 @@ def test_options_of_loss_teacher_and_attention_reach_the_task(grader_config: Mak
     }
     config = grader_config(**options)
     task = build_task(config, load_knee_data(config.data), steps=20)
-    assert task.loss == LossConfig(**weights, teacher_mirror=True, symmetry=True, ramp=0.3, ramp_start=0.45)
+    assert task.loss == LossConfig(**weights, teacher_flip=True, symmetry=True, ramp=0.3, ramp_start=0.45)
     assert (task.ramp_steps, task.ramp_start, task.decay, task.buffers) == (6, 9, 0.37, "copy")
     assert (task.sharpness, task.threshold) == (31.0, 0.25)
     assert task.best_metric == "val_teacher/macro_f1"

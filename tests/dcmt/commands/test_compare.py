@@ -347,14 +347,14 @@ def test_images_that_were_trained_on_are_graded_on_request_only(
     assert main(["compare", run, str(other_run), "--split", "train", "--trained-on"]) == 0
 
 
-def test_mirrored_pairs_are_compared_with_mirrored_pairs(trained_run, other_run, tmp_path, capsys):
+def test_flip_ttas_are_compared_with_flip_ttas(trained_run, other_run, tmp_path, capsys):
     runs = [shutil.copytree(trained_run.path, tmp_path / "tiny"), shutil.copytree(other_run, tmp_path / "other")]
     for run in runs:
-        assert main(["evaluate", str(run), "--mirrored-pair"]) == 0
+        assert main(["evaluate", str(run), "--flip-tta"]) == 0
     reports = [json.loads((run / "metrics_test.json").read_text())["teacher"] for run in runs]
     capsys.readouterr()
-    assert main(["compare", *map(str, runs), "--mirrored-pair", "--out", str(tmp_path / "out")]) == 0
-    assert "teacher of both, mirrored-pair prediction, " in capsys.readouterr().out
+    assert main(["compare", *map(str, runs), "--flip-tta", "--out", str(tmp_path / "out")]) == 0
+    assert "teacher of both, flip TTA, " in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
-    assert found["mirrored_pair"] is True
+    assert found["flip_tta"] is True
     assert list(found["runs"].values()) == reports

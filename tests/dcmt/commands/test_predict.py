@@ -39,7 +39,7 @@ def picture(path: Path, *, seed: int = 0) -> np.ndarray:
 
 def grade(run: RunFolder, images: Path, out: Path, **changes: object) -> list[str]:
     options = {"run": run.path, "images": images, "out": out, "checkpoint": "best", "device": "cpu"}
-    options |= {"student": False, "no_overlays": False, "force": False, "mirrored_pair": False}
+    options |= {"student": False, "no_overlays": False, "force": False, "flip_tta": False}
     show_messages()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert predict_command(argparse.Namespace(**{**options, **changes})) == 0
@@ -250,14 +250,14 @@ def test_own_overlays_and_caches_are_not_graded(trained_run: RunFolder, phantom:
     assert pd.read_csv(tmp_path / "last" / "predictions.csv")["image"].tolist() == names
 
 
-def test_a_mirrored_pair_grades_an_image_and_its_mirror_image_alike(trained_run: RunFolder, tmp_path: Path) -> None:
+def test_a_flip_tta_grades_an_image_and_its_mirror_image_alike(trained_run: RunFolder, tmp_path: Path) -> None:
     values = picture(tmp_path / "in" / "a.png")
     cv2.imwrite(str(tmp_path / "in" / "b.png"), values[:, ::-1])
     shares = [
         f"p_{grade}" for grade in range(load_run(trained_run.path, checkpoint="best", device="cpu").grade_set.count)
     ]
-    said = grade(trained_run, tmp_path / "in", tmp_path / "pair", mirrored_pair=True)
-    assert "by the teacher by mirrored-pair prediction" in said[-1]
+    said = grade(trained_run, tmp_path / "in", tmp_path / "pair", flip_tta=True)
+    assert "by the teacher by flip TTA" in said[-1]
     grade(trained_run, tmp_path / "in", tmp_path / "alone")
     pair, alone = (
         pd.read_csv(tmp_path / out / "predictions.csv").set_index("image")[shares].to_numpy()

@@ -268,17 +268,17 @@ def test_precision_that_is_none_is_refused(run: RunFolder, verify: Verify) -> No
     assert "names the precision 'int4', not fp32, bf16 or fp16" in told
 
 
-def test_mirrored_pairs_are_evaluated_and_verified_as_such(run: RunFolder, verify: Verify) -> None:
+def test_flip_ttas_are_evaluated_and_verified_as_such(run: RunFolder, verify: Verify) -> None:
     alone = json.loads(run.metrics("test").read_text())
-    assert alone["mirrored_pair"] is False
-    assert main(["evaluate", str(run.path), "--device", "cpu", "--mirrored-pair"]) == 0
+    assert alone["flip_tta"] is False
+    assert main(["evaluate", str(run.path), "--device", "cpu", "--flip-tta"]) == 0
     pair = json.loads(run.metrics("test").read_text())
-    assert pair["mirrored_pair"] is True
+    assert pair["flip_tta"] is True
     assert "flip_changed" in alone["teacher"]["metrics"]
     assert "flip_changed" not in pair["teacher"]["metrics"]
     assert pair["teacher"]["metrics"]["entropy"] != alone["teacher"]["metrics"]["entropy"]
     assert verify()[0] == 0
-    touch_metrics(run, "mirrored_pair", value=False)
+    touch_metrics(run, "flip_tta", value=False)
     code, told = verify()
     assert code == 2
     assert "a probability differs" in told

@@ -26,7 +26,7 @@ def of(run: Run = RUN, *more: str, plan: PhantomPlan | None = None, version: int
 def test_config_data_and_version_count_and_nothing_else():
     harmless = ("--fit.threads=4", "--data.manifest=elsewhere.csv", "--name=other", "--fit.precision=fp32")
     assert of(RUN, *harmless) == of()
-    others = [of(RUN, "--fit.steps=9"), of(RUN, "--loss.teacher_mirror=true"), of(version=2)]
+    others = [of(RUN, "--fit.steps=9"), of(RUN, "--loss.teacher_flip=true"), of(version=2)]
     others += [of(Run("dcmt", 0.1, 2)), of(Run("dcmt", 0.3, 1)), of(plan=PhantomPlan(patients=30))]
     assert len({of(), *others}) == 7
     job = make_job(PHANTOM, RUN, {}, more=harmless)

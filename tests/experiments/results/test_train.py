@@ -127,7 +127,7 @@ def test_the_mean_of_image_and_flip_is_that_of_flip_tta(tiny_job, data, tmp_path
     exact = predict_test(loaded, prepared, tta=True)
     images, flipped = (exact[[f"teacher_{kind}{grade}" for grade in range(3)]].to_numpy() for kind in "pm")
     assert np.abs(images - flipped).max() > 1e-5
-    pair = load_run(path, checkpoint="last", device="cpu", mirrored_pair=True)
+    pair = load_run(path, checkpoint="last", device="cpu", flip_tta=True)
     found = grade_rows(pair, prepared, prepared.rows("test"), names=["teacher"])["teacher"]
     np.testing.assert_allclose((images + flipped) / 2, found.probabilities, atol=1e-6)
 

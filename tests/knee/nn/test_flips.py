@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knee.nn.flips import MirroredPair, mean_logits
+from knee.nn.flips import FlipAveraged, mean_logits
 from knee.task import Grading
 
 
@@ -39,9 +39,9 @@ def test_mean_logits_of_opposite_certain_answers_are_two_halves_without_overflow
     torch.testing.assert_close(mean_logits(a, a.flip(1)).exp(), torch.tensor([[0.5, 0.0, 0.5]]))
 
 
-def test_a_mirrored_pair_answers_with_the_mean_of_both_sides() -> None:
+def test_a_flip_tta_answers_with_the_mean_of_both_sides() -> None:
     images, one = soft((4, 1, 6, 6), 1), LeftSide()
-    found = MirroredPair(one)(images)
+    found = FlipAveraged(one)(images)
     left, right = one(images).logits.softmax(1), one(images.flip(3)).logits.softmax(1)
     assert not torch.allclose(left, right)
     torch.testing.assert_close(found.logits.softmax(1), (left + right) / 2)
@@ -55,7 +55,7 @@ def test_a_mirror_image_gets_the_same_answer_and_the_mirrored_maps() -> None:
             logits, maps = super().forward(images)
             return Grading(logits, maps * torch.arange(images.shape[3]))
 
-    images, pair = soft((3, 1, 5, 8), 2), MirroredPair(Uneven())
+    images, pair = soft((3, 1, 5, 8), 2), FlipAveraged(Uneven())
     found, mirrored = pair(images), pair(images.flip(3))
     torch.testing.assert_close(mirrored.logits, found.logits)
     torch.testing.assert_close(mirrored.class_maps, found.class_maps.flip(3))
