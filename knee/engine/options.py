@@ -39,7 +39,8 @@ def read_config(
         found: Namespace = parser.parse_args(list(arguments), defaults=defaults is None)
         found.pop("config", None)
         if defaults is not None:
-            return _replaced(defaults, found.as_dict())
+            resumed: Config = _replaced(defaults, found.as_dict())
+            return resumed
         config: Config = kind(**vars(_instantiate(parser, found)))
     except ArgumentError as error:
         raise UserError(_sentence(str(error), kind)) from error

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -133,8 +134,7 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
     values = open_run(run.path)[1]
     values.pop("kind")
     earlier = config_from_values(type(config), values, where=str(run.config)).fit
-    length = {"steps": earlier.steps, "epochs": earlier.epochs}
-    before = count_steps(FitConfig(**length, accumulation=config.fit.accumulation), loop.batches.per_epoch)
+    before = count_steps(replace(earlier, accumulation=config.fit.accumulation), loop.batches.per_epoch)
     if before != steps:
         optimizer = config.optimizer
         rates = [
