@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from knee.errors import UserError
-from knee.io.plain import shown
 from knee.nn.weights import near_names
 
 _PLAIN_NAME = re.compile(r"\w+(\.[\w-]+)?", re.ASCII)
@@ -33,7 +32,7 @@ def is_known(name: str) -> bool:
 def pretrained_settings(name: str, *, option: str) -> Any:
     """timm's settings of the weights called ``name``; None where there are none. Raises UserError for an unknown name."""
     if not is_known(name):
-        raise UserError(f"{option}: timm has no {shown(name)}{near_names(name[:100], timm.list_models())}")
+        raise UserError(f"{option}: timm has no {name!r:.80}{near_names(name[:100], timm.list_models())}")
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that its architecture does not have
