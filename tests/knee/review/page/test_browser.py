@@ -501,7 +501,7 @@ def _center(weights: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize(("shape", "row", "column"), [((1000, 700), 300, 150), ((600, 1000), 150, 800)])
+@pytest.mark.parametrize(("shape", "row", "column"), [((1000, 700), 281, 131), ((600, 1000), 144, 781)])
 def test_the_original_is_shown_unmirrored_with_the_map_on_the_same_spot(
     browser, open_page, original_case, shape, row, column, mirror
 ):
