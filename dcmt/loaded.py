@@ -106,16 +106,7 @@ def load_run(
             f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --flip-tta shows it "
             "images of a kind that it never saw"
         )
-    if checkpoint == "best":
-        found = run.checkpoints.best()
-    elif isinstance(checkpoint, int):
-        found = run.checkpoints.of_step(checkpoint)
-    else:
-        found, damaged = run.checkpoints.latest()
-        for fault in damaged:
-            log.warning(f"warning: {fault}; taking the checkpoint before it")
-    if found is None:
-        raise UserError(f"{path} has no whole checkpoint yet; train it first: python train.py --resume {path}")
+    found = _checkpoint_of(run, checkpoint)
     require_paths(run, config, "data.grade_set")
     grade_set = load_grade_set(config.data.grade_set)
     chosen = choose_device(device)
@@ -134,6 +125,21 @@ def load_run(
     if "teacher" not in networks:
         raise UserError(f"{found.folder} holds no teacher; train the run again, or put its own checkpoint back")
     return LoadedRun(run, kind, config, found, grade_set, networks, chosen, flip_tta)
+
+
+def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:
+    """The checkpoint "best", "last" or of a step. Raises UserError where there is none."""
+    if wanted == "best":
+        found = run.checkpoints.best()
+    elif isinstance(wanted, int):
+        found = run.checkpoints.of_step(wanted)
+    else:
+        found, damaged = run.checkpoints.latest()
+        for reason in damaged:
+            log.warning(f"warning: {reason}; taking the checkpoint before it")
+    if found is None:
+        raise UserError(f"{run.path} has no whole checkpoint yet; train it first: python train.py --resume {run.path}")
+    return found
 
 
 def _sees_mirror_images(config: GraderConfig) -> bool:

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from knee.engine.checkpoint import Checkpoint
-from knee.engine.optimizer_state import flatten_optimizer, restore_optimizer
 from knee.errors import UserError
 from knee.io.plain import shown
+
+_MOMENTS: Mapping[type, set[str]] = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
+_RATES = ("lr", "initial_lr")
+_KERNELS = ("fused", "foreach")
+"""Which kernels compute a step: a matter of the device, not of the run."""
 
 
 @dataclass
@@ -110,3 +118,65 @@ def refuse_changed_data(checkpoint: Checkpoint, state: Mapping[str, Any]) -> Non
             f"{checkpoint.folder} was trained on other data: {' and '.join(changed)} changed since; put them back, or "
             "start a new run under another --name"
         )
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's state as named tensors, and its parameter groups as plain values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{number}.{key}": torch.as_tensor(value)
+        for number, entry in state["state"].items()
+        for key, value in entry.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The inverse of ``flatten_optimizer``, in place. Raises ValueError, KeyError or TypeError where it does not fit.
+
+    Learning rates are the saved ones; everything else in ``groups`` must be as this optimiser has it, by the config.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    if any(not 0 <= number < count for number in state):
+        raise ValueError(f"moments of more than the {count} weights that are trained")
+    optimizer.load_state_dict({"state": state, "param_groups": _checked_groups(optimizer, groups)})
+    wanted = _MOMENTS.get(type(optimizer))
+    for parameter, entry in optimizer.state.items():
+        if wanted and set(entry) != wanted:
+            raise ValueError(f"a weight with {', '.join(sorted(entry))}, not {', '.join(sorted(wanted))}")
+        for key, value in entry.items():
+            if value.shape != (() if key == "step" else parameter.shape):
+                raise ValueError(f"{key} of shape {tuple(value.shape)} for a weight of shape {tuple(parameter.shape)}")
+            if value.ndim:
+                # Fused optimisers walk through memory: a moment must lie as its weight does (channels_last, say), or
+                # each number meets another weight's.
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _checked_groups(optimizer: torch.optim.Optimizer, saved: Any) -> list[dict[str, Any]]:
+    """The optimiser's own groups with the saved learning rates. Raises ValueError where anything else differs."""
+    own = optimizer.state_dict()["param_groups"]
+    if not isinstance(saved, list) or len(saved) != len(own) or not all(isinstance(group, dict) for group in saved):
+        raise ValueError(f"the optimiser's groups are {shown(saved)}")
+    for group, before in zip(own, saved, strict=True):
+        if not {"params", "lr"} <= set(before):
+            raise ValueError(f"the optimiser's groups are {shown(saved)}")
+        for key, value in before.items():
+            if key in _RATES:
+                if type(value) not in (int, float) or not math.isfinite(value):
+                    raise ValueError(f"the optimiser's {key} is {shown(value)}, not a number")
+                group[key] = value
+            elif key in group and key not in _KERNELS and _listed(value) != _listed(group[key]):
+                raise ValueError(f"the optimiser's {key} is {shown(value)}, not {shown(group[key])}")
+    return list(own)
+
+
+def _listed(value: Any) -> Any:
+    """A tuple as JSON keeps it."""
+    return list(value) if isinstance(value, tuple) else value

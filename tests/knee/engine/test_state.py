@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from knee.engine.checkpoint import Checkpoints
-from knee.engine.optimizer_state import flatten_optimizer, restore_optimizer
+from knee.engine.state import flatten_optimizer, restore_optimizer
 
 Nets = Callable[..., nn.Module]
 
