@@ -112,7 +112,7 @@ class FixMatchConfig:
     unlabeled_weight: float = 1.0
     """λ_u: weight of the cross-entropy of the pseudo-labels. Zero leaves the unlabeled images out."""
     threshold: float = 0.95
-    """τ: a pseudo-label is used if its probability is above it; with weighting threshold."""
+    """A pseudo-label is used if its probability is above it; with weighting threshold."""
     weighting: Literal["threshold", "softmatch"] = "threshold"
     """threshold: pseudo-labels above the threshold have weight 1, others 0; softmatch: weights by a truncated Gaussian."""
     distribution_alignment: Literal["none", "labeled_prior", "uniform"] = "none"

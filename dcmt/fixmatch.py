@@ -5,7 +5,7 @@ view, B_u the number of unlabeled images in the batch:
 
     L = L_c + λ_u · 1/B_u Σ_b w_b · CE(argmax q_b, p_b)
 
-FixMatch: w_b = 1[max q_b > τ]. SoftMatch: w_b is a truncated Gaussian of max q_b. Distribution alignment rescales q first.
+FixMatch: w_b = 1[max q_b > t]. SoftMatch: w_b is a truncated Gaussian of max q_b. Distribution alignment rescales q first.
 """
 
 from __future__ import annotations
@@ -216,9 +216,9 @@ def pseudo_label_loss(strong_logits: Tensor, labels: Tensor, weights: Tensor) ->
 
 
 def threshold_weights(confidences: Tensor, threshold: float) -> Tensor:
-    """w = 1[c > τ] (Sohn et al. 2020, Eq. 4); (B,) → (B,) in {0, 1}.
+    """w = 1[c > t] (Sohn et al. 2020, Eq. 4); (B,) → (B,) in {0, 1}.
 
-    Strictly above, where the paper has ≥: τ = 1 then uses no image, even where rounding makes a confidence 1.
+    Strictly above, where the paper has ≥: t = 1 then uses no image, even where rounding makes a confidence 1.
     """
     return (confidences > threshold).to(confidences.dtype)
 

@@ -32,7 +32,7 @@ PAGES = [
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 README = TEXTS["README.md"]
 EVERYTHING = "\n".join(TEXTS.values())
-SECTIONS = "data|views|model|clip|teacher|loss|attention|optimizer|fit|report|unet"
+SECTIONS = "data|views|model|clip|teacher|loss|fixmatch|attention|optimizer|fit|report|unet"
 SIZE = 32
 SHORT = [
     *("--data.image_size", str(SIZE), "--data.labeled_per_batch", "5", "--fit.steps", "2", "--fit.validate_every", "2"),
