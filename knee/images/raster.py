@@ -221,7 +221,7 @@ def from_pillow(image: ImageFile.ImageFile, data: bytes, *, numbers: str | None 
 
 def _is_oriented(image: Image.Image) -> bool:
     with suppress(Exception):  # Damaged metadata are no reason to refuse pixels.
-        return image.getexif().get(_ORIENTATION_TAG, 1) != 1
+        return bool(image.getexif().get(_ORIENTATION_TAG, 1) != 1)
     return False
 
 

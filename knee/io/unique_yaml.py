@@ -44,8 +44,9 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
             if event.anchor in self._with_alias or self._aliases > _MOST_ALIASES:
+                line = 0 if event.start_mark is None else event.start_mark.line
                 raise yaml.YAMLError(
-                    f"line {event.start_mark.line + 1}: nested or too many anchors (*{event.anchor}); write the values out"
+                    f"line {line + 1}: nested or too many anchors (*{event.anchor}); write the values out"
                 )
         before, anchor = self._aliases, getattr(event, "anchor", None)
         self._with_alias.add(anchor)  # while it is open, an alias to it would hold itself
