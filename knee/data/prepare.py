@@ -29,6 +29,7 @@ from knee.data.datasets import (
     eval_loader,
     train_loader,
 )
+from knee.data.duplicates import refuse_shared_pictures
 from knee.data.manifest import Manifest, read_manifest
 from knee.data.splits import Split, labeled_rows, read_split, unlabeled_rows
 from knee.data.views import ViewConfig, Views
@@ -139,6 +140,7 @@ def load_knee_data(
         mirror=(manifest.table["side"] == config.mirror_side).to_numpy(),
         places=[f"{manifest.path.name} line {line}: " for line in manifest.table["line"]],
     )
+    refuse_shared_pictures(cache.images, split, manifest.table, where=manifest.path.name)
     return KneeData(
         grade_set=grade_set,
         manifest=manifest,
