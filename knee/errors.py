@@ -1,4 +1,4 @@
-"""Mistakes of the user: what is wrong and how to fix it, without a traceback."""
+"""Errors that the user can fix: the message says what is wrong and how to fix it, without a traceback."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:  # errors are quick to import
 _MOST_OF_A_KIND, _MOST_LINES, _MOST_RANGES = 3, 200, 20
 _PLACE = re.compile(r"\b(line|row) ([0-9]+)")
 _VARYING = re.compile(r"^[^':]*?(?=: )|'[^']*'|[0-9]+")
-"""What differs between faults of one kind."""
+"""The parts of a message that differ between errors of one kind."""
 
 
 class UserError(Exception):
     """A mistake that a person can fix: the message says where, what was found, and a hint.
 
-    The command line prints the message and ends with exit code 2. Our own bugs raise anything else.
+    The command line prints the message and exits with code 2. Bugs of this package raise other exceptions.
     """
 
 
 def counted(number: int, name: str) -> str:
-    """A number of things, in words that fit one or many.
+    """A number with its noun, in the singular or the plural.
 
-    >>> counted(1, "fault"), counted(0, "bad row")
-    ('1 fault', '0 bad rows')
+    >>> counted(1, "error"), counted(0, "bad row")
+    ('1 error', '0 bad rows')
     """
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Names with quotation marks around them.
+    """Names in single quotation marks, separated by commas.
 
     >>> quoted(["a", "b"])
     "'a', 'b'"
@@ -43,7 +43,7 @@ def quoted(names: Sequence[str]) -> str:
 
 
 def pasted(value: str) -> str:
-    """An option's value in quotation marks, so that a shell takes it as it is.
+    """An option's value, quoted so that it can be pasted into a shell.
 
     >>> print(pasted("2: mild"), pasted("K's grade"))
     '2: mild' 'K'"'"'s grade'
@@ -52,7 +52,7 @@ def pasted(value: str) -> str:
 
 
 class Faults(UserError):
-    """All faults of one input, reported together: the first of each kind, and where the others of many are."""
+    """All errors of one input in one report. Where one kind occurs often, the first is shown and the places of the others."""
 
     def __init__(self, faults: Sequence[str], *, summary: str) -> None:
         self.faults = tuple(faults)
@@ -61,9 +61,9 @@ class Faults(UserError):
 
 
 def grouped(faults: Sequence[str]) -> list[str]:
-    """Faults as lines: of a kind with more than three, the first and where the others are.
+    """Errors as lines; where a kind occurs more than three times, only the first and the places of the others.
 
-    Faults are of one kind where they differ only in numbers, in what is quoted, and in a name before the first colon.
+    Errors are of one kind if they differ only in numbers, in quoted text, and in a name before the first colon.
 
     >>> grouped([f"m.csv line {line}: grade 'KL{line}' is unknown" for line in (2, 3, 4, 9)])
     ["m.csv line 2: grade 'KL2' is unknown", '  … and 3 more of this kind, lines 3–4, 9']
@@ -85,7 +85,7 @@ def grouped(faults: Sequence[str]) -> list[str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers, those in a row as a range."""
+    """Ascending numbers; consecutive ones are written as a range."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][-1] + 1:
@@ -97,7 +97,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 class NotFinite(UserError):
-    """A network's output holds NaN or infinity for ``rows`` (their numbers), of a batch of ``size`` images."""
+    """A network's output contains NaN or infinity for the row numbers ``rows`` of a batch of ``size`` images."""
 
     def __init__(self, rows: NDArray[Any], size: int, *, first: str = "") -> None:
         super().__init__(
@@ -109,7 +109,7 @@ class NotFinite(UserError):
 
 
 def require(condition: bool, option: str, value: object, wanted: str, *, infinite: bool = False) -> None:
-    """Raises ValueError where an option's value does not hold, or is not finite (unless ``infinite``)."""
+    """Raises ValueError if ``condition`` is false, or the option's value is not finite (unless ``infinite``)."""
     finite = infinite or not isinstance(value, float) or math.isfinite(value)
     if not (condition and finite):
         raise ValueError(f"{option} is {value!r}; it must be {wanted}")

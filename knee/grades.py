@@ -1,4 +1,4 @@
-"""Grade sets: which grades there are, what they mean, and by which metric a model is chosen. Data, not code."""
+"""Grade sets: the grades of a scale, their meaning, and the metric that selects the best checkpoint. Data, not code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knee.io.unique_yaml import read_unique
 
 _KEYS = ("name", "title", "best_metric", "grades")
 BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent")
-"""The metrics that a model can be chosen by: followed in training, and larger where it is better."""
+"""The metrics that can select the best checkpoint: computed during training; larger is better."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class GradeSet:
         """The grade written as ``text``: '2' and '2.0' are 2, empty is None (ungraded).
 
         Raises:
-            UserError: anything else, with what to write instead.
+            UserError: any other text; the message says what to write instead.
         """
         text = text.strip()
         if not text:
             return None
         if re.fullmatch(r"[0-9]{1,3}(\.0*)?", text) and int(text.partition(".")[0]) < self.count:
             return int(text.partition(".")[0])
-        raise UserError(f"grade '{text}' is not {self.span} or empty; {self._way_out(text)}")
+        raise UserError(f"grade '{text}' is not {self.span} or empty; {self._hint(text)}")
 
-    def _way_out(self, text: str) -> str:
+    def _hint(self, text: str) -> str:
         numbers = re.findall(r"\d+(?:\.\d+)?", text)
         if text.lower() in self.names:
             return f"write {self.names.index(text.lower())}"
@@ -77,7 +77,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
     ``description``, grade 0 first.
 
     Raises:
-        UserError: no such set or file; Faults: everything wrong with the file.
+        UserError: no such set or file; Faults: all errors in the file.
 
     >>> load_grade_set("cartilage").names
     ('normal', 'partial-thickness', 'full-thickness')
@@ -85,7 +85,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
     text = _grade_set_text(source)
     try:
         content, duplicates = read_unique(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that there is not, say
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: e.g. a date that does not exist
         raise UserError(
             f"{source}: not readable as YAML ({type(error).__name__}); see knee/grade_sets/kl.yaml"
         ) from error
@@ -117,7 +117,7 @@ def grade_set_yaml(grade_set: GradeSet) -> str:
 
 
 def shipped_grade_sets() -> list[str]:
-    """Names of the grade sets that come with this package."""
+    """Names of the grade sets included in this package."""
     shipped = resources.files("knee.grade_sets")
     return sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
 
@@ -138,13 +138,13 @@ def _faults(content: Any) -> list[str]:
         return ["is not a mapping with the keys " + ", ".join(_KEYS)]
     faults = [f"key '{key}' is missing" for key in _KEYS if key not in content]
     faults += [f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in _KEYS]
-    faults += [f"'{key}' is not a text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
+    faults += [f"'{key}' is not text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
     if isinstance(content.get("name"), str) and not content["name"].strip():
-        faults.append("'name' is empty; write a short name, as kl")
+        faults.append("'name' is empty; write a short name, such as kl")
     metric = content.get("best_metric")
     if isinstance(metric, str) and metric not in BEST_METRICS:
         faults.append(
-            f"'best_metric' is {metric!r}, by which no model is chosen; write one of {', '.join(BEST_METRICS)}"
+            f"'best_metric' is {metric!r}, which is not one of the metrics; write one of {', '.join(BEST_METRICS)}"
         )
     grades = content.get("grades", [])
     if "grades" in content and (not isinstance(grades, list) or len(grades) < 2):
@@ -153,7 +153,7 @@ def _faults(content: Any) -> list[str]:
         if not isinstance(grade, dict) or set(grade) != {"name", "description"}:
             faults.append(f"grade {number} does not have exactly the keys name and description")
         elif not all(isinstance(value, str) for value in grade.values()):
-            faults.append(f"grade {number}: name and description must be texts; put quotation marks around them")
+            faults.append(f"grade {number}: name and description must be text; put quotation marks around them")
     names = [grade["name"] for grade in grades if isinstance(grade, dict) and isinstance(grade.get("name"), str)]
     if len(set(names)) < len(names):
         faults.append("two grades have the same name")

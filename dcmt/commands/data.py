@@ -131,19 +131,19 @@ def check(options: argparse.Namespace) -> int:
             faults = [*found.leak_faults(), *split_faults]
             raise Faults(
                 faults,
-                summary=f"{options.manifest}: {counted(len(faults), 'fault')} that cannot be skipped; mend them:",
+                summary=f"{options.manifest}: {counted(len(faults), 'error')} that cannot be skipped; fix them:",
             )
         drop_bad(found, options.skip_bad, force=options.force)
         log.info(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
         return 0
     faults = found.faults() + split_faults
     if not faults:
-        log.info(f"{options.manifest}: {found.count} images, all sound")
+        log.info(f"{options.manifest}: {found.count} images, all valid")
         return 0
     skip = (
         "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
     )
-    bad = f"{counted(len(faults), 'fault')}, {counted(len(found.bad_lines), 'bad row')}"
+    bad = f"{counted(len(faults), 'error')}, {counted(len(found.bad_lines), 'bad row')}"
     raise Faults(faults, summary=f"{options.manifest}: {bad}; mend them{skip}:")
 
 

@@ -1,8 +1,8 @@
-"""The albumentations pipelines that draw views: geometry, and photometric changes.
+"""The albumentations pipelines that augment images: geometric and photometric transforms.
 
-Importing this imports albumentations, which takes seconds: ``knee.data.views`` does so when the first ``Views`` is built, so
-that reading a configuration does not wait for it. Two transforms are our own, written the way albumentations is
-extended; at 96 px its ``Affine`` and ``GaussNoise`` would take half of the time that two views take.
+Importing this module imports albumentations, which takes seconds. ``knee.data.views`` imports it when the first ``Views``
+is built, so reading a configuration stays fast. Two transforms are our own, subclasses of albumentations' base classes:
+at 96 px, albumentations' ``Affine`` and ``GaussNoise`` would take half of the time needed for two views.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-# albumentations asks a server for its newest release at import unless told not to.
+# At import, albumentations asks a server for its newest release unless this variable is set.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -27,7 +27,7 @@ _UNIT_LEVELS = _LEVELS / _LEVELS.std()
 
 
 def geometry(config: ViewConfig) -> Any:
-    """Flip and one affine warp, for an image and its mask alike: bilinear and nearest, black from outside."""
+    """Horizontal flip and one affine warp of an image (bilinear) and its mask (nearest neighbour); padding is black."""
     steps: list[Any] = []
     if config.horizontal_flip > 0:
         steps.append(A.HorizontalFlip(p=config.horizontal_flip))
@@ -37,7 +37,7 @@ def geometry(config: ViewConfig) -> Any:
 
 
 def photometrics(config: ViewConfig) -> Any:
-    """Exposure, then blur, then noise, in the order in which a detector adds them; black rectangles last."""
+    """Exposure, blur and noise, in the order in which a detector adds them; cutout (black rectangles) last."""
     steps: list[Any] = []
     if config.brightness > 0 or config.contrast > 0:
         brightness, contrast = (-config.brightness, config.brightness), (-config.contrast, config.contrast)
@@ -50,7 +50,7 @@ def photometrics(config: ViewConfig) -> Any:
         steps.append(LevelNoise(config.noise))
     if config.cutout_count > 0 and config.cutout_size > 0:
         sides = (config.cutout_size / 2, config.cutout_size)
-        # Where it is applied it draws at least one: none must come with probability 1 / (count + 1).
+        # CoarseDropout draws at least one hole: no hole at all must have probability 1 / (count + 1).
         chance = config.cutout_count / (config.cutout_count + 1)
         count = (1, config.cutout_count)
         steps.append(A.CoarseDropout(num_holes_range=count, hole_height_range=sides, hole_width_range=sides, p=chance))
@@ -58,13 +58,13 @@ def photometrics(config: ViewConfig) -> Any:
 
 
 class Pose(A.DualTransform):  # type: ignore[misc]
-    """Rotation and scale about the image's center, then a shift: one warp, the same for image and mask.
+    """Rotation and scaling about the image's center, then translation: one warp, the same for image and mask.
 
-    ``A.Affine`` of albumentations 2.0 does the same in three times the time, most of it checks around the warp.
+    ``A.Affine`` of albumentations 2.0 does the same but takes three times as long, mostly for checks around the warp.
     """
 
     def __init__(self, config: ViewConfig) -> None:
-        """Takes the rotation, shift and scale of ``config``."""
+        """Uses the rotation, translation and scale of ``config``."""
         super().__init__(p=1)
         self.rotate_degrees = config.rotate_degrees
         self.translate = config.translate
@@ -88,10 +88,10 @@ class Pose(A.DualTransform):  # type: ignore[misc]
 
 
 class LevelNoise(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Gaussian noise for uint8 images, from 256 equally likely levels of the normal distribution (within ± 2.9 σ).
+    """Gaussian noise for uint8 images, drawn from 256 equally likely levels of the normal distribution (within ± 2.9 σ).
 
-    ``A.GaussNoise`` of albumentations 2.0 takes four times as long, seeds OpenCV's global generator, and knows only
-    65,536 patterns, so that long trainings would see each many times.
+    ``A.GaussNoise`` of albumentations 2.0 takes four times as long, seeds OpenCV's global generator, and has only
+    65,536 noise patterns, each of which would recur many times in a long training.
     """
 
     def __init__(self, largest: float) -> None:

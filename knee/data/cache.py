@@ -1,4 +1,4 @@
-"""Images decoded once into file-backed arrays that all workers share."""
+"""The image cache: images decoded once into memory-mapped arrays that all workers share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
 _VERSION = 2
-"""Raised when the same file is read as other pixels than before."""
+"""Increased whenever a code change makes the same file give different pixels."""
 _MOST_TEMPLATE_IMAGES = 2048
 _FEWEST_TEMPLATE_IMAGES = 16
 _HINT = "fix them, or leave out their rows with --skip-bad"
@@ -44,7 +44,7 @@ _ARRAYS = tuple(f"{name}.npy" for name in ("images", "masks", *_SMALL))
 
 @dataclass(frozen=True)
 class ImageCache:
-    """N prepared images and masks of S × S pixels, mapped from files (pickled as the files' names)."""
+    """N prepared images and masks of S × S pixels, memory-mapped (pickled as the files' names)."""
 
     folder: Path
     images: Bytes
@@ -54,9 +54,9 @@ class ImageCache:
     has_mask: npt.NDArray[np.bool_]
     """(N,)."""
     inverted: npt.NDArray[np.bool_]
-    """(N,): inverted from a negative, in addition to what the file itself reports."""
+    """(N,): detected as a negative and inverted, in addition to the inversion that the file itself declares."""
     template: npt.NDArray[np.float32] | None
-    """(32, 32): what ``knee.images.negatives`` compared with; None where negatives were not searched."""
+    """(32, 32): the mean image that ``knee.images.negatives`` compared with; None if negatives were not searched for."""
     geometries: npt.NDArray[np.int32]
     """(N, 7): the fields of each image's ``Geometry``."""
 
@@ -67,7 +67,7 @@ class ImageCache:
     def mean_std(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> tuple[float, float]:
         """Mean and standard deviation of all pixels of the given rows, grey values in [0, 1]."""
         if not len(rows):
-            raise UserError("mean and deviation of no image at all; give at least one row")
+            raise UserError("mean and standard deviation need at least one image; give at least one row")
         counts = np.zeros(256, np.int64)
         for row in rows:
             counts += np.bincount(self.images[row].ravel(), minlength=256)
@@ -83,14 +83,14 @@ class _Item(NamedTuple):
     mirror: bool
     invert: bool
     sources: tuple[tuple[str, int | None], ...]
-    """Files of image and mask, and which slice of each."""
+    """Files of the image and the mask, each with its slice number."""
 
 
 class _Options(NamedTuple):
     size: int
     percentiles: tuple[float, float]
     search: bool
-    """Whether negatives are searched for."""
+    """Whether to search for negatives."""
 
 
 class _Prepared(NamedTuple):
@@ -111,16 +111,16 @@ def build_cache(
     places: Sequence[str] | None = None,
     progress: bool = True,
 ) -> ImageCache:
-    """Prepare all images and masks once; a cache of the same file contents and options is used again.
+    """Prepare all images and masks once; a cache with the same file contents and options is reused.
 
     Args:
-        folder: holds one folder a cache, named by a hash of options and file contents.
+        folder: contains one folder per cache, named by a hash of options and file contents.
         size: S.
         percentiles: as in ``prepare``.
         invert: 'auto' finds negatives by comparison with the mean image (from 16 images on), 'never' leaves all as
-            their files say, a sequence of N booleans says which to invert.
-        mirror: (N,), which to flip left to right; none by default.
-        places: (N,), where each image is named, 'manifest.csv line 7: ', for the messages.
+            their files declare them; a sequence of N booleans selects the images to invert.
+        mirror: (N,), which images to flip horizontally; none by default.
+        places: (N,), where each image is listed ('manifest.csv line 7: '), for error messages.
 
     Raises:
         Faults: every image or mask that cannot be used, with its path and reason.
@@ -156,18 +156,18 @@ def _open_or_build(items: Sequence[_Item], parent: Path, options: _Options, *, p
         except OSError as error:
             raise UserError(
                 f"{parent}: the cache cannot be written ({error.strerror}); choose another folder: "
-                "--data.cache in training, data.cache in local/paths.yaml or config.yaml of a run that is there"
+                "--data.cache in training, data.cache in local/paths.yaml or config.yaml of an existing run"
             ) from error
         cache = _open(final)
     elif any(known.get(path) != source for path, source in sources.items()):
-        with suppress(OSError):  # A cache of others may be used without being allowed to write in it.
+        with suppress(OSError):  # A cache owned by another user may be readable but not writable.
             write_json(final / "sources.json", sources)
     assert cache is not None, final
     return cache
 
 
 def _known_sources(parent: Path) -> dict[str, Any]:
-    """What the caches below ``parent`` remember of their source files: entries of ``remembered_digest``, by path."""
+    """The digests of source files that the caches below ``parent`` recorded: entries of ``remembered_digest``, by path."""
     known: dict[str, Any] = {}
     for path in parent.glob("*/sources.json"):
         with suppress(OSError, ValueError, TypeError):
@@ -176,7 +176,7 @@ def _known_sources(parent: Path) -> dict[str, Any]:
 
 
 def _read_sources(items: Sequence[_Item], known: dict[str, Any]) -> dict[str, Any]:
-    """An entry of ``remembered_digest`` for every source file, by its path. Raises Faults where one cannot be read."""
+    """An entry of ``remembered_digest`` for every source file, by its path. Raises Faults if one cannot be read."""
     files = list({file: None for item in items for file, _ in item.sources})
 
     def attempt(file: str) -> list[Any] | str:
@@ -198,7 +198,7 @@ def _read_sources(items: Sequence[_Item], known: dict[str, Any]) -> dict[str, An
 
 
 def _key(items: Sequence[_Item], options: _Options, sources: dict[str, Any]) -> str:
-    """A name that changes with the options and with any file's content, and not with where the files are."""
+    """A name that depends on the options and on the content of every file, but not on the files' location."""
     digest = hashlib.sha256(json.dumps([_VERSION, *options, len(items)]).encode())
     for item in items:
         parts = [item.mirror, item.invert, *((sources[file][1], index) for file, index in item.sources)]
@@ -207,7 +207,7 @@ def _key(items: Sequence[_Item], options: _Options, sources: dict[str, Any]) -> 
 
 
 def _open(folder: Path) -> ImageCache | None:
-    """The finished cache in ``folder``; None where there is none, or where a checksum shows that it is damaged."""
+    """The finished cache in ``folder``; None if there is none, or if a checksum shows that it is damaged."""
     if not folder.exists():
         return None
     try:
@@ -225,12 +225,12 @@ def _open(folder: Path) -> ImageCache | None:
             **small,
         )
     except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
-        _log.warning("%s: the image cache is damaged (%s) and is built again", folder, error)
+        _log.warning("%s: the image cache is damaged (%s) and will be rebuilt", folder, error)
         return None
 
 
 def _build(items: Sequence[_Item], final: Path, options: _Options, sources: dict[str, Any], *, progress: bool) -> None:
-    """Write a cache under a temporary name and move it into place. Of two processes that do so, the first one's stays."""
+    """Write a cache under a temporary name and move it into place. If two processes do so, the first one's is kept."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(final.parent)
     scratch = Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=final.parent))
@@ -256,7 +256,7 @@ def _build(items: Sequence[_Item], final: Path, options: _Options, sources: dict
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left half-built."""
+    """Remove unfinished caches of killed processes of this machine."""
     for path in folder.glob(f".{socket.gethostname()}.*.*"):
         owner = path.name.removeprefix(f".{socket.gethostname()}.").split(".")[0]
         try:
@@ -268,7 +268,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, *, progress: bool) -> None:
-    """Write all arrays of a cache: images and masks one by one, so that memory does not grow with their number."""
+    """Write all arrays of a cache, image by image, so that memory use does not grow with the number of images."""
 
     def attempt(item: _Item) -> _Prepared | str:
         try:
@@ -313,7 +313,7 @@ def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepa
 def _find_negatives(
     images: Bytes, geometries: Sequence[Geometry]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The template made of evenly spaced images, and which of all images are negatives of it; padding does not count."""
+    """The mean of evenly spaced images, and which images are negatives compared with it; padding is ignored."""
     step = -(-len(images) // _MOST_TEMPLATE_IMAGES)
     shown = [geometry.content(image) for geometry, image in zip(geometries, images, strict=True)]
     template = mean_thumbnail(thumbnail(image) for image in shown[::step])

@@ -1,4 +1,4 @@
-"""Names for cases that can be shown to others: salted hashes, whose salt stays with the data."""
+"""Pseudonyms for cases: salted hashes that can be shown to others. The salt stays with the data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BYTES = 32
 
 
 def load_salt(manifest_path: str | Path, fallback_folder: str | Path | None = None) -> bytes:
-    """The salt of a data set, 32 random bytes, drawn when first asked for.
+    """The salt of a data set: 32 random bytes, generated on first use.
 
-    It lies beside the manifest, readable by its owner alone; in ``fallback_folder`` where it cannot be written there.
-    All manifests of a folder share it, so a case keeps its name when reviewed grades make a new version.
+    The salt is in the manifest's folder, readable only by its owner, or in ``fallback_folder`` if that folder cannot be
+    written. All manifests of a folder share it, so a case keeps its name when reviewed grades make a new version.
 
     Raises:
         UserError: the file is damaged, or no folder can be written.
@@ -39,7 +39,7 @@ def load_salt(manifest_path: str | Path, fallback_folder: str | Path | None = No
         else:
             return _read(folder / name)
     raise UserError(
-        f"{folders[-1] / name}: the salt of the case names cannot be written ({failure}); give a folder that can"
+        f"{folders[-1] / name}: the salt of the case names cannot be written ({failure}); make the folder writable"
     )
 
 
@@ -53,10 +53,10 @@ def case_name(salt: bytes, image: str, *, digits: int = 10) -> str:
 
 
 def case_names(salt: bytes, images: Sequence[str]) -> list[str]:
-    """The names of all cases of a data set, no two images alike.
+    """The names of all cases of a data set, different for every image.
 
-    Ten digits are few for a million images, of which some two share a name in a third of all data sets: images that do get
-    20 digits, all others the name of ``case_name``, which keys and verdicts of earlier exports hold.
+    Ten digits are few for a million images: in a third of such data sets, two images would share a name. Images that share
+    one get 20 digits; all others keep the name of ``case_name``, which keys and verdicts of earlier exports contain.
     """
     names = [case_name(salt, image) for image in images]
     often = Counter(names)
@@ -83,18 +83,18 @@ def _read(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Write a new salt whole or not at all; one that another process wrote meanwhile stays."""
+    """Write a new salt completely or not at all; a salt that another process wrote meanwhile is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # readable by its owner alone
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # readable only by its owner
     try:
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(secrets.token_hex(_BYTES) + "\n")
         try:
-            path.hardlink_to(aside)
+            path.hardlink_to(temporary)
         except FileExistsError:
             return
         except OSError:  # a file system without hard links
             if not path.exists():
-                Path(aside).replace(path)
+                Path(temporary).replace(path)
     finally:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)

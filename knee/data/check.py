@@ -1,4 +1,4 @@
-"""Read every image and mask of a manifest before anything is built on them, and list all that cannot be used."""
+"""Check a manifest: read every image and mask, and list all that cannot be used."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
 
 _WIDE = 1.6
-"""An image so many times as wide as high may show both knees."""
+"""An image whose width is at least this many times its height may show both knees."""
 _MUCH = 0.5
-"""A mask that covers more of its image is hardly of cartilage."""
+"""A mask that covers a larger share of its image is probably not a cartilage mask."""
 _MOST_LINES = 5
 _FACTS = ("patient", "side", "grade")
 
 
 @dataclass
 class _Seen:
-    """What reading the files of one row has shown."""
+    """What the files of one row contain."""
 
     reasons: list[str] = field(default_factory=list)
     pixels: bytes | None = None
@@ -46,17 +46,17 @@ class _Seen:
     covered: float | None = None
     """The share of the image that its mask covers."""
     side: str = ""
-    """By the image's own file."""
+    """According to the image's own file."""
     subject: Subject | None = None
     remarks: tuple[str, ...] = ()
-    """What of its file is ignored (``Pixels.remarks``)."""
+    """Properties of the file that are ignored (``Pixels.remarks``)."""
 
 
 def check_data(path: str | Path, grade_set: GradeSet, *, progress: bool = True) -> Inspection:
-    """Everything that is wrong with a manifest, its rows, its images and its masks.
+    """Find all errors in a manifest, its rows, its images and its masks.
 
     Raises:
-        UserError, Faults: what ``inspect_manifest`` raises: the file as a whole is no manifest.
+        UserError, Faults: as ``inspect_manifest``: the file as a whole is not a manifest.
     """
     found = inspect_manifest(path, grade_set)
     seen = _look(found.manifest, absent=False, progress=progress)
@@ -71,11 +71,11 @@ def check_data(path: str | Path, grade_set: GradeSet, *, progress: bool = True) 
 
 
 def check_images(manifest: Manifest, *, absent: bool = True, progress: bool = True) -> list[BadRow]:
-    """Read all images and masks, and find what cannot be used, in the manifest's order.
+    """Read all images and masks and return the rows that cannot be used, in the manifest's order.
 
-    Bad are: an unreadable or constant image, an unreadable mask, one of another size, a side that the image's own file
-    contradicts, and the same pixels under another patient, side or grade. ``absent`` false passes over files that are not
-    there, which ``inspect_manifest`` tells.
+    A row is bad if its image is unreadable or constant, if its mask is unreadable or has another size, if its side
+    contradicts the image's own file, or if another row with another patient, side or grade has the same pixels. With
+    ``absent`` false, missing files are skipped, because ``inspect_manifest`` reports them.
     """
     return _bad_rows(manifest, _look(manifest, absent=absent, progress=progress))
 
@@ -101,7 +101,7 @@ def _bad_rows(manifest: Manifest, seen: Sequence[_Seen]) -> list[BadRow]:
 
 
 def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iterator[str]:
-    """Why a row cannot be used; what else its image shows is noted in ``seen``."""
+    """The reasons why a row cannot be used; other findings about its image are stored in ``seen``."""
     path, mask_path = manifest.image_path(row), manifest.mask_path(row)
     image, mask_name = manifest.table["image"].iat[row], manifest.table["mask"].iat[row]
     pixels = None
@@ -119,7 +119,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
             seen.subject = read_subject(path)
             side = str(manifest.table["side"].iat[row])
             if side in ("L", "R") and seen.side not in ("", side):
-                yield f"image '{image}' is of side {seen.side} by its file, {side} by the manifest; mend the side"
+                yield f"image '{image}' is of side {seen.side} in its file, {side} in the manifest; fix the side"
     if mask_path is not None and (absent or is_file(mask_path)):
         try:
             seen.covered = float(read_mask(mask_path, of=pixels).mean())
@@ -128,14 +128,14 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
 
 
 def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[int, list[str]]:
-    """Reasons by row: images whose pixels are those of another file with another patient, side or grade."""
+    """Reasons by row: images with the same pixels as another file that has another patient, side or grade."""
     alike: dict[bytes, list[int]] = defaultdict(list)
     for number, one in enumerate(seen):
         if one.pixels:
             alike[one.pixels].append(number)
     found = {}
     for numbers in (numbers for numbers in alike.values() if len(numbers) > 1):
-        # One row for each of the things that are said of these pixels.
+        # One row for each combination of patient, side and grade that these pixels have.
         firsts: dict[tuple[str, ...], dict[Hashable, Any]] = {}
         for number in numbers:
             firsts.setdefault(tuple(str(rows[number][fact]) for fact in _FACTS), rows[number])
@@ -149,21 +149,21 @@ def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[
 
 
 def _contradiction(row: dict[Hashable, Any], other: dict[Hashable, Any]) -> str | None:
-    """What two rows of the same pixels say differently; rows of one file are told by ``inspect_manifest``."""
+    """How two rows with the same pixels contradict each other; ``inspect_manifest`` reports two rows of one file."""
     if os.path.normpath(row["image"]) == os.path.normpath(other["image"]):
         return None
-    told = [fact for fact in _FACTS if not any(pd.isna(one[fact]) or one[fact] == "" for one in (row, other))]
-    differing = [fact for fact in told if row[fact] != other[fact]]
+    known = [fact for fact in _FACTS if not any(pd.isna(one[fact]) or one[fact] == "" for one in (row, other))]
+    differing = [fact for fact in known if row[fact] != other[fact]]
     if not differing:
         return None
     return (
-        f"image '{row['image']}' has the pixels of '{other['image']}' (line {other['line']}), with another "
-        f"{' and '.join(differing)}; keep the row that is right"
+        f"image '{row['image']}' has the same pixels as '{other['image']}' (line {other['line']}), but another "
+        f"{' and '.join(differing)}; keep the correct row"
     )
 
 
 def _one_person(table: pd.DataFrame, seen: Sequence[_Seen]) -> tuple[list[BadRow], list[str]]:
-    """Leaks: DICOM files of one PatientID under several patients; or, where all files have the same one, a remark."""
+    """Leaks: DICOM files with one PatientID under several patients; or a remark, if all files have the same PatientID."""
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(seen):
         if one.subject and one.subject.patient and table["patient"].iat[row]:
@@ -173,15 +173,15 @@ def _one_person(table: pd.DataFrame, seen: Sequence[_Seen]) -> tuple[list[BadRow
         firsts = table.iloc[rows].drop_duplicates("patient")[["line", "image", "patient"]].to_dict("records")
         if len(rows_of) == 1 and len(firsts) > 2:
             return [], [
-                f"all {len(rows)} DICOM files that name a patient name the same, and the manifest {len(firsts)}: either it was "
-                "blanked in the files, or one person is in the manifest under many names"
+                f"all {len(rows)} DICOM files with a PatientID have the same one, but the manifest has {len(firsts)} patients: "
+                "either the PatientID was blanked in the files, or one person is in the manifest under several names"
             ]
         leaks += [
             BadRow(
                 row["line"],
                 row["image"],
                 f"image '{row['image']}' is of patient '{row['patient']}', '{firsts[0]['image']}' (line {firsts[0]['line']}) "
-                f"of '{firsts[0]['patient']}', but both files have one PatientID; write one patient",
+                f"of '{firsts[0]['patient']}', but both files have the same PatientID; write one patient",
             )
             for row in firsts[1:]
         ]
@@ -189,15 +189,15 @@ def _one_person(table: pd.DataFrame, seen: Sequence[_Seen]) -> tuple[list[BadRow
 
 
 def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
-    """What is no fault of a row and worth a look."""
+    """Findings that are not errors but deserve attention."""
     sideless = [row for row, one in enumerate(seen) if one.side and not table["side"].iat[row]]
     wide = [row for row, one in enumerate(seen) if one.wide]
     remarks = []
     if sideless:
         remarks.append(
             f"{counted(len(sideless), 'image')} ({_lines(table, sideless)}) "
-            "without a side in the manifest, though the file says it: "
-            "write it, or training (data.mirror_side) does not mirror what predict does"
+            "without a side in the manifest, although the file has it: "
+            "write it, or training (data.mirror_side) does not mirror images that predict mirrors"
         )
     if wide:
         remarks.append(
@@ -213,13 +213,13 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
     much = [row for row, one in enumerate(seen) if one.covered is not None and one.covered > _MUCH]
     if empty:
         remarks.append(
-            f"{counted(len(empty), 'mask')} ({_lines(table, empty)}) with nothing marked: right where there is no cartilage; "
-            "where nobody has drawn yet, leave the column mask empty"
+            f"{counted(len(empty), 'mask')} ({_lines(table, empty)}) with nothing marked: correct if there is no cartilage; "
+            "if nobody has drawn the mask yet, leave the column mask empty"
         )
     if much:
         remarks.append(
-            f"{counted(len(much), 'mask')} ({_lines(table, much)}) over more than half of the image: if the background is what "
-            "is marked, save them with 0 there; a segmenter learns what is marked"
+            f"{counted(len(much), 'mask')} ({_lines(table, much)}) over more than half of the image: if the background is "
+            "marked, save them with 0 there; a segmenter learns what is marked"
         )
     ignored: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(seen):
@@ -245,20 +245,20 @@ def _lines(table: pd.DataFrame, rows: Sequence[int]) -> str:
 def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool = False) -> Manifest:
     """The manifest without its bad rows, which are written to ``reject_path`` (CSV: line, image, reason).
 
-    A row with several faults is there several times. A patient in two splits, or under two names, is not a matter of one
-    row and is refused.
+    A row with several errors is listed several times. A patient in two splits, or under two names, concerns several rows
+    and is refused.
 
     Raises:
-        UserError: ``reject_path`` exists and not ``force``; no row is left. Faults: patients in two splits or of two names.
+        UserError: ``reject_path`` exists and not ``force``; no row is left. Faults: patients in two splits or with two names.
     """
     if found.leaks:
         raise Faults(
             found.leak_faults(),
-            summary=f"{found.manifest.path}: {counted(len(found.leaks), 'fault')} of patients in two splits or under two "
+            summary=f"{found.manifest.path}: {counted(len(found.leaks), 'error')} of patients in two splits or under two "
             "names, which cannot be skipped:",
         )
-    sound = found.sound
-    if sound.table.empty:
+    valid = found.valid
+    if valid.table.empty:
         first = found.bad[0]
         raise UserError(
             f"{found.manifest.path}: all {len(found.bad_lines)} rows are bad; the first: line {first.line}: {first.reason}"
@@ -269,4 +269,4 @@ def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool =
         writer.writerow(BadRow._fields)
         writer.writerows(found.bad)
         write_text(reject_path, stream.getvalue(), force=force)
-    return sound
+    return valid

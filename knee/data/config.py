@@ -1,4 +1,4 @@
-"""The section ``data`` of a config: the images, and which of them are labeled."""
+"""The section ``data`` of a configuration: the images, and which of them are labeled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class DataConfig:
     """The images, and which of them are labeled."""
 
     manifest: str = "data/phantom/manifest.csv"
-    """The manifest: one row an image (see README)."""
+    """The manifest: one row per image (see README)."""
     split: str = "data_splits/phantom.csv"
     """The split file; `dcmt split` writes one."""
     grade_set: str = "cartilage"
@@ -21,27 +21,27 @@ class DataConfig:
     labeled_fraction: float = 1.0
     """Share of the training patients whose grades are used, in (0, 1]; the other training images are unlabeled."""
     image_size: int = 96
-    """Side of the square image the networks see, in pixels."""
+    """Side length of the networks' square input image, in pixels."""
     labeled_per_batch: int = 20
     """Labeled images in a batch."""
     unlabeled_per_batch: int = 10
-    """Unlabeled images in a batch; 0 trains on the labeled ones alone."""
+    """Unlabeled images in a batch; 0 trains on the labeled images only."""
     mask_dilation: float = 18.0
-    """Diameter of the ellipse that dilates the cartilage masks, in pixels of a 256-pixel image; 0 leaves them."""
+    """Diameter of the ellipse that dilates the cartilage masks, in pixels of a 256-pixel image; 0 disables dilation."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Grey values at these percentiles become black and white."""
     mirror_side: Literal["none", "L", "R"] = "none"
-    """Mirror the knees of this side, so that medial is on the same side of every image."""
+    """Flip the knees of this side horizontally, so that medial is on the same side in every image."""
     invert: Literal["auto", "never"] = "never"
-    """auto: images that look like photographic negatives of the others are inverted."""
+    """auto: images that appear to be photographic negatives of the others are inverted."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the main process."""
     cache: str = ""
-    """Folder of the decoded-image cache; empty: `cache` beside the manifest."""
+    """Folder of the decoded-image cache; empty: `cache` next to the manifest."""
     allow_missing_grades: bool = False
-    """Train even where the labeled images lack a grade."""
+    """Train even if no labeled image has one of the grades."""
     skip_bad: bool = False
-    """Go on without the manifest's bad rows, listing them in local/rejected.csv of the run folder."""
+    """Leave out the manifest's bad rows and list them in local/rejected.csv of the run folder."""
 
     def __post_init__(self) -> None:
         require(0 < self.labeled_fraction <= 1, "data.labeled_fraction", self.labeled_fraction, "above 0 and at most 1")

@@ -1,7 +1,7 @@
-"""Images in memory-mapped arrays, served as two-stream batches for training and as plain ones for evaluation.
+"""Datasets and loaders: two-stream batches for training and plain batches for evaluation, from memory-mapped arrays.
 
-The arrays are held as they come and read a row at a time, so memory does not grow with the number of images. What
-serves the unlabeled images holds pixels and row numbers, and has nowhere to put a grade or a mask.
+The arrays are read one row at a time, so memory use does not grow with the number of images. The dataset of unlabeled
+images has only pixels and row numbers; it cannot hold a grade or a mask.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnlabeledImages:
-    """Images alone: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are served."""
+    """Images without labels: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are used."""
 
     images: ImageArray
     rows: Rows
@@ -48,7 +48,7 @@ class UnlabeledImages:
 
 
 class LabeledItem(NamedTuple):
-    """A labeled image with what is known of it."""
+    """A labeled image with its grade and, if there is one, its mask."""
 
     image: ImageArray
     grade: int
@@ -59,9 +59,9 @@ class LabeledItem(NamedTuple):
 class LabeledImages:
     """Images with grades, some with masks.
 
-    ``images`` uint8 (N, S, S); ``rows`` (L,) those served; ``grades`` (L,) one for each of ``rows``, from 0; ``masks``
-    uint8 (N, S, S) in {0, 1} and ``has_mask`` bool (N,), by row like the images, or both None. ``dilation`` enlarges
-    the masks as they are served (``knee.images.masks.dilate``: pixels at 256; 0 leaves them).
+    ``images`` uint8 (N, S, S); ``rows`` (L,) those used; ``grades`` (L,) one for each of ``rows``, from 0; ``masks``
+    uint8 (N, S, S) in {0, 1} and ``has_mask`` bool (N,), by row like the images, or both None. Masks are dilated on
+    access by ``dilation`` (``knee.images.masks.dilate``, in pixels of a 256-pixel image; 0 disables it).
     """
 
     images: ImageArray
@@ -76,9 +76,9 @@ class LabeledImages:
         object.__setattr__(self, "rows", _checked_rows(self.rows, len(self.images)))
         object.__setattr__(self, "grades", np.asarray(self.grades, dtype=np.int64))
         if self.grades.shape != self.rows.shape or (self.grades < 0).any():
-            raise ValueError(f"grades {self.grades.shape} for {len(self.rows)} rows: one a row, from 0")
+            raise ValueError(f"grades {self.grades.shape} for {len(self.rows)} rows: one per row, from 0")
         if (self.masks is None) != (self.has_mask is None):
-            raise ValueError("masks and has_mask come together")
+            raise ValueError("masks and has_mask must be given together")
         if self.masks is not None and self.has_mask is not None:
             object.__setattr__(self, "has_mask", np.asarray(self.has_mask, dtype=bool))
             if self.masks.shape != self.images.shape or len(self.has_mask) != len(self.images):
@@ -95,7 +95,7 @@ class LabeledImages:
 
 
 class LabeledViews(NamedTuple):
-    """Two views (S, S) uint8 of a labeled image, its grade, and its mask (S, S) where there is one."""
+    """Two views (S, S) uint8 of a labeled image, its grade, and its mask (S, S) if there is one."""
 
     student: ImageArray
     teacher: ImageArray
@@ -111,7 +111,7 @@ class UnlabeledViews(NamedTuple):
 
 
 class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
-    """Both streams, asked by ``Draw``: a sample's views depend on the seed, its stream and its position alone."""
+    """Both streams, indexed by ``Draw``: a sample's views depend only on the seed, its stream and its position."""
 
     def __init__(self, labeled: LabeledImages, unlabeled: UnlabeledImages, views: Views, *, seed: int) -> None:
         self.labeled = labeled
@@ -130,13 +130,13 @@ class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
 
 
 def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
-    """A batch with images (B, 1, S, S) and masks (L, S, S) still uint8, as small as they can travel.
+    """A batch with images (B, 1, S, S) and masks (L, S, S) as uint8, to keep the transfer small.
 
-    The labeled items come first, as the sampler gives them; ``batch_to`` makes floats of it.
+    The labeled items must come first, as the sampler yields them; ``batch_to`` converts the batch to floats.
     """
     labeled = [item for item in items if isinstance(item, LabeledViews)]
     if not all(isinstance(item, LabeledViews) for item in items[: len(labeled)]):
-        raise ValueError("labeled items come first in a batch")
+        raise ValueError("labeled items must come first in a batch")
     masks = np.zeros((len(labeled), *items[0].student.shape), np.uint8)
     for mask, item in zip(masks, labeled, strict=True):
         if item.mask is not None:
@@ -151,8 +151,8 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
 
 
 def images_to(images: Tensor, device: torch.device | str, *, channels_last: bool = False) -> Tensor:
-    """uint8 images (B, 1, S, S) → float32 in [0, 1] on the device; the copy does not wait where memory is pinned."""
-    # Sent as bytes, a quarter of what floats would be, and converted there.
+    """uint8 images (B, 1, S, S) → float32 in [0, 1] on the device; the copy is asynchronous if memory is pinned."""
+    # Transferred as bytes, a quarter of the size of floats, and converted on the device.
     moved = images.to(device, non_blocking=True).to(torch.float32).div_(255)
     return moved.contiguous(memory_format=torch.channels_last) if channels_last else moved
 
@@ -169,11 +169,11 @@ def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = 
 
 
 class TrainLoader:
-    """Iterates over the rest of the sampler's epoch, then, asked again, over the next ones; batches as ``collate``'s.
+    """Yields the remaining batches of the sampler's epoch (as ``collate`` builds them); each new iteration, the next epoch.
 
-    The sampler's cursor moves when a batch is handed out, not when a worker fetches it: ``state_dict`` taken after a
-    training step counts the steps taken, and a new loader that loads it goes on with the next batch, the same views
-    included. A worker that dies raises ``UserError``.
+    The sampler's cursor moves when a batch is yielded, not when a worker fetches it. So a ``state_dict`` taken after a
+    training step counts the steps taken, and a new loader that loads it continues with the next batch and the same views.
+    Raises ``UserError`` if a worker process dies.
     """
 
     def __init__(self, loader: DataLoader[Any], sampler: TwoStreamBatchSampler) -> None:
@@ -193,22 +193,22 @@ class TrainLoader:
             raise worker_death(error) or error from error
 
     def state_dict(self) -> dict[str, int]:
-        """The batch to come: ``epoch`` and ``batch``, counted from 0."""
+        """The next batch: ``epoch`` and ``batch``, counted from 0."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with that batch at the next iteration; raises ``UserError`` where it does not fit the data."""
+        """Continue with that batch at the next iteration; raises ``UserError`` if it does not fit the data."""
         self.sampler.load_state_dict(state)
 
 
 def train_loader(
     streams: TwoStreams, sampler: TwoStreamBatchSampler, *, workers: int = 0, pin_memory: bool = False
 ) -> TrainLoader:
-    """Two-stream batches; the same ones for any number of workers.
+    """Two-stream batches, identical for any number of workers.
 
-    The sampler's indices are places in ``streams.labeled`` and ``streams.unlabeled``: ``range(len(...))`` of each.
-    OpenCV is kept to one thread, in the workers and, without any, in this process: images of this size gain nothing
-    from more, and several runs on one machine lose.
+    The sampler's indices are positions in ``streams.labeled`` and ``streams.unlabeled``: ``range(len(...))`` of each.
+    OpenCV is limited to one thread in the workers (or in this process, if there are no workers): images of this size do
+    not benefit from more, and several runs on one machine would slow each other down.
     """
     for name, indices, images in (
         ("labeled", sampler.labeled, streams.labeled),
@@ -226,14 +226,14 @@ def train_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
-        # Else each epoch draws a number of torch's global generator, and a resumed run would drift.
+        # Otherwise each epoch draws a number from torch's global generator, and a resumed run would diverge.
         generator=torch.Generator(),
     )
     return TrainLoader(loader, sampler)
 
 
 class EvalImages(Dataset[tuple[ImageArray, int]]):
-    """Images as they are, with their row numbers: ``images`` uint8 (N, S, S), ``rows`` (M,) those served, in order."""
+    """Unaugmented images with their row numbers: ``images`` uint8 (N, S, S), ``rows`` (M,) those used, in order."""
 
     def __init__(self, images: ImageArray, rows: Sequence[int] | Rows) -> None:
         self._served = UnlabeledImages(images, np.asarray(rows))
@@ -261,7 +261,7 @@ def eval_loader(
 
 
 def worker_death(error: RuntimeError) -> UserError | None:
-    """What to tell a person when a loader's worker was killed; None for any other error."""
+    """The error message for a worker process of the loader that was killed; None for any other error."""
     if not re.search(r"DataLoader worker \(pid", str(error)):
         return None
     return UserError(
@@ -277,7 +277,7 @@ def _collate_rows(items: Sequence[tuple[ImageArray, int]]) -> tuple[Tensor, Tens
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    # Ctrl-C in a terminal goes to the whole group; the main process still needs its workers to finish the step and save.
+    # Ctrl-C in a terminal reaches the whole process group, but the main process needs its workers to finish the step and save.
     if hasattr(os, "setpgrp"):
         os.setpgrp()
 

@@ -1,7 +1,7 @@
-"""The manifest: one CSV row an image. Read with all its faults in one report, and written.
+"""The manifest: a CSV file with one row per image. Reading it reports all its errors at once.
 
-A manifest may name any path that its user writes, through symbolic links and out of its folder too: who writes a path
-means it. What a scan of a folder finds is another matter; see ``knee.intake.folders``.
+A manifest may name any path, also through symbolic links and outside its folder, because its user wrote the path
+deliberately. Scanning a folder is stricter; see ``knee.intake.scan``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that was read and found sound.
+    """A valid manifest.
 
-    ``table`` has one row an image, numbered from 0: image, patient, side ('L', 'R' or ''), grade (Int64, NA where
-    ungraded), mask ('' where there is none), line (in the file), and the columns of the file beside them. Texts are
-    kept as written ('007' stays '007'), but patients in one form (``knee.io.names``); spacing_mm, where present, is a float.
+    ``table`` has one row per image, numbered from 0: image, patient, side ('L', 'R' or ''), grade (Int64, NA if
+    ungraded), mask ('' if there is none), line (in the file), and any further columns of the file. Text is kept as
+    written ('007' stays '007'), except that patients are in normalized Unicode (``knee.io.names``); spacing_mm, if
+    present, is a float.
     """
 
     path: Path
@@ -42,33 +43,33 @@ class Manifest:
 
     @property
     def folder(self) -> Path:
-        """The folder that relative paths start from."""
+        """The folder that paths are relative to."""
         return self.path.parent
 
     @property
     def by_segmenter(self) -> NDArray[np.bool_]:
-        """(N,) Which rows' masks were written by a segmenter (column mask_source, where there is one), not drawn."""
+        """(N,) Which rows' masks were predicted by a segmenter rather than drawn (column mask_source, if present)."""
         if "mask_source" not in self.table:
             return np.zeros(len(self.table), dtype=bool)
         return self.table["mask_source"].eq("segmenter").to_numpy(dtype=bool)
 
     def image_path(self, row: int) -> Path:
-        """Where the image of row ``row`` lies (with ``#k`` for slice k of a NIfTI volume)."""
+        """The path of row ``row``'s image (with ``#k`` for slice k of a NIfTI volume)."""
         return self.folder / str(self.table["image"].iat[row])
 
     def mask_path(self, row: int) -> Path | None:
-        """Where the mask of row ``row`` lies; None where there is none."""
+        """The path of row ``row``'s mask; None if there is none."""
         mask = str(self.table["mask"].iat[row])
         return self.folder / mask if mask else None
 
     def named_in(self, folder: Path, name: str) -> str:
-        """A path of this manifest's table as a manifest in ``folder`` writes it, so that it leads to the same file.
+        """A path of this manifest's table, rewritten for a manifest in ``folder`` so that it names the same file.
 
-        An absolute one and an empty one stay; ``volume.nii.gz#7`` keeps its #7; links within the path stay as they are.
+        Absolute and empty paths are unchanged; ``volume.nii.gz#7`` keeps its #7; links within the path are kept.
         """
         if not name or Path(name).is_absolute():
             return name
-        # '..' leads out of where a link leads to, not of where it lies: the folders as they are without links.
+        # '..' is the parent of a link's target, not of the link: resolve the folders first.
         file, index = split_slice(self.folder.resolve() / name)
         if ".." in file.parts:
             file = file.parent.resolve() / file.name
@@ -86,16 +87,16 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """A manifest as it was found, with everything that is wrong with it."""
+    """A manifest with all its errors."""
 
     manifest: Manifest
-    """Every row that has all its fields, bad ones too (their grade is NA where it is none)."""
+    """Every row that has all its fields, including bad rows (an invalid grade is NA)."""
     bad: tuple[BadRow, ...]
-    """What is wrong with single rows, in the order of the lines; one can go on without these rows."""
+    """Errors of single rows, in the order of the lines; these rows can be left out."""
     leaks: tuple[BadRow, ...]
-    """Patients in two splits, or one person under the names of two: nobody should go on with these."""
+    """Patients in two splits, or one person under two names: errors that leaving out a row does not fix."""
     remarks: tuple[str, ...] = ()
-    """What is no fault and worth a look, in sentences."""
+    """Findings that are not errors but deserve attention, in sentences."""
 
     @property
     def bad_lines(self) -> frozenset[int]:
@@ -104,32 +105,32 @@ class Inspection:
 
     @property
     def count(self) -> int:
-        """How many rows the file has, those that lack a field too."""
+        """How many rows the file has, including those that lack a field."""
         return len(self.bad_lines.union(self.manifest.table["line"].tolist()))
 
     @property
-    def sound(self) -> Manifest:
+    def valid(self) -> Manifest:
         """The manifest without its bad rows."""
         table = self.manifest.table
         return replace(self.manifest, table=table[~table["line"].isin(self.bad_lines)].reset_index(drop=True))
 
     def faults(self) -> list[str]:
-        """Every fault with its file and line, in the order of the lines."""
-        return self._told(sorted([*self.bad, *self.leaks], key=lambda row: row.line))
+        """Every error with its file and line, in the order of the lines."""
+        return self._with_lines(sorted([*self.bad, *self.leaks], key=lambda row: row.line))
 
     def leak_faults(self) -> list[str]:
-        """The leaks alone."""
-        return self._told(self.leaks)
+        """The leaks, with their file and line."""
+        return self._with_lines(self.leaks)
 
-    def _told(self, rows: Sequence[BadRow]) -> list[str]:
+    def _with_lines(self, rows: Sequence[BadRow]) -> list[str]:
         return [f"{self.manifest.path.name} line {row.line}: {row.reason}" for row in rows]
 
 
 def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
-    """Read a manifest and find what is wrong with its rows; the images are opened by ``knee.data.check.check_data``.
+    """Read a manifest and find the errors of its rows; ``knee.data.check.check_data`` checks the images, too.
 
     Raises:
-        UserError: not a CSV file with rows; Faults: columns are missing or doubled.
+        UserError: not a CSV file with rows; Faults: columns are missing or occur twice.
     """
     path = Path(path)
     table, ragged = read_rows(path, REQUIRED)
@@ -137,7 +138,7 @@ def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
     for column in ("image", "mask"):
         table[column] = [_with_slashes(path.parent, name) for name in table[column]]
     if table.empty and not ragged:
-        raise UserError(f"{path}: has a header and no rows; add one row an image")
+        raise UserError(f"{path}: has a header and no rows; add one row per image")
     bad = [BadRow(row.line, "", row.reason) for row in ragged]
     bad += _row_faults(path, table) + _duplicate_faults(table)
     grades = []
@@ -154,25 +155,23 @@ def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
 
 
 def read_manifest(path: str | Path, grade_set: GradeSet) -> Manifest:
-    """Read and check a manifest; the images themselves are opened by ``knee.data.check.check_data``.
+    """Read and check a manifest; ``knee.data.check.check_data`` checks the images, too.
 
     Raises:
-        UserError: not a CSV file with rows; Faults: every fault of every row, with its line.
+        UserError: not a CSV file with rows; Faults: every error of every row, with its line.
     """
     found = inspect_manifest(path, grade_set)
     faults = found.faults()
     if faults:
-        summary = f"{path}: {counted(len(faults), 'fault')}; mend them (dcmt check finds those of the images, too)"
+        summary = f"{path}: {counted(len(faults), 'error')}; fix them (dcmt check also finds errors in the images)"
         if any(row.reason.startswith("grade ") for row in found.bad):
-            summary += (
-                f"; grades are read as those of the set {grade_set.name!r}, --grade-set or data.grade_set names another"
-            )
+            summary += f"; grades are read as those of the set {grade_set.name!r}; --grade-set or data.grade_set selects another"
         raise Faults(faults, summary=f"{summary}:")
     return found.manifest
 
 
 def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False) -> None:
-    """Write a manifest's table as CSV (without the ``line`` column); a file that exists is kept unless ``force``.
+    """Write a manifest's table as CSV (without the ``line`` column); an existing file is kept unless ``force``.
 
     Raises:
         UserError: the file exists, or cannot be written.
@@ -181,7 +180,7 @@ def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False
 
 
 def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
-    """Faults that one row shows by itself."""
+    """Errors that can be found from one row alone."""
     bad: list[BadRow] = []
     columns = [name for name in (*REQUIRED, "split", "line") if name in table]
     for row in table[columns].to_dict("records"):
@@ -193,10 +192,10 @@ def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
             add(f"image is empty; write its path, relative to {path.name}")
         for column in ("image", "mask"):
             if row[column] and not is_file(path.parent / row[column]):
-                way_out = "mend the path or remove the row" if column == "image" else "mend the path or leave it empty"
-                add(f"{column} '{row[column]}' is not a file below {path.parent}; {way_out}")
+                hint = "fix the path or remove the row" if column == "image" else "fix the path or leave it empty"
+                add(f"{column} '{row[column]}' is not a file below {path.parent}; {hint}")
         if row["side"] not in ("L", "R", ""):
-            add(f"side '{row['side']}' is not L, R or empty; {_side_way_out(row['side'])}")
+            add(f"side '{row['side']}' is not L, R or empty; {_side_hint(row['side'])}")
         if not row["patient"]:
             add("patient is empty; write an identifier, the same for all images of a person")
         if row.get("split", "") not in (*SPLITS, ""):
@@ -205,7 +204,7 @@ def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
 
 
 def _with_slashes(folder: Path, name: str) -> str:
-    r"""A path as Windows writes it (``images\\7.png``) with slashes, where the file is found only so."""
+    r"""A path as Windows writes it (``images\\7.png``) with forward slashes, if the file is found only that way."""
     if "\\" not in name or is_file(folder / name):
         return name
     other = name.replace("\\", "/")
@@ -213,21 +212,21 @@ def _with_slashes(folder: Path, name: str) -> str:
 
 
 def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:
-    """Images that are named twice: the later row is bad; where the rows contradict each other, all of them are."""
+    """Images listed twice: the later row is bad; if the rows contradict each other, all of them are bad."""
     bad = []
-    told = [name for name in ("patient", "side", "grade", "mask", "split") if name in table]
+    facts = [name for name in ("patient", "side", "grade", "mask", "split") if name in table]
     names = table["image"].map(os.path.normpath)
     again = names.duplicated(keep=False) & (table["image"] != "")
     for _, rows in table[again].groupby(names[again], sort=False):
         lines, images = rows["line"].tolist(), rows["image"].tolist()
-        differing = [name for name in told if rows[name].nunique() > 1]
+        differing = [name for name in facts if rows[name].nunique() > 1]
         if not differing:
             bad += [
                 BadRow(line, image, f"image '{image}' is already on line {lines[0]}; remove one of the two")
                 for line, image in zip(lines[1:], images[1:], strict=True)
             ]
             continue
-        what = f"with another {' and '.join(differing)}; keep the row that is right"
+        what = f"with another {' and '.join(differing)}; keep the correct row"
         bad.append(BadRow(lines[0], images[0], f"image '{images[0]}' is on line {lines[1]} again, {what}"))
         bad += [
             BadRow(line, image, f"image '{image}' is already on line {lines[0]}, {what}")
@@ -236,13 +235,13 @@ def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:
     return bad
 
 
-def _side_way_out(side: str) -> str:
+def _side_hint(side: str) -> str:
     letter = side[:1].upper()
     return f"write {letter}" if side.lower() in ("l", "r", "left", "right") else "write L, R, or leave it empty"
 
 
 def _spacing_faults(table: pd.DataFrame) -> list[BadRow]:
-    """Turn ``spacing_mm``, where there is such a column, into floats (NaN where empty or wrong)."""
+    """Convert the column ``spacing_mm``, if there is one, to floats (NaN if empty or invalid)."""
     if "spacing_mm" not in table:
         return []
     bad, values = [], []

@@ -1,4 +1,4 @@
-"""From a data config to images in memory-mapped arrays, rows by role, and batches."""
+"""Prepare a data set from its configuration: memory-mapped images, the rows of each role, and batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class KneeData:
-    """A data set ready to train and evaluate on; rows are those of the manifest and of the cache alike."""
+    """A data set ready to train and evaluate on; row numbers refer to both the manifest and the cache."""
 
     grade_set: GradeSet
     manifest: Manifest
@@ -57,16 +57,16 @@ class KneeData:
     mask_dilation: float
     salt: bytes
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """That the images were prepared with."""
+    """The percentiles that the images were prepared with."""
 
     @property
     def grades(self) -> NDArray[np.int64]:
-        """(N,), −1 where ungraded."""
+        """(N,), −1 if ungraded."""
         return self.manifest.table["grade"].to_numpy(dtype=np.int64, na_value=-1)
 
     @property
     def masks(self) -> DilatedMasks:
-        """The masks as the attention is compared with them: dilated."""
+        """The dilated masks that attention maps are compared with."""
         return DilatedMasks(self.cache.masks, self.mask_dilation)
 
     @property
@@ -75,22 +75,22 @@ class KneeData:
         return self.manifest.table["patient"]
 
     def cases(self, rows: Rows) -> list[str]:
-        """Names of cases that may be shown to others."""
+        """Pseudonyms of cases, which may be shown to others."""
         return [self._case_names[row] for row in rows]
 
     @cached_property
     def _case_names(self) -> list[str]:
-        """(N,), of all images, since two of them may not share a name."""
+        """(N,), for all images, because no two of them may share a name."""
         return case_names(self.salt, self.manifest.table["image"].tolist())
 
     def source(self, row: int) -> Source:
-        """The file of an image, and how it was prepared: for showing the original."""
+        """The file of an image and how it was prepared, to display the original."""
         return Source(
             self.manifest.image_path(row), self.cache.geometry(row), bool(self.cache.inverted[row]), self.percentiles
         )
 
     def pixels_sha256(self) -> str:
-        """SHA-256 of all prepared images and masks, shortened to 16 hex digits: other pixels are other data."""
+        """SHA-256 of all prepared images and masks, shortened to 16 hex digits; it identifies the data."""
         digest = hashlib.sha256()
         for array in (self.cache.images, self.cache.masks):
             for start in range(0, len(array), 256):
@@ -98,7 +98,7 @@ class KneeData:
         return digest.hexdigest()[:16]
 
     def rows(self, split: str) -> Rows:
-        """Rows of train, val or test; "unlabeled" are the training rows whose grade is not used."""
+        """Rows of train, val or test, or of "unlabeled": the training rows whose grade is not used."""
         return self.unlabeled if split == "unlabeled" else self.split.rows(split)
 
     def loader(self, rows: Rows, *, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -109,12 +109,12 @@ class KneeData:
 def load_knee_data(
     config: DataConfig, *, rejected: Path | None = None, salt_folder: Path | None = None, graded: bool = True
 ) -> KneeData:
-    """Read manifest and split, check them, decode all images once, and tell rows by role.
+    """Read and check the manifest and the split, decode all images once, and assign rows to their roles.
 
-    ``rejected`` is where bad rows are listed with ``data.skip_bad``; ``salt_folder`` holds the salt of the case
-    names where the manifest's folder cannot be written. ``graded`` false asks for no labeled row (the segmenter's data,
-    and that of a zero-shot grader).
-    Raises UserError or Faults for everything a person must mend before training can start.
+    With ``data.skip_bad``, bad rows are listed in ``rejected``; ``salt_folder`` holds the salt of the case names if the
+    manifest's folder cannot be written. With ``graded`` false, no labeled row is required (for the segmenter and for a
+    zero-shot grader).
+    Raises UserError or Faults for all errors that must be fixed before training can start.
     """
     grade_set = load_grade_set(config.grade_set)
     manifest, split = _read_tables(config, grade_set, rejected)
@@ -155,18 +155,18 @@ def load_knee_data(
 
 
 def _read_tables(config: DataConfig, grade_set: GradeSet, rejected: Path | None) -> tuple[Manifest, Split]:
-    """Manifest and split, row by row alike; with ``data.skip_bad`` without the rows that are bad in any way."""
+    """Manifest and split with the same rows; with ``data.skip_bad``, without the bad rows."""
     if not config.skip_bad:
         manifest = read_manifest(config.manifest, grade_set)
         return manifest, read_split(config.split, manifest)
     found = check_data(config.manifest, grade_set)
-    # The list is the run's own: it is written anew by every command that opens the run.
+    # The list belongs to the run: every command that opens the run rewrites it.
     manifest = drop_bad(found, rejected, force=True)
     return manifest, read_split(config.split, found.manifest, without=found.bad_lines)
 
 
 def describe(data: KneeData, config: DataConfig) -> list[str]:
-    """What a person should know of the data before training: sizes, grades, masks."""
+    """A summary of the data to show before training: numbers of images, grades and masks."""
     counts = np.bincount(data.grades[data.labeled], minlength=data.grade_set.count)
     patients = data.patients.iloc[data.labeled].nunique()
     lines = [
@@ -183,23 +183,23 @@ def describe(data: KneeData, config: DataConfig) -> list[str]:
 
 
 def _of_validation(data: KneeData) -> list[str]:
-    """What keeps the validation images from telling which checkpoint is the best."""
+    """Why the validation images cannot determine the best checkpoint, if they cannot."""
     rows = data.split.rows("val")
     graded = np.unique(data.grades[rows][data.grades[rows] >= 0])
     metric = data.grade_set.best_metric
     if not len(graded):
         which = "graded validation images" if len(rows) else "validation images"
-        return [f"no {which}: nothing is measured on the way, and the last checkpoint counts as the best"]
+        return [f"no {which}: nothing is measured during training, and the last checkpoint counts as the best"]
     if len(graded) == 1 and metric in ("auc", "kappa"):
         return [
-            f"all graded validation images are of grade {graded[0]}, where {metric} tells no model from another, so the best "
-            "checkpoint is not to be relied on; split anew, with other grades in validation"
+            f"all graded validation images are of grade {graded[0]}, where {metric} cannot distinguish models, so the best "
+            "checkpoint is not reliable; make a new split with other grades in validation"
         ]
     return []
 
 
 class TrainingBatches:
-    """Two-stream batches on the device, from any batch of the run on; what ``knee.engine.fit`` asks for."""
+    """Two-stream batches on the device, starting at any batch of the run, as ``knee.engine.fit`` needs them."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class TrainingBatches:
         labeled = LabeledImages(
             data.cache.images,
             rows,
-            # The segmenter may learn from a mask without a grade; the grade is then not used.
+            # The segmenter may train on a mask without a grade; its grade is not used.
             np.maximum(data.grades[rows], 0),
             data.cache.masks,
             data.cache.has_mask,
@@ -239,7 +239,7 @@ class TrainingBatches:
         self.per_epoch = len(sampler)
 
     def from_batch(self, batch: int) -> Iterator[Batch]:
-        """Batches without end, from batch number ``batch`` of the run on."""
+        """Endless batches, starting at batch number ``batch`` of the run."""
         epoch, within = divmod(batch, self.per_epoch)
         self._loader.load_state_dict({"epoch": epoch, "batch": within})
         while True:
@@ -248,7 +248,7 @@ class TrainingBatches:
 
 
 def drawn_rows(data: KneeData, rows: Rows, *, least: int = 0) -> Rows:
-    """Those of ``rows`` that have a mask drawn by a person. Raises UserError where there are fewer than ``least``."""
+    """Those of ``rows`` that have a mask drawn by a person. Raises UserError if there are fewer than ``least``."""
     found: Rows = rows[data.cache.has_mask[rows] & ~data.manifest.by_segmenter[rows]]
     if len(found) < least:
         raise UserError(

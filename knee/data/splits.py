@@ -1,4 +1,4 @@
-"""Splits by patient: stratified, with nested labeled subsets, and refused when a patient is shared."""
+"""Splits by patient: stratified, with nested labeled subsets. A split that shares a patient is refused."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 Rows = npt.NDArray[np.int64]
-_WAY_OUT = "mend them, or make the split anew by dcmt split"
+_HINT = "fix them, or make a new split with dcmt split"
 REVIEWED = ("graded", "corrected", "confirmed")
-"""In the manifest's column ``review``: readers have settled the grade of this row (``knee.review.labels``)."""
+"""Values of the manifest's column ``review`` for rows whose grade readers have settled (``knee.review.labels``)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Split:
     path: Path
     frame: pd.DataFrame
     absent: Mapping[str, int] = field(default_factory=dict)
-    """How many images of train, val and test the file has besides: not in the manifest, or on a bad row left out."""
+    """How many further images of train, val and test the file has: not in the manifest, or on a bad row left out."""
 
     def rows(self, name: str) -> Rows:
         """Numbers of the manifest's rows in split ``name``, ascending."""
@@ -66,17 +66,17 @@ def write_split(path: str | Path, frame: pd.DataFrame, *, force: bool = False) -
 def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int] = ()) -> Split:
     """Read a split file and put its rows in the manifest's order.
 
-    Images are found by their path in the manifest; where no path agrees (the manifest lies in another folder than the
-    one that the split was made from), by their path below the folder that all images share. Images that only the split
-    file has are passed over.
+    Images are matched by their path in the manifest. If no path matches (the manifest is in another folder than the one
+    that the split was made from), they are matched by their path below the folder that all images share. Images that are
+    only in the split file are ignored.
 
     Args:
-        without: lines of the manifest that are left out: they are not in the ``Split``, and need not be in the file, but
-            a patient whose image is on one of them must still be in one split alone.
+        without: lines of the manifest that are left out: they are not in the ``Split`` and need not be in the file, but
+            a patient whose image is on one of them must still be in only one split.
 
     Raises:
-        UserError: not a split file. Faults: everything wrong with its rows, images of the manifest that are not in it,
-            patients in two splits.
+        UserError: not a split file. Faults: all errors in its rows, images of the manifest that are not in it, patients
+            in two splits.
     """
     path = Path(path)
     table, faults = read_table(path, ("image", "split", "rank"))
@@ -91,7 +91,7 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     ]
     faults += _patient_faults(frame, manifest)
     if faults:
-        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'fault')}; {_WAY_OUT}:")
+        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'error')}; {_HINT}:")
     frame = frame[~left_out].reset_index(drop=True)
     absent = {name: int((table["split"] == name).sum() - (frame["split"] == name).sum()) for name in SPLITS}
     return Split(path, frame, absent)
@@ -105,7 +105,7 @@ def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
         if row["split"] not in SPLITS:
             faults.append(f"{at} split '{row['split']}' is not train, val or test; write one of these")
         if not 0 <= _rank(row["rank"]) < 1:
-            faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make the split anew")
+            faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make a new split")
         name = os.path.normpath(row["image"])
         if name in seen:
             faults.append(f"{at} image '{name}' is on line {seen[name]} already; remove one of the two")
@@ -121,7 +121,7 @@ def _rank(text: str) -> float:
 
 
 def _aligned(table: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
-    """Image, split, rank for each row of the manifest, and (N,) whether the split file has it."""
+    """Image, split and rank for each row of the manifest, and (N,) whether the row is in the split file."""
     names = [os.path.normpath(image) for image in table["image"]]
     wanted = [os.path.normpath(image) for image in manifest.table["image"]]
     if not set(names) & set(wanted):
@@ -142,7 +142,7 @@ def _below_common_folder(names: list[str]) -> list[str]:
 
 
 def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
-    """Refuse a split that shares a patient between train, validation and test, or ranks a patient's images apart.
+    """Refuse a split that shares a patient between train, validation and test, or gives a patient several ranks.
 
     Args:
         frame: image, split, rank; its row i is row i of the manifest.
@@ -151,14 +151,14 @@ def check_split(frame: pd.DataFrame, manifest: Manifest) -> None:
         Faults: the patients, and in which splits they are.
     """
     if len(frame) != len(manifest.table):
-        raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make the split anew")
+        raise UserError(f"the split has {len(frame)} rows, the manifest {len(manifest.table)}; make a new split")
     faults = _patient_faults(frame, manifest)
     if faults:
-        raise Faults(faults, summary=f"{len(faults)} patients are split wrongly; {_WAY_OUT}:")
+        raise Faults(faults, summary=f"{len(faults)} patients are split wrongly; {_HINT}:")
 
 
 def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
-    """Patients in two splits, and patients of two ranks; rows without a split or a rank do not count."""
+    """Patients in two splits, and patients with two ranks; rows without a split or a rank are ignored."""
     faults = []
     known = manifest.table["patient"].ne("").to_numpy()
     groups: Any = (
@@ -169,25 +169,25 @@ def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
         places = " and ".join(f"{split} ('{image}')" for split, image in zip(rows["split"], rows["image"], strict=True))
         faults.append(f"patient '{patient}' is in more than one split: {places}")
     differing = groups["rank"].nunique().loc[lambda count: count > 1].index
-    return faults + [f"patient '{patient}' has images of different rank" for patient in differing]
+    return faults + [f"patient '{patient}' has images with different ranks" for patient in differing]
 
 
 def labeled_rows(
     split: Split, manifest: Manifest, fraction: float, *, grade_set: GradeSet, allow_missing_grades: bool = False
 ) -> Rows:
-    """Rows that train with their grade: graded, in the training split, of a patient with rank < ``fraction``.
+    """Labeled rows: graded, in the training split, of a patient with rank < ``fraction``.
 
-    Rows with a reviewed grade train with it whatever their patient's rank: readers were asked for it.
+    Rows with a reviewed grade are always labeled, whatever their patient's rank, because readers graded them on purpose.
 
     Raises:
         UserError: fraction outside (0, 1]; no row is left; a grade has no row (unless ``allow_missing_grades``).
-            The message names the smallest fraction that would do.
+            The message gives the smallest sufficient fraction.
     """
     _check_fraction(fraction)
     train = split.rows("train")
     graded = train[manifest.table["grade"].notna().to_numpy()[train]]
     if not len(graded):
-        raise UserError(f"{split.path}: no training image has a grade; grade some, or make the split anew")
+        raise UserError(f"{split.path}: no training image has a grade; grade some, or make a new split")
     ranks = _ranks(split, manifest)[graded]
     grades = manifest.table["grade"].to_numpy(dtype="int64", na_value=-1)[graded]
     rows = graded[ranks < fraction]
@@ -201,17 +201,17 @@ def labeled_rows(
     if lacking and not allow_missing_grades:
         names = ", ".join(f"{grade} ({grade_set.names[grade]})" for grade in lacking)
         if math.isinf(max(first.values())):
-            way_out = (
+            hint = (
                 "no fraction has them all: grade more images, or train without them by --data.allow_missing_grades true"
             )
         else:
-            way_out = f"the smallest fraction with all grades is {_fraction_above(max(first.values()))}"
-        raise UserError(f"labeled fraction {fraction} ({len(rows)} images) has no image of grade {names}; {way_out}")
+            hint = f"the smallest fraction with all grades is {_fraction_above(max(first.values()))}"
+        raise UserError(f"labeled fraction {fraction} ({len(rows)} images) has no image of grade {names}; {hint}")
     return rows
 
 
 def unlabeled_rows(split: Split, manifest: Manifest, fraction: float) -> Rows:
-    """All training rows that ``labeled_rows`` leaves: ungraded, or of a patient with rank ≥ ``fraction`` and not reviewed."""
+    """All other training rows: ungraded, or not reviewed and of a patient with rank ≥ ``fraction``."""
     _check_fraction(fraction)
     train = split.rows("train")
     graded = manifest.table["grade"].notna().to_numpy()[train]
@@ -219,7 +219,7 @@ def unlabeled_rows(split: Split, manifest: Manifest, fraction: float) -> Rows:
 
 
 def _ranks(split: Split, manifest: Manifest) -> npt.NDArray[np.float64]:
-    """(N,) what a labeled fraction is compared with: the patients' ranks, −1 where the grade was reviewed."""
+    """(N,) the patients' ranks, with which the labeled fraction is compared; −1 if the grade was reviewed."""
     ranks = split.frame["rank"].to_numpy(np.float64)
     if "review" not in manifest.table:
         return ranks
@@ -232,7 +232,7 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _fraction_above(rank: float) -> float:
-    """The smallest fraction of four digits above ``rank``, which has six.
+    """The smallest fraction with four digits above ``rank``, which has six.
 
     >>> _fraction_above(0.01234), _fraction_above(0.5), _fraction_above(0.0012)
     (0.0124, 0.5001, 0.0013)

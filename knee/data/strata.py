@@ -22,15 +22,15 @@ def make_split(
     Args:
         table: a manifest's table (image, patient, grade, perhaps split).
         fractions: shares of train, validation and test; they sum to 1.
-        keep: where the table has a ``split`` column, its patients stay where it puts them; the rest is drawn.
+        keep: if the table has a ``split`` column, its patients keep that split; only the others are drawn.
 
     Returns:
-        image, split, rank, a row for each row of the table. Within each split and stratum of n patients the ranks are
-        (position + u) / n with u drawn from [0, 1), so the patients with rank < f are a share f of each stratum, and
-        the sets of growing f lie inside one another.
+        image, split and rank, one row for each row of the table. Within each split and stratum of n patients the ranks
+        are (position + u) / n with u drawn from [0, 1). So the patients with rank < f are a fraction f of each stratum,
+        and the labeled subsets are nested: a larger f contains the subset of a smaller f.
 
     Raises:
-        UserError: fractions that are no shares; a seed below 0; a patient that the table puts in two splits.
+        UserError: fractions that are not shares; a seed below 0; a patient that the table puts in two splits.
     """
     if (
         len(fractions) != 3
@@ -55,7 +55,7 @@ def make_split(
 def make_folds(table: pd.DataFrame, *, folds: int, seed: int) -> list[pd.DataFrame]:
     """``folds`` splits of all patients: fold i tests on part i, validates on part i + 1, and trains on the others.
 
-    Every patient is tested exactly once. A ``split`` column of the table is not used. Parts are stratified by the
+    Every patient is in the test part exactly once. A ``split`` column of the table is ignored. Parts are stratified by the
     patient's highest grade.
 
     Raises:
@@ -65,10 +65,10 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int) -> list[pd.DataFra
     if folds < 3 or len(highest) < folds:
         raise UserError(
             f"{folds} folds of {len(highest)} patients: give 3 folds or more (test, validation, training), "
-            "one patient at least in each"
+            "with at least one patient in each"
         )
     rng = _generator(seed)
-    # Strata are dealt one after the other without starting anew, so that the parts differ by one patient at most.
+    # Patients are dealt to the parts continuously across strata, so part sizes differ by at most one patient.
     dealt = [patient for stratum in _strata(list(highest), highest, rng) for patient in stratum]
     parts = {patient: number % folds for number, patient in enumerate(dealt)}
     roles = ["test", "val", *["train"] * (folds - 2)]
@@ -85,7 +85,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def _highest_grades(table: pd.DataFrame) -> dict[str, int]:
-    """Each patient's highest grade; −1 where none of the patient's images is graded. Sorted by patient."""
+    """Each patient's highest grade; −1 if none of the patient's images is graded. Sorted by patient."""
     highest = table["grade"].fillna(-1).astype("int64").groupby(table["patient"], sort=True).max()
     return {str(patient): int(grade) for patient, grade in highest.items()}
 
@@ -104,7 +104,7 @@ def _given_splits(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _strata(patients: Sequence[str], highest: dict[str, int], rng: np.random.Generator) -> list[list[str]]:
-    """The patients in one list a grade, each shuffled."""
+    """The patients in one shuffled list per grade."""
     strata: dict[int, list[str]] = {}
     for patient in patients:
         strata.setdefault(highest[patient], []).append(patient)

@@ -1,4 +1,4 @@
-"""How far views stray from the image: plain numbers, their limits, and three presets."""
+"""Augmentation strengths: plain numbers, their limits, and three presets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from knee.errors import Faults, UserError
 
 TEACHER_PHOTOMETRICS = ("same", "weak", "none")
 
-# Smallest and largest value of each strength. Beyond the largest an image no longer shows what its grade says.
+# Smallest and largest value of each strength. Beyond the largest, an image may no longer show its grade.
 _LIMITS: dict[str, tuple[float, float]] = {
     "horizontal_flip": (0.0, 1.0),
     "rotate_degrees": (0.0, 180.0),
@@ -28,37 +28,37 @@ _LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """How far views stray from the image; every strength is the largest, drawn uniformly, and 0 switches it off.
+    """Augmentation strengths. Each is the maximum of a uniform distribution; 0 disables the transform.
 
-    The defaults are the weak views. Raises ``Faults`` that names every value out of its range.
+    The defaults are the weak views. Raises ``Faults`` naming every value that is out of range.
     """
 
     horizontal_flip: float = 0.5
-    """Probability of a left–right flip."""
+    """Probability of a horizontal flip."""
     rotate_degrees: float = 5.0
-    """Rotation by up to so many degrees, either way."""
+    """Rotation by up to this many degrees, in either direction."""
     translate: float = 0.03
-    """Shift by up to this fraction of the image's side, along each axis and either way."""
+    """Shift by up to this fraction of the image's side, along each axis, in either direction."""
     zoom_out: float = 0.05
-    """Scale from 1 − zoom_out …; what comes in from outside is black."""
+    """Scale from 1 − zoom_out …; the padding is black."""
     zoom_in: float = 0.05
     """… to 1 + zoom_in, which crops."""
     brightness: float = 0.05
-    """Added to the intensities: up to ± this fraction of the full range."""
+    """Offset added to the intensities: up to ± this fraction of the full range."""
     contrast: float = 0.1
-    """Intensities are multiplied by 1 ± up to this."""
+    """Intensities are multiplied by a factor within 1 ± this."""
     gamma: float = 0.0
-    """Intensities in [0, 1] are raised to a power in 1 ± gamma."""
+    """Intensities in [0, 1] are raised to a power within 1 ± gamma."""
     blur_pixels: float = 0.0
-    """Standard deviation of a Gaussian blur, up to so many pixels of the prepared image."""
+    """Standard deviation of a Gaussian blur, up to this many pixels of the prepared image."""
     noise: float = 0.02
     """Standard deviation of Gaussian noise, up to this fraction of the full range."""
     cutout_count: int = 0
-    """Black squares: 0 to so many, each number as likely."""
+    """Maximum number of black rectangles (cutout); 0 to this many are equally likely."""
     cutout_size: float = 0.15
-    """Sides of the black rectangles: half of this to this fraction of the image's side."""
+    """Side lengths of the black rectangles: from half of this to this fraction of the image's side."""
     teacher_photometric: Literal["same", "weak", "none"] = "same"
-    """Strength of the teacher's photometric changes: the student's, the weak views', or none."""
+    """Photometric augmentation of the teacher's view: as strong as the student's, as in the weak views, or none."""
 
     def __post_init__(self) -> None:
         faults = []
@@ -77,12 +77,12 @@ class ViewConfig:
 
 
 def weak_views() -> ViewConfig:
-    """Small shifts of pose and exposure: what another technician might have taken of the same knee."""
+    """Small changes of pose and exposure, such as between two acquisitions of the same knee."""
     return ViewConfig()
 
 
 def strong_views() -> ViewConfig:
-    """Views that differ clearly, black squares included, and still show the grade."""
+    """Views that differ clearly, including cutout, and still show the grade."""
     return ViewConfig(
         rotate_degrees=10.0,
         translate=0.06,
@@ -99,7 +99,7 @@ def strong_views() -> ViewConfig:
 
 
 def no_views() -> ViewConfig:
-    """Both views are the image itself."""
+    """Unaugmented views: both are the image itself."""
     zeros: dict[str, Any] = dict.fromkeys(_LIMITS, 0)
     return ViewConfig(**zeros)
 
@@ -108,7 +108,7 @@ PRESETS = {"weak": weak_views, "strong": strong_views, "none": no_views}
 
 
 def views_from(preset: str, **changes: Any) -> ViewConfig:
-    """A preset (``weak``, ``strong``, ``none``) with some of its values changed, as configuration files give them.
+    """A preset (``weak``, ``strong``, ``none``) with some values changed, as given in configuration files.
 
     Raises ``UserError`` for an unknown preset or name, ``Faults`` for values out of range.
 

@@ -1,8 +1,8 @@
-"""Two views of one image: the geometry is shared, the photometric changes are drawn for each view by itself.
+"""Two augmented views of one image: they share the geometric transform; photometric transforms are drawn independently.
 
-Attention maps of the student and the teacher can be compared pixel by pixel only when both saw the same crop, flip and
-rotation. The transforms are albumentations' (``knee.data.augmentation``); what is ours is which of them share their random
-numbers, and that those depend on a sample's seed alone.
+Attention maps of the student and the teacher can be compared pixel by pixel only if both networks saw the same crop, flip
+and rotation. The transforms are albumentations' (``knee.data.augmentation``). This module makes the geometry shared, and
+makes the random numbers depend only on the sample's seed.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ ImageArray = npt.NDArray[np.uint8]
 
 
 class TwoViews(NamedTuple):
-    """Two views of one image and its mask under the geometry of both."""
+    """Two views of one image, and its mask under the geometric transform of both."""
 
     student: ImageArray
     """uint8 (S, S)."""
     teacher: ImageArray
     """uint8 (S, S)."""
     mask: ImageArray | None
-    """uint8 (S, S) in {0, 1}, or None where the image has none."""
+    """uint8 (S, S) in {0, 1}, or None if the image has none."""
 
 
 class Views:
-    """Draws the two views of a sample; the same seed gives the same views, in any process and after any other call.
+    """Draws the two views of a sample; the same seed gives the same views, in any process and after any other calls.
 
-    Not for several threads at once: the pipelines hold the random numbers of the sample in work.
+    Not thread-safe: the pipelines hold the random state of the current sample.
     """
 
     def __init__(self, config: ViewConfig, size: int) -> None:
         self.config = config
         self.size = size
-        # Imported here: albumentations takes seconds, and a configuration is read without it.
+        # Imported here: importing albumentations takes seconds, and reading a configuration does not need it.
         from knee.data.augmentation import geometry, photometrics
 
         self._geometry = geometry(config)
@@ -60,23 +60,23 @@ class Views:
         self._teacher = photometrics(_teacher_config(config))
 
     def __reduce__(self) -> tuple[type[Views], tuple[ViewConfig, int]]:
-        """Workers build the pipelines anew."""
+        """Workers rebuild the pipelines from the configuration."""
         return Views, (self.config, self.size)
 
     def __call__(self, image: ImageArray, mask: ImageArray | None = None, *, seed: int) -> TwoViews:
         """Image uint8 (S, S), mask uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
 
-        The input is never changed and the result never shares its memory.
+        The input is never modified, and the result never shares its memory.
         """
         if image.shape != (self.size, self.size) or (mask is not None and mask.shape != image.shape):
             shapes = f"image {image.shape}" + ("" if mask is None else f", mask {mask.shape}")
             raise ValueError(f"views of size {self.size} got {shapes}")
-        # One pair of generators runs through all pipelines. Compose.set_random_seed would give every transform
-        # its own generator with the same seed, so that flip, rotation and contrast would move together.
+        # All pipelines share one pair of generators. Compose.set_random_seed would give every transform its own
+        # generator with the same seed, so that flip, rotation and contrast would be correlated.
         generators = np.random.default_rng(seed), random.Random(seed)
         for pipeline in (self._geometry, self._student, self._teacher):
             pipeline.set_random_state(*generators)
-        # A mask of None takes the same draws, so that a sample looks alike with and without its mask.
+        # A mask of None consumes the same random numbers, so a sample's views are the same with and without its mask.
         moved = self._geometry(image=np.array(image), mask=None if mask is None else np.array(mask))
         student = self._student(image=moved["image"])["image"]
         teacher = self._teacher(image=moved["image"])["image"]

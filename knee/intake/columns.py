@@ -1,4 +1,4 @@
-"""Which column of a spreadsheet is what: as a person says, or by its usual name; two that may be it are asked about."""
+"""The role of each spreadsheet column: given by the user or inferred from its usual name. Ambiguity is an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from knee.intake.naming import SIDES
 from knee.io.tables import some_titles
 
 ROLES = ("image", "patient", "side", "visit", "split", "grade", "grade_L", "grade_R")
-"""What a column may be; the last two are for sheets with a row a patient."""
+"""Roles that a column may have; the last two are for sheets with one row per patient."""
 _BY_SIDE = {"grade_L", "grade_R"}
 _NAMES = {
     "image": "image|imagefile|imagename|imageid|imagepath|img|file|filename|filepath|path",
@@ -23,25 +23,25 @@ _NAMES = {
 }
 _KL = "|kl|klg|klgrade|kellgrenlawrence|kellgrenlawrencegrade|xrkl|v[0-9]{2}xrkl"
 _LOOSE = ("id", "case", "caseid")
-"""Names of a patient's column where no column names images; beside one, they may number the rows."""
+"""Names of a patient column in sheets without an image column; next to an image column, they may just number the rows."""
 _READER = "readprj|reader|readerid|rater|raterid|readby"
 _OF_VISIT = re.compile("v([0-9]{2})xrkl")
 
 
 def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
-    """The place of each role's column: where ``given`` says, else by its name; '' in ``given`` for none.
+    """The index of each role's column: as ``given``, else inferred from its name; '' in ``given`` means no column.
 
     Args:
-        kl: whether names with KL are of the grades that are asked for.
+        kl: whether the grades wanted are KL grades, so that column names with KL match.
 
     Raises:
-        UserError: no such column, none, or several; the message prints the option to give.
+        UserError: no such column, none, or several; the message contains the option to give.
     """
     if unknown := [role for role in given if role not in ROLES]:
         raise UserError(f"--column {unknown[0]}=…: a column is one of {', '.join(ROLES)}")
     roles = {role: place_of(path, header, column) for role, column in given.items() if column}
     if "grade" in roles and roles.keys() & _BY_SIDE:
-        raise UserError(f"{path}: --column names a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'")
+        raise UserError(f"{path}: --column gives both 'grade' and a grade of one side; write either 'grade', or 'grade_L' and 'grade_R'")
     asked = set(ROLES) - given.keys()
     if roles.keys() & _BY_SIDE:
         asked -= {"grade", "side"}
@@ -58,7 +58,7 @@ def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl:
         columns, place = quoted([header[place] for place in (*fitting["grade"], *sided)]), fitting["grade"][0]
         raise UserError(
             f"{path}: the columns {columns} may all be grades; write --column {pasted(f'grade={header[place]}')}, or "
-            "--column 'grade=' for a grade a side"
+            "--column 'grade=' for one grade per side"
         )
     for role, places in fitting.items():
         if len(places) > 1:
@@ -71,23 +71,23 @@ def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl:
 
 
 def place_of(path: Path, header: list[str], column: str) -> int:
-    """Where the column of this title is; its case counts only where two differ in nothing else. Raises UserError."""
+    """The index of the column with this title; case matters only if two titles differ only in case. Raises UserError."""
     places = [place for place, title in enumerate(header) if title == column]
     places = places or [place for place, title in enumerate(header) if title.casefold() == column.casefold()]
     if len(places) != 1:
-        fault = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
-        raise UserError(f"{path}: {fault}; there are {some_titles(header)}")
+        error = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
+        raise UserError(f"{path}: {error}; there are {some_titles(header)}")
     return places[0]
 
 
 def reader_column(header: list[str]) -> int | None:
-    """The place of the one column that is called as readers are; None where there is none, or several."""
+    """The index of the column that names the reader; None if there is none, or several."""
     places = [place for place, title in enumerate(header) if re.fullmatch(_READER, _plain(title))]
     return places[0] if len(places) == 1 else None
 
 
 def visit_of_title(title: str) -> str:
-    """The visit that the name of a column of grades says, as OAI's do; '' for any other.
+    """The visit in the name of a grade column, as in OAI files; '' for any other name.
 
     >>> visit_of_title("V00XRKL"), visit_of_title("KL")
     ('V00', '')
@@ -105,12 +105,12 @@ def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int]) 
         raise UserError(f"{path}: which column names the image, or the patient? Write {ways}; {there}")
     if "grade" not in roles and "image" in roles:
         raise UserError(
-            f"{path}: grades of two knees in a row, which names one image; write --column 'image=' to go by patient"
+            f"{path}: a row has the grades of two knees but names one image; write --column 'image=' to match by patient"
         )
 
 
 def _role_of(title: str, *, kl: bool = True) -> str:
-    """The role that a column of this title may have, '' for none; ``kl``: whether KL grades are asked for.
+    """The role that a column with this title may have, '' for none; ``kl``: whether KL grades are wanted.
 
     >>> _role_of("Kellgren-Lawrence grade"), _role_of("KL_right"), _role_of("Age")
     ('grade', 'grade_R', '')

@@ -1,4 +1,4 @@
-"""Folders of a known layout, read into the table of a manifest."""
+"""Build the table of a manifest from a folder of images with a known layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from knee.intake.grade_folders import (
     note_on_unread_folders,
 )
 from knee.intake.naming import placed
-from knee.intake.patients import tell_subjects
+from knee.intake.patients import infer_subjects
 from knee.intake.scan import IMAGE_SUFFIXES, Scan, scan, stem
 from knee.intake.sheet import Sheet
 from knee.intake.sheet_join import join_sheet, match_images, subjects_of_images
@@ -27,7 +27,7 @@ from knee.io.files import relative_name
 
 _CHEN = re.compile(r"(train|val|test)/([0-9])/([0-9]+)([LR])\.png")
 CHEN_AGAIN = "auto_test/"
-"""The published archive holds the knees of its test patients once more, cropped by a detector: no further images to grade."""
+"""In the published archive: copies of the test patients' knees, cropped by a detector. Not additional images to grade."""
 LAYOUTS = ("auto", "chen", "tree", "plain")
 
 
@@ -43,25 +43,31 @@ def manifest_from_folder(
 ) -> pd.DataFrame:
     """The manifest table of a folder of images.
 
-    Layouts: ``chen``, ``SPLIT/GRADE/PATIENT+SIDE.png`` as in the published radiographs (doi:10.17632/56rmx5bjcr.1), whose
-    ``auto_test`` is left out; ``tree``, ``SPLIT/GRADE/…``, ``GRADE/…`` or just images, where GRADE is a number below
-    ``grade_count``, one of ``grade_names``, a spelling such as KL2, grade_2 or 2Mild, or 'ungraded' / 'unlabeled' (files
-    outside any grade folder are ungraded, too); ``plain``, the same where no folder is a grade; ``auto``, the first that fits,
-    and numbers that may be something else are asked about. A folder ``masks`` holds masks under the images' own paths, or
-    under those below the images' top folder where no two images have the same.
+    Layouts:
 
-    Patient and side are told by ``knee.intake.patients.tell_subjects``; ``pattern``, a regular expression with a group
-    ``patient`` and perhaps ``side`` and ``grade``, is searched in the path below the folder instead ('folder' and 'file'
-    stand for the image's folder and its name). ``attrs["notes"]`` of the table says in sentences what was taken for what.
+    - ``chen``: ``SPLIT/GRADE/PATIENT+SIDE.png``, as in the published radiographs (doi:10.17632/56rmx5bjcr.1), whose
+      folder ``auto_test`` is left out.
+    - ``tree``: ``SPLIT/GRADE/…``, ``GRADE/…`` or just images. GRADE is a number below ``grade_count``, one of
+      ``grade_names``, a spelling such as KL2, grade_2 or 2Mild, or 'ungraded' / 'unlabeled'. Files outside grade folders
+      are ungraded.
+    - ``plain``: as ``tree``, but no folder is a grade.
+    - ``auto``: the first layout that fits. Numbered folders that may not be grades are an error.
+
+    A folder ``masks`` contains masks under the same paths as the images. The top folder of the path may be omitted if the
+    rest is unique.
+
+    ``knee.intake.patients.infer_subjects`` infers patient and side. Alternatively, ``pattern`` is searched in the path below
+    the folder: a regular expression with a group ``patient`` and optionally ``side`` and ``grade``, or 'folder' or 'file' for
+    the image's folder or file name. ``attrs["notes"]`` of the table describes in sentences how the folder was read.
 
     Args:
-        relative_to: the folder that the manifest will lie in (default: ``folder``); image paths start there.
-        sheet: grades, and perhaps patients, sides and splits, of a spreadsheet (``knee.intake.sheet_join``).
+        relative_to: the folder that the manifest will be written to (default: ``folder``); image paths are relative to it.
+        sheet: grades, and optionally patients, sides and splits, from a spreadsheet (``knee.intake.sheet_join``).
 
     Raises:
-        UserError: no folder, no images, a file that does not fit the layout or the pattern, a grade or a patient that may be
-            told in two ways, links out of the folder, a sheet that fits no image. Faults: all of a sheet's rows that
-            contradict each other, an image's name or its folder's grade.
+        UserError: no folder, no images, a file that does not fit the layout or the pattern, an ambiguous grade or patient,
+            links out of the folder, a sheet that fits no image. Faults: all rows of a sheet that contradict each other, an
+            image's name or its folder's grade.
     """
     folder = Path(folder)
     found = _scanned(folder, layout)
@@ -81,7 +87,7 @@ def manifest_from_folder(
 
 
 def _table(rows: list[dict[str, object]], folder: Path, start: Path) -> pd.DataFrame:
-    """The rows as a manifest has them, their paths from ``start``."""
+    """The rows as a manifest's table, with paths relative to ``start``."""
     table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split", "visit"])
     for optional in ("split", "visit"):
         if not (table[optional] != "").any():
@@ -100,18 +106,18 @@ def _scanned(folder: Path, layout: str) -> Scan:
         raise UserError(f"{folder}: is not a folder; give the folder that holds the images")
     found = scan(folder)
     if not found.images:
-        fault = f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"
-        raise UserError(". ".join([fault, *found.notes()]))
+        error = f"{folder}: contains no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"
+        raise UserError(". ".join([error, *found.notes()]))
     return found
 
 
 def _refuse_outer_spaces(images: Sequence[str]) -> None:
-    """Raises Faults for paths that a table cannot hold: spaces around a field are not part of it."""
+    """Raises Faults for paths that begin or end with a space, because reading a CSV table strips outer spaces."""
     faults = [f"'{image}'" for image in images if image != image.strip()]
     if faults:
         raise Faults(
             faults,
-            summary=f"{counted(len(faults), 'path')} with a space at the outer end, which no table keeps; rename:",
+            summary=f"{counted(len(faults), 'path')} beginning or ending with a space, which a table does not keep; rename:",
         )
 
 
@@ -124,8 +130,8 @@ def _chen_rows(folder: Path, files: Sequence[str], again: int) -> tuple[list[dic
     notes = [f"{folder}: layout chen; the patient is the number in the file's name, the side the letter after it."]
     if again:
         notes.append(
-            f"{counted(again, 'image')} in '{CHEN_AGAIN}' left out: test patients' knees once more, cropped by a detector "
-            "(--layout tree takes them, ungraded)."
+            f"{counted(again, 'image')} in '{CHEN_AGAIN}' left out: copies of the test patients' knees, cropped by a detector "
+            "(--layout tree includes them, ungraded)."
         )
     return [{**row, "visit": ""} for row in rows], notes
 
@@ -136,18 +142,18 @@ def _tree_rows(
     drawn = [name for name in found.images if name.startswith("masks/")]
     images = [name for name in found.images if not name.startswith("masks/")]
     if not images:
-        raise UserError(f"{folder}: holds masks alone; the images lie beside the folder 'masks'")
+        raise UserError(f"{folder}: contains only masks; put the images next to the folder 'masks'")
     by_pattern = grades_by_pattern(images, pattern, scale)
     folders = find_grade_folders(folder, images, scale, "plain" if by_pattern else layout)
     places = [placed(file, below) for file, below in zip(images, folders.below(images), strict=True)]
     listed_rows = match_images(sheet, images) if sheet else pd.DataFrame()
     listed = subjects_of_images(sheet, listed_rows) if sheet else {}
     headers = [found.headers[image] for image in images]
-    subjects, told = tell_subjects(folder, places, headers, pattern, listed)
+    subjects, notes = infer_subjects(folder, places, headers, pattern, listed)
     if any(subject.patient for subject in listed.values()):
-        told.append("The patient of an image that the sheet names with one is the sheet's.")
+        notes.append("If the sheet lists an image's patient, that patient is used.")
     masks = _masks_of(images, drawn)
-    told += _lone_masks(sorted(set(drawn) - set(masks)))
+    notes += _unmatched_masks(sorted(set(drawn) - set(masks)))
     table = pd.DataFrame({"image": images, "patient": [one.patient for one in subjects]}, dtype=object)
     table["side"] = [one.side for one in subjects]
     table["grade"] = pd.Series(by_pattern or [_folder_grade(folders, file) for file in images], dtype=object)
@@ -160,9 +166,9 @@ def _tree_rows(
     rows = table.drop(columns=["label", "date"]).astype(object).to_dict("records")
     graded = list(zip(images, table["patient"], table["grade"], strict=True))
     unread = [] if sheet or by_pattern else note_on_unread_folders(graded, folders, scale)
-    lone = _lone_note(table, pattern)
+    single = _single_image_note(table, pattern)
     return [{str(key): value for key, value in row.items()} for row in rows], [
-        _note(folder, table), *told, *joined, *lone, *unread,
+        _note(folder, table), *notes, *joined, *single, *unread,
     ]  # fmt: skip
 
 
@@ -172,7 +178,7 @@ def _folder_grade(folders: GradeFolders, file: str) -> int | None:
 
 
 def _visits(table: pd.DataFrame) -> pd.Series[str]:
-    """The visit of each image where a person has several: what the path says, else the day of the study; else ''."""
+    """The visit of each image if a person has several: from the path, else the study date; else ''."""
     visits = table["label"].where(table["label"] != "", table["date"])
     if table.assign(visit=visits)[visits != ""].groupby("patient")["visit"].nunique().max() > 1:
         return visits
@@ -180,7 +186,7 @@ def _visits(table: pd.DataFrame) -> pd.Series[str]:
 
 
 def _masks_of(images: list[str], drawn: list[str]) -> list[str]:
-    """The mask of each image, '' where there is none."""
+    """The mask of each image, '' if there is none."""
     masks = {stem(name): name for name in drawn}
     paths = [stem(file) for file in images]
     below = [path.partition("/")[2] for path in paths]
@@ -191,17 +197,17 @@ def _masks_of(images: list[str], drawn: list[str]) -> list[str]:
     ]
 
 
-def _lone_masks(names: list[str]) -> list[str]:
+def _unmatched_masks(names: list[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"{counted(len(names), 'file')} in masks {'fits' if len(names) == 1 else 'fit'} no image, '{names[0]}' first; a mask "
-        "has the path of its image, masks/0/7_L.png for 0/7_L.png."
+        f"{counted(len(names), 'file')} in masks {'fits' if len(names) == 1 else 'fit'} no image ('{names[0]}' first); a "
+        "mask must have the path of its image: masks/0/7_L.png for 0/7_L.png."
     ]
 
 
 def _take_from_sheet(sheet: Sheet, table: pd.DataFrame, listed_rows: pd.DataFrame) -> list[str]:
-    """Write the sheet's grades and splits into the table; sentences that say what was joined."""
+    """Write the sheet's grades and splits into the table; returns sentences describing the result."""
     entries, splits, notes = join_sheet(sheet, table, listed_rows)
     faults = []
     for image, grade, split, entry, given in zip(
@@ -209,14 +215,14 @@ def _take_from_sheet(sheet: Sheet, table: pd.DataFrame, listed_rows: pd.DataFram
     ):
         if entry is not None and grade not in (None, entry.grade):
             faults.append(
-                f"{image}: lies in the folder of grade {grade}, row {entry.row} of the sheet says {entry.grade}"
+                f"{image}: is in the folder of grade {grade}, but row {entry.row} of the sheet has {entry.grade}"
             )
         if given and split not in ("", given):
-            faults.append(f"{image}: lies in the folder of split {split}, the sheet says {given}")
+            faults.append(f"{image}: is in the folder of split {split}, but the sheet has {given}")
     if faults:
         raise Faults(
             faults,
-            summary=f"{sheet.path}: {counted(len(faults), 'image')} with another grade or split than the folder's; mend one:",
+            summary=f"{sheet.path}: {counted(len(faults), 'image')} with another grade or split than the folder's; fix one:",
         )
     table["grade"] = pd.Series(
         [grade if entry is None else entry.grade for grade, entry in zip(table["grade"], entries, strict=True)],
@@ -231,10 +237,10 @@ def _note(folder: Path, table: pd.DataFrame) -> str:
     return f"{folder}: layout tree; {len(table)} images, {ungraded} of them ungraded, {table['patient'].nunique()} patients."
 
 
-def _lone_note(table: pd.DataFrame, pattern: str | None) -> list[str]:
+def _single_image_note(table: pd.DataFrame, pattern: str | None) -> list[str]:
     if pattern is not None or not table["patient"].nunique() == len(table) > 1:
         return []
     return [
-        "So every image is a patient of its own. If several images show one person, give --pattern, "
-        "or a patient may end up in both training and test."
+        "So every image counts as a separate patient. If several images show the same person, give --pattern; otherwise a "
+        "patient may end up in both training and test."
     ]

@@ -1,4 +1,4 @@
-"""Folders of grades and splits. A folder counts as a grade only where its siblings are grades, too; else it is asked about."""
+"""Grade and split folders. A numbered folder counts as a grade only if its siblings do; otherwise the user must decide."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MOST_NAMED = 5
 
 
 class Scale(NamedTuple):
-    """The grades that are read: K, their names in lower case."""
+    """The grades that folders may be named after: K, and their names in lower case."""
 
     size: int
     names: tuple[str, ...]
 
     def grade_of(self, name: str) -> int | None:
-        """The grade that a name says by more than a bare number: one of the set's, ``KL2``, ``grade_2`` or ``2Mild``.
+        """The grade in a name that is more than a bare number: one of ``names``, ``KL2``, ``grade_2`` or ``2Mild``.
 
         Raises:
             UserError: a grade beyond the scale, or a number with the name of another grade.
@@ -55,22 +55,22 @@ class Scale(NamedTuple):
 
 
 class GradeFolders(NamedTuple):
-    """Which grade each folder stands for, None for ungraded images. What is not in ``grades`` is not such a folder."""
+    """The grade of each folder, None for ungraded images. Folders that are not in ``grades`` are not grade folders."""
 
     grades: dict[str, int | None]
 
     def split_and_rest(self, file: str) -> tuple[str, list[str]]:
-        """The split that a file is in ('' for none), and its folders below that."""
+        """The split folder of a file ('' if none), and the file's folders below it."""
         folders = file.split("/")[:-1]
         split = SPLIT_NAMES.get(folders[0].lower(), "") if folders else ""
         return split, folders[1:] if split else folders
 
     def is_grade(self, folders: Sequence[str]) -> bool:
-        """Whether the first of a file's folders below the split is one of a grade, or of ungraded images."""
+        """Whether the first of a file's folders below the split is a grade folder, or one of ungraded images."""
         return bool(folders) and folders[0] in self.grades
 
     def below(self, files: Sequence[str]) -> list[list[str]]:
-        """Each file's folders below split and grade; what is a sibling of such folders counts as one of them."""
+        """Each file's folders below split and grade; siblings of such folders are treated like them."""
         parted = [self.split_and_rest(file) for file in files]
         any_split = any(split for split, _ in parted)
         any_grade = any(self.is_grade(folders) for _, folders in parted)
@@ -83,14 +83,14 @@ class GradeFolders(NamedTuple):
 
 
 def find_grade_folders(folder: object, files: Sequence[str], scale: Scale, layout: str) -> GradeFolders:
-    """Which of the folders below the split (or the top ones) are grades.
+    """Find the grade folders among the folders below the split (or the top folders).
 
     Args:
-        layout: ``tree``, a number is a grade; ``plain``, no folder is; ``auto``, numbers are grades where they are all written
-            alike, lie on the scale, and are two or more or have a sibling that names a grade or 'ungraded'.
+        layout: ``tree``: a number is a grade. ``plain``: no folder is. ``auto``: numbers are grades if they are all written
+            alike, are on the scale, and are two or more or have a sibling that names a grade or 'ungraded'.
 
     Raises:
-        UserError: numbers that may be grades or something else; the message says which layout to write.
+        UserError: numbers that may be grades or something else; the message gives the layouts to choose from.
     """
     by_name = GradeFolders({})
     parts = sorted({rest[0] for _, rest in map(by_name.split_and_rest, files) if rest})
@@ -114,7 +114,7 @@ def find_grade_folders(folder: object, files: Sequence[str], scale: Scale, layou
         elif len({*numbers, *grades}) < 2:
             reason = "there is only one"
         elif len(others) > len(numbers):
-            reason = f"beside '{others[0]}' and others that are not grades"
+            reason = f"next to '{others[0]}' and others that are not grades"
         if reason or beyond:
             _ask(folder, numbers, beyond, reason, scale)
     elif beyond:
@@ -130,7 +130,7 @@ def _ask(folder: object, numbers: list[str], beyond: list[str], reason: str, sca
     if beyond:
         raise UserError(
             f"{folder}: {asked}? The folder '{beyond[0]}' is not a grade from 0 to {scale.size - 1}; write --layout plain if "
-            "no folder is a grade, else rename it"
+            "no folder is a grade, otherwise rename it"
         )
     raise UserError(
         f"{folder}: {asked} or, say, of a patient ({reason})? Write --layout tree for grades, --layout plain if no folder is a "
@@ -139,10 +139,10 @@ def _ask(folder: object, numbers: list[str], beyond: list[str], reason: str, sca
 
 
 def grades_by_pattern(files: Sequence[str], pattern: str | None, scale: Scale) -> list[int | None] | None:
-    """The grades that a group ``grade`` of ``pattern`` finds in the files' paths; None where it has no such group.
+    """The grades that the group ``grade`` of ``pattern`` finds in the files' paths; None if it has no such group.
 
     Raises:
-        Faults: texts that are not grades.
+        Faults: matches that are not grades.
     """
     if pattern is None or "(?P<grade>" not in pattern:
         return None
@@ -179,7 +179,7 @@ def _grade_in_name(text: str, scale: Scale) -> int | None:
 def note_on_unread_folders(
     rows: Sequence[tuple[str, object, int | None]], folders: GradeFolders, scale: Scale
 ) -> list[str]:
-    """Folders where that of a grade would be, and that are none; not where they are the patients' own.
+    """A note on folders at the place of grade folders that are not grade folders; none if they are patient folders.
 
     Args:
         rows: image, patient and grade of each row.
@@ -195,7 +195,7 @@ def note_on_unread_folders(
     names = [f"'{name}'" for name in sorted(found)[:_MOST_NAMED]]
     names += [f"{len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
     return [
-        f"No grade is read from {'the folder' if len(found) == 1 else 'the folders'} {', '.join(names)}; a folder of a grade "
-        f"is named by its number, 0 to {scale.size - 1} (also as in KL2, grade_2, 2Mild), or its name in the grade set, one "
-        "of ungraded images 'ungraded'."
+        f"No grade is read from {'the folder' if len(found) == 1 else 'the folders'} {', '.join(names)}; a grade folder "
+        f"is named after its number, 0 to {scale.size - 1} (also as in KL2, grade_2, 2Mild), or its name in the grade set; a "
+        "folder of ungraded images is named 'ungraded'."
     ]

@@ -1,4 +1,4 @@
-"""What the headers of DICOM files say before an image is read: what kind of object, whose, of which study and day."""
+"""DICOM headers, read without pixels: kind of object, patient, side, study and date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from knee.images.dicom import is_dicom, read_subject
 
-# Filters of warnings belong to the process; one thread at a time may change them.
+# Warning filters are global to the process; only one thread at a time may change them.
 _QUIET = threading.Lock()
 _DRAWN = ("SD", "SYN", "DRW")
 """Conversion types of scanned documents, synthetic images and drawings."""
@@ -22,22 +22,22 @@ _TAGS = ["SOPClassUID", "ImageType", "ConversionType", "StudyDate", "StudyInstan
 
 
 class Header(NamedTuple):
-    """What a DICOM file says of itself; '' where it does not say."""
+    """Information from a DICOM header; '' if it is not given."""
 
     patient: str
     side: str
     """'L', 'R' or ''."""
     not_an_image: str
-    """What it is instead of an image of a knee (``Segmentation``), '' for an image."""
+    """The kind of an object that is not an image of a knee (e.g. ``Segmentation``), '' for an image."""
     date: str
-    """The study's date, eight digits."""
+    """The study date, eight digits."""
     study: str
-    """The study's identifier. A study is of one person."""
+    """The study's identifier. All images of a study show the same person."""
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a DICOM file without its pixels; None where it is not DICOM or cannot be read."""
-    # Damaged headers raise almost anything; what is wrong is reported when the image is read.
+    """The header of a DICOM file without its pixels; None if it is not DICOM or cannot be read."""
+    # Damaged headers can raise almost any exception; the error is reported when the image is read.
     try:
         if not is_dicom(path):
             return None
@@ -61,7 +61,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def _not_an_image(kind: str, origin: str, conversion: str) -> str:
-    """What an object of this class is, '' for an image. A derived secondary capture is a report or a picture of a result.
+    """The kind of an object that is not an image, else ''. A derived secondary capture is a report or a rendered result.
 
     >>> _not_an_image("1.2.840.10008.5.1.4.1.1.66.4", "", ""), _not_an_image("1.2.840.10008.5.1.4.1.1.1.1", "", "")
     ('Segmentation', '')

@@ -1,4 +1,4 @@
-"""What names of files and folders say of a patient and a side."""
+"""Infer patient and side from the names of files and folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from knee.intake.scan import stem
 from knee.io.names import composed
 
 SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
-"""What a side may be called, in lower case."""
+"""Words for a side, in lower case."""
 _SIDE_AT_END = re.compile(
     r"(?P<patient>.*[0-9])(?P<side>[LR])|(?P<stem>.+)[-_ ](?P<word>[LRlr]|left|right|LEFT|RIGHT|Left|Right)"
 )
@@ -23,11 +23,11 @@ _NOBODY = re.compile(
 
 
 class Placed(NamedTuple):
-    """An image and the folders below the grade's (or the split's, or the top one) that it lies in."""
+    """An image and its folders below the grade folder (or the split folder, or the top folder)."""
 
     file: str
     folders: tuple[str, ...]
-    """Without a last one that is named after a side."""
+    """Without the last one if it is named after a side."""
 
 
 def placed(file: str, folders: Sequence[str]) -> Placed:
@@ -41,10 +41,10 @@ def placed(file: str, folders: Sequence[str]) -> Placed:
 
 
 def side_in_path(file: str) -> str:
-    """The side that a file's name, or the folder it lies in, tells: 'L', 'R', or '' where neither does.
+    """The side in a file's name or in its folder's name: 'L', 'R', or '' if neither has one.
 
-    A name that names nobody ('left', 'slice07_L') may have the side anywhere, any other at its end; a folder may be called
-    by the side, or, of names that name nobody, end with it.
+    A file name that does not identify a patient ('left', 'slice07_L') may contain the side anywhere; any other only at its
+    end. A folder may be named after the side or, if the file name does not identify a patient, end with it.
 
     >>> side_in_path("007_left.png"), side_in_path("7/right_knee.png"), side_in_path("7/left/2.png"), side_in_path("knee.dcm")
     ('L', 'R', 'L', '')
@@ -60,7 +60,7 @@ def side_in_path(file: str) -> str:
 
 
 def split_side(name: str) -> tuple[str, str]:
-    """A name without the side at its end, and that side, '' where it has none.
+    """A name without the side at its end, and that side, '' if it has none.
 
     >>> split_side("9001695L"), split_side("P7_right"), split_side("MILLER")
     (('9001695', 'L'), ('P7', 'R'), ('MILLER', ''))
@@ -73,19 +73,19 @@ def split_side(name: str) -> tuple[str, str]:
 
 
 def by_file(image: Placed) -> Subject:
-    """The patient that the file's name says, without a side at its end."""
+    """The subject according to the file's name, without a side at its end."""
     return Subject(split_side(last_name(image))[0], side_in_path(image.file))
 
 
 def by_folder(image: Placed) -> Subject:
-    """The patient that the folder says. Raises UserError where the file is in none."""
+    """The subject according to the folder's name. Raises UserError if the file is not in a patient folder."""
     if not image.folders:
-        raise UserError(f"{image.file}: lies in no folder of a patient (those of splits, grades and sides are none)")
+        raise UserError(f"{image.file}: is not in a patient folder (folders of splits, grades and sides do not count)")
     return Subject(split_side(image.folders[-1])[0], side_in_path(image.file))
 
 
 def names_nobody(image: Placed) -> bool:
-    """Whether the file's name is only of a side, a slice or the like."""
+    """Whether the file's name does not identify a patient, but only a side, a slice or the like."""
     return _NOBODY.fullmatch(last_name(image)) is not None
 
 

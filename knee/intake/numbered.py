@@ -1,4 +1,4 @@
-"""Names that differ only in a number or a side at the end, as of several images of one person: asked about, not guessed."""
+"""Names that differ only in a number or a side at the end may be of one person. The user must decide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAST_SIDE = re.compile(rf"(?P<rest>.*[0-9])[LR]|(?P<stem>.+)[-_ ]{_SIDE}")
 _PERSON = re.compile(
     r"(?:^|.*[-_ ])(?:patients?|pat|pt|cases?|subjects?|subj|sub|persons?|participants?|id|p|no|nr)", re.IGNORECASE
 )
-"""A number behind such a word is who it is, not which image."""
+"""A number after such a word identifies the patient, not the image."""
 _SUGGESTIONS = (
     rf"(?P<patient>[^/]+?)(?:[-_ ]{_SIDE}(?=[-_ .]))?(?:[-_ ][^/]*)?\.[^/.]+$",
     rf"(?P<patient>[^/]+?)(?:[-_ ]{_SIDE})?(?:[-_ ]?\([0-9]{{1,3}}\)|[-_ ]{_NUMBER})?\.[^/.]+$",
@@ -24,7 +24,7 @@ _SUGGESTIONS = (
 
 
 def base_name(name: str) -> str:
-    """A name without the sides and small numbers at its end.
+    """A name without sides and small numbers at its end.
 
     >>> base_name("7_L_2"), base_name("9001R_v1"), base_name("knee (3)"), base_name("patient_12_L"), base_name("IM0001")
     ('7', '9001', 'knee', 'patient_12', 'IM0001')
@@ -40,14 +40,14 @@ def base_name(name: str) -> str:
 
 
 def refuse_numbered(patients: Mapping[str, str], files: Sequence[str]) -> None:
-    """Refuse names that would be several patients, and differ only in a number or a side.
+    """Refuse names that would count as several patients but differ only in a number or a side.
 
     Args:
-        patients: what each image's name would be as a patient.
-        files: all images of the folder, which a suggested pattern must fit.
+        patients: the patient that each image's name would give.
+        files: all images of the folder; a suggested pattern must match them.
 
     Raises:
-        UserError: with the options that say what is meant.
+        UserError: the message gives the options to choose from.
     """
     groups: dict[str, dict[str, str]] = {}
     for file, patient in patients.items():
@@ -57,17 +57,17 @@ def refuse_numbered(patients: Mapping[str, str], files: Sequence[str]) -> None:
         return
     first, second = shared[0][:2]
     pattern = suggested_pattern(files)
-    way_out = (
+    hint = (
         f"--pattern {pasted(pattern)}" if pattern else "--pattern with a regular expression that has a group 'patient'"
     )
     raise UserError(
-        f"{first} and {second}: one patient or two ({counted(len(shared), 'such name')})? Write {way_out} where they are one, "
-        "--pattern file where each name (without a side at its end) is a patient"
+        f"{first} and {second}: one patient or two ({counted(len(shared), 'such name')})? Write {hint} if they are one, "
+        "--pattern file if each name (without a side at its end) is a patient"
     )
 
 
 def suggested_pattern(files: Sequence[str]) -> str:
-    """A regular expression that finds the base name of each file as its patient, and its side; '' where none does."""
+    """A regular expression that matches each file's base name as its patient, and its side; '' if none does."""
     for pattern in _SUGGESTIONS:
         for file in files:
             name = file.rpartition("/")[2]

@@ -92,7 +92,7 @@ def _import(
                 )
         new.append(verdict)
     if faults:
-        raise Faults(shortened(faults), summary=f"{counted(len(faults), 'fault')}; nothing was imported")
+        raise Faults(shortened(faults), summary=f"{counted(len(faults), 'error')}; nothing was imported")
     if new:
         _append(table_path, new)
     return Imported(added=len(new), known=len(set(given)) - len(new), revised=revised, older=older)
@@ -132,7 +132,7 @@ def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
             verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
     if faults:
         way_out = "mend these rows, or restore the table from a backup"
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'fault')}; {way_out}:")
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'error')}; {way_out}:")
     return verdicts
 
 

@@ -89,7 +89,7 @@ def test_all_faults_of_a_file_at_once(tmp_path):
     for part in (
         "'title' is missing",
         "'colour' is unknown",
-        "'name' is not a text",
+        "'name' is not text",
         "grade 0: name and",
         "grade 1 does not",
     ):

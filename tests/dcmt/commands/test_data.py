@@ -88,7 +88,7 @@ def test_sound_data_are_said_to_be(folder: Path, capsys: pytest.CaptureFixture[s
     lines = (folder / "manifest.csv").read_text().splitlines()
     (folder / "sound.csv").write_text("\n".join([lines[0], *lines[8:]]))
     assert run("check", folder / "sound.csv", "--grade-set", "cartilage") == 0
-    assert "13 images, all sound" in capsys.readouterr().out
+    assert "13 images, all valid" in capsys.readouterr().out
     assert run("check", folder / "sound.csv", "--grade-set", "cartilage", "--skip-bad", folder / "none.csv") == 0
     assert (folder / "none.csv").read_text() == "line,image,reason\n"
 
@@ -142,7 +142,7 @@ def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys:
     assert pd.read_csv(tmp_path / "manifest.csv")["patient"].tolist() == ["p1", "p1", "p2", "p3"]
     # Four equal pictures of three patients and two grades.
     assert run("check", tmp_path / "manifest.csv") == 2
-    assert "has the pixels of" in capsys.readouterr().err
+    assert "has the same pixels as" in capsys.readouterr().err
     assert run("manifest", tmp_path, "--pattern", "file", "--force") == 0
     assert set(pd.read_csv(tmp_path / "manifest.csv")["patient"]) == {"slice0", "slice1"}
 
@@ -154,7 +154,7 @@ def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureF
     assert run("check", tmp_path / "manifest.csv") == 0
     told = capsys.readouterr().out
     assert "worth a look: 1 image (line 2) at least 1.6 times as wide as high" in told
-    assert "1 images, all sound" in told
+    assert "1 images, all valid" in told
 
 
 def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_side_that_the_file_contradicts(tmp_path):
     write_dicom(tmp_path / "a.dcm", IMAGE, ImageLaterality="R")
     found = checked(tmp_path, "a.dcm,1,L,0,")
     (bad,) = check_images(found.manifest, progress=False)
-    assert bad.reason == "image 'a.dcm' is of side R by its file, L by the manifest; mend the side"
+    assert bad.reason == "image 'a.dcm' is of side R in its file, L in the manifest; fix the side"
     assert found.bad == (bad,)
     assert found.remarks == ()
 
@@ -121,7 +121,7 @@ def test_side_that_only_the_file_tells_is_a_remark(tmp_path):
     found = checked(tmp_path, "a.dcm,1,,0,", "b.dcm,2,,0,")
     assert found.faults() == []
     (remark,) = found.remarks
-    assert remark.startswith("1 image (line 2) without a side in the manifest, though the file says it")
+    assert remark.startswith("1 image (line 2) without a side in the manifest, although the file has it")
 
 
 def test_one_patient_id_under_two_patients_is_a_leak(tmp_path):
@@ -130,10 +130,10 @@ def test_one_patient_id_under_two_patients_is_a_leak(tmp_path):
     found = checked(tmp_path, "0.dcm,1,,0,", "1.dcm,2,,0,", "2.dcm,3,,0,")
     assert found.bad == ()
     assert found.faults() == [
-        "manifest.csv line 3: image '1.dcm' is of patient '2', '0.dcm' (line 2) of '1', but both files have one PatientID; "
-        "write one patient"
+        "manifest.csv line 3: image '1.dcm' is of patient '2', '0.dcm' (line 2) of '1', but both files have the same "
+        "PatientID; write one patient"
     ]
-    with pytest.raises(Faults, match="1 fault of patients in two splits or under two names, which cannot be skipped"):
+    with pytest.raises(Faults, match="1 error of patients in two splits or under two names, which cannot be skipped"):
         drop_bad(found, tmp_path / "r.csv")
     assert checked(tmp_path, "0.dcm,1,,0,", "1.dcm,1,,0,", "2.dcm,3,,0,").faults() == []
 
@@ -144,7 +144,7 @@ def test_a_blanked_patient_id_is_a_remark(tmp_path):
     found = checked(tmp_path, "0.dcm,1,,0,", "1.dcm,2,,0,", "2.dcm,3,,0,")
     assert found.faults() == []
     (remark,) = found.remarks
-    assert remark.startswith("all 3 DICOM files that name a patient name the same, and the manifest 3")
+    assert remark.startswith("all 3 DICOM files with a PatientID have the same one, but the manifest has 3 patients")
     assert "ANONYMOUS" not in remark
 
 
@@ -158,15 +158,15 @@ def test_the_same_pixels_of_another_patient_or_grade_are_faults(tmp_path, kind):
     np.save(tmp_path / "almost.npy", values)
     found = checked(tmp_path, "a.npy,1,L,0,", "b.npy,2,L,3,", "almost.npy,3,,0,", "turned.npy,4,,0,", "c.npy,1,,,")
     assert found.faults() == [
-        "manifest.csv line 2: image 'a.npy' has the pixels of 'b.npy' (line 3), with another patient and grade; keep the row "
-        "that is right",
-        "manifest.csv line 3: image 'b.npy' has the pixels of 'a.npy' (line 2), with another patient and grade; keep the row "
-        "that is right",
-        "manifest.csv line 6: image 'c.npy' has the pixels of 'b.npy' (line 3), with another patient; keep the row that is "
-        "right",
+        "manifest.csv line 2: image 'a.npy' has the same pixels as 'b.npy' (line 3), but another patient and grade; keep the "
+        "correct row",
+        "manifest.csv line 3: image 'b.npy' has the same pixels as 'a.npy' (line 2), but another patient and grade; keep the "
+        "correct row",
+        "manifest.csv line 6: image 'c.npy' has the same pixels as 'b.npy' (line 3), but another patient; keep the correct "
+        "row",
     ]
     assert checked(tmp_path, "a.npy,1,L,0,", "c.npy,1,,,").faults() == []
-    assert "with another side;" in checked(tmp_path, "a.npy,1,L,0,", "c.npy,1,R,0,").faults()[0]
+    assert "but another side;" in checked(tmp_path, "a.npy,1,L,0,", "c.npy,1,R,0,").faults()[0]
     # One file on two lines is told once.
     assert len(checked(tmp_path, "a.npy,1,L,0,", "./a.npy,2,L,0,").faults()) == 2
 

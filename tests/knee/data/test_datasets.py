@@ -243,11 +243,11 @@ def test_evaluation_serves_every_row_once_and_in_order() -> None:
 
 def test_data_that_does_not_fit_together_is_refused() -> None:
     images, masks, has_mask = arrays()
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         LabeledImages(images, LABELED, np.zeros(COUNT, np.int64))
     with pytest.raises(ValueError, match="from 0"):
         LabeledImages(images, LABELED, np.full(len(LABELED), -1))
-    with pytest.raises(ValueError, match="come together"):
+    with pytest.raises(ValueError, match="must be given together"):
         LabeledImages(images, LABELED, LABELED % 3, masks)
     with pytest.raises(ValueError, match="masks"):
         LabeledImages(images, LABELED, LABELED % 3, masks[:, :8], has_mask)

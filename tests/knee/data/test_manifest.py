@@ -73,8 +73,8 @@ def test_all_faults_in_one_report(tmp_path):
     faults = caught.value.faults
     expected = [
         "manifest.csv line 2: grade 'KL2' is not 0–4 or empty; write 2",
-        "manifest.csv line 2: image 'a.png' is on line 3 again, with another grade; keep the row that is right",
-        "manifest.csv line 3: image './a.png' is already on line 2, with another grade; keep the row that is right",
+        "manifest.csv line 2: image 'a.png' is on line 3 again, with another grade; keep the correct row",
+        "manifest.csv line 3: image './a.png' is already on line 2, with another grade; keep the correct row",
         "manifest.csv line 4: image 'gone.png' is not a file",
         "manifest.csv line 4: side 'left' is not L, R or empty; write L",
         "manifest.csv line 5: mask 'none.png' is not a file",
@@ -108,11 +108,11 @@ def test_what_is_left_without_the_bad_rows(tmp_path):
     assert [row.line for row in found.bad] == [2, 4, 5, 6, 8]
     assert found.bad[0] == (2, "a.png", "grade 'KL2' is not 0–4 or empty; write 2")
     assert found.bad_lines == {2, 4, 5, 6, 8}
-    assert found.sound.table[["image", "line"]].values.tolist() == [["b.png", 3], ["d.png", 7]]
-    assert found.sound.table.index.tolist() == [0, 1]
+    assert found.valid.table[["image", "line"]].values.tolist() == [["b.png", 3], ["d.png", 7]]
+    assert found.valid.table.index.tolist() == [0, 1]
     assert (len(found.manifest.table), found.count) == (6, 7)
     pd.testing.assert_frame_equal(
-        found.sound.table.iloc[:1], read_manifest(written(tmp_path, rows[1]), KL).table.assign(line=3)
+        found.valid.table.iloc[:1], read_manifest(written(tmp_path, rows[1]), KL).table.assign(line=3)
     )
 
 
@@ -146,7 +146,7 @@ def test_duplicates_that_contradict_are_all_bad(tmp_path):
 
 def test_many_faults_are_counted_not_printed(tmp_path):
     path = manifest(tmp_path, HEADER + "".join(f"\n{i}.png,{i},L,0," for i in range(500)))
-    with pytest.raises(Faults, match="500 faults") as caught:
+    with pytest.raises(Faults, match="500 errors") as caught:
         read_manifest(path, KL)
     lines = str(caught.value).splitlines()
     assert len(caught.value.faults) == 500

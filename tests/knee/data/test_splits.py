@@ -159,7 +159,7 @@ def test_leakage_is_refused_naming_the_patients(tmp_path):
         {"image": manifest.table["image"], "split": ["train", "test", "val", "train", "train"], "rank": 0.5}
     )
     write_split(tmp_path / "s.csv", frame)
-    with pytest.raises(Faults, match=r"s\.csv: 1 fault; mend them, or make the split anew") as caught:
+    with pytest.raises(Faults, match=r"s\.csv: 1 error; fix them, or make a new split with dcmt split") as caught:
         read_split(tmp_path / "s.csv", manifest)
     assert caught.value.faults == ("patient 'p1' is in more than one split: train ('d/0.png') and test ('d/1.png')",)
     frame["split"], frame["rank"] = "train", [0.1, 0.2, 0.3, 0.4, 0.4]
@@ -187,7 +187,7 @@ def test_all_faults_of_a_split_file(tmp_path):
     ):
         assert part in text
     path.write_text("image,split,rank\nd/0.png,train,0.5\n")
-    with pytest.raises(Faults, match="1 fault") as caught:
+    with pytest.raises(Faults, match="1 error") as caught:
         read_split(path, as_manifest(["a", "b"], [0, 0]))
     assert caught.value.faults == ("manifest.csv line 3: image 'd/1.png' is not in the split",)
     path.write_text("image,split\n")

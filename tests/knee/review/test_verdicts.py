@@ -235,7 +235,7 @@ def test_a_table_that_was_altered_is_refused_row_by_row(tmp_path, table):
     )
     before = table.read_bytes()
     for read in (_read, lambda path: import_verdicts([_file(tmp_path / "a.json", _entry())], path, expected=EXPECTED)):
-        with pytest.raises(Faults, match="8 faults; mend these rows, or restore the table from a backup") as caught:
+        with pytest.raises(Faults, match="8 errors; mend these rows, or restore the table from a backup") as caught:
             read(table)
         told = [fault.removeprefix("verdicts.csv line ") for fault in caught.value.faults]
         assert told[:3] == [
