@@ -19,7 +19,7 @@ _FILLING = b"\xff" * 1024
 
 
 class JpegStructure(NamedTuple):
-    """What the markers of a JPEG say."""
+    """Information from the markers of a JPEG."""
 
     height: int
     width: int
@@ -31,7 +31,7 @@ class JpegStructure(NamedTuple):
 def jpeg_structure(data: bytes) -> JpegStructure:
     """Size, number of scans and end of the JPEG stream that ``data`` starts with; for JPEG-LS, of one scan to its end.
 
-    Raises ValueError where the structure is damaged or has no end.
+    Raises ValueError if the structure is damaged or has no end marker.
     """
     position, scans, height, width = 2, 0, 0, 0
     for _ in range(_MOST_SEGMENTS):
