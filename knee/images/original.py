@@ -94,9 +94,7 @@ def read_original(source: Source | None) -> Original:
     values = found.values
     height, width = values.shape
     if (height, width) != (source.geometry.height, source.geometry.width):
-        raise UserError(
-            f"{source.path}: has {width} × {height} pixels, not the size that it had when it was prepared; export again"
-        )
+        raise UserError(f"{source.path}: has another size than before ({width} × {height} pixels now); export again")
     low, high = _black_and_white(values, source.percentiles)
     first, last = float(values.min()), float(values.max())
     if first >= 0 and last <= 255 and np.array_equal(values, np.rint(values)):

@@ -134,8 +134,8 @@ def _rule(
     misplaced = next((image for image in nobody if not image.folders), None)
     if misplaced:
         raise UserError(
-            f"{misplaced.file}: neither the name '{last_name(misplaced)}' nor a folder identifies the patient; put the images of "
-            "each patient into a folder named after the patient (below the grade folder), or "
+            f"{misplaced.file}: neither the name '{last_name(misplaced)}' nor a folder identifies the patient; put the "
+            "images of each patient into a folder named after the patient (below the grade folder), or "
             f"{_hint(images)}"
         )
     deep = next((image for image in images if len(image.folders) > 1), None)
@@ -161,8 +161,8 @@ def _inside_note(images: Sequence[Placed]) -> list[str]:
     pattern = suggested_pattern([image.file for image in images])
     hint = f"--pattern {pasted(pattern)}" if pattern else "--pattern with groups 'patient' and 'side'"
     return [
-        f"{counted(len(inside), 'name')} ('{inside[0]}' first) with a side that is not at the end and is therefore ignored: the "
-        f"two knees of one person count as two patients and may end up in both training and test; give {hint}."
+        f"{counted(len(inside), 'name')} ('{inside[0]}' first) with a side that is not at the end and is therefore ignored: "
+        f"the two knees of one person count as two patients and may end up in both training and test; give {hint}."
     ]
 
 

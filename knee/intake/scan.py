@@ -207,6 +207,6 @@ def _passed_note(passed_over: Counter[str]) -> list[str]:
         return []
     kinds = ", ".join(f"{suffix or 'without a suffix'}: {count}" for suffix, count in sorted(passed_over.items()))
     return [
-        f"{counted(passed_over.total(), 'file')} passed over, neither DICOM nor with an image suffix ({kinds}); image suffixes are "
-        f"{', '.join(IMAGE_SUFFIXES)}."
+        f"{counted(passed_over.total(), 'file')} passed over, neither DICOM nor with an image suffix ({kinds}); image "
+        f"suffixes are {', '.join(IMAGE_SUFFIXES)}."
     ]

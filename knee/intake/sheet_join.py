@@ -149,7 +149,8 @@ def _refuse_several_visits(sheet: Sheet, graded: pd.DataFrame, key: list[str]) -
             visits = [visit for visit in images[column].unique() if visit]
             if len(visits) > 1:
                 faults.append(
-                    f"patient '{patient}'{side and f', side {side}'} has images of visits {quoted(visits[:3])} but only one grade"
+                    f"patient '{patient}'{side and f', side {side}'} has images of visits {quoted(visits[:3])} "
+                    "but only one grade"
                 )
                 break
     if faults:

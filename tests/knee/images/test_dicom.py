@@ -58,7 +58,7 @@ def test_values_above_the_stored_bits_are_refused_unless_an_overlay_explains_the
 
 def test_a_header_that_contradicts_its_bits_is_refused(tmp_path):
     lower = RNG.integers(1, 1 << 12, (20, 16)).astype(np.uint16)
-    with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they lie lower"):
+    with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they are lower"):
         read(tmp_path, dicom_bytes(lower, BitsStored=12, HighBit=15))
     for fields in (
         {"BitsStored": 12, "HighBit": 16},
