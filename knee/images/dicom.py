@@ -177,7 +177,7 @@ def _read_dataset(data: bytes) -> pydicom.Dataset:
 def _check_dicom(dataset: pydicom.Dataset) -> None:
     kind = _other_object(dataset)
     if kind:
-        hint = "; where it is a radiograph, save it as PNG" if "Capture" in kind else ""
+        hint = "; if it is a radiograph, save it as PNG" if "Capture" in kind else ""
         raise ValueError(f"is not an image of a knee but a DICOM object of another kind ({kind}){hint}")
     if "Rows" not in dataset or "PixelData" not in dataset:
         raise ValueError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')})")

@@ -77,7 +77,7 @@ def _cut(dataset: pydicom.Dataset) -> None:
     rest = dataset.PixelData[expected:]
     if len(rest) >= expected // int(dataset.Rows) and rest.strip(b"\0"):
         raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
-    if len(rest) > 1:  # pydicom would take them for more frames
+    if len(rest) > 1:  # pydicom would treat them as further frames
         dataset.PixelData = dataset.PixelData[: expected + expected % 2]
 
 
@@ -102,7 +102,7 @@ def _check_compressed(dataset: pydicom.Dataset, syntax: pydicom.uid.UID, frame: 
         check_scans(structure.scans, height, width)
     if (height, width) != (dataset.Rows, dataset.Columns):
         raise ValueError(
-            f"has a compressed picture of {width} × {height} pixels, where its header says {dataset.Columns} × {dataset.Rows}"
+            f"has a compressed picture of {width} × {height} pixels, but its header says {dataset.Columns} × {dataset.Rows}"
         )
 
 
@@ -150,7 +150,7 @@ def _aligned(array: Stored, padded: Mask, *, bits: int, high: int, overlay: bool
     extended = signed and not np.any((array >> high) + 1 & ~1, where=~padded)
     if used >> high + 1 and not extended and not overlay:
         raise ValueError(
-            f"has values of up to bit {used.bit_length() - 1}, where its header says {bits} bits stored up to bit {high}; "
+            f"has values of up to bit {used.bit_length() - 1}, but its header says {bits} bits stored up to bit {high}; "
             "correct Bits Stored and High Bit"
         )
     if not low and (extended or not used >> high + (not signed)):

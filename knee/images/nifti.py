@@ -60,7 +60,7 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
         view = slice_view(shape, affine)
         count = shape[view.axis]
         if index is None and count > 1:
-            raise ValueError(f"contains {count} slices; write one, #0 to #{count - 1}, after the file's name")
+            raise ValueError(f"has {count} slices; write one, #0 to #{count - 1}, after the file's name")
         if (index or 0) >= count:
             raise ValueError(f"has slices #0 to #{count - 1} but no #{index}")
         plane = _read_slice(_stream(file, packed=packed), header, shape, view.axis, index or 0)

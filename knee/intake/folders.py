@@ -103,7 +103,7 @@ def _scanned(folder: Path, layout: str) -> Scan:
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}' is unknown; write {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}")
     if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder; give the folder that holds the images")
+        raise UserError(f"{folder}: is not a folder; give the folder that contains the images")
     found = scan(folder)
     if not found.images:
         error = f"{folder}: contains no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"

@@ -116,14 +116,14 @@ def _refuse(folder: Path, unread: list[OSError], misnamed: list[str], links: lis
     if misnamed:
         raise Faults(
             sorted(misnamed),
-            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which no table can hold; "
+            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which a table cannot contain; "
             "rename them:",
         )
     if links:
         raise Faults(
             sorted(links),
             summary=f"{folder}: {len(links)} links lead out of the folder; put the files themselves there, give the folder "
-            "that holds them, or write the manifest by hand (it may name any path):",
+            "that contains them, or write the manifest by hand (it may name any path):",
         )
 
 

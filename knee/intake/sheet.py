@@ -176,8 +176,8 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[Row]) -> None:
     """Refuse rows of a CSV file that have fewer fields than titles, or more filled fields than the header."""
     least = max(place for place, title in enumerate(header, start=1) if title)
     faults = [
-        f"{path.name} row {number}: {counted(len(fields), 'field')} where the header has {len(header)}; put quotation marks "
-        "around a field that holds a separator, or delete the row"
+        f"{path.name} row {number}: {counted(len(fields), 'field')}, but the header has {len(header)}; put quotation marks "
+        "around a field that contains a separator, or delete the row"
         for number, fields in rows
         if len(fields) < least or any(fields[len(header) :])
     ]

@@ -112,7 +112,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
         faults.append("column 'line' has the name of a column that is added here, the line of each row; rename it")
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
-    reason = f"fields where the header has {len(header)}; put quotation marks around a field that holds a separator"
+    reason = f"fields, but the header has {len(header)}; put quotation marks around a field that contains a separator"
     ragged = [RaggedRow(line, fields, f"{len(fields)} {reason}") for line, fields in rows if len(fields) != len(header)]
     whole = [(line, fields) for line, fields in rows if len(fields) == len(header)]
     table = pd.DataFrame([fields for _, fields in whole], columns=header, dtype=str)

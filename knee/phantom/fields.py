@@ -23,7 +23,7 @@ class Plane(NamedTuple):
 
 
 def plane(size: int, extent_mm: float, *, turn: float, shift_mm: tuple[float, float], scale: float) -> Plane:
-    """Pixel centres of a square of `extent_mm`, in the frame of an anatomy that is rotated by `turn` radians, shifted and scaled."""
+    """Pixel centres of a square of `extent_mm`, in the frame of an anatomy rotated by `turn` radians, shifted and scaled."""
     pixel = extent_mm / size
     page = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(pixel) - np.float32(extent_mm / 2)
     across = (page[None, :] - np.float32(shift_mm[0])) / np.float32(scale)

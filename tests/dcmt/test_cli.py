@@ -235,7 +235,7 @@ def test_as_a_process_of_its_own(dcmt_command: Run, tmp_path: Path) -> None:
     assert again.returncode == 2
     assert (
         again.stderr
-        == "dcmt: data is not empty; give the name of a new folder, or --force to write over what is there\n"
+        == "dcmt: data is not empty; give the name of a new folder, or --force to overwrite its files\n"
     )
 
 

@@ -84,7 +84,7 @@ def test_all_faults_in_one_report(tmp_path):
         "manifest.csv line 7: split 'dev' is not train, val, test or empty",
         "manifest.csv line 7: spacing_mm '-3'",
         "manifest.csv line 8: image is empty",
-        "manifest.csv line 9: 2 fields where the header has 7",
+        "manifest.csv line 9: 2 fields, but the header has 7",
     ]
     assert len(faults) == len(expected)
     for start in expected:
@@ -373,7 +373,7 @@ def test_names_that_are_not_utf8_are_all_told(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((tmp_path / "0/1L.png").read_bytes())
     with pytest.raises(
-        Faults, match="2 files whose names are not UTF-8 text, which no table can hold; rename"
+        Faults, match="2 files whose names are not UTF-8 text, which a table cannot contain; rename"
     ) as caught:
         manifest_from_folder(tmp_path)
     assert caught.value.faults == (r"0/M\udcfcller_1.png", r"0/b\udce4/2.png")

@@ -266,7 +266,7 @@ def test_nifti_volume_slices(tmp_path):
         pixels = read_pixels(f"{path}#3")
         np.testing.assert_array_equal(pixels.values, volume[:, :, 3])
         np.testing.assert_allclose(pixels.spacing_mm, (0.5, 0.4), rtol=1e-6)
-        with pytest.raises(UserError, match="contains 7 slices; write one, #0 to #6"):
+        with pytest.raises(UserError, match="has 7 slices; write one, #0 to #6"):
             read_pixels(path)
         with pytest.raises(UserError, match="has slices #0 to #6 but no #7"):
             read_pixels(f"{path}#7")

@@ -181,7 +181,7 @@ def test_a_grade_of_nobody_is_refused(tmp_path, rows, told):
 def test_rows_of_more_or_fewer_fields_than_the_header(tmp_path, line, number):
     """A separator within a field, or a forgotten one, moves the fields after it into other columns."""
     for only in ({}, {"patient": "2"}):
-        with pytest.raises(Faults, match=f"row 2: {number} fields where the header has 5") as caught:
+        with pytest.raises(Faults, match=f"row 2: {number} fields, but the header has 5") as caught:
             read_sheet(csv_sheet(tmp_path, "patient,side,age,KL,note", line, "2,L,62,1,,,"), KL, only=only)
         assert "row 3" not in str(caught.value)
     assert read_sheet(csv_sheet(tmp_path, "patient,side,KL,", "2,L,1"), KL).entries[0].grade == 1
