@@ -122,7 +122,7 @@ def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.Captu
     text = (folder / "manifest.csv").read_text().replace(",,2,,", ",,4,,")
     (folder / "kl.csv").write_text(text)
     assert run("split", folder / "kl.csv", "--grade-set", "cartilage", "--out", folder / "new.csv") == 2
-    assert "grades are read as those of the set 'cartilage', --grade-set" in capsys.readouterr().err
+    assert "grades are read as those of 'cartilage'; --grade-set" in capsys.readouterr().err
 
 
 def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

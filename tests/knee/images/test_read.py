@@ -461,7 +461,7 @@ def test_not_a_regular_file(tmp_path):
 
 def test_slice_of_what_is_no_volume(tmp_path):
     path = written(tmp_path, "a.png", GOOD["grey.png"][0])
-    with pytest.raises(UserError, match="slice #2 is asked for"):
+    with pytest.raises(UserError, match="slice #2 was requested"):
         read_pixels(f"{path}#2")
 
 

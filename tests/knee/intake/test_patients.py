@@ -129,7 +129,7 @@ def test_folders_that_look_like_masks_are_not_called_patients(tmp_path, masks):
         manifest_from_folder(tmp_path)
     told = str(caught.value)
     assert told.startswith(
-        f"{images}/1.png and {masks}/1.png: one name in two folders (2 such names); if '{masks}' holds"
+        f"{images}/1.png and {masks}/1.png: one name in two folders (2 such names); if '{masks}' contains masks"
     )
     assert f"move them to 'masks', each under the path of its image (masks/{images}/1.png)" in told
     for name in ("1.png", "2.png"):

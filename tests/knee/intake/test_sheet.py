@@ -151,7 +151,7 @@ def test_a_graded_row_of_no_side_where_sides_are_told(tmp_path):
         ("patient,subject,KL", "'patient', 'subject' may all be the patient"),
         ("patient,side,score", "which column is the grade"),
         ("who,side,KL", "which column names the image, or the patient"),
-        ("file,KL_left,KL_right", "two knees in a row, which names one image"),
+        ("file,KL_left,KL_right", "a row has the grades of two knees but names one image"),
         ("patient,side,KL,KL", "'KL', 'KL' may all be the grade"),
     ],
 )
@@ -248,7 +248,7 @@ def test_two_grades_of_one_knee_are_refused_one_said_twice_is_not(tmp_path):
         "9002_L.png": None,
         "9002_R.png": 1,
     }
-    assert "no row has '99' in the column 'READPRJ', but '15', '37', '42'" in refusal(
+    assert "no row has '99' in the column 'READPRJ'; its values are '15', '37', '42'" in refusal(
         tmp_path, csv_sheet(tmp_path, *lines), only={"READPRJ": "99"}
     )
 
@@ -284,7 +284,7 @@ def test_zeros_at_the_front_of_a_number(tmp_path):
     touch(tmp_path, "007_L.png", "08_L.png", "008_L.png", "9_L.png")
     path = excel_sheet(tmp_path, ["patient", "side", "KL"], [7, "L", 1], [8, "L", 2], ["0009", "L", 3])
     assert grades(tmp_path, path) == {"007_L.png": 1, "008_L.png": None, "08_L.png": None, "9_L.png": 3}
-    assert "2 patients found without the zeros" in " ".join(joined(tmp_path, path).attrs["notes"])
+    assert "2 patients matched without the leading zeros" in " ".join(joined(tmp_path, path).attrs["notes"])
 
 
 @given(
