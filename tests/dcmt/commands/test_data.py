@@ -15,7 +15,7 @@ from knee.data.prepare import load_knee_data
 from knee.data.splits import read_split
 from knee.images.read import write_png
 
-BAD = {3: "KL7", 4: "already on line 2", 5: "gone.png", 6: "damaged", 7: "all pixels are 7", 8: "is 12 × 10 pixels"}
+BAD = {3: "KL7", 4: "already on line 2", 5: "gone.png", 6: "damaged", 7: "all pixels are 7", 8: "has 6 × 5 pixels, its image 12 × 10"}
 
 
 @pytest.fixture
