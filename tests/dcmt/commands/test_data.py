@@ -15,7 +15,14 @@ from knee.data.prepare import load_knee_data
 from knee.data.splits import read_split
 from knee.images.read import write_png
 
-BAD = {3: "KL7", 4: "already on line 2", 5: "gone.png", 6: "damaged", 7: "all pixels are 7", 8: "has 6 × 5 pixels, its image 12 × 10"}
+BAD = {
+    3: "KL7",
+    4: "already on line 2",
+    5: "gone.png",
+    6: "damaged",
+    7: "all pixels are 7",
+    8: "has 6 × 5 pixels, its image 12 × 10",
+}
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_check_lists_all_faults_at_once(folder: Path, capsys: pytest.CaptureFixt
     assert "Traceback" not in told
     # A leak is never skipped.
     assert run(*manifest, "--split", split, "--skip-bad", folder / "r.csv") == 2
-    assert "faults that cannot be skipped" in capsys.readouterr().err
+    assert "errors that cannot be skipped" in capsys.readouterr().err
     assert not (folder / "r.csv").exists()
 
 
