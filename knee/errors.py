@@ -18,7 +18,7 @@ _VARYING = re.compile(r"^[^':]*?(?=: )|'[^']*'|[0-9]+")
 
 
 class UserError(Exception):
-    """A mistake that a person can fix: the message says where, what was found, and a hint.
+    """An error that the user can fix: the message says where it is, what was found, and gives a hint.
 
     The command line prints the message and exits with code 2. Bugs of this package raise other exceptions.
     """

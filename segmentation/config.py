@@ -1,4 +1,4 @@
-"""What the cartilage segmenter is made of, as plain values: quick to import, checked when built."""
+"""Configuration of the cartilage segmenter: plain values, quick to import, checked on construction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UnetConfig:
     """The U-Net of segmentation-models-pytorch, and the weights of its losses."""
 
     encoder: str = "resnet18"
-    """Any encoder of segmentation-models-pytorch, timm's as tu-NAME."""
+    """Any encoder of segmentation-models-pytorch; timm's encoders as tu-NAME."""
     encoder_weights: str = ""
     """imagenet, or empty for random weights."""
     dice_weight: float = 1.0
@@ -35,9 +35,9 @@ class SegmenterConfig:
     """A run that trains the cartilage segmenter."""
 
     name: str = ""
-    """Name of the run; empty: the config's name and seed."""
+    """Name of the run; empty: the configuration's name and seed."""
     runs: str = "runs"
-    """Folder that holds the run folders."""
+    """Folder that contains the run folders."""
     data: DataConfig = field(default_factory=lambda: DataConfig(unlabeled_per_batch=0))
     views: ViewConfig = field(default_factory=strong_views)
     unet: UnetConfig = field(default_factory=UnetConfig)

@@ -12,7 +12,7 @@ _DICE = DiceLoss(mode="binary", from_logits=True)
 def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """1 − Dice of the soft prediction, over the batch (Milletari et al. 2016; segmentation-models-pytorch).
 
-    logits (B, H, W), mask (B, H, W) in {0, 1} → scalar in [0, 1]; float32. 0 where the masks of the batch are all empty.
+    logits (B, H, W), mask (B, H, W) in {0, 1} → scalar in [0, 1]; float32. 0 if the masks of the batch are all empty.
     """
     loss: Tensor = _DICE(logits.float()[:, None], mask.float()[:, None])
     return loss

@@ -1,4 +1,4 @@
-"""Masks from a trained segmenter, each with a confidence, written on the original pixels of their images."""
+"""Predict masks with a trained segmenter, each with a confidence, and write them in the original image size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Segmented(NamedTuple):
     probabilities: NDArray[np.float32]
     """(B, S, S) in [0, 1]."""
     confidence: NDArray[np.float64]
-    """(B,) in [0, 1]: the mean probability within the mask; 0 where nothing was found."""
+    """(B,) in [0, 1]: the mean probability within the mask; 0 if it is empty."""
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def segment_rows(
     progress: bool = False,
     total: int | None = None,
 ) -> Iterator[Segmented]:
-    """Segment batches (images uint8 (B, 1, S, S), row numbers (B,)) as they come; the network is put in eval mode."""
+    """Segment batches (images uint8 (B, 1, S, S), row numbers (B,)) lazily; the network is in eval mode meanwhile."""
     training = network.training
     network.eval()
     try:
@@ -72,13 +72,12 @@ def write_masks(
     dilation: float = 0.0,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Write a PNG for every mask, on the original pixels, and return the manifest's table naming them.
+    """Write a PNG for every mask, in the original image size, and return the manifest's table with the masks' paths.
 
     Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``; a mask
-    that a segmenter wrote before keeps both.
-    Relative paths of images and masks, and those of the masks written, lead from the folder ``relative_to``. ``dilation`` in
-    pixels at 256, applied to what is written; leave it 0 where the training dilates. Refuses to overwrite a mask unless
-    ``force``, and the manifest's images and drawn masks in any case.
+    from an earlier segmenter keeps both. Paths of images and masks are relative to the folder ``relative_to``. Written
+    masks are dilated by ``dilation``, in pixels at 256; leave it 0 if the training dilates masks. Overwriting a mask needs
+    ``force``; the manifest's images and drawn masks are never overwritten.
     """
     table = manifest.table.drop(columns="line", errors="ignore").copy()
     has_mask = table["mask"].ne("").to_numpy()
@@ -98,7 +97,7 @@ def write_masks(
             path = folder / names[row]
             if path.resolve() in kept:
                 raise UserError(
-                    f"{path} is an image or a drawn mask of {manifest.path}, which no mask takes the place of, --force or not; "
+                    f"{path} is an image or a drawn mask of {manifest.path}, which is not overwritten, even with --force; "
                     "give another folder by --out"
                 )
             folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +117,7 @@ def _kept_files(manifest: Manifest) -> set[Path]:
 
 
 def mask_names(images: Iterable[str]) -> list[str]:
-    """A file name for the mask of every image, no two alike, none hidden.
+    """A unique file name for the mask of every image; none is a hidden file.
 
     >>> mask_names(["a/1.png", "a/1.dcm", "2.nii#7", "../3"])
     ['a_1_0.png', 'a_1_1.png', '2.nii_7.png', '3.png']

@@ -1,4 +1,4 @@
-"""Training the segmenter as a ``knee.task.Task``: the loop is the one that trains the graders."""
+"""Training the segmenter as a ``knee.task.Task``: it uses the same training loop as the graders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segmentation.unet import Segmenter
 
 
 class SegmentationTask:
-    """A segmenter that learns from drawn masks: Dice plus cross-entropy, each with its weight."""
+    """A segmenter trained on drawn masks with a weighted sum of Dice loss and cross-entropy."""
 
     best_metric = "val/dice"
 
@@ -34,14 +34,14 @@ class SegmentationTask:
         return self.segmenter.parameters()
 
     def losses(self, batch: Batch, step: int) -> StepLosses:
-        """Dice loss and cross-entropy of a batch whose images all have a mask; ``step`` plays no part."""
+        """Dice loss and cross-entropy of a batch whose images all have a mask; ``step`` is ignored."""
         logits = self.segmenter(batch.student)
         terms = {"dice": dice_loss(logits, batch.masks), "cross_entropy": cross_entropy(logits, batch.masks)}
         total = self.dice_weight * terms["dice"] + self.cross_entropy_weight * terms["cross_entropy"]
         return StepLosses(total, terms, {})
 
     def after_update(self, step: int) -> Mapping[str, float]:
-        """Nothing follows an update."""
+        """Does nothing: there is no teacher to update."""
         return {}
 
     def validate(self, step: int) -> Mapping[str, float]:

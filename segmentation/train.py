@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool) -> Progress:
     """Train the U-Net on the training rows that have a drawn mask, whatever their grade.
 
-    A run that is resumed may be a stranger's: nothing is fetched for it.
+    A resumed run may come from an untrusted source: nothing is downloaded for it.
     """
     with RunLock(run.path):
         device = start(config.fit)
@@ -80,9 +80,9 @@ def training_batches(config: SegmenterConfig, data: KneeData, *, device: torch.d
 
 
 def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device, fresh: bool) -> SegmentationTask:
-    """The U-Net of a config, validated on the validation rows that have a drawn mask.
+    """The U-Net of a configuration, validated on the validation rows that have a drawn mask.
 
-    ``fresh`` false builds it for a checkpoint to fill: no weights are fetched.
+    With ``fresh`` false no weights are downloaded, because a checkpoint will be loaded.
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
     weights = config.unet.encoder_weights if fresh else ""

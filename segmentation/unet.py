@@ -15,7 +15,7 @@ from knee.nn.weights import near_names, no_retries_offline
 
 
 class Segmenter(nn.Module):
-    """A U-Net with one output: the logit of cartilage at each pixel. Normalises its input by itself."""
+    """A U-Net with one output: the logit of cartilage at each pixel. It normalizes its input itself."""
 
     mean: Tensor
     std: Tensor
@@ -28,7 +28,7 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(float(std)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B, 1, H, W) in [0, 1] → logits (B, H, W); any size, padded to what the encoder halves evenly."""
+        """images (B, 1, H, W) in [0, 1] → logits (B, H, W); any size; padded so that the encoder can halve it evenly."""
         height, width = images.shape[-2:]
         bottom, right = -height % self.multiple, -width % self.multiple
         padded = nn.functional.pad((images - self.mean) / self.std, (0, right, 0, bottom), mode="replicate")
@@ -39,8 +39,8 @@ class Segmenter(nn.Module):
 def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.5, std: float = 0.25) -> Segmenter:
     """A segmenter on ``encoder`` (a name of segmentation-models-pytorch, timm's as ``tu-NAME``).
 
-    ``encoder_weights`` "imagenet" fetches weights by name, "" starts from random ones. Raises UserError for an unknown
-    encoder and weights that cannot be had.
+    ``encoder_weights`` "imagenet" downloads weights by name, "" starts from random weights. Raises UserError for an
+    unknown encoder, or if the weights are not available.
     """
     if encoder not in smp.encoders.get_encoder_names() and not is_known(encoder.removeprefix("tu-")):
         hint = near_names(encoder[:100], smp.encoders.get_encoder_names()) or "; timm's encoders are written tu-NAME"

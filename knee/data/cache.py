@@ -50,7 +50,7 @@ class ImageCache:
     images: Bytes
     """(N, S, S) uint8."""
     masks: Bytes
-    """(N, S, S) uint8 in {0, 1}; all zero where there is no mask."""
+    """(N, S, S) uint8 in {0, 1}; all zero if there is no mask."""
     has_mask: npt.NDArray[np.bool_]
     """(N,)."""
     inverted: npt.NDArray[np.bool_]

@@ -165,7 +165,9 @@ def read_manifest(path: str | Path, grade_set: GradeSet) -> Manifest:
     if faults:
         summary = f"{path}: {counted(len(faults), 'error')}; fix them (dcmt check also finds errors in the images)"
         if any(row.reason.startswith("grade ") for row in found.bad):
-            summary += f"; grades are read as those of the set {grade_set.name!r}; --grade-set or data.grade_set selects another"
+            summary += (
+                f"; grades are read as those of {grade_set.name!r}; --grade-set or data.grade_set selects another set"
+            )
         raise Faults(faults, summary=f"{summary}:")
     return found.manifest
 

@@ -58,7 +58,7 @@ class Split:
 
 
 def write_split(path: str | Path, frame: pd.DataFrame, *, force: bool = False) -> None:
-    """Write a split file: image, split, rank with six digits; UserError where it exists and not ``force``."""
+    """Write a split file: image, split, rank with six digits; UserError if it exists and not ``force``."""
     columns = frame[["image", "split", "rank"]]
     write_text(path, columns.to_csv(index=False, float_format="%.6f", lineterminator="\n"), force=force)
 

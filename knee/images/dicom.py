@@ -1,4 +1,4 @@
-"""DICOM files to grey values."""
+"""Read DICOM files as grey values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from knee.images.dicom_pixels import stored_pixels
 from knee.images.raster import CountedReads, Pixels, Values, check_size, finite, to_grey
 from knee.io.names import composed
 
-# Filters of warnings belong to the process; one thread at a time may change them.
+# Warning filters are global to the process; only one thread at a time may change them.
 _QUIET = threading.Lock()
 
 _NO_PREAMBLE = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|[\0-\x40]\0\0\0)", re.DOTALL)
@@ -58,7 +58,7 @@ _WINDOW_IGNORED = (
 
 
 class Subject(NamedTuple):
-    """Whose knee a file shows and which, both '' where it does not say."""
+    """Patient and side of the knee in a file; both '' if the file does not give them."""
 
     patient: str
     side: str
@@ -66,18 +66,18 @@ class Subject(NamedTuple):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says of itself that it is DICOM. Raises OSError where it cannot be read."""
+    """Whether a file's content is DICOM. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file that starts with ``head`` (132 bytes or more) is DICOM, perhaps one without the preamble."""
+    """Whether a file that starts with ``head`` (132 bytes or more) is DICOM, possibly without the preamble."""
     return head[128:132] == b"DICM" or _NO_PREAMBLE.match(head) is not None
 
 
 def read_subject(path: Path) -> Subject | None:
-    """PatientID and laterality of a DICOM file, from its header only; None where it is none or cannot be read."""
+    """PatientID and laterality of a DICOM file, from its header only; None if it is not DICOM or cannot be read."""
     dataset = _read_header(path, ["PatientID", "ImageLaterality", "Laterality", "SeriesDescription"])
     if dataset is None:
         return None
@@ -86,7 +86,7 @@ def read_subject(path: Path) -> Subject | None:
 
 
 def other_object(path: Path) -> str:
-    """What a DICOM file is that is not an image of a patient ('Segmentation Storage'); '' for images and other files."""
+    """The kind of a DICOM object that is not an image of a patient ('Segmentation Storage'); '' for all other files."""
     dataset = _read_header(path, ["SOPClassUID", "Modality"])
     return "" if dataset is None else _other_object(dataset)
 
@@ -102,7 +102,7 @@ def _other_object(dataset: pydicom.Dataset) -> str:
 
 
 def _read_header(path: Path, tags: list[str]) -> pydicom.Dataset | None:
-    # Damaged headers raise almost anything; what is wrong is reported when the image is read.
+    # Damaged headers can raise almost any exception; the error is reported when the image is read.
     try:
         with path.open("rb") as stream, _QUIET, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -118,7 +118,7 @@ def _read_header(path: Path, tags: list[str]) -> pydicom.Dataset | None:
 
 
 def _transfer_syntax(stream: BinaryIO) -> str:
-    """As the meta information after the preamble says; '' where it does not."""
+    """According to the file meta information; '' if absent."""
     stream.seek(132)
     meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
     return str(meta.get("TransferSyntaxUID") or "")
@@ -127,11 +127,11 @@ def _transfer_syntax(stream: BinaryIO) -> str:
 def read_dicom(path: Path) -> Pixels:
     """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
 
-    Padding (around the field of view, say) has no part in this, and becomes as dark as the darkest of the rest. An MR
-    window is a reader's choice for the eye, often too narrow; percentile scaling follows anyway. Blank and impossible
-    scalings are not applied, and neither is a window that clips more than half of the picture. The spacing is
-    ImagerPixelSpacing, else PixelSpacing. Multi-frame and deflated files, color pictures and objects that are not images of
-    a patient are refused.
+    Padding pixels (e.g. around the field of view) are excluded and set to the darkest of the other values. MR windows are
+    not applied: readers choose them for display, often too narrow, and percentile scaling follows anyway. Blank and invalid
+    scalings are not applied, nor is a window that clips more than half of the pixels. The spacing is ImagerPixelSpacing,
+    else PixelSpacing. Multi-frame and deflated files, color images and objects that are not images of a patient are
+    refused.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -153,7 +153,7 @@ def read_dicom(path: Path) -> Pixels:
 
 
 def _read_dataset(data: bytes) -> pydicom.Dataset:
-    """All elements up to the pixels; what follows them is not read. A missing preamble or transfer syntax is filled in."""
+    """All elements up to and including the pixels. A missing preamble or transfer syntax is filled in."""
     if data[128:132] != b"DICM":
         data = bytes(128) + b"DICM" + data
     if _transfer_syntax(CountedReads(data)) == DeflatedExplicitVRLittleEndian:
@@ -177,14 +177,14 @@ def _read_dataset(data: bytes) -> pydicom.Dataset:
 def _check_dicom(dataset: pydicom.Dataset) -> None:
     kind = _other_object(dataset)
     if kind:
-        hint = "; where it is a radiograph, save it as PNG" if "Capture" in kind else ""
+        hint = "; if it is a radiograph, save it as PNG" if "Capture" in kind else ""
         raise ValueError(f"is not an image of a knee but a DICOM object of another kind ({kind}){hint}")
     if "Rows" not in dataset or "PixelData" not in dataset:
         raise ValueError(f"is a DICOM file without an image ({dataset.get('Modality', 'no modality')})")
     check_size(int(dataset.Rows), int(dataset.Columns))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise ValueError(f"is a DICOM file of {frames} frames; save the one that is meant as a file of its own")
+        raise ValueError(f"is a DICOM file of {frames} frames; save the frame that you need as a separate file")
     allowed = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
     if dataset.get("PhotometricInterpretation") not in allowed:
         raise ValueError(f"has photometric interpretation {dataset.get('PhotometricInterpretation')}; save it as grey")
@@ -193,8 +193,8 @@ def _check_dicom(dataset: pydicom.Dataset) -> None:
 def _displayed(
     array: npt.NDArray[Any], shown: npt.NDArray[np.bool_], dataset: pydicom.Dataset
 ) -> tuple[Values, tuple[str, ...]]:
-    """Stored values as the header says to show them, and remarks on what of it is not followed."""
-    # Color comes as RGB: pydicom from 3 on has converted YBR already, though the dataset still says what the file does.
+    """Stored values after the header's look-ups and windows, and remarks on those that are not applied."""
+    # Color is RGB here: pydicom 3 and later has already converted YBR, although the dataset still has the file's value.
     if array.ndim == 3:
         return to_grey(array), ()
     _drop_unusable(dataset)
@@ -219,7 +219,7 @@ def _voi_views(dataset: pydicom.Dataset) -> Iterator[Callable[[npt.NDArray[Any]]
 
 
 def _clips_most(values: npt.NDArray[Any], viewed: npt.NDArray[Any]) -> bool:
-    """Whether a view makes more than half of the values that were neither the lowest nor the highest one of these."""
+    """Whether a window clips more than half of the values that were neither the lowest nor the highest."""
     if not values.size:
         return False
     between = (values > values.min()) & (values < values.max())
@@ -230,7 +230,7 @@ def _clips_most(values: npt.NDArray[Any], viewed: npt.NDArray[Any]) -> bool:
 
 
 def _drop_unusable(dataset: pydicom.Dataset) -> None:
-    """Take blanked or impossible scalings and windows out of a header: the pixels are sound without them."""
+    """Remove blank or invalid scalings and windows from a header: the pixels are valid without them."""
     slope, intercept = _numbers(dataset, "RescaleSlope"), _numbers(dataset, "RescaleIntercept")
     if not (slope and intercept and slope[0]):
         _drop(dataset, "RescaleSlope", "RescaleIntercept")
@@ -255,7 +255,7 @@ def _drop(dataset: pydicom.Dataset, *names: str) -> None:
 
 
 def _numbers(dataset: pydicom.Dataset, name: str) -> list[float]:
-    """The values of an element; none where it is absent, blank, or not of finite numbers."""
+    """The values of an element; none if it is absent, blank, or not made of finite numbers."""
     try:
         value = dataset.get(name)
         values = [float(one) for one in (value if isinstance(value, MultiValue | list) else [value])]

@@ -36,8 +36,8 @@ def stored_pixels(dataset: pydicom.Dataset, padding: list[float]) -> tuple[Store
     """(H, W) stored values, or (H, W, 3) of color, and which pixels (H, W) are padding.
 
     Args:
-        dataset: of one frame, its sizes checked; changed on the way.
-        padding: PixelPaddingValue and PixelPaddingRangeLimit, as far as given.
+        dataset: of one frame, with checked sizes; it is modified.
+        padding: PixelPaddingValue and PixelPaddingRangeLimit, if given.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == RLELossless:
@@ -72,12 +72,12 @@ def stored_pixels(dataset: pydicom.Dataset, padding: list[float]) -> tuple[Store
 
 
 def _cut(dataset: pydicom.Dataset) -> None:
-    """Refuse more pixels than there should be, as a wrong size in the header has; zeros after the pixels are cut off."""
+    """Refuse more pixels than expected, which means a wrong size in the header; zeros after the pixels are cut off."""
     expected = get_expected_length(dataset)
     rest = dataset.PixelData[expected:]
     if len(rest) >= expected // int(dataset.Rows) and rest.strip(b"\0"):
         raise ValueError(f"has more pixels than the {dataset.Columns} × {dataset.Rows} that its header says")
-    if len(rest) > 1:  # pydicom would take them for more frames
+    if len(rest) > 1:  # pydicom would treat them as further frames
         dataset.PixelData = dataset.PixelData[: expected + expected % 2]
 
 
@@ -102,12 +102,12 @@ def _check_compressed(dataset: pydicom.Dataset, syntax: pydicom.uid.UID, frame: 
         check_scans(structure.scans, height, width)
     if (height, width) != (dataset.Rows, dataset.Columns):
         raise ValueError(
-            f"has a compressed picture of {width} × {height} pixels, where its header says {dataset.Columns} × {dataset.Rows}"
+            f"has a compressed picture of {width} × {height} pixels, but its header says {dataset.Columns} × {dataset.Rows}"
         )
 
 
 def _unpack_rle(dataset: pydicom.Dataset, frame: bytes) -> None:
-    """Replace RLE pixels (PS3.5, annex G: PackBits, one segment a byte of each sample) by native ones."""
+    """Replace RLE pixels (PS3.5, annex G: PackBits, one segment per byte of each sample) by native ones."""
     count, *offsets = struct.unpack_from("<16I", frame)
     samples, size = int(dataset.SamplesPerPixel), int(dataset.BitsAllocated) // 8
     if count != samples * size:
@@ -126,7 +126,7 @@ def _unpack_rle(dataset: pydicom.Dataset, frame: bytes) -> None:
 
 
 def _is_padding(array: Stored, padding: list[float]) -> Mask:
-    """Which values are in the range of padding; its ends may be written with the other sign, as the same bits."""
+    """Which values are in the padding range; its limits may be written with the other signedness, as the same bits."""
     if not padding:
         return np.zeros(array.shape, np.bool_)
     bits = np.array([int(end) % (1 << 8 * array.dtype.itemsize) for end in padding[:2]], f"u{array.dtype.itemsize}")
@@ -138,19 +138,19 @@ def _is_padding(array: Stored, padding: list[float]) -> Mask:
 def _aligned(array: Stored, padded: Mask, *, bits: int, high: int, overlay: bool) -> Stored:
     """Values of ``bits`` bits whose highest is bit ``high``.
 
-    Above it there may be an overlay, or, in signed numbers, copies of the sign. Raises ValueError for anything else, and
-    where the pixels lie lower than the header says.
+    The bits above it may contain an overlay or, in signed numbers, copies of the sign. Raises ValueError for anything else,
+    and if the values use lower bits than the header states.
     """
     allocated, signed = 8 * array.dtype.itemsize, array.dtype.kind == "i"
     raw = array.view(f"u{array.dtype.itemsize}")
     used = int(np.bitwise_or.reduce(raw, axis=None, where=~padded))
     low = high + 1 - bits
     if low and used and used < 1 << bits and used & ((1 << low) - 1):
-        raise ValueError(f"its header says that {bits} bits are stored up to bit {high}, but they lie lower")
+        raise ValueError(f"its header says that {bits} bits are stored up to bit {high}, but they are lower")
     extended = signed and not np.any((array >> high) + 1 & ~1, where=~padded)
     if used >> high + 1 and not extended and not overlay:
         raise ValueError(
-            f"has values of up to bit {used.bit_length() - 1}, where its header says {bits} bits stored up to bit {high}; "
+            f"has values of up to bit {used.bit_length() - 1}, but its header says {bits} bits stored up to bit {high}; "
             "correct Bits Stored and High Bit"
         )
     if not low and (extended or not used >> high + (not signed)):

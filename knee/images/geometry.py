@@ -1,4 +1,4 @@
-"""From an image of any size to a square of uint8, and the way back for maps drawn on the square."""
+"""Resize an image of any size to a uint8 square, and map results on the square back to the image."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the prepared square lies on the original image.
+    """The position of the prepared square on the original image.
 
     The square window of ``side`` pixels starts at row ``top`` and column ``left`` (negative, or reaching
-    beyond the other edge, where the image was padded); it is mirrored left to right if ``mirror``, then resized to
+    beyond the other edge, where the image was padded); it is flipped horizontally if ``mirror``, then resized to
     ``size``.
     """
 
@@ -41,7 +41,7 @@ class Geometry:
     def restore(self, square: npt.NDArray[Any]) -> Values:
         """A map (S, S) on the prepared square as (H, W) float32 on the original pixels.
 
-        It is 0 where the square does not reach. Pixel centers agree to within half an original pixel.
+        It is 0 outside the square. Pixel centers agree to within half an original pixel.
         """
         if square.shape != (self.size, self.size):
             raise ValueError(f"a map of shape {square.shape}; this geometry is of ({self.size}, {self.size})")
@@ -54,7 +54,7 @@ class Geometry:
         return result
 
     def cut(self, values: npt.NDArray[Any]) -> Values:
-        """The window of an original (H, W) image: (side, side) float32, mirrored if so, 0 outside of the image."""
+        """The window of an original (H, W) image: (side, side) float32, flipped if ``mirror``, 0 outside the image."""
         window = np.zeros((self.side, self.side), np.float32)
         there, here = self._overlap()
         window[here] = values[there]
@@ -70,13 +70,13 @@ class Geometry:
         return square[min(top, self.size - 1) : max(bottom, top + 1), min(left, self.size - 1) : max(right, left + 1)]
 
     def prepare_mask(self, mask: npt.NDArray[Any]) -> Bytes:
-        """A mask (H, W) of the original image as (S, S) uint8, 1 where it covers at least half of a pixel."""
+        """A mask (H, W) of the original image as (S, S) uint8, 1 if it covers at least half of a pixel."""
         if mask.shape != (self.height, self.width):
             raise ValueError(f"a mask of shape {mask.shape}; the image is ({self.height}, {self.width})")
         return (_resize(self.cut(np.asarray(mask) > 0), self.size, up=cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
 
     def _overlap(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part that image and window share: in the image, and in the window."""
+        """The overlap of image and window, in the coordinates of each."""
         rows = max(self.top, 0), min(self.top + self.side, self.height)
         columns = max(self.left, 0), min(self.left + self.side, self.width)
         there = slice(*rows), slice(*columns)
@@ -90,7 +90,7 @@ def square_geometry(
     """The smallest centered square around an image, or around a ``box`` (top, left, height, width) of it."""
     top, left, box_height, box_width = box or (0, 0, height, width)
     if min(top, left) < 0 or min(box_height, box_width) < 1 or top + box_height > height or left + box_width > width:
-        raise ValueError(f"box {box} does not lie within the image of {width} × {height} pixels")
+        raise ValueError(f"box {box} is not within the image of {width} × {height} pixels")
     side = max(box_height, box_width)
     return Geometry(
         height=height,
@@ -112,18 +112,18 @@ def prepare(
     mirror: bool = False,
     box: tuple[int, int, int, int] | None = None,
 ) -> tuple[Bytes, Geometry]:
-    """Scale between two percentiles to 0–255, pad with black to a square, mirror, and resize.
+    """Scale between two percentiles to 0–255, pad with black to a square, flip, and resize.
 
     Args:
         values: (H, W), finite.
         size: S, the side of the result.
-        percentiles: of the (cropped) image, shown as black and white. A constant image becomes black.
+        percentiles: of the (cropped) image; mapped to black and white. A constant image becomes black.
         invert: turn a negative into a positive (before padding, which is black either way).
-        mirror: left to right, so that left and right knees look alike.
+        mirror: flip horizontally, so that left and right knees look alike.
         box: (top, left, height, width) of the part to use.
 
     Returns:
-        (S, S) uint8 and the geometry that leads back. Shrinking averages over areas, enlarging is cubic.
+        (S, S) uint8 and its geometry. Shrinking averages over areas; enlarging uses cubic interpolation.
     """
     height, width = values.shape
     geometry = square_geometry(height, width, size, mirror=mirror, box=box)

@@ -19,7 +19,7 @@ _FILLING = b"\xff" * 1024
 
 
 class JpegStructure(NamedTuple):
-    """What the markers of a JPEG say."""
+    """Information from the markers of a JPEG."""
 
     height: int
     width: int
@@ -31,7 +31,7 @@ class JpegStructure(NamedTuple):
 def jpeg_structure(data: bytes) -> JpegStructure:
     """Size, number of scans and end of the JPEG stream that ``data`` starts with; for JPEG-LS, of one scan to its end.
 
-    Raises ValueError where the structure is damaged or has no end.
+    Raises ValueError if the structure is damaged or has no end marker.
     """
     position, scans, height, width = 2, 0, 0, 0
     for _ in range(_MOST_SEGMENTS):
@@ -52,7 +52,7 @@ def jpeg_structure(data: bytes) -> JpegStructure:
             scans += 1
             after = _AFTER_SCAN.search(data, position)
             position = len(data) if after is None else after.start()
-        elif kind == _FRAME_LS:  # its data may hold what would be a marker here
+        elif kind == _FRAME_LS:  # its data may contain bytes that look like a marker
             return JpegStructure(height, width, 1, len(data))
     if position < len(data):
         raise ValueError(f"is a damaged JPEG (no marker at byte {position}, or more than {_MOST_SEGMENTS:,} of them)")
@@ -62,7 +62,7 @@ def jpeg_structure(data: bytes) -> JpegStructure:
 def _check_stream(data: bytes, end: int) -> None:
     if end > _MOST_STREAM:
         raise ValueError(f"is a JPEG of {end // 10**6} million bytes; save it as PNG or crop it")
-    if data.find(_FILLING, 0, end) >= 0:  # decoders start again and again in long fillings
+    if data.find(_FILLING, 0, end) >= 0:  # decoders restart repeatedly in long fillings
         raise ValueError("is a damaged JPEG (a long filling between markers)")
 
 

@@ -1,4 +1,4 @@
-"""Cartilage masks: enlarging them as the paper does, and comparing two of them image by image."""
+"""Cartilage masks: dilation as in the paper, and overlap of two masks per image."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PAPER_DILATION = 18.0
 
 
 def dilate(mask: NDArray[Any], size_px_at_256: float = PAPER_DILATION) -> Mask:
-    """The mask enlarged by a disc ``size_px_at_256`` pixels across at 256 px, scaled to this image's longer side.
+    """The mask dilated by a disc ``size_px_at_256`` pixels across at 256 px, scaled to this image's longer side.
 
-    mask (H, W) in {0, 1} → uint8 (H, W) in {0, 1}. A disc of exact radius, centred on the pixel: it works alike at
-    every image size and commutes with mirroring, which an even-sized kernel does not. A disc of at most one pixel
-    changes nothing. Raises ValueError for another shape or other values.
+    mask (H, W) in {0, 1} → uint8 (H, W) in {0, 1}. The disc has an exact radius and is centred on the
+    pixel, so it is consistent across image sizes and commutes with flipping, unlike an even-sized kernel. A disc of at most
+    one pixel changes nothing. Raises ValueError for another shape or other values.
 
     >>> dilate(np.array([[0, 0, 1, 0, 0]]), 3 * 256 / 5).tolist()
     [[0, 1, 1, 1, 0]]
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"mask {mask.shape} of {mask.dtype} must be (H, W) with values 0 and 1 alone")
+        raise ValueError(f"mask {mask.shape} of {mask.dtype} must be (H, W) with only the values 0 and 1")
     if not size_px_at_256 >= 0:
         raise ValueError(f"a dilation of {size_px_at_256} px must be 0 or more")
     true = (mask > 0).astype(np.uint8)
@@ -47,7 +47,7 @@ def _disc(radius: float) -> Mask:
 
 @dataclass(frozen=True)
 class DilatedMasks:
-    """Masks (N, S, S) that are dilated when they are read, so that none is held twice."""
+    """Masks (N, S, S) that are dilated on access, so that no dilated copy is stored."""
 
     masks: NDArray[np.uint8]
     size_px_at_256: float = PAPER_DILATION
@@ -66,7 +66,7 @@ class DilatedMasks:
 def mask_dice(predicted: NDArray[Any], drawn: NDArray[Any]) -> Floats:
     """Dice of predicted and drawn masks, each (N, H, W) in {0, 1}: (N,) in [0, 1].
 
-    NaN where both are empty (nothing to find, nothing found: 0 / 0); 0 where one is.
+    NaN if both are empty (0 / 0); 0 if only one is.
     """
     both, first, second = _counts(predicted, drawn)
     return _quotient(2 * both, first + second)
@@ -81,7 +81,7 @@ def mask_iou(predicted: NDArray[Any], drawn: NDArray[Any]) -> Floats:
 def _counts(predicted: NDArray[Any], drawn: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
     predicted, drawn = np.asarray(predicted), np.asarray(drawn)
     if predicted.ndim != 3 or predicted.shape != drawn.shape:
-        raise ValueError(f"masks {predicted.shape} and {drawn.shape} must both be (N, H, W) of one size")
+        raise ValueError(f"masks {predicted.shape} and {drawn.shape} must both be (N, H, W) with equal shapes")
     for mask in (predicted, drawn):
         if mask.size and (mask.min() < 0 or mask.max() > 1):
             raise ValueError(f"masks must hold 0 and 1; found {mask.min()} to {mask.max()}")

@@ -1,4 +1,4 @@
-"""Photographic negatives among radiographs, found by comparing every image with the mean of all."""
+"""Detect photographic negatives among radiographs by comparing every image with the mean image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 32
 def thumbnail(values: npt.NDArray[Any]) -> Values:
     """An image (H, W) as (32, 32) float32 with mean 0 and deviation 1; all zero for a constant image.
 
-    Left and right knees should be mirrored alike before, and padding cut off (``Geometry.content``).
+    Left and right knees should have been flipped to one side, and padding removed (``Geometry.content``).
     """
     small = cv2.resize(np.asarray(values, np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     small = small - small.mean()
@@ -25,9 +25,9 @@ def thumbnail(values: npt.NDArray[Any]) -> Values:
 
 
 def mean_thumbnail(thumbnails: Iterable[Values]) -> Values:
-    """The mean of thumbnails (32, 32), standardised; those that point the other way are left out in a second pass.
+    """The mean of thumbnails (32, 32), standardised; thumbnails that correlate negatively are left out in a second pass.
 
-    Right as long as more than half of the images are positives.
+    Correct if more than half of the images are positives.
     """
     stack = np.stack(list(thumbnails)).astype(np.float32)
     first = stack.mean(0)

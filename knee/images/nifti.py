@@ -1,4 +1,4 @@
-"""Slices of NIfTI files to grey values: headers are read by nibabel, pixels plane by plane, in bounded time and memory."""
+"""Read slices of NIfTI files: nibabel reads headers, pixels are read plane by plane in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _LONGEST_AXIS = 32_767
 _BLOCK = 1 << 16
 _MOST_MEMBERS = 1000
 _SMALLEST_MEMBER = 1 << 14
-"""Bytes that each further part of a gzip file must hold on average."""
+"""Minimum average size in bytes of the further members of a gzip file."""
 
 
 class SliceView(NamedTuple):
-    """How slices are taken from a volume and shown."""
+    """How slices are taken from a volume and oriented."""
 
     axis: int
     """Slices are numbered along this axis of the array."""
     down: int
-    """The axis of the array that runs down the picture."""
+    """The axis of the array that is vertical in the image."""
     across: int
     flip_down: bool
     flip_across: bool
 
 
 def is_nifti(head: bytes) -> bool:
-    """Whether a file that starts with ``head`` (512 bytes) is a NIfTI file, or compressed and so perhaps one."""
+    """Whether a file that starts with ``head`` (512 bytes) is a NIfTI file, or compressed and therefore possibly one."""
     return head[:2] == b"\x1f\x8b" or head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
 
 
 def read_nifti(path: Path, index: int | None) -> Pixels:
-    """A slice of a NIfTI file; ``index`` (from 0, in the file's order) may be None where there is one slice.
+    """A slice of a NIfTI file; ``index`` (from 0, in the file's order) may be None if there is only one slice.
 
-    An affine that is missing, or just a positive scaling with its origin on the third axis (what software writes that
-    knows of no patient, and what a slice cut from its volumes has), leaves the array as it is: first axis down, second
-    across, slices along the third. With any other affine, slices lie across the axis of the widest spacing and are shown
-    as readers see them: head up (anterior up in axial slices), anterior to the left in sagittal slices, the patient's
-    right to the left in the others.
+    If the affine is missing, or only a positive scaling with its origin on the third axis (as written by software without
+    patient coordinates, and for slices cut from such volumes), the array keeps its orientation: first axis down, second
+    across, slices along the third. With any other affine, slices are perpendicular to the axis of the widest spacing and
+    oriented as readers see them: head up (anterior up in axial slices), anterior to the left in sagittal slices, the
+    patient's right to the left in the others.
     """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
@@ -60,9 +60,9 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
         view = slice_view(shape, affine)
         count = shape[view.axis]
         if index is None and count > 1:
-            raise ValueError(f"holds {count} slices; write which, from #0 to #{count - 1}, after the file's name")
+            raise ValueError(f"has {count} slices; write one, #0 to #{count - 1}, after the file's name")
         if (index or 0) >= count:
-            raise ValueError(f"has slices #0 to #{count - 1} and no #{index}")
+            raise ValueError(f"has slices #0 to #{count - 1} but no #{index}")
         plane = _read_slice(_stream(file, packed=packed), header, shape, view.axis, index or 0)
     slope, intercept = header.get_slope_inter()
     values = plane * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
@@ -81,7 +81,7 @@ def _stream(file: IO[bytes], *, packed: bool) -> IO[bytes]:
 class _Unpacked(io.RawIOBase):
     """The content of a gzip file of one or more members, checksums verified; zeros after the last one are padding.
 
-    A file of very many small members, which takes minutes to unpack and holds next to nothing, is refused.
+    A file of very many small members, which would take minutes to unpack, is refused.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -122,7 +122,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def parse_header(block: bytes) -> Any:
-    """The header in a file's first 540 bytes, uncompressed. Raises ValueError where it is none that can be read."""
+    """The header in a file's first 540 bytes, uncompressed. Raises ValueError if it cannot be read."""
     if block[344:348] in (b"ni1\0",) or block[4:8] in (b"ni2\0",):
         raise ValueError("is the header of a .hdr/.img pair; save it as one .nii file")
     if block[344:348] == b"n+1\0":
@@ -133,7 +133,7 @@ def parse_header(block: bytes) -> Any:
 
 
 def volume_shape(header: Any) -> tuple[int, int, int]:
-    """Three axes of sane length, whose planes and whole are small enough to read."""
+    """Three axes of plausible length, with planes and volume small enough to read."""
     shape = [int(n) for n in header.get_data_shape()]
     if not 2 <= len(shape) <= 7 or any(n != 1 for n in shape[3:]) or not all(1 <= n <= _LONGEST_AXIS for n in shape):
         raise ValueError(f"holds an array of shape {tuple(shape)}; an image is a slice of two or three dimensions")
@@ -156,7 +156,7 @@ def volume_shape(header: Any) -> tuple[int, int, int]:
 
 
 def volume_affine(header: Any) -> npt.NDArray[np.float64]:
-    """The (4, 4) affine that slices are taken by; where the file has none, distances alone. Raises ValueError."""
+    """The (4, 4) affine that slices are taken by; if the file has none, only the voxel distances. Raises ValueError."""
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ValueError("has an affine that is not finite or cannot be inverted")
@@ -166,7 +166,7 @@ def volume_affine(header: Any) -> npt.NDArray[np.float64]:
 
 
 def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> SliceView:
-    """How ``read_nifti`` takes and shows the slices of such a volume."""
+    """How ``read_nifti`` takes and orients the slices of such a volume."""
     linear = affine[:3, :3]
     if _is_plain(affine):
         return SliceView(axis=2, down=0, across=1, flip_down=False, flip_across=False)
@@ -180,7 +180,7 @@ def slice_view(shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> 
 
 
 def _is_plain(affine: npt.NDArray[np.float64]) -> bool:
-    """Whether an affine only holds distances, as of software that knows of no patient."""
+    """Whether an affine contains only voxel distances, as written by software without patient coordinates."""
     linear = affine[:3, :3]
     scaling = (linear == np.diag(np.diag(linear))).all() and (np.diag(linear) > 0).all()
     return bool(scaling and not affine[:2, 3].any())
@@ -189,7 +189,7 @@ def _is_plain(affine: npt.NDArray[np.float64]) -> bool:
 def _place(
     shape: tuple[int, int, int], affine: npt.NDArray[np.float64], view: SliceView, index: int
 ) -> npt.NDArray[np.float64]:
-    """``Pixels.place`` of a slice as it is shown."""
+    """``Pixels.place`` of a slice in its displayed orientation."""
     if _is_plain(affine):
         return np.zeros((3, 3))
     steps = {view.down: -1 if view.flip_down else 1, view.across: -1 if view.flip_across else 1}
@@ -201,7 +201,7 @@ def _place(
 def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axis: int, index: int) -> npt.NDArray[Any]:
     """Slice ``index`` along ``axis``, its two axes in the array's order.
 
-    The whole file is read, so that a truncated one, or one with a wrong checksum, is noticed.
+    The whole file is read, so that truncation or a wrong checksum is detected.
     """
     dtype = header.get_data_dtype()
     stream.read(int(header.get_data_offset()))
@@ -214,7 +214,7 @@ def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axi
         if axis != 2 or number == index:
             plane = np.frombuffer(data, dtype).reshape(shape[:2], order="F")
             kept.append(plane if axis == 2 else plane.take(index, axis).copy())
-    # A wrong size in the header shows here; less than a row, or zeros, are padding.
+    # Detects a wrong size in the header; less than a row, or zeros, are padding.
     rest = stream.read(1 << 20)
     if len(rest) == 1 << 20 or (len(rest) >= shape[0] * dtype.itemsize and any(rest)):
         raise ValueError("is longer than its header says")
@@ -222,7 +222,7 @@ def _read_slice(stream: IO[bytes], header: Any, shape: tuple[int, int, int], axi
 
 
 def _spacing(header: Any, affine: npt.NDArray[np.float64], view: SliceView) -> tuple[float, float] | None:
-    """Distances in mm down and across; None where the unit is not given and all distances are 1."""
+    """Distances in mm down and across; None if the unit is not given and all distances are 1."""
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
     unit = {"mm": 1.0, "meter": 1e3, "micron": 1e-3}.get(header.get_xyzt_units()[0])
     if unit is None and np.allclose(spacing, 1):

@@ -1,6 +1,6 @@
-"""An image as its file has it, for people to look at: its own orientation and side, with maps in its coordinates.
+"""The original image for display, in its own orientation and side, with maps in its coordinates.
 
-Every picture is made by this routine: overlays, TensorBoard, the review page, PNG, NIfTI and DICOM.
+Every displayed image is made here: overlays, TensorBoard, the review page, PNG, NIfTI and DICOM.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from knee.images.geometry import Geometry
 from knee.images.read import read_pixels
 
 MOST_PX = 1024
-"""Of the longer side: larger images are shown shrunk to it."""
+"""Maximum length of the longer side; larger images are shrunk for display."""
 _FEW_PX = 512
 _MARGIN = 0.25
 _MOST_SAMPLES = 1_000_000
@@ -26,44 +26,44 @@ _MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """Where an image comes from, and how the square that the networks see was made of it."""
+    """An image's file, and how the networks' input square was made from it."""
 
     path: Path
-    """Perhaps with ``#k`` for slice k of a volume."""
+    """With ``#k`` for slice k of a volume."""
     geometry: Geometry
     inverted: bool = False
-    """Whether the square is the positive of a negative, beyond what the file says."""
+    """Whether the square was inverted from a negative, in addition to the inversion that the file declares."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Of the grey values: what the square shows as black and white."""
+    """Percentiles of the grey values that are black and white in the square."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """An image to show, and the way to put maps of the square on it."""
+    """An image for display, and how to map results from the square onto it."""
 
     path: Path | None
     pixels: NDArray[np.uint8]
-    """(h, w): an 8-bit image as it is; of others, the grey values from somewhat below black to somewhat above white."""
+    """(h, w): 8-bit images unchanged; for others, grey values from somewhat below black to somewhat above white."""
     window: tuple[float, float]
-    """Which of ``pixels`` are shown as black and white at first: what the networks see as black and white."""
+    """The values of ``pixels`` that are initially displayed as black and white, as in the networks' input."""
     geometry: Geometry
-    """From the prepared square to ``pixels``: crop, padding and mirroring undone."""
+    """From the prepared square to ``pixels``, reversing crop, padding and flip."""
     size: tuple[int, int]
     """(H, W) of the file."""
     spacing_mm: tuple[float, float] | None = None
     problem: str = ""
-    """Why the file could not be read, where ``pixels`` are the prepared square instead."""
+    """Why the file could not be read; ``pixels`` are then the prepared square."""
 
     @property
     def grey(self) -> NDArray[np.uint8]:
-        """``pixels`` through ``window``."""
+        """``pixels`` with ``window`` applied."""
         black, white = self.window
         levels = (np.arange(256) - black) / max(white - black, 1e-6)
         shades: NDArray[np.uint8] = np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
         return np.asarray(shades[self.pixels])
 
     def place(self, square: NDArray[Any]) -> NDArray[np.float32]:
-        """A map (S, S) in [0, 1] on the prepared square → (h, w) on ``pixels``; 0 where the square does not reach."""
+        """A map (S, S) in [0, 1] on the prepared square → (h, w) on ``pixels``; 0 outside the square."""
         return np.clip(self.geometry.restore(square), 0, 1).astype(np.float32)
 
     def shrunk(self, most: int = MOST_PX) -> Original:
@@ -79,7 +79,7 @@ class Original:
 
     @property
     def note(self) -> str:
-        """What a reader should know of the pixels: that there are few of them; empty where there is nothing to say."""
+        """A note for readers if the image is small or not the original; else empty."""
         height, width = self.size
         if self.problem:
             return f"original not readable; shown is the network’s input of {width} × {height} px"
@@ -87,20 +87,20 @@ class Original:
 
 
 def read_original(source: Source | None) -> Original:
-    """Read an image for people. Raises UserError where it is not known, cannot be read, or has another size than it had."""
+    """Read an image for display. Raises UserError if it is unknown, cannot be read, or has changed its size."""
     if source is None:
         raise UserError("the image file is not known, so its maps cannot be put on its pixels")
     found = read_pixels(source.path)
     values = found.values
     height, width = values.shape
     if (height, width) != (source.geometry.height, source.geometry.width):
-        raise UserError(f"{source.path}: has {width} × {height} pixels now, other than when it was read; export again")
+        raise UserError(f"{source.path}: has another size than before ({width} × {height} pixels now); export again")
     low, high = _black_and_white(values, source.percentiles)
     first, last = float(values.min()), float(values.max())
     if first >= 0 and last <= 255 and np.array_equal(values, np.rint(values)):
         start, stop = 0.0, 255.0
     else:
-        # Room for the reader's own window, and yet some 170 grey levels within the first one.
+        # Leaves room for the reader to change the window, with about 170 grey levels within the initial one.
         margin = _MARGIN * (high - low)
         start, stop = max(first, low - margin), min(last, high + margin)
     scale = 255 / max(stop - start, 1e-6)
@@ -112,7 +112,7 @@ def read_original(source: Source | None) -> Original:
 
 
 def prepared_original(square: NDArray[np.uint8], source: Source | None, problem: str) -> Original:
-    """The prepared square (S, S) in place of an original that cannot be shown, its mirroring undone."""
+    """The prepared square (S, S), not flipped, in place of an original that cannot be shown."""
     size = square.shape[0]
     mirror = source is not None and source.geometry.mirror
     pixels = np.ascontiguousarray(square[:, ::-1]) if mirror else square
@@ -121,7 +121,7 @@ def prepared_original(square: NDArray[np.uint8], source: Source | None, problem:
 
 
 def shown_original(source: Source | None, square: NDArray[np.uint8], *, most: int | None = MOST_PX) -> Original:
-    """The original, at most ``most`` pixels wide and high; where it cannot be read, the prepared square and the reason."""
+    """The original, at most ``most`` pixels wide and high; if it cannot be read, the prepared square and the reason."""
     try:
         original = read_original(source)
     except UserError as error:
@@ -130,7 +130,7 @@ def shown_original(source: Source | None, square: NDArray[np.uint8], *, most: in
 
 
 def _black_and_white(values: NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:
-    """The grey values that ``knee.images.geometry.prepare`` makes black and white."""
+    """The grey values that ``knee.images.geometry.prepare`` maps to black and white."""
     step = max(1, int(np.ceil(np.sqrt(values.size / _MOST_SAMPLES))))
     low, high = (float(level) for level in np.percentile(values[::step, ::step], percentiles))
     return (low, high) if high > low else (float(values.min()), float(values.max()))

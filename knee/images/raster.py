@@ -24,10 +24,10 @@ Values = npt.NDArray[np.float32]
 
 MOST_PIXELS = 100_000_000
 """Larger images are refused: the largest knee radiographs have some 20 million pixels."""
-# Pillow warns above its own limit, which is a little lower.
+# Pillow warns above its own, slightly lower limit.
 Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or MOST_PIXELS, MOST_PIXELS)
 MOST_SIDE = 10_000
-"""Images with a longer side are refused: each is padded to a square before it is made small."""
+"""Images with a longer side are refused: images are padded to a square before they are resized."""
 MOST_BYTES = 1 << 29
 """Larger files of a single image are refused."""
 MOST_PARTS = 200_000
@@ -36,7 +36,7 @@ MOST_PARTS = 200_000
 ORIENTED = (
     "with an orientation tag, which is ignored (masks belong to the stored pixels): rotate the pixels where needed"
 )
-"""Follows a number of images, as other remarks do."""
+"""A phrase that follows a number of images, like the other remarks."""
 _TRAILING = "with data after the end of the JPEG, which is ignored"
 
 _MOST_DEEP_COLOR = 25_000_000
@@ -45,37 +45,37 @@ _JPEG_FILLING = 128
 _MOST_DECODED_TWICE = 30_000_000
 _LARGEST_VALUE = 1e10
 _COLORED = 0.2
-"""Pixels whose channels differ by more than this share of the full range are colored."""
+"""Pixels whose channels differ by more than this fraction of the full range count as colored."""
 _MOST_COLORED = 0.2
-"""The largest share of such pixels in what passes as a grey image with colored marks."""
+"""The largest fraction of colored pixels in a grey image with colored marks."""
 _BAND = 256
 """Rows converted at a time, so that temporary arrays stay small."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image as its file shows it, bright bone on dark ground where the file says how to show it.
+    """The grey values of an image file, with bright bone on a dark background if the file declares how to display it.
 
-    Orientation tags of any format are ignored: pixels are as stored, and masks are drawn on those.
+    Orientation tags are ignored in all formats: pixels stay as stored, because masks are drawn on the stored pixels.
     """
 
     values: Values
     """(H, W) float32, finite, in the file's own unit."""
     spacing_mm: tuple[float, float] | None
-    """Distance of pixel centers down and across; None where the file does not say."""
+    """Distance of pixel centers down and across; None if the file does not give it."""
     laterality: str | None
-    """'L' or 'R'; None where the file does not say."""
+    """'L' or 'R'; None if the file does not give it."""
     inverted_by_file: bool
-    """The file stores a negative and says so (MONOCHROME1, white-is-zero); ``values`` are the positive."""
+    """Whether the file declares a negative (MONOCHROME1, white-is-zero); ``values`` are the positive."""
     place: npt.NDArray[np.float64] | None = None
     """(3, 3): in mm (right, anterior, superior) the first pixel's position, the step down and the step across as rows; all 0
-    for a NIfTI file that knows of no patient; None for other formats."""
+    for a NIfTI file without patient coordinates; None for other formats."""
     remarks: tuple[str, ...] = ()
-    """What was ignored in the file, as phrases that follow 'images' ('with an orientation tag, …')."""
+    """Ignored properties of the file, as phrases that follow 'images' ('with an orientation tag, …')."""
 
 
 class CountedReads(io.BytesIO):
-    """A file's content; refused when it is read in too many pieces, which would take minutes."""
+    """A file's content; reading it in too many pieces, which would take minutes, is refused."""
 
     reads = 0
 
@@ -88,7 +88,7 @@ class CountedReads(io.BytesIO):
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse dimensions that no knee image has, before memory is spent on them."""
+    """Refuse dimensions that are too large for a knee image, before memory is allocated."""
     if height < 1 or width < 1:
         raise ValueError(f"its header says {width} × {height} pixels")
     if height * width > MOST_PIXELS:
@@ -113,8 +113,8 @@ def decode_png(data: bytes) -> Pixels:
 def decode_jpeg(data: bytes) -> Pixels:
     """JPEG, 8 bit. The format has no checksum: damage within the pixel data that keeps its structure goes unnoticed.
 
-    Where the data end early, decoders fill the rest with mid-grey and do not report it. An image that ends so is decoded
-    again with more data before its end marker: one that was complete does not change. Trailing bytes are a remark.
+    If the data end early, decoders silently fill the rest with mid-grey. An image that ends in mid-grey is decoded again
+    with extra data before its end marker: a complete image does not change. Trailing bytes are reported as a remark.
     """
     structure = jpeg_structure(data)
     pixels = _decode_jpeg(data, structure.scans)
@@ -139,11 +139,11 @@ def _decode_jpeg(data: bytes, scans: int) -> Pixels:
 
 
 def decode_webp(data: bytes) -> Pixels:
-    """WebP, still images only. The decoder allocates the whole image at once, so sizes are read here first."""
+    """WebP, still images only. The decoder allocates the whole image at once, so sizes are checked here first."""
     if len(data) < 30 or struct.unpack("<I", data[4:8])[0] + 8 > len(data) + 1:
         raise ValueError("is a truncated WebP")
     if data[12:16] == b"VP8X" and data[20] & 2:
-        raise ValueError("is an animation; save the picture that is meant")
+        raise ValueError("is an animation; save the frame that you need")
     check_size(*_webp_size(data))
     return from_pillow(WebPImagePlugin.WebPImageFile(CountedReads(data)), data)
 
@@ -161,7 +161,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_npy(data: bytes) -> Pixels:
-    """A NumPy file with a (H, W) array of numbers; anything that could run code is refused."""
+    """A NumPy file with an (H, W) array of numbers; anything that could execute code is refused."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -183,7 +183,7 @@ def decode_npy(data: bytes) -> Pixels:
 
 
 def finite(values: npt.NDArray[Any]) -> Values:
-    """(H, W) numbers as float32; NaN, infinity, and what no detector measures (a flipped exponent) are refused."""
+    """(H, W) numbers as float32; NaN, infinity, and implausibly large values (a flipped exponent) are refused."""
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(result).all():
@@ -191,18 +191,18 @@ def finite(values: npt.NDArray[Any]) -> Values:
         raise ValueError(f"has {bad} pixels that are NaN or infinite")
     largest = max(float(result.max(initial=0)), -float(result.min(initial=0)))
     if largest > _LARGEST_VALUE:
-        raise ValueError(f"has pixels of up to {largest:.0e}, which nothing measures; scale them below 1e10")
+        raise ValueError(f"has pixels of up to {largest:.0e}, which is implausible; scale them below 1e10")
     return result
 
 
 def from_pillow(image: ImageFile.ImageFile, data: bytes, *, numbers: str | None = None) -> Pixels:
-    """Grey values of an opened, not yet decoded image: color becomes luminance, transparency is laid on black.
+    """Grey values of an opened, not yet decoded image: color becomes luminance, transparency becomes black.
 
-    ``numbers``: the dtype of the stored bits, where Pillow takes them for another of the same size.
+    ``numbers``: the dtype of the stored bits, if Pillow interprets them as another dtype of the same size.
     """
     check_size(image.height, image.width)
     if getattr(image, "n_frames", 1) != 1:
-        raise ValueError(f"holds {getattr(image, 'n_frames', 0)} pictures; save the one that is meant")
+        raise ValueError(f"holds {getattr(image, 'n_frames', 0)} pictures; save the one that you need")
     deep_color = len(image.getbands()) > 1 and any("16" in str(tile[3]) for tile in image.tile)
     if deep_color and image.height * image.width > _MOST_DEEP_COLOR:
         raise ValueError(f"has 16-bit color and more than {_MOST_DEEP_COLOR // 10**6} million pixels; save it as grey")
@@ -220,13 +220,13 @@ def from_pillow(image: ImageFile.ImageFile, data: bytes, *, numbers: str | None 
 
 
 def _is_oriented(image: Image.Image) -> bool:
-    with suppress(Exception):  # Damaged metadata are no reason to refuse pixels.
+    with suppress(Exception):  # Damaged metadata do not make the pixels unusable.
         return bool(image.getexif().get(_ORIENTATION_TAG, 1) != 1)
     return False
 
 
 def _deep(data: bytes, size: tuple[int, int]) -> npt.NDArray[Any]:
-    """16-bit color, of which Pillow keeps 8 bits a channel."""
+    """16-bit color, of which Pillow would keep only 8 bits per channel."""
     deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None or deep.shape[:2] != size[::-1]:
         raise ValueError("has 16-bit color that cannot be decoded; save it as 16-bit grey")
@@ -234,10 +234,10 @@ def _deep(data: bytes, size: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def to_grey(array: npt.NDArray[Any]) -> Values:
-    """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha where there is one.
+    """(H, W) or (H, W, 2 | 3 | 4) to grey: luminance after ITU-R BT.601, times alpha if there is one.
 
-    A picture in full color is refused: it is an overlay, a screenshot or a photograph, whose luminance is not its intensity.
-    Colored marks and the color noise of JPEG pass. Equal channels keep their exact values.
+    A color picture is refused: it is an overlay, a screenshot or a photograph, whose luminance is not the signal intensity.
+    Colored marks and the color noise of JPEG are accepted. Equal channels keep their exact values.
     """
     if array.ndim == 2:
         return finite(array)

@@ -1,8 +1,8 @@
-"""Read any supported image or mask; damaged files and files of other kinds are refused with name and reason.
+"""Read any supported image or mask; damaged and unsupported files are refused with their name and the reason.
 
 Formats are detected from content, never from the file's name: PNG, JPEG, WebP, TIFF, NPY, DICOM of one frame, NIfTI slices
-(``volume.nii.gz#7`` is slice 7). Any file is read or refused within 10 seconds and 2 GiB. Pixels are as stored: no format's
-orientation tag is followed.
+(``volume.nii.gz#7`` is slice 7). Any file is read or refused within 10 seconds and 2 GiB. Pixels stay as stored:
+orientation tags are ignored in all formats.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def read_pixels(path: str | Path) -> Pixels:
     """The grey values of an image file.
 
     Raises:
-        UserError: missing, unreadable, damaged, of several pictures, too large, or with values that are no numbers; the
-            message has the path and the reason.
+        UserError: missing, unreadable, damaged, with several pictures, too large, or with NaN or infinite values; the
+            message gives the path and the reason.
     """
     file, index = split_slice(path)
     try:
@@ -52,27 +52,27 @@ def read_pixels(path: str | Path) -> Pixels:
         if is_nifti(head):
             return read_nifti(file, index)
         if index is not None:
-            raise ValueError(f"slice #{index} is asked for, but it is not a NIfTI volume")
+            raise ValueError(f"slice #{index} was requested, but the file is not a NIfTI volume")
         if looks_like_dicom(head):
             return read_dicom(file)
         return _decoder(head)(file.read_bytes())
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"{path}: needs more memory than there is") from error
+        raise UserError(f"{path}: needs more memory than is available") from error
     except OSError as error:
         reason = f"cannot be read ({error.strerror})" if error.strerror else _one_line(error)
         raise UserError(f"{path}: {reason}") from error
-    # Decoders raise almost anything on damaged files; whatever it was, this file cannot be used.
+    # Decoders can raise almost any exception on damaged files; in all cases the file cannot be used.
     except Exception as error:
         raise UserError(f"{path}: {_one_line(error)}") from error
 
 
 def read_image(path: str | Path) -> Pixels:
-    """An image to learn from or to grade: as ``read_pixels``, and one that shows nothing is refused, too.
+    """An image for training or grading: as ``read_pixels``, but a constant image is refused, too.
 
     Raises:
-        UserError: as ``read_pixels``, or all pixels are alike.
+        UserError: as ``read_pixels``, or all pixels are equal.
     """
     pixels = read_pixels(path)
     if pixels.values.min() == pixels.values.max():
@@ -81,11 +81,11 @@ def read_image(path: str | Path) -> Pixels:
 
 
 def read_mask(path: str | Path, *, of: Pixels | None = None) -> npt.NDArray[np.bool_]:
-    """A mask (H, W): False where the file has 0, True where it has its one other value.
+    """A mask (H, W): False where the file is 0, True where it has its only other value.
 
     Raises:
-        UserError: as ``read_pixels``; more than two values (a mask saved as JPEG, or one of several structures); not on
-            the pixels of the image ``of``: another size, or, where both are NIfTI, another place in the patient.
+        UserError: as ``read_pixels``; more than two values (a mask saved as JPEG, or of several structures); not on the
+            pixels of the image ``of``: another size or, if both are NIfTI, another position in the patient.
     """
     pixels = read_pixels(path)
     values = pixels.values
@@ -94,7 +94,7 @@ def read_mask(path: str | Path, *, of: Pixels | None = None) -> npt.NDArray[np.b
         raise UserError(f"{path}: has {sizes[0]} pixels, its image {sizes[1]}; draw the mask on the image")
     if of is not None and _is_elsewhere(pixels, of, single=split_slice(path)[1] is None):
         raise UserError(
-            f"{path}: lies elsewhere than its image, by their affines; save it with its image's affine: "
+            f"{path}: is at another position than its image, according to their affines; save it with its image's affine: "
             "nibabel.Nifti1Image(mask, image.affine)"
         )
     inside: npt.NDArray[np.bool_] = values != 0
@@ -109,8 +109,8 @@ def read_mask(path: str | Path, *, of: Pixels | None = None) -> npt.NDArray[np.b
 def _is_elsewhere(mask: Pixels, image: Pixels, *, single: bool) -> bool:
     """Whether the affines of two NIfTI slices of one size put a corner more than a tenth of a pixel apart.
 
-    Both are shown in the same orientation, so slices stored in another order or direction agree where they show the same
-    part of the patient. ``single``: the position of a mask of only one slice across its plane does not count.
+    Both have the same displayed orientation, so slices stored in another order or direction agree if they show the same
+    part of the patient. ``single``: for a mask with only one slice, the position perpendicular to its plane is ignored.
     """
     if mask.place is None or image.place is None:
         return False
@@ -127,7 +127,7 @@ def _is_elsewhere(mask: Pixels, image: Pixels, *, single: bool) -> bool:
 
 
 def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = False) -> None:
-    """Write (H, W) or RGB (H, W, 3) uint8 as PNG; a file that exists is kept unless ``force``.
+    """Write (H, W) or RGB (H, W, 3) uint8 as PNG; an existing file is kept unless ``force``.
 
     Raises:
         UserError: the file exists, or cannot be written.
@@ -139,7 +139,7 @@ def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = F
 
 
 def _head(file: Path) -> bytes:
-    """The first bytes of a regular file of a reasonable size."""
+    """The first bytes of a file, which must be regular and not too large."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("is not a file")
@@ -167,7 +167,7 @@ def _decoder(head: bytes) -> Callable[[bytes], Pixels]:
 
 
 def _one_line(error: Exception) -> str:
-    """The reason in one short line: our own sentences as they are, a decoder's with its kind."""
+    """The reason in one short line: our own messages unchanged, a decoder's with the exception's type."""
     text = " ".join(str(error).split())[:200]
     if type(error) is ValueError and text.startswith(("is ", "has ", "holds ", "its ", "needs ", "slice ")):
         return text

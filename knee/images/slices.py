@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def split_slice(path: str | Path) -> tuple[Path, int | None]:
-    """The file and the slice of ``volume.nii.gz#7``; the slice is None where none is named.
+    """The file and the slice number of ``volume.nii.gz#7``; the number is None if none is given.
 
     >>> split_slice("scan.nii.gz#7")[1]
     7
@@ -20,7 +20,7 @@ def split_slice(path: str | Path) -> tuple[Path, int | None]:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is such a file, or such a volume where ``path`` names one of its slices."""
+    """Whether the file exists, or the volume if ``path`` names one of its slices."""
     file = split_slice(path)[0]
     return _exists(str(file)) and file.is_file()
 

@@ -14,7 +14,7 @@ from knee.images.jpeg import check_scans
 from knee.images.raster import ORIENTED, CountedReads, Pixels, check_size, finite, from_pillow
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How TIFF and BigTIFF files start, in both byte orders."""
+"""The first bytes of TIFF and BigTIFF files, in both byte orders."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _FORMAT = 277, 278, 284, 322, 323, 339
@@ -25,11 +25,11 @@ _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 _JPEG = (6, 7)
 _ZLIB = (8, 32946)
 _COMPRESSIONS = {1, 2, 3, 4, 5, *_JPEG, *_ZLIB, 32773}
-"""None, CCITT, LZW, JPEG, Deflate and PackBits: the others (LZMA, Zstandard …) can ask for any amount of memory."""
+"""None, CCITT, LZW, JPEG, Deflate and PackBits: the others (LZMA, Zstandard …) could allocate any amount of memory."""
 
 
 def decode_tiff(data: bytes) -> Pixels:
-    """TIFF of one page, up to 32 bit or float. White-is-zero is turned into black-is-zero."""
+    """TIFF of one page, up to 32 bit or float. White-is-zero is converted to black-is-zero."""
     if data[:4] == b"MM\0+":
         raise ValueError("is a BigTIFF of big-endian numbers, which is not read; save it as an ordinary TIFF")
     stored = _without_orientation(data)
@@ -48,14 +48,14 @@ def decode_tiff(data: bytes) -> Pixels:
     pixels = from_pillow(image, stored, numbers=numbers)
     values = pixels.values
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-    if white_is_zero and mode not in ("1", "L"):  # Pillow turns these by itself.
+    if white_is_zero and mode not in ("1", "L"):  # Pillow converts these itself.
         values = values.max() + values.min() - values
     remarks = pixels.remarks if stored == data else (ORIENTED,)
     return replace(pixels, values=finite(values), inverted_by_file=white_is_zero, remarks=remarks)
 
 
 def _without_orientation(data: bytes) -> bytes:
-    """The file with an orientation of 1: Pillow would apply another one, to TIFF alone of all formats."""
+    """The file with orientation 1: Pillow would apply any other one, which it does only for TIFF."""
     order, big = "<" if data[:2] == b"II" else ">", b"+" in data[2:4]
     offset = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
     count = struct.unpack_from(order + ("Q" if big else "H"), data, offset)[0]
@@ -68,7 +68,7 @@ def _without_orientation(data: bytes) -> bytes:
 
 
 def _not_read(data: bytes) -> str:
-    """Which kind of numbers a TIFF holds that Pillow does not read; '' where its tags cannot be read either."""
+    """An error message with the kind of numbers that Pillow does not read; '' if the tags cannot be read either."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
     stream = CountedReads(data)
     stream.seek(tags.next or 0)

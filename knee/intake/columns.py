@@ -41,7 +41,10 @@ def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl:
         raise UserError(f"--column {unknown[0]}=…: a column is one of {', '.join(ROLES)}")
     roles = {role: place_of(path, header, column) for role, column in given.items() if column}
     if "grade" in roles and roles.keys() & _BY_SIDE:
-        raise UserError(f"{path}: --column gives both 'grade' and a grade of one side; write either 'grade', or 'grade_L' and 'grade_R'")
+        raise UserError(
+            f"{path}: --column gives both 'grade' and a grade of one side; "
+            "write either 'grade', or 'grade_L' and 'grade_R'"
+        )
     asked = set(ROLES) - given.keys()
     if roles.keys() & _BY_SIDE:
         asked -= {"grade", "side"}

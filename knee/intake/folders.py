@@ -18,7 +18,7 @@ from knee.intake.grade_folders import (
     note_on_unread_folders,
 )
 from knee.intake.naming import placed
-from knee.intake.patients import infer_subjects
+from knee.intake.patients import tell_subjects
 from knee.intake.scan import IMAGE_SUFFIXES, Scan, scan, stem
 from knee.intake.sheet import Sheet
 from knee.intake.sheet_join import join_sheet, match_images, subjects_of_images
@@ -56,7 +56,7 @@ def manifest_from_folder(
     A folder ``masks`` contains masks under the same paths as the images. The top folder of the path may be omitted if the
     rest is unique.
 
-    ``knee.intake.patients.infer_subjects`` infers patient and side. Alternatively, ``pattern`` is searched in the path below
+    ``knee.intake.patients.tell_subjects`` infers patient and side. Alternatively, ``pattern`` is searched in the path below
     the folder: a regular expression with a group ``patient`` and optionally ``side`` and ``grade``, or 'folder' or 'file' for
     the image's folder or file name. ``attrs["notes"]`` of the table describes in sentences how the folder was read.
 
@@ -103,7 +103,7 @@ def _scanned(folder: Path, layout: str) -> Scan:
     if layout not in LAYOUTS:
         raise UserError(f"layout '{layout}' is unknown; write {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}")
     if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder; give the folder that holds the images")
+        raise UserError(f"{folder}: is not a folder; give the folder that contains the images")
     found = scan(folder)
     if not found.images:
         error = f"{folder}: contains no images ({', '.join(IMAGE_SUFFIXES)}); give the folder that does"
@@ -149,7 +149,7 @@ def _tree_rows(
     listed_rows = match_images(sheet, images) if sheet else pd.DataFrame()
     listed = subjects_of_images(sheet, listed_rows) if sheet else {}
     headers = [found.headers[image] for image in images]
-    subjects, notes = infer_subjects(folder, places, headers, pattern, listed)
+    subjects, notes = tell_subjects(folder, places, headers, pattern, listed)
     if any(subject.patient for subject in listed.values()):
         notes.append("If the sheet lists an image's patient, that patient is used.")
     masks = _masks_of(images, drawn)

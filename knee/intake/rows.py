@@ -1,4 +1,4 @@
-"""The fields of a spreadsheet's row, read as people write them: grades, sides, patients, splits."""
+"""Parse the fields of a spreadsheet's row as people write them: grades, sides, patients, splits."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SIDE_VALUE = re.compile(r"(?:[0-9]\s*[:=]\s*)?(l|left|r|right)", re.IGNORECASE)
 _NO_GRADE = re.compile(r"(?:\.[a-z]?(?:\s*:.*)?|[-–—]|na|n/a|nan|missing)?", re.IGNORECASE)
 _GRADE_PREFIX = re.compile(r"^(?:kl|klg|grade|kl[- ]grade|k[-/&]l)(?:-|[: ]*)(?=[0-9])", re.IGNORECASE)
 _CODED = re.compile(r"([0-9]{1,3})\s*[:=]\s*(.*)")
-"""As exported with labels: ``2: Minimal``."""
+"""A grade exported with its label: ``2: Minimal``."""
 _ERROR = re.compile(r"#(?:N/A|[A-Z0-9_/]+[!?])")
 _LONGEST = 40
 
 
 class Entry(NamedTuple):
-    """What a row says of one knee, or of one image."""
+    """The data of one knee, or of one image, from a row."""
 
     row: int
-    """As the spreadsheet program numbers it (in CSV, the line)."""
+    """The row number in the spreadsheet program (in CSV, the line)."""
     image: str
     patient: str
     side: str
@@ -35,31 +35,31 @@ class Entry(NamedTuple):
     visit: str = ""
     split: str = ""
     priority: int = 0
-    """Of several graded rows of a knee, those of the lowest count."""
+    """If a knee has several graded rows, those with the lowest priority value are used."""
 
 
 class RowReader(NamedTuple):
-    """How the fields of a row are read."""
+    """Parses the fields of a row."""
 
     roles: Mapping[str, int]
     grade_set: GradeSet
     sides: Mapping[str, str]
     missing: set[str]
     visit: str
-    """Of all rows, where no column says it."""
+    """The visit of all rows if there is no visit column."""
     order: Mapping[int, Sequence[str]]
-    """By column, the values whose rows come first."""
+    """By column, the preferred values, best first."""
 
     def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
-        """What a row says; nothing where it names neither image nor patient, and has no grade."""
+        """The entries of a row; none if it names neither image nor patient and has no grade."""
         self._refuse_errors(number, fields)
         image, (patient, own) = self._text("image", fields), split_side(composed(self._text("patient", fields)))
         given = [role for role in ("grade", "grade_L", "grade_R") if role in self.roles]
         if not (image or patient):
             if not all(self._is_missing(self._text(role, fields)) for role in given):
                 raise UserError(
-                    "has a grade and names neither image nor patient; write whose it is (of merged cells only the first has "
-                    "the text), or delete the row"
+                    "has a grade but names neither image nor patient; write the image or the patient (of merged cells, only "
+                    "the first contains the text), or delete the row"
                 )
             return
         visit = visit_as_written(self._text("visit", fields) or self.visit)
@@ -70,7 +70,7 @@ class RowReader(NamedTuple):
             side = role[-1] if role != "grade" else self._side(self._text("side", fields))
             if own and side not in ("", own):
                 raise UserError(
-                    f"patient '{patient}{own}' ends with side {own}, but the side is {side}; write which is right, or the "
+                    f"patient '{patient}{own}' ends with side {own}, but the side is {side}; correct one, or write the "
                     "patient without a side"
                 )
             side = side or own
@@ -83,15 +83,15 @@ class RowReader(NamedTuple):
         return fields[self.roles[role]] if role in self.roles else ""
 
     def _refuse_errors(self, number: int, fields: Sequence[str]) -> None:
-        """Refuse cells that hold an error, or a formula without a result."""
+        """Refuse cells that contain an error, or a formula without a result."""
         for role, place in self.roles.items():
             text = fields[place]
             if role.startswith("grade") and text.casefold() in self.missing:
                 continue
             cell = f"the {role} in cell {cell_name(number, place + 1)}" if text else ""
             if _ERROR.fullmatch(text):
-                way_out = f"; --missing {pasted(text)} takes it for not graded" if role.startswith("grade") else ""
-                raise UserError(f"{cell} is the error {text}; mend the sheet{way_out}")
+                hint = f"; or treat it as not graded with --missing {pasted(text)}" if role.startswith("grade") else ""
+                raise UserError(f"{cell} is the error {text}; fix the sheet{hint}")
             if text.startswith("="):
                 raise UserError(
                     f"{cell} is a formula without a result ({text[:_LONGEST]}); open the file in a spreadsheet program and "
@@ -112,12 +112,12 @@ class RowReader(NamedTuple):
             if (label.isdigit() and label != number) or (
                 label.lower() in names and names.index(label.lower()) != grade
             ):
-                raise UserError(f"grade '{text}' says two grades; write one")
+                raise UserError(f"grade '{text}' contains two grades; write one")
         except UserError as error:
             if len(text) > _LONGEST:
                 raise UserError(f"grade '{text[:_LONGEST]}…' is not {self.grade_set.span} or empty") from error
-            way_out = f"; --missing {pasted(text)} takes it for not graded"
-            raise UserError(f"{error}{way_out}") from error
+            hint = f"; or treat it as not graded with --missing {pasted(text)}"
+            raise UserError(f"{error}{hint}") from error
         return grade
 
     def _side(self, text: str) -> str:
@@ -126,7 +126,7 @@ class RowReader(NamedTuple):
         match = _SIDE_VALUE.fullmatch(text)
         if not (match or not text):
             raise UserError(
-                f"side '{text}' is not left or right; say what it means by --side {pasted(f'{text}=R')} (or =L)"
+                f"side '{text}' is not left or right; give its meaning with --side {pasted(f'{text}=R')} (or =L)"
             )
         return SIDES[match[1].lower()] if match else ""
 
@@ -134,7 +134,7 @@ class RowReader(NamedTuple):
         split = SPLIT_NAMES.get(text.lower(), "")
         if text and not split:
             raise UserError(
-                f"split '{text}' is not train, val or test; write one of these, or leave the column out by --column 'split='"
+                f"split '{text}' is not train, val or test; write one of these, or ignore the column with --column 'split='"
             )
         return split
 

@@ -1,4 +1,4 @@
-"""What of a folder is an image."""
+"""Find the images in a folder."""
 
 from __future__ import annotations
 
@@ -24,32 +24,31 @@ _DOCUMENTS = (
 
 
 class Scan(NamedTuple):
-    """What lies in a folder."""
+    """The contents of a folder."""
 
     images: list[str]
     """As ``image_files``."""
     headers: dict[str, Header | None]
-    """Of each image; None for what is not DICOM."""
+    """The header of each image; None if it is not DICOM."""
     left_out: dict[str, list[str]]
-    """DICOM files that are not images of a knee (segmentations, reports, captures of results), by what they are."""
+    """DICOM files that are not images of a knee (segmentations, reports, captures of results), by kind."""
     passed_over: Counter[str]
     """How many files are neither images nor documents, by suffix."""
 
     def notes(self) -> list[str]:
-        """In sentences, which files are not used."""
+        """Sentences that say which files are not used."""
         return [*_left_out_note(self.left_out), *_passed_note(self.passed_over)]
 
 
 def image_files(folder: str | Path) -> list[str]:
     """Paths of the images below ``folder``, sorted, with '/' between their parts.
 
-    Hidden files are left out, and so are DICOM objects that are not images (a warning lists them), and folders that this
-    toolkit wrote (``knee.io.own_folders``). A file without the suffix of an image is one if it says of itself that it is
-    DICOM.
+    Hidden files are left out, and so are DICOM objects that are not images (a warning lists them) and folders that this
+    toolkit wrote (``knee.io.own_folders``). A file without an image suffix is included if its content is DICOM.
 
-    A scan reads what lies in the folder and nothing else: a link that leads out of it may bring in other people's files
-    under this folder's name, so it is refused. A link to an image that is found by its own name is left out, since the
-    same picture under two names may end up in both training and test.
+    A scan reads only files inside the folder. A link that leads out of the folder might include other people's files, so it
+    is refused. A link to an image that is also found under its own name is left out, because the same image under two
+    names might end up in both training and test.
 
     Raises:
         Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
@@ -62,7 +61,7 @@ def image_files(folder: str | Path) -> list[str]:
 
 
 def scan(folder: Path) -> Scan:
-    """The images of a folder, and what is not used. Raises Faults as ``image_files``."""
+    """The images of a folder, and the files that are not used. Raises Faults as ``image_files``."""
     names, passed_over = _walk(folder)
     headers: dict[str, Header | None] = {}
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -76,7 +75,7 @@ def scan(folder: Path) -> Scan:
 
 
 def _walk(folder: Path) -> tuple[list[str], Counter[str]]:
-    """The files of a folder that are named as images or are DICOM, sorted, and how many others there are by suffix."""
+    """The files of a folder that have an image suffix or are DICOM, sorted, and the number of other files by suffix."""
     found: dict[str, Path] = {}
     passed_over: Counter[str] = Counter()
     links: dict[str, Path] = {}
@@ -111,32 +110,33 @@ def _refuse(folder: Path, unread: list[OSError], misnamed: list[str], links: lis
     if unread:
         raise Faults(
             sorted(f"{error.filename}: {error.strerror}" for error in unread),
-            summary=f"{folder}: {counted(len(unread), 'folder')} cannot be read, so patients may be missing; allow it to "
-            "you, or move them away:",
+            summary=f"{folder}: {counted(len(unread), 'folder')} cannot be read, so patients may be missing; make "
+            "them readable, or move them away:",
         )
     if misnamed:
         raise Faults(
             sorted(misnamed),
-            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which no table can hold; "
+            summary=f"{folder}: {counted(len(misnamed), 'file')} whose names are not UTF-8 text, which a table cannot contain; "
             "rename them:",
         )
     if links:
         raise Faults(
             sorted(links),
             summary=f"{folder}: {len(links)} links lead out of the folder; put the files themselves there, give the folder "
-            "that holds them, or write the manifest by hand (it may name any path):",
+            "that contains them, or write the manifest by hand (it may name any path):",
         )
 
 
 def claim_folder(folder: Path) -> list[str]:
-    """Mark a folder as this toolkit's own before pictures are written into it; a sentence where it is not marked.
+    """Mark a folder as written by this toolkit before images are written into it; returns a note if it was not marked.
 
-    One that holds images already stays as it is: scans would pass by those, too. Raises OSError where the disk refuses.
+    A folder that already contains images is not marked, because scans would then skip those images, too. Raises OSError if
+    the mark cannot be written.
     """
     if folder.is_dir() and not (folder / MARK).exists() and _holds_images(folder):
         return [
-            f"note: {folder} held images before, so it is not marked as made by dcmt, and a dcmt manifest or predict of a "
-            "folder around it takes what is written there for knees; choose an empty --out"
+            f"note: {folder} already contained images, so it is not marked as made by dcmt; dcmt manifest or dcmt predict on a "
+            "parent folder would treat the files written there as images of knees; choose an empty --out"
         ]
     mark_as_own(folder)
     return []
@@ -150,7 +150,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def printable(name: str) -> str:
-    r"""A name whose bytes are not UTF-8 with what stands for these bytes written out; any other as it is.
+    r"""A name with bytes that are not UTF-8 written as escapes; any other name unchanged.
 
     >>> printable("M\udcfcller"), printable("Müller")
     ('M\\udcfcller', 'Müller')
@@ -159,7 +159,7 @@ def printable(name: str) -> str:
 
 
 def _is_image(path: Path, passed_over: Counter[str]) -> bool:
-    """Whether a file is taken for an image; if not, and it is no document, it is counted."""
+    """Whether a file counts as an image; if not, and it is not a document, it is counted in ``passed_over``."""
     name, suffix = path.name.lower(), path.suffix.lower()
     if name.endswith(IMAGE_SUFFIXES):
         return True
@@ -175,7 +175,7 @@ def _is_image(path: Path, passed_over: Counter[str]) -> bool:
 
 
 def _refused_link(path: Path, folder: Path) -> str | None:
-    """Why a link is not followed; None where it stays in the folder."""
+    """Why a link is not followed; None if it stays in the folder."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -202,11 +202,11 @@ def _left_out_note(left_out: Mapping[str, list[str]]) -> list[str]:
 
 
 def _passed_note(passed_over: Counter[str]) -> list[str]:
-    """How many files were passed over, in a sentence; none where there are none."""
+    """A sentence on the number of files passed over; none if there are none."""
     if not passed_over:
         return []
     kinds = ", ".join(f"{suffix or 'without a suffix'}: {count}" for suffix, count in sorted(passed_over.items()))
     return [
-        f"{counted(passed_over.total(), 'file')} passed over, being neither DICOM nor named as images are ({kinds}); known are "
-        f"{', '.join(IMAGE_SUFFIXES)}."
+        f"{counted(passed_over.total(), 'file')} passed over, neither DICOM nor with an image suffix ({kinds}); image "
+        f"suffixes are {', '.join(IMAGE_SUFFIXES)}."
     ]

@@ -1,7 +1,7 @@
-"""Grades that are kept in a spreadsheet: its columns and fields, read as people write them.
+"""Read grades from a spreadsheet, with columns and fields as people write them.
 
-A grade given to the wrong knee is worse than none: what a sheet leaves open is refused with the option that decides it.
-``knee.intake.sheet_join`` gives the grades to the images.
+A grade assigned to the wrong knee is worse than none, so an ambiguous sheet is an error whose message gives the option that
+resolves it. ``knee.intake.sheet_join`` assigns the grades to the images.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ Row = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class Sheet:
-    """A spreadsheet of grades that was read without a fault."""
+    """A valid spreadsheet of grades."""
 
     path: Path
     columns: dict[str, str]
-    """Which column (by its header) is what."""
+    """The header of each role's column."""
     entries: tuple[Entry, ...]
     one_knee: bool = False
-    """Whether it was said that no column is the side: a patient's grade is of the knee that is shown."""
+    """Whether the user declared that there is no side column: a patient's grade is that of the knee in the image."""
     any_visit: bool = False
-    """Whether it was said that no column is the visit: a grade is of the knee at all visits."""
+    """Whether the user declared that there is no visit column: a knee has the same grade at all visits."""
     prefer: str = ""
-    """The option that states a priority of the sheet's readers, '' where it names none."""
+    """The option that gives a priority of the sheet's readers, '' if the sheet names none."""
 
     @property
     def names_images(self) -> bool:
-        """Whether rows are of images; otherwise of patients, or of their knees."""
+        """Whether each row describes an image; otherwise it describes a patient or a knee."""
         return "image" in self.columns
 
     @property
     def has_sides(self) -> bool:
-        """Whether rows tell the two knees of a patient apart."""
+        """Whether rows distinguish the two knees of a patient."""
         return "side" in self.columns or "grade" not in self.columns or any(entry.side for entry in self.entries)
 
     @property
     def has_visits(self) -> bool:
-        """Whether rows tell the visits of a patient apart."""
+        """Whether rows distinguish the visits of a patient."""
         return any(entry.visit for entry in self.entries)
 
 
@@ -69,20 +69,20 @@ def read_sheet(
 ) -> Sheet:
     """Read grades from a CSV or Excel file.
 
-    The header is the first row with two filled fields. Columns are known by their usual names, in any case: image or file;
-    patient or ID; side; visit; split; grade or KL; or, with a row a patient, KL_left and KL_right. In files of the OAI
-    (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right, and the grade is of the visit in the column's name.
+    The header is the first row with two filled fields. Columns are recognized by their usual names, in any case: image or
+    file; patient or ID; side; visit; split; grade or KL; or, with one row per patient, KL_left and KL_right. In files of
+    the OAI (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right, and the visit is that in the column's name.
 
     Args:
         name: which sheet of the file (default: the only one).
-        columns: header by role (``knee.intake.columns``), before what the names tell; '' for none.
-        sides: 'L' or 'R' by what the sheet writes instead of left and right.
-        missing: what the sheet writes for 'not graded', beside '.', '-', 'NA' and nothing.
-        only: take the rows that have these values, by header.
-        prefer: by header, the values whose rows come first where a knee has several grades, the best one first.
+        columns: header by role (``knee.intake.columns``); overrides the usual names; '' for no column.
+        sides: 'L' or 'R' for each text that the sheet uses instead of left and right.
+        missing: texts that the sheet uses for 'not graded', in addition to '.', '-', 'NA' and an empty field.
+        only: use only the rows with these values, by header.
+        prefer: by header, the values whose rows take precedence if a knee has several grades, best first.
 
     Raises:
-        UserError: unreadable, or a column cannot be told; Faults: all fields that are no grade or no side.
+        UserError: unreadable, or a column cannot be identified; Faults: all invalid grades and sides.
     """
     path = Path(path)
     header, rows = _header_and_rows(path, name)
@@ -117,7 +117,7 @@ def _entries(path: Path, rows: Sequence[Row], reader: RowReader) -> list[Entry]:
 
 
 def _sides(path: Path, grade: str, sides: dict[str, str]) -> dict[str, str]:
-    """What stands for left and right: as said, and as OAI has it in its files."""
+    """The texts for left and right: those given, and the codes of OAI files."""
     if not (_OAI_FILE.fullmatch(path.name) or visit_of_title(grade)):
         return sides
     wrong = next((value for value, side in sides.items() if _OAI_SIDES.get(value, side) != side), None)
@@ -137,19 +137,19 @@ def _prefer_option(header: list[str], rows: Sequence[Row]) -> str:
 
 
 def _preferred(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries without the graded ones of a knee (or image) that come behind another of it."""
+    """The entries, with the grade removed where another graded entry of the same knee (or image) has priority."""
     best: dict[tuple[str, ...], int] = {}
     for entry in entries:
         if entry.grade is not None:
             key = (entry.image, entry.patient, entry.side, entry.visit)
             best[key] = min(entry.priority, best.get(key, entry.priority))
     for entry in entries:
-        behind = entry.priority > best.get((entry.image, entry.patient, entry.side, entry.visit), entry.priority)
-        yield entry._replace(grade=None) if behind else entry
+        superseded = entry.priority > best.get((entry.image, entry.patient, entry.side, entry.visit), entry.priority)
+        yield entry._replace(grade=None) if superseded else entry
 
 
 def _header_and_rows(path: Path, name: str | None) -> tuple[list[str], list[Row]]:
-    """The titles, and the rows below them with as many fields."""
+    """The header, and the rows below it, padded or cut to the same number of fields."""
     suffix = path.suffix.lower()
     if suffix in OTHER_SPREADSHEETS:
         raise UserError(f"{path}: {suffix} files are not read; save it as .xlsx or as 'CSV UTF-8'")
@@ -173,11 +173,11 @@ def _header_and_rows(path: Path, name: str | None) -> tuple[list[str], list[Row]
 
 
 def _refuse_ragged(path: Path, header: list[str], rows: Sequence[Row]) -> None:
-    """Refuse rows of a CSV file that end before the last title, or go on behind the header."""
+    """Refuse rows of a CSV file that have fewer fields than titles, or more filled fields than the header."""
     least = max(place for place, title in enumerate(header, start=1) if title)
     faults = [
-        f"{path.name} row {number}: {counted(len(fields), 'field')} where the header has {len(header)}; put quotation marks "
-        "around a field that holds a separator, or delete the row"
+        f"{path.name} row {number}: {counted(len(fields), 'field')}, but the header has {len(header)}; put quotation marks "
+        "around a field that contains a separator, or delete the row"
         for number, fields in rows
         if len(fields) < least or any(fields[len(header) :])
     ]
@@ -186,12 +186,12 @@ def _refuse_ragged(path: Path, header: list[str], rows: Sequence[Row]) -> None:
 
 def _refuse(path: Path, faults: list[str]) -> None:
     if faults:
-        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'row')} cannot be used; mend them:")
+        raise Faults(faults, summary=f"{path}: {counted(len(faults), 'row')} cannot be used; fix them:")
 
 
 def _rows_with(path: Path, rows: list[Row], place: int, column: str, value: str) -> list[Row]:
     found = [(number, fields) for number, fields in rows if fields[place] == value]
     if not found:
         values = quoted(list(dict.fromkeys(fields[place] for _, fields in rows))[:_MOST_VALUES])
-        raise UserError(f"{path}: no row has '{value}' in the column '{column}', but {values}; see --only")
+        raise UserError(f"{path}: no row has '{value}' in the column '{column}'; its values are {values}; see --only")
     return found

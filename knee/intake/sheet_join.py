@@ -1,4 +1,4 @@
-"""Grades of a spreadsheet, joined to the images of a folder: by the images' names, or by patient, side and visit."""
+"""Join the grades of a spreadsheet to the images of a folder: by image name, or by patient, side and visit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from knee.io.names import composed
 
 
 def match_images(sheet: Sheet, images: Sequence[str]) -> pd.DataFrame:
-    """The sheet's rows, with the image that each names in the column ``of`` (None where it names none of these).
+    """The sheet's rows; the new column ``of`` contains the image that a row names (None if it names none of ``images``).
 
-    A name is the image's path, or the end of it, without suffix if need be.
+    A row may name an image by its path or the end of its path, with or without the suffix.
 
     Raises:
-        Faults: a name that fits several images; two patients, sides or grades of one image.
+        Faults: a name that matches several images; two patients, sides or grades of one image.
     """
     rows = pd.DataFrame(sheet.entries, columns=Entry._fields, dtype=object)
     if not sheet.names_images:
@@ -38,10 +38,10 @@ def match_images(sheet: Sheet, images: Sequence[str]) -> pd.DataFrame:
         longest = max(same["image"], key=len)
         for row, name in zip(same["row"], same["image"], strict=True):
             if _ends(stem(name))[0] not in _ends(stem(longest)):
-                faults.append(f"row {row}: '{name}' and '{longest}' both fit '{image}'; write the path in the folder")
+                faults.append(f"row {row}: '{name}' and '{longest}' both match '{image}'; write the path in the folder")
     for column in ("patient", "side", "grade"):
         faults += [
-            f"{lines}: '{image}' has another {column} in each ({values}); keep the row that is right"
+            f"{lines}: '{image}' has another {column} in each ({values}); keep the correct row"
             for (image,), lines, values in _conflicts(rows[rows[column] != ""], ["of"], column)
         ]
     _refuse(sheet, faults)
@@ -49,16 +49,16 @@ def match_images(sheet: Sheet, images: Sequence[str]) -> pd.DataFrame:
 
 
 def subjects_of_images(sheet: Sheet, rows: pd.DataFrame) -> dict[str, Subject]:
-    """Patient and side by image, '' what is not said, of the rows that ``match_images`` found.
+    """Patient and side by image ('' if not given), from the rows that ``match_images`` returned.
 
     Raises:
-        Faults: patients that differ in case or in zeros at the front.
+        Faults: patients that differ only in case or in leading zeros.
     """
     named = rows[(rows["patient"] != "") & sheet.names_images].drop_duplicates("patient")
     alike = named.groupby(named["patient"].map(lambda patient: patient.casefold().lstrip("0")), sort=False)
     faults = [
         f"rows {' and '.join(map(str, same['row']))}: patients {quoted(list(same['patient']))}, one person or two? Write one "
-        "alike in all rows, two with names that differ in more"
+        "person the same in all rows; give two persons names that differ in more than that"
         for _, same in alike
         if len(same) > 1
     ]
@@ -69,16 +69,16 @@ def subjects_of_images(sheet: Sheet, rows: pd.DataFrame) -> dict[str, Subject]:
 def join_sheet(
     sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame
 ) -> tuple[list[Entry | None], list[str], list[str]]:
-    """The sheet's graded row and the split for each image, None and '' where it has none, and what was joined in sentences.
+    """The sheet's graded row (or None) and split (or '') of each image, and sentences that describe the join.
 
     Args:
-        shown: image, patient, side, and the visit as its label and date, of each image.
-        rows: of ``match_images``; where the sheet names no images they are joined by patient, side and visit, where '007' is
-            '7' if there is no other of that number.
+        shown: image, patient, side, and the visit (label and date) of each image.
+        rows: of ``match_images``. If the sheet names no images, they are joined by patient, side and visit; '007' matches
+            '7' if no other patient has that number.
 
     Raises:
-        UserError: no row fits any image; Faults: two grades or splits of one knee, images of a side where the sheet tells
-            none, images of several visits where it tells none.
+        UserError: no row matches any image; Faults: two grades or splits of one knee; images with a known side, or of
+            several visits, if the sheet has no side or visit.
     """
     shown = shown[["image", "patient", "side", "label", "date"]].astype(object)
     first = shown.iloc[0]
@@ -88,7 +88,7 @@ def join_sheet(
     else:
         written, padded = _as_written(set(rows["patient"]), set(shown["patient"]))
         shown["patient"] = [written.get(patient) for patient in shown["patient"]]
-        notes += [f"{counted(padded, 'patient')} found without the zeros at the front of the number."] if padded else []
+        notes += [f"{counted(padded, 'patient')} matched without the leading zeros of the number."] if padded else []
         key = ["patient", "side"] if sheet.has_sides else ["patient"]
         key += _visit_key(sheet, shown, rows)
         _refuse_two_grades(sheet, rows, key)
@@ -105,17 +105,17 @@ def join_sheet(
         _refuse_several_visits(sheet, graded, key)
         notes += _knee_notes(sheet, known, graded)
     columns = ", ".join(f"{role} is '{header}'" for role, header in sheet.columns.items())
-    told = [f"{sheet.path}: {columns}; {len(graded)} of {counted(len(shown), 'image')} have a grade there."]
+    report = [f"{sheet.path}: {columns}; {len(graded)} of {counted(len(shown), 'image')} have a grade in the sheet."]
     if unused := sorted(set(rows["row"]) - used):
-        told.append(f"{counted(len(unused), 'row')} ({unused[0]} first) fit no image of the folder.")
+        report.append(f"{counted(len(unused), 'row')} ({unused[0]} first) match no image of the folder.")
     if len(absent := joined.loc[joined["_merge"] != "both", "image"]):
-        told.append(f"{counted(len(absent), 'image')} ('{absent.iat[0]}' first) without a grade in the sheet.")
+        report.append(f"{counted(len(absent), 'image')} ('{absent.iat[0]}' first) without a grade in the sheet.")
     entries = [None if pd.isna(at) else sheet.entries[int(at)] for at in joined["at"]]
-    return entries, _splits(sheet, shown, rows, key), [*told, *notes]
+    return entries, _splits(sheet, shown, rows, key), [*report, *notes]
 
 
 def _splits(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame, key: list[str]) -> list[str]:
-    """The split of each image, '' where the sheet says none."""
+    """The split of each image, '' if the sheet gives none."""
     given = rows[rows["split"] != ""]
     whose = "of" if sheet.names_images else "patient"
     faults = [
@@ -128,7 +128,7 @@ def _splits(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame, key: list[str
 
 
 def _visit_key(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
-    """``["visit"]`` where the visit of the images is known and the rows have one; ``shown`` then has that column."""
+    """``["visit"]`` if images and rows have visits, which are then added as a column of ``shown``; else ``[]``."""
     if not sheet.has_visits or sheet.any_visit:
         return []
     dated = rows["visit"].map(lambda visit: len(visit) == 8 and visit.isdigit()).any()
@@ -140,7 +140,7 @@ def _visit_key(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame) -> list[st
 
 
 def _refuse_several_visits(sheet: Sheet, graded: pd.DataFrame, key: list[str]) -> None:
-    """Refuse one grade for images of a knee at several visits, unless it was said to be of all."""
+    """Refuse one grade for images of a knee at several visits, unless the user declared that it applies to all."""
     if "visit" in key or sheet.any_visit:
         return
     faults = []
@@ -149,21 +149,22 @@ def _refuse_several_visits(sheet: Sheet, graded: pd.DataFrame, key: list[str]) -
             visits = [visit for visit in images[column].unique() if visit]
             if len(visits) > 1:
                 faults.append(
-                    f"patient '{patient}'{side and f', side {side}'} has images of visits {quoted(visits[:3])} and one grade"
+                    f"patient '{patient}'{side and f', side {side}'} has images of visits {quoted(visits[:3])} "
+                    "but only one grade"
                 )
                 break
     if faults:
         raise Faults(
             faults,
-            summary=f"{sheet.path}: {counted(len(faults), 'knee')} with images of several visits and a grade of no visit; "
-            "write which column tells it, --column 'visit=NAME', or --column 'visit=' if a grade is of the knee at all visits:",
+            summary=f"{sheet.path}: {counted(len(faults), 'knee')} with images of several visits and a grade without a visit; "
+            "give the visit column with --column 'visit=NAME', or --column 'visit=' if a grade applies to all visits:",
         )
 
 
 def _images_named(names: Iterable[str], images: Sequence[str]) -> dict[str, list[str]]:
-    """For each name the image of that path, else all that differ from it only by folders at the front.
+    """For each name, the image with that path, else all images whose path differs only in leading folders.
 
-    A name in another folder may be another patient's. The suffix may differ or be absent.
+    The same file name in another folder may belong to another patient. The suffix may differ or be absent.
     """
     exact = set(images)
     found = {name: [name] if name in exact else [] for name in names}
@@ -182,24 +183,24 @@ def _images_named(names: Iterable[str], images: Sequence[str]) -> dict[str, list
 
 
 def _ends(path: str) -> list[str]:
-    """The path and what is left of it without its first folders, whatever the case and however accents are stored."""
+    """The path and its ends (without leading folders), ignoring case and the Unicode form of accents."""
     parts = composed(path).casefold().split("/")
     return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _refuse_two_grades(sheet: Sheet, rows: pd.DataFrame, key: list[str]) -> None:
-    ways = ["keep one", "take a part of the rows (--only COLUMN=VALUE)", "name images instead of patients"]
-    ways += [f"state whose come first, as by {sheet.prefer}"] if sheet.prefer else []
-    way_out = f"{', '.join(ways[:-1])} or {ways[-1]}"
+    ways = ["keep one", "use only some of the rows (--only COLUMN=VALUE)", "name images instead of patients"]
+    ways += [f"choose whose grades take precedence, e.g. {sheet.prefer}"] if sheet.prefer else []
+    hint = f"{', '.join(ways[:-1])} or {ways[-1]}"
     faults = [
-        f"{lines}: patient '{patient}'{''.join(f', side {one}' for one in side if one)} has the grades {values}; {way_out}"
+        f"{lines}: patient '{patient}'{''.join(f', side {one}' for one in side if one)} has the grades {values}; {hint}"
         for (patient, *side), lines, values in _conflicts(rows, key, "grade")
     ]
     _refuse(sheet, faults)
 
 
 def _refuse_unknown_sides(sheet: Sheet, graded: pd.DataFrame) -> None:
-    """Refuse the grade of a patient whose images do not all show one knee that is known to be the graded one."""
+    """Refuse a grade without a side, unless all images of the patient show one knee, known to be the graded one."""
     if sheet.has_sides:
         return
     faults = []
@@ -207,12 +208,12 @@ def _refuse_unknown_sides(sheet: Sheet, graded: pd.DataFrame) -> None:
     for patient, sides in graded.groupby("patient", sort=False)["side"].agg(set).items():
         if len(sides) > 1:
             faults.append(
-                f"patient '{patient}' has images of both knees and one grade; a column must tell the side ({columns})"
+                f"patient '{patient}' has images of both knees but only one grade; a column must give the side ({columns})"
             )
         elif any(sides) and not sheet.one_knee:
             faults.append(
-                f"patient '{patient}' has images of side {max(sides)} and a grade of no side; write which column tells it "
-                f"({columns}), or --column 'side=' if the grade of a patient is of the knee that is shown"
+                f"patient '{patient}' has images of side {max(sides)} and a grade without a side; give the column of the "
+                f"side ({columns}), or --column 'side=' if a patient's grade is that of the knee in the image"
             )
     _refuse(sheet, faults)
 
@@ -220,17 +221,17 @@ def _refuse_unknown_sides(sheet: Sheet, graded: pd.DataFrame) -> None:
 def _knee_notes(sheet: Sheet, known: pd.DataFrame, graded: pd.DataFrame) -> list[str]:
     notes = []
     if several := int((graded.groupby(["patient", "side"]).size() > 1).sum()):
-        notes.append(f"{counted(several, 'knee')} with several images: each takes the grade of the knee.")
+        notes.append(f"{counted(several, 'knee')} with several images: each gets the grade of the knee.")
     if sheet.has_sides and len(sideless := known.loc[known["side"] == "", "image"]):
         notes.append(
-            f"{counted(len(sideless), 'image')} ('{sideless.iat[0]}' first) do not tell the side, so they take no grade; "
-            "--pattern with a group 'side' tells it."
+            f"{counted(len(sideless), 'image')} ('{sideless.iat[0]}' first) without a known side get no grade; "
+            "give the side by --pattern with a group 'side'."
         )
     return notes
 
 
 def _as_written(in_sheet: Collection[str], in_folder: Collection[str]) -> tuple[dict[str, str], int]:
-    """The sheet's name of each patient of the folder that it has, and how many differ in zeros at the front."""
+    """The name in the sheet of each patient of the folder, and how many names differ in leading zeros."""
     exact, here = set(in_sheet), set(in_folder)
     numbers: dict[str, set[str]] = defaultdict(set)
     for patient in exact | here:
@@ -244,7 +245,7 @@ def _as_written(in_sheet: Collection[str], in_folder: Collection[str]) -> tuple[
 
 
 def _conflicts(rows: pd.DataFrame, key: list[str], column: str) -> list[tuple[Any, str, str]]:
-    """Each key with two values in a column: the key, the first two rows that differ, and their values."""
+    """Each key with several values in a column: the key, the first two rows that differ, and their values."""
     firsts = rows.dropna(subset=[*key, column]).drop_duplicates([*key, column])
     return [
         (name, "rows {} and {}".format(*same["row"]), "{} and {}".format(*same[column]))
@@ -254,18 +255,18 @@ def _conflicts(rows: pd.DataFrame, key: list[str], column: str) -> list[tuple[An
 
 def _refuse(sheet: Sheet, faults: Sequence[str]) -> None:
     if faults:
-        told = [f"{sheet.path.name} {fault}" for fault in faults]
-        raise Faults(told, summary=f"{sheet.path}: {counted(len(faults), 'fault')}; mend them:")
+        lines = [f"{sheet.path.name} {fault}" for fault in faults]
+        raise Faults(lines, summary=f"{sheet.path}: {counted(len(faults), 'error')}; fix them:")
 
 
 def _nothing_fits(sheet: Sheet, shown: pd.Series[str]) -> str:
     entry = next((entry for entry in sheet.entries if entry.image or not sheet.names_images), None)
     if entry is None:
-        return f"{sheet.path}: no row names an image; --column 'image=' goes by patient"
+        return f"{sheet.path}: no row names an image; --column 'image=' matches by patient"
     if sheet.names_images:
         return (
-            f"{sheet.path}: no row fits an image: it has '{entry.image}', the folder '{shown['image']}'; name images by their "
-            "path in the folder, or by its end; see --column"
+            f"{sheet.path}: no row matches an image: it has '{entry.image}', the folder has '{shown['image']}'; name images by "
+            "their path in the folder, or by its end; see --column"
         )
     knees = (
         (entry.patient, entry.side, entry.visit),
@@ -274,5 +275,5 @@ def _nothing_fits(sheet: Sheet, shown: pd.Series[str]) -> str:
     one, other = (
         f"patient '{name}'{side and f', side {side}'}{visit and f', visit {visit}'}" for name, side, visit in knees
     )
-    place = f"the folder {other} ('{shown['image']}')"
-    return f"{sheet.path}: no row fits an image: it has {one}, {place}; see --pattern and --column"
+    place = f"the folder has {other} ('{shown['image']}')"
+    return f"{sheet.path}: no row matches an image: it has {one}, {place}; see --pattern and --column"

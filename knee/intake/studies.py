@@ -1,4 +1,4 @@
-"""What the headers of a folder's DICOM files say of its patients."""
+"""Infer patients from the studies of DICOM files, and describe how headers were used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from knee.intake.naming import Placed, by_file, names_nobody, side_in_path, spli
 def study_patients(
     images: Sequence[Placed], headers: Sequence[Header | None], unnamed: Sequence[bool]
 ) -> dict[str, str]:
-    """The patient of unnamed images that belong to a study of several: all of them are of one person.
+    """The patient of images without a PatientID that belong to a study with several images: all show one person.
 
-    It is the name that all of them have, else the folder that holds them and nothing else of another study, else a digest
-    of the study's identifier.
+    The patient is their folder, if it contains all of them and no other study; else their file name, if all have the same;
+    else a digest of the study's identifier.
     """
     members: dict[str, list[Placed]] = defaultdict(list)
     for image, header, nameless in zip(images, headers, unnamed, strict=True):
@@ -40,13 +40,13 @@ def study_patients(
 
 
 def study_notes(studies: Mapping[str, str]) -> list[str]:
-    """What ``study_patients`` found, in a sentence."""
+    """A sentence about the result of ``study_patients``."""
     if not studies:
         return []
     patients = len(set(studies.values()))
     return [
-        f"{counted(len(studies), 'DICOM file')} without a PatientID: those of one study are of one patient, "
-        f"{counted(patients, 'patient')}; if the study's identifier was blanked, give --pattern."
+        f"{counted(len(studies), 'DICOM file')} without a PatientID: those of one study count as one patient, "
+        f"{counted(patients, 'patient')} in total; if the study's identifier was blanked, give --pattern."
     ]
 
 
@@ -56,21 +56,21 @@ def header_notes(
     named: Sequence[str],
     found: Sequence[Subject],
 ) -> list[str]:
-    """What of DICOM headers was used; ``named``: the patients that were taken from them."""
+    """Sentences on how DICOM headers were used; ``named``: the patients that were taken from them."""
     notes = []
     counts = Counter(filter(None, named))
     dicom = sum(header is not None for header in headers)
     if counts:
         others = len(files) - counts.total()
         notes.append(
-            f"The patient of {counts.total()} of {len(files)} images is the PatientID of the DICOM file, which the manifest "
-            f"then holds{f'; of the other {others}, it is told as above' if others else ''}."
+            f"The patient of {counts.total()} of {len(files)} images is the PatientID of the DICOM file, which the "
+            f"manifest then contains{f'; of the other {others}, it is inferred as above' if others else ''}."
         )
     if len(counts) == 1 and counts.total() > 1:
         notes.append("All these have one PatientID, so they count as one patient; if it was blanked, give --pattern.")
     if dicom:
         sides = sum(bool(header and header.side) for header in headers)
-        notes.append(f"{sides} of {counted(dicom, 'DICOM file')} say the side.")
+        notes.append(f"{sides} of {counted(dicom, 'DICOM file')} give the side.")
     differing = [
         file
         for file, header, subject in zip(files, headers, found, strict=True)
@@ -78,7 +78,7 @@ def header_notes(
     ]
     if differing:
         notes.append(
-            f"{counted(len(differing), 'file')} ('{differing[0]}' first) tell another side by their names than by the DICOM "
-            "header, which is taken."
+            f"{counted(len(differing), 'file')} ('{differing[0]}' first) have another side in their names than in the DICOM "
+            "header; the header's side is used."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Which visit of a person an image or a row of a sheet is of: a label such as ``V00``, or the day of the study."""
+"""The visit that an image or a row of a sheet belongs to: a label such as ``V00``, or the study date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OAI_MONTHS = {"00": 0, "01": 12, "03": 24, "05": 36, "06": 48, "08": 72, "10": 
 
 
 def visit_in_path(path: str) -> str:
-    """The visit that an image's path says, in one spelling; '' where it says none or several.
+    """The visit in an image's path, in one spelling; '' if the path contains none or several.
 
     >>> visit_in_path("V03/9001_L.dcm"), visit_in_path("9001_L_24m.png"), visit_in_path("baseline/7.png")
     ('24 months', '24 months', '0 months')
@@ -24,7 +24,7 @@ def visit_in_path(path: str) -> str:
 
 
 def visit_as_written(text: str) -> str:
-    """What a sheet writes for a visit, in the spelling of ``visit_in_path``, or a date in eight digits; else as it is.
+    """A visit as written in a sheet, in the spelling of ``visit_in_path`` or as a date of eight digits; else unchanged.
 
     >>> visit_as_written("V00"), visit_as_written("2004-05-17"), visit_as_written("visit 2"), visit_as_written("24")
     ('0 months', '20040517', 'visit 2', '24')

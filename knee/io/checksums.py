@@ -1,4 +1,4 @@
-"""Checksums of files: by content to recognize them, by block to notice damage."""
+"""Checksums of files: of the content to recognize them, of blocks to detect damage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 _BLOCK = 1 << 20
 _SETTLED_SECONDS = 2.0
-"""Two writes within the clock of a file system have the same date; a file this old has no such second write."""
+"""Two writes within one tick of the file system's clock have the same date; a file this old has no second write."""
 
 
 def block_checksums(path: Path) -> list[int]:
@@ -21,7 +21,7 @@ def block_checksums(path: Path) -> list[int]:
 
 
 def content_digest(path: Path) -> str:
-    """The content of a file, as 32 hex digits. Raises OSError."""
+    """A digest of a file's content, as 32 hex digits. Raises OSError."""
     digest = blake2b(digest_size=16)
     with path.open("rb", buffering=0) as file:
         for block in iter(lambda: file.read(_BLOCK), b""):
@@ -30,10 +30,10 @@ def content_digest(path: Path) -> str:
 
 
 def remembered_digest(path: str, known: Mapping[str, Any]) -> list[Any]:
-    """The state of a file and its content digest: an entry that a later call finds as ``known[path]``.
+    """The state of a file and its content digest: the entry that a later call looks up as ``known[path]``.
 
-    A file is not read again while its size, dates and inode are those of its entry. The date of the last change of the
-    inode is among them: unlike the date of the content, programs cannot set it. Raises OSError.
+    A file is not read again while its size, dates and inode match its entry. These dates include the last change of the
+    inode, which programs cannot set, unlike the modification date. Raises OSError.
     """
     status = Path(path).stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

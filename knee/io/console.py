@@ -1,4 +1,4 @@
-"""What the library logs, on a person's terminal: messages as they are, warnings on standard error."""
+"""Log output on the terminal: plain messages on standard output, warnings on standard error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation")
 class ConsoleHandler(logging.Handler):
     """Prints INFO to standard output and anything worse to standard error.
 
-    The streams are looked up at every message, since tests and notebooks exchange them. A reader that goes away
-    (``| head``) does not end the work: what is left to say goes nowhere.
+    The streams are looked up for every message, because tests and notebooks replace them. If the reader of a pipe ends
+    (``| head``), the command continues and further output is discarded.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -30,7 +30,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages(level: int = logging.INFO) -> None:
-    """Show what the toolkit's packages log, from ``level`` on; calling it again changes the level only."""
+    """Show log messages of the toolkit's packages from ``level`` on; calling it again only changes the level."""
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
@@ -39,13 +39,13 @@ def show_messages(level: int = logging.INFO) -> None:
 
 
 def escape_unprintable() -> None:
-    """Letters that the terminal's encoding lacks are written as escapes, so that no command ends because of them."""
+    """Write characters that the terminal's encoding lacks as escapes, so that they do not end the command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def discard(stream: TextIO) -> None:
-    """Send what is written to a stream, whose reader is gone, nowhere from now on."""
+    """Discard all further output to a stream whose reader has ended."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

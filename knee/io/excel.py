@@ -1,4 +1,4 @@
-"""Excel files as texts, row by row. What is too large is refused by the cell that makes it so."""
+"""Read Excel files as text, row by row. A sheet that is too large is refused; the message names the outermost cell."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SAVE = "save it again, or as 'CSV UTF-8'"
 
 
 def read_excel_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]:
-    """The rows of an Excel sheet that are not empty, with their numbers; each ends at its last filled cell.
+    """The non-empty rows of an Excel sheet with their numbers; each ends at its last filled cell.
 
-    An error is read as its text (``#N/A``), a formula that was never calculated as the formula (``=A1+1``).
+    An error is read as its text (``#N/A``); a formula that was never calculated, as the formula (``=A1+1``).
 
     Args:
         name: which sheet (default: the only one).
 
     Raises:
-        UserError: unreadable, damaged, too large, no such sheet, or several and none named.
+        UserError: unreadable, damaged, too large, no such sheet, or several sheets and no ``name``.
     """
-    import openpyxl  # here, so that nothing else needs it
+    import openpyxl  # imported here because nothing else needs it
 
     try:
         with warnings.catch_warnings(), path.open("rb") as file, path.open("rb") as again:
@@ -48,7 +48,7 @@ def read_excel_rows(path: Path, name: str | None) -> list[tuple[int, list[str]]]
         ) from error
     except UserError:
         raise
-    except Exception as error:  # damaged files raise almost anything
+    except Exception as error:  # damaged files can raise almost any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise UserError(f"{path}: is damaged or not an Excel file ({reason}); {_SAVE}") from error
 
@@ -65,7 +65,7 @@ def cell_name(row: int, column: int) -> str:
 
 
 def _look_into(path: Path) -> bool:
-    """Whether there may be formulas in the file; UserError where it unpacks to too much."""
+    """Whether the file may contain formulas; UserError if it unpacks to too many bytes."""
     with zipfile.ZipFile(path) as archive:
         size = sum(part.file_size for part in archive.infolist())
         if size > _MOST_BYTES:
@@ -89,7 +89,7 @@ def _filled_rows(path: Path, results: Any, formulas: Any) -> Iterator[tuple[int,
     cells = 0
     sheets = [results] if formulas is results else [results, formulas]
     for sheet in sheets:
-        sheet.reset_dimensions()  # what the file says of its size may be wrong
+        sheet.reset_dimensions()  # the size stated in the file may be wrong
     for number, row in enumerate(zip(*(sheet.iter_rows() for sheet in sheets), strict=True), start=1):
         fields = [_text(cell, formula) for cell, formula in zip(row[0], row[-1], strict=True)]
         while fields and not fields[-1]:
@@ -106,10 +106,10 @@ def _filled_rows(path: Path, results: Any, formulas: Any) -> Iterator[tuple[int,
 
 
 def _text(cell: Any, formula: Any) -> str:
-    """A cell as a person reads it: 9001.0 is '9001'."""
+    """A cell as displayed to a person: 9001.0 is '9001'."""
     value = cell.value
     if value is None:
-        # An empty result has the type of a text; a number without a value was never calculated.
+        # An empty result has the type text; a number without a value was never calculated.
         never = formula.data_type == "f" and cell.data_type != "str"
         return (formula.value if isinstance(formula.value, str) else "={…}") if never else ""
     if isinstance(value, float) and value.is_integer():

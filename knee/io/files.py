@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their final name, then moved into place."""
+"""Atomic file writes: files are written under a temporary name next to their final one, then moved into place."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from knee.errors import UserError
 
 LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
+"""Longest file name, in bytes, that file systems allow."""
 _ROOM_FOR_SCRATCH = 40
 
 
 @contextmanager
 def moved_into_place(path: Path) -> Iterator[Path]:
-    """A scratch name beside ``path`` that takes its place, on disk, when the block ends well, and vanishes otherwise.
+    """A temporary file next to ``path`` that replaces it if the block succeeds, and is removed otherwise.
 
-    Raises OSError where the disk refuses; what was at ``path`` before then stays as it was.
+    Raises OSError if the file cannot be written; an existing file at ``path`` is then unchanged.
     """
     scratch = path.with_name(f".{_scratch_name(path)}.{os.getpid()}.part")
     try:
@@ -37,22 +37,22 @@ def moved_into_place(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of ``moved_into_place(path)``; for a file that no other process is writing."""
+    """Remove temporary files of ``moved_into_place(path)`` left by killed processes; no other process may be writing it."""
     for scratch in path.parent.glob(f".{glob.escape(_scratch_name(path))}.*.part"):
         scratch.unlink(missing_ok=True)
 
 
 def _scratch_name(path: Path) -> str:
-    """The file's name, or a hash of it where a scratch name made of it would be longer than file systems allow."""
+    """The file's name, or a hash of it if the temporary name would be longer than file systems allow."""
     name = os.fsencode(path.name)
     return path.name if len(name) <= LONGEST_NAME - _ROOM_FOR_SCRATCH else hashlib.sha256(name).hexdigest()[:16]
 
 
 @contextmanager
 def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """``moved_into_place`` for what a person asked for.
+    """``moved_into_place`` for output files that the user requested.
 
-    Raises UserError where ``path`` exists (unless ``force``) and where the disk refuses, full ones included.
+    Raises UserError if ``path`` exists (unless ``force``) or cannot be written, e.g. because the disk is full.
     """
     path = Path(path)
     refuse_existing(path, force=force)
@@ -60,7 +60,7 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         with moved_into_place(path) as scratch:
             yield scratch
     except OSError as error:
-        # A writer may put a whole traceback into the message; the system's own reason is further in.
+        # A writer may put a whole traceback into the message; the system's reason is in a cause of the error.
         cause: BaseException | None = error
         while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
             cause = cause.__cause__ or cause.__context__
@@ -81,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def typed(path: Path) -> str:
-    """A path as it is typed into a shell.
+    """A path quoted for a shell.
 
     >>> typed(Path("runs/run one"))
     "'runs/run one'"
@@ -90,9 +90,9 @@ def typed(path: Path) -> str:
 
 
 def relative_name(path: Path, folder: Path) -> str:
-    """``path`` as seen from ``folder``, with ``/``; as it is where no relative path leads there (another drive).
+    """``path`` relative to ``folder``, with ``/``; unchanged if there is no relative path (another drive).
 
-    ``folder`` without links: '..' leads out of where a link leads to.
+    ``folder`` must not contain symbolic links, because '..' is the parent of a link's target.
 
     >>> relative_name(Path("/data/images/1.png"), Path("/data/lists"))
     '../images/1.png'
@@ -104,17 +104,17 @@ def relative_name(path: Path, folder: Path) -> str:
 
 
 def refuse_inputs(target: Path, **inputs: Path | None) -> None:
-    """Raises UserError where a file to be written is one that is read, by its option or role: no --force is meant for that.
+    """Raises UserError if the file to write is also another file of the command (by role); --force does not allow that.
 
-    Links are followed, so another name of the same file is told, too.
+    Links are followed, so another name of the same file is detected, too.
     """
     for role, path in inputs.items():
         if path is not None and os.path.realpath(path) == os.path.realpath(target):
             read = role.replace("_", " ")
-            raise UserError(f"{target}: is the {read} that is read here and is not written over; choose another name")
+            raise UserError(f"{target}: is also the {read}, so it is not overwritten; choose another name")
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raises UserError where ``path`` exists and ``force`` was not asked for."""
+    """Raises UserError if ``path`` exists, unless ``force``."""
     if not force and os.path.lexists(path):
         raise UserError(f"{path}: exists already and is not overwritten; choose another name, or use --force")

@@ -1,4 +1,4 @@
-"""One process at a time reads and rewrites a table: two that do so at once would lose the rows of one."""
+"""A lock on a folder: if two processes rewrote a table at the same time, the rows of one would be lost."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PATIENCE = 60.0
 
 @contextmanager
 def folder_lock(folder: Path, *, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold the system's lock on a folder, waiting for another process to let go of it; nothing is written.
+    """Hold the operating system's lock on a folder, waiting until other processes release it; nothing is written.
 
-    A process that ends holds nothing. On systems and network drives without such locks nothing is held. Raises UserError
-    where another process keeps it for ``patience`` seconds.
+    The lock is released when the process ends. On systems and network drives without such locks, there is no lock. Raises
+    UserError if another process holds the lock for ``patience`` seconds.
     """
     try:
         import fcntl

@@ -1,4 +1,4 @@
-"""Names in one form: 'ü' may be stored as one letter or as 'u' and a mark, as macOS does, and looks the same."""
+"""Normalize Unicode names: 'ü' may be stored as one character, or as 'u' and a combining mark (as on macOS)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import unicodedata
 
 
 def composed(name: str) -> str:
-    """The name with letters and their marks as one (Unicode's NFC), so that one person is not taken for two.
+    """The name in Unicode's normal form NFC, so that one person is not counted as two.
 
-    For names that are compared; a path stays as it is, or its file would not open.
+    Only for names that are compared: a path must not be normalized, or its file might not open.
 
     >>> composed("Mu\\u0308ller") == "M\\u00fcller" == composed("M\\u00fcller")
     True

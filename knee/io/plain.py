@@ -1,7 +1,7 @@
-"""Documents and arrays from elsewhere: plain values of a bounded size, or ValueError with the reason.
+"""Check documents and arrays from untrusted sources: plain values of a bounded size, or ValueError with the reason.
 
-Whatever reads YAML or JSON that a stranger may have written checks it here before it looks at any field, so that no field
-needs to expect dates, infinities, numbers without end, or lists nested a thousand deep.
+Code that reads YAML or JSON from untrusted sources checks it here before it uses any field. So no field needs to handle
+dates, infinities, endless numbers, or lists nested a thousand levels deep.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _MOST_BYTES = 1 << 24
 
 
 def check_plain(values: object, *, finite: bool = True) -> None:
-    """Raises ValueError unless ``values`` is made of mappings, lists, texts, numbers, true, false and null, all of usual size.
+    """Raises ValueError unless ``values`` consists of mappings, lists, text, numbers, true, false and null of bounded size.
 
-    Texts have at most 10,000 letters, whole numbers fit 64 bits, nothing is nested deeper than 12; ``finite`` false allows
+    Text has at most 10,000 characters, whole numbers fit 64 bits, nothing is nested deeper than 12; ``finite`` false allows
     infinity and NaN.
 
     >>> check_plain({"fit": {"steps": 3}})
@@ -50,7 +50,7 @@ def check_plain(values: object, *, finite: bool = True) -> None:
 
 
 def _odd(value: object, depth: int, *, finite: bool) -> str:
-    """What is unusual about one value; empty where nothing is."""
+    """Why one value is refused; empty if it is accepted."""
     if isinstance(value, dict | list):
         return f"nested deeper than {_DEEPEST}" if depth > _DEEPEST else ""
     if isinstance(value, str):
@@ -85,26 +85,26 @@ def read_array(path: Path) -> NDArray[Any]:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes, more than {_MOST_BYTES:,}")
     try:
-        # Mapped, the shape in the header cannot ask for more memory than the file has bytes.
+        # Memory-mapped, so that the header's shape cannot allocate more memory than the file has bytes.
         mapped = np.load(path, allow_pickle=False, mmap_mode="r")
         if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "biuf":
             raise ValueError("it does not hold one array of numbers")
         return np.array(mapped)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # numpy parses the header as Python's literals, which can fail in any way
+    except Exception as error:  # numpy parses the header as a Python literal, which can raise any exception
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: cut short, whatever its length and depth.
+    """A value shortened for a message, whatever its length and depth.
 
     >>> shown("a" * 300)
     "'aaaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaaa'"
     """
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+    except ValueError:  # Python does not convert whole numbers of more than 4,300 digits to text
         return f"a {type(value).__name__} too long to show"
 
 

@@ -1,4 +1,4 @@
-"""Arrays in .npy files that are pickled as the file's name, so that worker processes share their pages."""
+"""Memory-mapped .npy files that are pickled as the file's name, so that worker processes share memory pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.lib.format import open_memmap
 
 
 class SharedArray(np.memmap[Any, Any]):
-    """A read-only array over a whole .npy file. Parts of it are pickled as ordinary arrays."""
+    """A read-only array of a whole .npy file. Slices of it are pickled as ordinary arrays."""
 
     _whole: Path | None = None
 
@@ -27,17 +27,17 @@ class SharedArray(np.memmap[Any, Any]):
 
 
 def open_shared(path: Path) -> SharedArray:
-    """Map a .npy file. Raises OSError or ValueError where it is missing or damaged."""
+    """Memory-map a .npy file. Raises OSError or ValueError if it is missing or damaged."""
     array: SharedArray = open_memmap(path, mode="r").view(SharedArray)
     array._whole = path
     return array
 
 
 def create_bytes(path: Path, shape: tuple[int, int, int], *, rows: range | list[int]) -> np.memmap[Any, Any]:
-    """Create a .npy file of zeros, uint8, and map it for writing into ``rows``, whose disk space is reserved here.
+    """Create a .npy file of zeros, uint8, and map it for writing ``rows``, whose disk space is reserved here.
 
-    Other rows take no space. Raises OSError where the disk is full: a write into a mapping could not report that, the
-    process would be killed (SIGBUS).
+    Other rows take no space. Raises OSError if the disk is full. Without the reservation, writing into the mapping would
+    kill the process (SIGBUS).
     """
     array: np.memmap[Any, Any] = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):

@@ -1,4 +1,4 @@
-"""CSV tables that people make: read as texts with the line of each row."""
+"""Read CSV tables written by people, as text with the line number of each row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SEPARATORS = ",;\t|"
 def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows of a small CSV file, each row with the line it starts on.
 
-    Between the fields: ',', ';', tab or '|', whichever the first line with any of them has most of.
+    The separator is ',', ';', tab or '|': the most frequent one in the first line that contains any.
 
     Raises:
         UserError: missing, a folder, empty, not UTF-8, or not a table of text.
@@ -50,7 +50,7 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
     except csv.Error as error:
         raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
     if not rows:
-        raise UserError(f"{path}: is empty but for separators; its first line names the columns, {','.join(required)}")
+        raise UserError(f"{path}: contains only separators; its first line names the columns, {','.join(required)}")
     return rows[0][1], rows[1:]
 
 
@@ -58,7 +58,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def spreadsheet_text(text: str) -> str:
-    """A text that people wrote, as a CSV field that no spreadsheet takes for a formula; ``plain_text`` undoes it.
+    """Free text as a CSV field that no spreadsheet program interprets as a formula; ``plain_text`` reverses it.
 
     >>> spreadsheet_text("=1+1"), spreadsheet_text("worse"), plain_text(spreadsheet_text("'=x"))
     ("'=1+1", 'worse', "'=x")
@@ -67,12 +67,12 @@ def spreadsheet_text(text: str) -> str:
 
 
 def plain_text(field: str) -> str:
-    """The text that ``spreadsheet_text`` made a field of."""
+    """The original text of a field written by ``spreadsheet_text``."""
     return field[1:] if field.startswith("'") and _FORMULA.match(field) else field
 
 
 def separator_of(text: str) -> str:
-    """What stands between the fields of a CSV file, told as ``read_csv_rows`` says.
+    """The separator of a CSV file's fields, determined as described in ``read_csv_rows``.
 
     >>> separator_of("\\ncase;said\\nc1;a, b, c")
     ';'
@@ -90,13 +90,13 @@ class RaggedRow(NamedTuple):
 
 
 def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[RaggedRow]]:
-    """The rows of a CSV file as texts, with a ``line`` column, and the rows that have another number of fields.
+    """The rows of a CSV file as text, with a ``line`` column, and the rows with another number of fields than the header.
 
     The titles of required columns may be written in any case.
 
     Raises:
-        UserError: as ``read_csv_rows``, or too many columns; Faults: a required column is missing, a column is there twice or
-            called ``line``.
+        UserError: as ``read_csv_rows``, or too many columns; Faults: a required column is missing, or a column occurs twice
+            or is named ``line``.
     """
     header, rows = read_csv_rows(path, required)
     if len(header) > _MOST_COLUMNS:
@@ -107,12 +107,12 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     faults = [
         f"column '{name}' is missing (its fields may be empty); found {got}" for name in required if name not in times
     ]
-    faults += [f"column '{name}' is there {count} times; keep one" for name, count in times.items() if count > 1]
+    faults += [f"column '{name}' occurs {count} times; keep one" for name, count in times.items() if count > 1]
     if "line" in times:
-        faults.append("column 'line' has the name of what is added here, the line of each row; rename it")
+        faults.append("column 'line' has the name of a column that is added here, the line of each row; rename it")
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
-    reason = f"fields where the header has {len(header)}; put quotation marks around a field that holds a separator"
+    reason = f"fields, but the header has {len(header)}; put quotation marks around a field that contains a separator"
     ragged = [RaggedRow(line, fields, f"{len(fields)} {reason}") for line, fields in rows if len(fields) != len(header)]
     whole = [(line, fields) for line, fields in rows if len(fields) == len(header)]
     table = pd.DataFrame([fields for _, fields in whole], columns=header, dtype=str)
@@ -121,20 +121,20 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:
-    """As ``read_rows``, the rows with another number of fields told as faults."""
+    """As ``read_rows``, but rows with another number of fields are returned as error messages."""
     table, ragged = read_rows(path, required)
     return table, [f"{path.name} line {row.line}: {row.reason}" for row in ragged]
 
 
 def shortened(faults: list[str]) -> list[str]:
-    """The first ``MOST_FAULTS`` faults, and how many more there are."""
+    """The first ``MOST_FAULTS`` errors, and how many more there are."""
     if len(faults) <= MOST_FAULTS:
         return faults
     return [*faults[:MOST_FAULTS], f"… and {len(faults) - MOST_FAULTS} more"]
 
 
 def some_titles(header: list[str]) -> str:
-    """The first titles of a header in a line."""
+    """The first titles of a header, in one line."""
     titles = [title for title in header if title]
     more = f" and {len(titles) - _MOST_TITLES} more" if len(titles) > _MOST_TITLES else ""
     return ", ".join(titles[:_MOST_TITLES]) + more

@@ -1,4 +1,4 @@
-"""A procedural knee: images drawn from known anatomy, so that labels, masks and where to look are certain."""
+"""Procedural phantoms of the knee: images drawn from known anatomy, so that grades, masks and lesion positions are known."""
 
 from knee.phantom.mr import draw_mr_slice
 from knee.phantom.radiograph import draw_radiograph

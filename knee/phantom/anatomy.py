@@ -1,4 +1,4 @@
-"""What differs between the patients and the slices of the MR phantom: drawn here, painted in `mr`.
+"""Random anatomy of the MR phantom's patients and slices; `mr` renders it.
 
 Frame: millimetres, anterior is negative x (left on the page, as sagittal slices are shown), y runs distally, and the
 femoral and tibial cartilage touch near the origin. Angles on the condyle are radians from straight down, positive
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL, PARTIAL, FULL = 0, 1, 2
-PARTIAL_DEPTH = (0.38, 0.56)  # share of the thickness that a partial-thickness defect has lost
-SEEN_WIDTH = 0.2  # a spot cut so near to its end is not drawn
+PARTIAL_DEPTH = (0.38, 0.56)  # fraction of the thickness lost in a partial-thickness defect
+SEEN_WIDTH = 0.2  # a spot cut this close to its end is not drawn
 LESION_WIDTH_MM = (8.0, 13.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
-    """A focal loss of cartilage in one slice; `depth` 0 means none, 1 to the bone."""
+    """A focal loss of cartilage in one slice; `depth` 0 is none, 1 reaches the bone."""
 
     depth: float
     place: float  # femur: angle in radians; tibia: x in mm
     width_mm: float
-    fill: float  # share of fluid in what fills the hole; the rest is debris as grey as cartilage's deep layer
+    fill: float  # fraction of fluid in the defect; the rest is debris as grey as the deep layer of cartilage
 
     @property
     def grade(self) -> int:
@@ -34,12 +34,12 @@ class Defect:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """The defect of a whole knee: depth by slice, and how place and width change from slice to slice."""
+    """The defect of a whole knee: depth by slice, and the change of place and width between slices."""
 
     depths: tuple[float, ...]
     widths_mm: tuple[float, ...]
     place: float
-    drift: float  # change of place from one slice to the next
+    drift: float  # change of place per slice
     fill: float
 
     def in_slice(self, index: int) -> Defect:
@@ -52,9 +52,9 @@ class Lesion:
 def draw_lesion(
     rng: np.random.Generator, slices: int, *, chances: tuple[float, float], places: tuple[float, float], drift: float
 ) -> Lesion:
-    """A lesion that is absent, partial or full (`chances` of the last two); a full one has a partial rim.
+    """A lesion that is absent, partial or full (`chances`: of the last two); a full one has a partial rim.
 
-    A healthy knee gets a lesion of depth 0 everywhere. Extents are shares of the stack: any number of slices works.
+    A healthy knee has a lesion of depth 0 everywhere. Extents are fractions of the stack, so any number of slices works.
     """
     kind = int(np.searchsorted(np.cumsum([1 - sum(chances), chances[0]]), rng.random(), side="right"))
     centre = rng.uniform(0.22, 0.78) * slices
@@ -80,7 +80,7 @@ def draw_lesion(
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Bones, cartilage and soft tissue of one patient, in mm where not said otherwise."""
+    """Bones, cartilage and soft tissue of one patient, in mm unless noted otherwise."""
 
     turn: float
     shift: tuple[float, float]
@@ -106,7 +106,7 @@ class Shape:
 
 
 def draw_shape(rng: np.random.Generator) -> Shape:
-    """One patient's anatomy; sizes about those of adult knees, cartilage at the thick end so that 96 pixels show it."""
+    """One patient's anatomy; sizes as in adult knees, with rather thick cartilage so that it is visible at 96 pixels."""
     lateral = bool(rng.random() < 0.5)
     return Shape(
         turn=float(rng.normal(0, 0.10)),
@@ -135,7 +135,7 @@ def draw_shape(rng: np.random.Generator) -> Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Tissue:
-    """Signal of each tissue (1 is joint fluid) and the coil and noise of one patient's scan."""
+    """Signal of each tissue (1 is joint fluid), and coil shading and noise of one patient's scan."""
 
     cartilage: float
     marrow: float
@@ -167,7 +167,7 @@ def draw_tissue(rng: np.random.Generator) -> Tissue:
 class Blob:
     """A bright spot: bone cyst, vessel or patch of marrow oedema.
 
-    It is widest in the slice at `depth` (−1 to 1 across the compartment) and gone `reach` away from there.
+    It is widest in the slice at `depth` (−1 to 1 across the compartment) and vanishes at a distance of `reach`.
     """
 
     centre: tuple[float, float]
@@ -178,7 +178,7 @@ class Blob:
     reach: float
 
     def width_at(self, position: float) -> float:
-        """Share of its full width in the slice at this position, 0–1."""
+        """Fraction of its full width in the slice at this position, 0–1."""
         away = (position - self.depth) / self.reach
         return float(np.sqrt(max(0.0, 1 - away * away)))
 
@@ -202,7 +202,7 @@ def draw_blobs(
 
 @dataclass(frozen=True, kw_only=True)
 class Distractors:
-    """What is bright or broken and unrelated to the grade."""
+    """Distractors: bright spots and tears that are unrelated to the grade."""
 
     cysts: tuple[Blob, ...]
     oedema: tuple[Blob, ...]
@@ -213,7 +213,7 @@ class Distractors:
 
 
 def draw_distractors(rng: np.random.Generator) -> Distractors:
-    """One patient's distractors; drawn without knowing the femoral lesion."""
+    """One patient's distractors, drawn independently of the femoral lesion."""
     femur, tibia = (-22.0, -44.0, 20.0, -12.0), (-18.0, 10.0, 16.0, 26.0)
     return Distractors(
         cysts=draw_blobs(rng, 0.9, femur, (1.2, 3.2)) + draw_blobs(rng, 1.0, tibia, (1.2, 3.2)),
@@ -228,7 +228,7 @@ def draw_distractors(rng: np.random.Generator) -> Distractors:
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """Everything the slices of one patient share."""
+    """All parameters that the slices of one patient share."""
 
     shape: Shape
     tissue: Tissue
@@ -238,7 +238,7 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator, slices: int) -> Patient:
-    """One patient; each part has a random stream of its own, so none can depend on another."""
+    """One patient; each part has its own random stream, so the parts are independent."""
     streams = rng.spawn(5)
     return Patient(
         shape=draw_shape(streams[0]),

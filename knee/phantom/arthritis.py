@@ -1,4 +1,4 @@
-"""Knees for the radiograph phantom: a Kellgren–Lawrence grade and the joint space, spurs and sclerosis that go with it.
+"""Knees of the radiograph phantom: a Kellgren–Lawrence grade with matching joint space, osteophytes and sclerosis.
 
 Ranges follow the definitions: 1 doubtful narrowing, possible osteophyte; 2 definite osteophyte, possible narrowing;
 3 several osteophytes, definite narrowing, some sclerosis, possible deformity; 4 large osteophytes, marked narrowing,
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 GRADE_SHARES = (0.28, 0.18, 0.24, 0.18, 0.12)
-AGREEMENT = 0.85  # correlation of what lies behind the grades of a patient's two knees; about half the pairs agree
+AGREEMENT = (
+    0.85  # correlation of the latent variables behind the grades of a patient's two knees; about half the pairs agree
+)
 JOINT_SPACE_MM = ((4.3, 6.0), (3.7, 5.4), (3.2, 4.9), (1.5, 3.2), (0.0, 1.2))  # worse compartment, by grade
 SPUR_MM = ((0.0, 0.4), (0.3, 1.5), (2.0, 4.5), (3.0, 6.0), (5.0, 8.5))  # largest osteophyte, by grade
 SCLEROSIS = ((0.0, 0.12), (0.0, 0.2), (0.1, 0.35), (0.4, 0.75), (0.75, 1.0))
@@ -21,7 +23,7 @@ DEFORMITY_MM = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.3), (0.2, 1.5), (1.8, 4.0))
 
 @dataclass(frozen=True, kw_only=True)
 class Arthritis:
-    """What a reader would grade in one knee."""
+    """The findings that a reader would grade in one knee."""
 
     grade: int
     is_lateral: bool  # the worse compartment
@@ -34,10 +36,10 @@ class Arthritis:
 
 
 def draw_arthritis(rng: np.random.Generator, grade: int) -> Arthritis:
-    """One knee of this grade; medial disease in five of six."""
+    """One knee of this grade; in five of six knees the medial compartment is worse."""
     lateral = bool(rng.random() < 1 / 6)
     worse = float(rng.uniform(*JOINT_SPACE_MM[grade]))
-    # The spared compartment stays wide, wider still when the knee tilts towards the other.
+    # The spared compartment stays wide, and widens further if the knee tilts towards the other.
     spared = float(rng.uniform(4.8, 6.8)) + (0.0 if grade < 3 else 0.6) - (1.2 if grade == 4 else 0.0) * rng.random()
     largest = float(rng.uniform(*SPUR_MM[grade]))
     others = rng.uniform(0.0, 0.5, 4) if grade < 3 else rng.uniform(0.45, 1.0, 4)
@@ -57,7 +59,7 @@ def draw_arthritis(rng: np.random.Generator, grade: int) -> Arthritis:
 
 
 def draw_grades(rng: np.random.Generator) -> tuple[int, int]:
-    """Grades of the left and the right knee of one patient, alike more often than chance."""
+    """Grades of the left and the right knee of one patient, equal more often than by chance."""
     shared, own = rng.standard_normal(), rng.standard_normal(2)
     burden = AGREEMENT**0.5 * shared + (1 - AGREEMENT) ** 0.5 * own
     limits = (-0.583, -0.100, 0.524, 1.175)  # normal quantiles of the cumulated GRADE_SHARES
@@ -66,7 +68,7 @@ def draw_grades(rng: np.random.Generator) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Size and shape of one patient's bones, alike in both knees; mm."""
+    """Size and shape of one patient's bones, the same in both knees; mm."""
 
     femur_half: float
     tibia_half: float
@@ -99,7 +101,7 @@ def draw_build(rng: np.random.Generator) -> Build:
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """How one film was taken: pose, beam and display."""
+    """Acquisition of one radiograph: pose, beam and display."""
 
     turn: float
     shift: tuple[float, float]
@@ -113,7 +115,7 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator, negatives: float) -> Exposure:
-    """One film; a share `negatives` of them are photographic negatives, about one in seven is over-exposed."""
+    """One acquisition; a fraction `negatives` are photographic negatives, about one in seven is over-exposed."""
     bright = bool(rng.random() < 0.15)
     return Exposure(
         turn=float(rng.normal(0, 0.035)),

@@ -1,6 +1,6 @@
-"""Distance fields, coverage and smooth noise in millimetres: the pencil and the paint of both phantoms.
+"""Distance fields, coverage and smooth noise in millimetres: the drawing primitives of both phantoms.
 
-NumPy element by element only, no matrix product and no library filter: a picture depends on the seed alone.
+Only elementwise NumPy, no matrix products or library filters, so that an image depends only on the seed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.floating[Any]]  # float32, one number a pixel, (size, size)
+Field = npt.NDArray[np.floating[Any]]  # float32, one number per pixel, (size, size)
 Image = npt.NDArray[np.uint8]
 
 
 class Plane(NamedTuple):
-    """Where each pixel lies in the anatomy's own frame, in millimetres; x to the right of the page, y down it."""
+    """Pixel coordinates in the frame of the anatomy, in millimetres; x to the right of the page, y downwards."""
 
     x: Field
     y: Field
@@ -23,7 +23,7 @@ class Plane(NamedTuple):
 
 
 def plane(size: int, extent_mm: float, *, turn: float, shift_mm: tuple[float, float], scale: float) -> Plane:
-    """Pixel centres of a square of `extent_mm`, seen from an anatomy turned by `turn` radians, shifted and scaled."""
+    """Pixel centres of a square of `extent_mm`, in the frame of an anatomy rotated by `turn` radians, shifted and scaled."""
     pixel = extent_mm / size
     page = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(pixel) - np.float32(extent_mm / 2)
     across = (page[None, :] - np.float32(shift_mm[0])) / np.float32(scale)
@@ -33,30 +33,30 @@ def plane(size: int, extent_mm: float, *, turn: float, shift_mm: tuple[float, fl
 
 
 def coverage(distance: Field, edge_mm: float) -> Field:
-    """Share of each pixel inside a shape, 0–1, from its signed distance (negative inside) and the edge's width."""
+    """Fraction of each pixel inside a shape, 0–1, from its signed distance (negative inside) and the edge's width."""
     share: Field = np.clip(np.float32(0.5) - distance / np.float32(edge_mm), 0, 1)
     return share
 
 
 def paint(canvas: Field, value: Field | float, share: Field) -> None:
-    """Lay `value` over the canvas where `share` (0–1) says so, in place."""
+    """Blend `value` into the canvas with weight `share` (0–1), in place."""
     canvas += share * (np.float32(value) - canvas)
 
 
 def smooth_union(a: Field, b: Field, radius_mm: float) -> Field:
-    """The smaller of two distances, with the crease between the shapes filled over about `radius_mm`."""
+    """The smaller of two distances (union of the shapes), with the crease filled over about `radius_mm`."""
     blend = np.clip(np.float32(0.5) + (b - a) / np.float32(2 * radius_mm), 0, 1)
     union: Field = b + (a - b) * blend - np.float32(radius_mm) * blend * (1 - blend)
     return union
 
 
 def smooth_cut(a: Field, b: Field, radius_mm: float) -> Field:
-    """The larger of two distances (what both shapes share), with rounded corners."""
+    """The larger of two distances (intersection of the shapes), with rounded corners."""
     return -smooth_union(-a, -b, radius_mm)
 
 
 def ellipse(p: Plane, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Field:
-    """About the signed distance in mm to a turned ellipse; exact on its outline and for circles."""
+    """Approximate signed distance in mm to a rotated ellipse; exact on its outline and for circles."""
     dx, dy = p.x - np.float32(centre[0]), p.y - np.float32(centre[1])
     cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
     u = (dx * cosine + dy * sine) / np.float32(radii[0])
@@ -74,19 +74,19 @@ def segment(p: Plane, start: tuple[float, float], end: tuple[float, float]) -> F
 
 
 def smooth_step(value: Field) -> Field:
-    """0 below 0, 1 above 1, a soft S between."""
+    """Smooth step: 0 below 0, 1 above 1, S-shaped between."""
     t: Field = np.clip(value, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 class Lattice:
-    """Smooth noise in −1…1, drawn once on a small lattice and read at any place, so the size of the image is free."""
+    """Smooth noise in −1…1, drawn once on a small lattice and interpolated at any position, so any image size works."""
 
     def __init__(self, rng: np.random.Generator, cells: int = 24) -> None:
         self.values = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
 
     def at(self, x: Field, y: Field, cell_mm: float | tuple[float, float]) -> Field:
-        """Noise at millimetre positions; features as large as a cell (across, down)."""
+        """Noise at millimetre positions; features have the size of a cell (across, down)."""
         across, down = cell_mm if isinstance(cell_mm, tuple) else (cell_mm, cell_mm)
         u, v = x / np.float32(across), y / np.float32(down)
         column, row = np.floor(u), np.floor(v)

@@ -2,8 +2,8 @@
 
 Contrast as in an intermediate-weighted, fat-suppressed sequence. The grade of a slice is that of its femoral defect:
 0 none, 1 partial-thickness (38–56 % of the thickness lost), 2 full-thickness (to the bone). The mask is the anatomical
-cartilage plate of the femur, the defect included: a grader should look at where cartilage is or ought to be. Tibial
-defects look the same and do not count.
+cartilage plate of the femur including the defect: attention should cover where cartilage is or should be. Tibial
+defects look the same but do not affect the grade.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from knee.phantom.tissues import (
 )
 
 EXTENT_MM = 92.0
-MR_STREAM = 1  # sets these draws apart from the radiographs' of the same seed
+MR_STREAM = 1  # makes these draws independent of the radiographs' with the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class MrTruth:
-    """What was drawn in one slice: for tests and simulated readers, never for training."""
+    """True parameters of one slice: for tests and simulated readers, never for training."""
 
     grade: int
-    lesion_depth: float  # share of the thickness lost, 0–1
+    lesion_depth: float  # fraction of the thickness lost, 0–1
     lesion_width_mm: float
     lesion_angle: float  # radians from straight down, positive to posterior
-    lesion_column: int  # pixel position of the defect's middle (of where it would be, for grade 0)
+    lesion_column: int  # pixel position of the defect's center (for grade 0, of where it would be)
     lesion_row: int
     thickness_mm: float  # intact femoral cartilage there
     tibial_depth: float
@@ -70,7 +70,7 @@ def finish(canvas: Field, p: Plane, patient: Patient, rng: np.random.Generator) 
 
 
 def draw_mr_slice(*, seed: int, patient: int, index: int, slices: int = 8, size: int = 96) -> MrSlice:
-    """Slice `index` of `slices` of one patient, `size` × `size` pixels; depends on these numbers alone."""
+    """Slice `index` of `slices` of one patient, `size` × `size` pixels; depends only on these numbers."""
     shared = np.random.SeedSequence([seed, MR_STREAM, patient])
     person = draw_patient(np.random.default_rng(shared), slices)
     rng = np.random.default_rng(np.random.SeedSequence([seed, MR_STREAM, patient, index + 1]))
@@ -135,7 +135,7 @@ def place_on_condyle(person: Patient, defect: Defect) -> tuple[float, float]:
 
 
 def describe(p: Plane, person: Patient, femur: Femur, defect: Defect, tibial: Defect, position: float) -> MrTruth:
-    """The drawn parameters of a slice; the defect's pixel is the one whose anatomy lies nearest to its middle."""
+    """The drawn parameters of a slice; the defect's pixel is the one closest to its center in the anatomy."""
     radius, thickness = place_on_condyle(person, defect)
     x = femur.centre[0] + radius * np.sin(defect.place)
     y = femur.centre[1] + radius * np.cos(defect.place)

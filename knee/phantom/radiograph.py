@@ -1,7 +1,7 @@
 """Antero-posterior radiographs of the knee with Kellgren–Lawrence grades 0–4.
 
-Frame: millimetres, medial is positive x, the tibial plateau lies at y = 0 and y runs distally. A right knee is shown
-with medial on the right of the page, a left knee mirrored. The image is attenuation: what lies in the beam adds up.
+Frame: millimetres, medial is positive x, the tibial plateau is at y = 0 and y runs distally. A right knee is shown
+with medial on the right of the page, a left knee mirrored. The image shows attenuation, which adds up along the beam.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from knee.phantom.fields import (
 
 FILM_MM = 98.0
 XRAY_STREAM = 2
-CONDYLE_MM = 23.0  # where the joint space is measured, from the midline
-BAND_MM = 4.0  # bone on either side of the joint space that the mask takes in
+CONDYLE_MM = 23.0  # distance from the midline at which the joint space is measured
+BAND_MM = 4.0  # width of bone on either side of the joint space that the mask includes
 
 
 @dataclass(frozen=True, kw_only=True)
 class RadiographTruth:
-    """What was drawn: for tests and simulated readers, never for training."""
+    """True parameters of one film: for tests and simulated readers, never for training."""
 
     grade: int
     joint_space_medial_mm: float
@@ -75,13 +75,13 @@ class Bones(NamedTuple):
 
 
 def depression(x: Field, knee: Arthritis) -> Field:
-    """How far the worse plateau has sunk, in mm."""
+    """Depression of the worse plateau, in mm."""
     worse = -1 if knee.is_lateral else 1
     return np.asarray(np.float32(knee.deformity_mm) * smooth_step((worse * x - 11) / 14))
 
 
 def plateau(x: Field, build: Build, knee: Arthritis) -> Field:
-    """Height y of the tibial plateau: two shallow dishes, spines between, a depression where it is deformed."""
+    """Height y of the tibial plateau: two shallow dishes, spines between, a depression if it is deformed."""
     medial = np.float32(build.dish[0]) * np.exp(-(((x - 23) / 11) ** 2))
     lateral = np.float32(build.dish[1]) * np.exp(-(((x + 23) / 11) ** 2))
     sharp = 1 + 0.03 * max(knee.spurs_mm)
@@ -113,7 +113,7 @@ def condyles(x: Field, build: Build, knee: Arthritis) -> Field:
     under = np.float32(build.dish[1]) + np.float32(build.dish[0] - build.dish[1]) * medial
     height, half = build.notch
     notch = np.float32(height) / (1 + np.abs(x / np.float32(half)) ** np.float32(3.4))
-    # A deformed condyle follows the plateau that gave way beneath it.
+    # The condyle follows the depressed plateau beneath it.
     return np.asarray(under + depression(x, knee) - space - rounding - notch)
 
 
@@ -166,7 +166,7 @@ def trabeculae(p: Plane, grain: Lattice) -> Field:
 
 
 def small_bones(p: Plane, build: Build) -> Field:
-    """Fibula beside and behind the tibia, patella faint before the femur."""
+    """Fibula next to and behind the tibia; patella, faint, in front of the femur."""
     edge = -(build.tibia_half * 0.84 + build.fibula[0])
     head = ellipse(p, (edge, build.fibula[1] + 7), (8.0, 9.5))
     middle = np.float32(edge) + np.float32(0.10) * (p.y - 30)
@@ -177,14 +177,14 @@ def small_bones(p: Plane, build: Build) -> Field:
 
 
 def expose(p: Plane, bones: Bones, build: Build, knee: Arthritis, rng: np.random.Generator) -> Field:
-    """Attenuation along the beam: soft tissue, both bones, fibula, patella, and what arthritis adds."""
+    """Attenuation along the beam: soft tissue, both bones, fibula, patella, and the changes of osteoarthritis."""
     grain = Lattice(rng, 64)
     across = p.x / np.float32(build.leg_half) + np.float32(0.04) * grain.at(p.x * 0, p.y, 30.0)
     flesh = np.float32(0.43) * np.sqrt(np.clip(1 - across * across, 0, 1))
     flesh = flesh * (1 + np.float32(0.08) * grain.at(p.x, p.y, 18.0))
     femur = attenuate(p, bones.femur, 9.0, 0.10) * (1 + np.float32(0.08) * np.clip(-p.y / 40, 0, 1))
     tibia = attenuate(p, bones.tibia, 8.0, 0.12)
-    # Spurs that overlap lie side by side in depth: they add less than two whole bones.
+    # Spurs that overlap in the image are at different depths: together they attenuate less than two whole bones.
     solid = femur + tibia - np.float32(0.75) * femur * tibia + small_bones(p, build)
     film = flesh + np.float32(0.28 * build.density) * solid * trabeculae(p, grain)
     film = film + subchondral(p, bones, knee, grain) + scars(p, bones, grain)
@@ -192,7 +192,7 @@ def expose(p: Plane, bones: Bones, build: Build, knee: Arthritis, rng: np.random
 
 
 def subchondral(p: Plane, bones: Bones, knee: Arthritis, grain: Lattice) -> Field:
-    """The white lines under the cartilage: thin in health, thick and dense in the worse compartment with sclerosis."""
+    """The white lines under the cartilage: thin in healthy knees, thick and dense in the worse compartment with sclerosis."""
     worse = -1 if knee.is_lateral else 1
     there = smooth_step((worse * p.x - 6) / 10) * smooth_step((40 - worse * p.x) / 8)
     film: Field = np.zeros_like(p.x)
@@ -248,7 +248,7 @@ def develop(film: Field, p: Plane, exposure: Exposure, rng: np.random.Generator)
 def draw_radiograph(
     *, seed: int, patient: int, side: Literal["L", "R"], size: int = 224, negatives: float = 0.0
 ) -> Radiograph:
-    """One knee of one patient, `size` × `size` pixels; depends on these arguments alone."""
+    """One knee of one patient, `size` × `size` pixels; depends only on these arguments."""
     person = np.random.default_rng(np.random.SeedSequence([seed, XRAY_STREAM, patient]))
     grades, build = draw_grades(person), draw_build(person)
     rng = np.random.default_rng(np.random.SeedSequence([seed, XRAY_STREAM, patient, "LR".index(side) + 1]))

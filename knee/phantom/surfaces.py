@@ -1,4 +1,4 @@
-"""Femur and tibia of one sagittal slice as distance fields, their cartilage, and what a focal defect takes away."""
+"""Femur and tibia of one sagittal slice as distance fields, their cartilage, and the tissue lost in a focal defect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Femur(NamedTuple):
     """Distance fields around the femur in one slice."""
 
     bone: Field  # to the bone's surface, negative inside
-    condyle: Field  # to the condyle's articular outline alone
+    condyle: Field  # only to the condyle's articular outline
     angle: Field
     thickness: Field  # of the intact cartilage at this angle; 0 beyond the plate's ends
     centre: tuple[float, float]
@@ -24,7 +24,7 @@ class Femur(NamedTuple):
 def condyle_radius(shape: Shape, angle: npt.NDArray[np.float64], swell: float) -> npt.NDArray[np.float64]:
     """Distance in mm of the condyle's bone from its centre, by angle."""
     axis = np.where(angle < 0, shape.anterior, shape.posterior)
-    # A little squarer than an ellipse: flat where it bears weight, round behind.
+    # Slightly squarer than an ellipse: flat in the weight-bearing part, round posteriorly.
     power = 2.25
     radius = (np.abs(np.sin(angle) / axis) ** power + np.abs(np.cos(angle) / shape.distal) ** power) ** (-1 / power)
     wave = sum(w * np.cos((k + 2) * angle + 1.3 * k) for k, w in enumerate(shape.waves))
@@ -84,7 +84,7 @@ def place_tibia(p: Plane, shape: Shape) -> Tibia:
 
 
 def lost(defect: Defect, along_mm: Field, ragged: Field) -> Field:
-    """Share of the thickness lost, 0–1, along the surface: steep shoulders, a slightly ragged floor."""
+    """Fraction of the thickness lost, 0–1, along the surface: steep shoulders, a slightly ragged floor."""
     if defect.depth == 0:
         return np.zeros_like(along_mm)
     shoulder = 1.6

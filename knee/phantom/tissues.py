@@ -1,4 +1,4 @@
-"""The tissues of a sagittal MR slice, each painted over what lies behind it."""
+"""The tissues of a sagittal MR slice, each painted over the tissues behind it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def paint_menisci(canvas: Field, p: Plane, patient: Patient, femur: Femur, tibia
 
 
 class Cartilage(NamedTuple):
-    """One plate: distance to its bone, thickness intact, share lost, and what fills the hole."""
+    """One plate: distance to its bone, intact thickness, fraction lost, and the content of the defect."""
 
     bone: Field
     thickness: Field
@@ -110,7 +110,7 @@ class Cartilage(NamedTuple):
 
 
 def paint_cartilage(canvas: Field, p: Plane, patient: Patient, plate: Cartilage, grain: Lattice) -> None:
-    """The plate's bed in what fills a defect, over it the cartilage that is left, darker towards the bone."""
+    """Fill the plate with the defect's content, then paint the remaining cartilage over it, darker towards the bone."""
     edge = 1.1 * p.pixel_mm
     there = plate.thickness > 0.05
     bed = coverage(plate.bone - plate.thickness, edge) * coverage(-plate.bone, edge) * there

@@ -1,4 +1,4 @@
-"""Writes the phantom to disk as a data set: images, masks, manifest, and apart from them the truth that was drawn."""
+"""Write the phantom to disk as a data set: images, masks and manifest, and separately the true parameters."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Drawn:
 
 
 def split_of(patient: int, patients: int) -> str:
-    """Patients are drawn independently, so their number can decide: the first ones train, the last ones test."""
+    """The split by patient number: patients are independent, so the first are for training, the last for testing."""
     val = max(1, round(SPLIT_SHARES[1] * patients))
     train = max(1, min(round(SPLIT_SHARES[0] * patients), patients - val - 1))
     return "train" if patient < train else "val" if patient < train + val else "test"
 
 
 def masked_slices(train_patients: int, slices: int, drawn_masks: int) -> set[tuple[int, int]]:
-    """Which training slices get a drawn mask: as many patients as can be, slices in turn.
+    """The training slices that get a drawn mask: from as many patients as possible, in alternating slices.
 
     >>> sorted(masked_slices(2, 4, 3))
     [(0, 0), (0, 1), (1, 2)]
@@ -62,7 +62,7 @@ def masked_slices(train_patients: int, slices: int, drawn_masks: int) -> set[tup
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be drawn; a patient is drawn from it alone, so the order and the number of processes do not matter."""
+    """What to draw. Each patient depends only on this, not on the order or the number of processes."""
 
     kind: Kind
     patients: int
@@ -114,15 +114,15 @@ class Plan:
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that holds anything, unless forced."""
+    """Refuse a folder that is not empty, unless ``force``."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give the name of a new folder")
     if folder.exists() and not force and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; give the name of a new folder, or --force to write over what is there")
+        raise UserError(f"{folder} is not empty; give the name of a new folder, or --force to overwrite its files")
 
 
 def check_numbers(kind: str, patients: int, slices: int, size: int, seed: int, drawn_masks: int) -> None:
-    """Refuse sizes that leave a split empty or a picture without a visible joint, and seeds below 0; all faults in one go."""
+    """Refuse sizes that leave a split empty or an image without a visible joint, and seeds below 0; all errors at once."""
     faults = []
     if kind not in KINDS:
         faults.append(f"kind is {kind!r}; write {' or '.join(KINDS)}")
@@ -141,7 +141,7 @@ def check_numbers(kind: str, patients: int, slices: int, size: int, seed: int, d
 
 
 def write_image(path: Path, image: Image) -> None:
-    """One PNG; a full disk or a forbidden folder is an error with a hint."""
+    """Write a PNG. Raises UserError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 4]):
         raise UserError(f"{path} could not be written; is the disk full, or the folder read-only?")
@@ -169,12 +169,12 @@ def write_phantom(
 ) -> Path:
     """Draw a data set into `folder` and return the path of its manifest.
 
-    `kind` is "mr" (`slices` sagittal slices a patient, cartilage grades 0–2) or "xray" (two knees a patient, KL 0–4;
-    `slices` plays no part). `images/` and `masks/` are named by `manifest.csv`: split by patient, masks for `drawn_masks`
-    training images and for all of validation and test. `truth.csv` has the drawn parameters of every image and `truth/`
-    every mask: for experiments, not for training. More `processes` draw faster, the same images; a script that asks for
-    them needs the usual `if __name__ == "__main__"`. UserError if the folder holds anything and `force` is not set, or if
-    a number makes no sense.
+    `kind` is "mr" (`slices` sagittal slices per patient, cartilage grades 0–2) or "xray" (two knees per patient, KL
+    0–4; `slices` is ignored). `manifest.csv` lists `images/` and `masks/`, split by patient, with masks for `drawn_masks`
+    training images and for all of validation and test. `truth.csv` contains the true parameters of every image and
+    `truth/` every mask: for experiments, not for training. More `processes` draw the same images faster; a script that
+    uses them needs the usual `if __name__ == "__main__"`. UserError if the folder is not empty and `force` is not set, or
+    if a number is out of range.
     """
     folder = Path(folder)
     check_numbers(kind, patients, slices, size, seed, drawn_masks)

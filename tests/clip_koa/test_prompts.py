@@ -64,7 +64,7 @@ def test_all_faults_come_at_once(tmp_path):
     faults = "\n".join(faults_of(tmp_path, text))
     for expected in (
         "written for grade set 'kl', the data are graded by 'cartilage'",
-        "line 5: '1' stands on line 4 already",
+        "line 5: '1' is on line 4 already",
         "grade 2 has no phrase; add '2: [...]'",
         "'2' is not a grade of 'cartilage'; write 0–2, without quotation marks",
         "'3' is not a grade",
@@ -83,7 +83,7 @@ def test_all_faults_come_at_once(tmp_path):
         ("{0: [a], 1: [b]}", "grade 2 has no phrase"),
         ("{0: [a], 1: [b], 2: []}", "grade 2: not a list of at least one phrase"),
         ("{0: [a], 1: [b], 2: [A ]}", "grade 2, phrase 1: 'A' is under grade 0 already"),
-        ("{0: [a], 1: [b], 2: [c], 0x1: [d]}", "'1' stands on line 2 already"),
+        ("{0: [a], 1: [b], 2: [c], 0x1: [d]}", "'1' is on line 2 already"),
         ("{0: [a], true: [b], 2: [c]}", "'True' is not a grade"),
         ("[a, b]", "'grades' is not a mapping"),
     ],

@@ -233,10 +233,7 @@ def test_as_a_process_of_its_own(dcmt_command: Run, tmp_path: Path) -> None:
     assert "wrote data/manifest.csv" in done.stdout
     again = dcmt_command("phantom", "data", "--patients", "3", cwd=tmp_path)
     assert again.returncode == 2
-    assert (
-        again.stderr
-        == "dcmt: data is not empty; give the name of a new folder, or --force to write over what is there\n"
-    )
+    assert again.stderr == "dcmt: data is not empty; give the name of a new folder, or --force to overwrite its files\n"
 
 
 def test_letters_that_the_terminal_lacks_are_written_out(command_environment: dict[str, str], tmp_path: Path) -> None:

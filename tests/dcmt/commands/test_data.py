@@ -68,7 +68,7 @@ def test_check_lists_all_faults_at_once(folder: Path, capsys: pytest.CaptureFixt
     assert "Traceback" not in told
     # A leak is never skipped.
     assert run(*manifest, "--split", split, "--skip-bad", folder / "r.csv") == 2
-    assert "faults that cannot be skipped" in capsys.readouterr().err
+    assert "errors that cannot be skipped" in capsys.readouterr().err
     assert not (folder / "r.csv").exists()
 
 
@@ -129,7 +129,7 @@ def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.Captu
     text = (folder / "manifest.csv").read_text().replace(",,2,,", ",,4,,")
     (folder / "kl.csv").write_text(text)
     assert run("split", folder / "kl.csv", "--grade-set", "cartilage", "--out", folder / "new.csv") == 2
-    assert "grades are read as those of the set 'cartilage', --grade-set" in capsys.readouterr().err
+    assert "grades are read as those of 'cartilage'; --grade-set" in capsys.readouterr().err
 
 
 def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys:
         write_png(tmp_path / f"{name}.png", np.arange(120, dtype=np.uint8).reshape(10, 12))
     assert run("manifest", tmp_path) == 0
     told = capsys.readouterr().out
-    assert "The patient is the folder that the file lies in" in told
+    assert "The patient is the name of the file's folder" in told
     assert "No grade is read from the folder 'Stage 3'" in told
     assert pd.read_csv(tmp_path / "manifest.csv")["patient"].tolist() == ["p1", "p1", "p2", "p3"]
     # Four equal pictures of three patients and two grades.
@@ -175,7 +175,7 @@ def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest
     assert "--missing 'TKR'" in told
     assert not out.exists()
     assert run(*named, "--missing", "tkr", "--only", "visit=a") == 0
-    assert "2 of 3 images have a grade there" in capsys.readouterr().out
+    assert "2 of 3 images have a grade in the sheet" in capsys.readouterr().out
     table = pd.read_csv(out, dtype=str, keep_default_na=False)
     assert table["image"].tolist() == ["images/7_L.png", "images/7_R.png", "images/8_L.png"]
     assert table["grade"].tolist() == ["", "2", "1"]
@@ -220,13 +220,19 @@ def test_no_command_writes_over_what_it_reads(folder: Path, capsys: pytest.Captu
     before = {path: path.read_bytes() for path in (manifest, split, sheet)}
     new = folder / "new.csv"
     for command, told in (
-        (("manifest", folder, "--grades", sheet, "--out", sheet), "is the spreadsheet that is read here"),
-        (("split", manifest, "--out", manifest), "is the manifest that is read here"),
-        (("split", manifest, "--skip-bad", manifest, "--out", new), "is the manifest that is read here"),
-        (("split", manifest, "--skip-bad", new, "--out", new), "is the list of bad rows that is read here"),
+        (("manifest", folder, "--grades", sheet, "--out", sheet), "is also the spreadsheet, so it is not overwritten"),
+        (("split", manifest, "--out", manifest), "is also the manifest, so it is not overwritten"),
+        (("split", manifest, "--skip-bad", manifest, "--out", new), "is also the manifest, so it is not overwritten"),
+        (
+            ("split", manifest, "--skip-bad", new, "--out", new),
+            "is also the list of bad rows, so it is not overwritten",
+        ),
         (("split", manifest, "--skip-bad", folder / "new_1.csv", "--folds", "3", "--out", new), "list of bad rows"),
-        (("check", manifest, "--skip-bad", manifest), "is the manifest that is read here"),
-        (("check", manifest, "--split", split, "--skip-bad", split), "is the split file that is read here"),
+        (("check", manifest, "--skip-bad", manifest), "is also the manifest, so it is not overwritten"),
+        (
+            ("check", manifest, "--split", split, "--skip-bad", split),
+            "is also the split file, so it is not overwritten",
+        ),
     ):
         assert run(*command, "--force") == 2
         assert told in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_mean_and_deviation(files, tmp_path):
     values = cache.images[rows].astype(np.float64) / 255
     assert mean == pytest.approx(values.mean(), rel=1e-12)
     assert deviation == pytest.approx(values.std(), rel=1e-9)
-    with pytest.raises(UserError, match="no image at all"):
+    with pytest.raises(UserError, match="need at least one image"):
         cache.mean_std([])
 
 

@@ -153,7 +153,7 @@ def test_batches_of_one_stream_alone() -> None:
     assert empty.grades.shape == (0,)
     assert empty.masks.shape == (0, SIZE, SIZE)
     assert empty.has_mask.shape == (0,)
-    with pytest.raises(ValueError, match="labeled items come first"):
+    with pytest.raises(ValueError, match="labeled items must come first"):
         collate([unlabeled, labeled])
 
 

@@ -84,7 +84,7 @@ def test_all_faults_in_one_report(tmp_path):
         "manifest.csv line 7: split 'dev' is not train, val, test or empty",
         "manifest.csv line 7: spacing_mm '-3'",
         "manifest.csv line 8: image is empty",
-        "manifest.csv line 9: 2 fields where the header has 7",
+        "manifest.csv line 9: 2 fields, but the header has 7",
     ]
     assert len(faults) == len(expected)
     for start in expected:
@@ -173,7 +173,7 @@ def test_paths_of_windows_and_titles_in_any_case(tmp_path):
     assert read.table["image"].tolist() == ["images/a.png", "odd\\name.png"]
     assert read.table["mask"].tolist() == ["masks/a.png", ""]
     assert read.table["Age"].tolist() == ["61", "50"]
-    with pytest.raises(Faults, match="column 'image' is there 2 times"):
+    with pytest.raises(Faults, match="column 'image' occurs 2 times"):
         read_manifest(manifest(tmp_path, f"Image,{HEADER}\na,b,1,L,2,\n"), KL)
 
 
@@ -189,11 +189,11 @@ def test_quoted_field_over_two_lines_keeps_line_numbers(tmp_path):
     [
         (b"", "is empty"),
         (b"\n\n", "is empty"),
-        (b";;;;\n", "is empty but for separators; its first line names the columns, image,patient"),
+        (b";;;;\n", "contains only separators; its first line names the columns, image,patient"),
         (b"\x89PNG\0\0", "is not a CSV file but binary"),
         (b"image,patient\n\xff\xfe,1\n", "line 2: is not UTF-8"),
         (b"image,patient\n", "column 'side' is missing"),
-        (b"image,patient,side,grade,mask,mask\n", "column 'mask' is there 2 times"),
+        (b"image,patient,side,grade,mask,mask\n", "column 'mask' occurs 2 times"),
         (b"image,patient,side,grade,mask,line\na.png,1,L,0,,7\n", "line 1: column 'line' has the name .* rename it"),
         (b"image,patient,side,grade,mask\n", "has a header and no rows"),
         (b'image,patient,side,grade,mask\n"a,1,L,0,\n', "check its quotation marks"),
@@ -273,7 +273,9 @@ def test_masks_beside_a_folder_of_images_are_theirs(tmp_path):
     table = manifest_from_folder(tmp_path)
     assert table["mask"].tolist() == ["masks/1_L.png", "masks/images/2_L.png"]
     (note,) = [note for note in table.attrs["notes"] if "in masks" in note]
-    assert note.startswith("1 file in masks fits no image, 'masks/gone.png' first; a mask has the path of its image")
+    assert note.startswith(
+        "1 file in masks fits no image ('masks/gone.png' first); a mask must have the path of its image"
+    )
 
 
 def test_a_mask_that_may_be_of_two_images_is_of_neither_and_this_is_said(tmp_path):
@@ -285,7 +287,7 @@ def test_a_mask_that_may_be_of_two_images_is_of_neither_and_this_is_said(tmp_pat
         "3/1_L.png": "",
         "7_L.png": "masks/7_L.png",
     }
-    assert "1 file in masks fits no image, 'masks/1_L.png' first" in " ".join(table.attrs["notes"])
+    assert "1 file in masks fits no image ('masks/1_L.png' first)" in " ".join(table.attrs["notes"])
 
 
 def test_masks_that_all_fit_are_not_remarked_on(tmp_path):
@@ -298,7 +300,7 @@ def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
     table = manifest_from_folder(tmp_path)
     assert table["grade"].isna().all()
     assert "split" not in table
-    assert any("every image is a patient of its own" in note for note in table.attrs["notes"])
+    assert any("every image counts as a separate patient" in note for note in table.attrs["notes"])
     named = manifest_from_folder(tmp_path, pattern=r"(?P<patient>[a-z]+)_")
     assert named["patient"].tolist() == ["a", "b"]
 
@@ -306,13 +308,13 @@ def test_plain_folder_is_ungraded_and_says_how_patients_were_named(tmp_path):
 @pytest.mark.parametrize(
     ("names", "options", "reason"),
     [
-        ([], {}, "holds no images"),
+        ([], {}, "contains no images"),
         (["a.png"], {"layout": "chen"}, "not named SPLIT/GRADE"),
         (["a.png"], {"layout": "tre"}, "write auto, chen, tree or plain"),
         (["a.png"], {"pattern": "("}, "not a regular expression"),
         (["a.png"], {"pattern": "(?P<patient>[0-9]+)"}, "finds no group 'patient'"),
         (["7/a.png"], {"grade_count": 5}, "folder '7' is not a grade"),
-        (["masks/a.png"], {}, "masks alone"),
+        (["masks/a.png"], {}, "contains only masks"),
     ],
 )
 def test_folder_refused(tmp_path, names, options, reason):
@@ -371,7 +373,7 @@ def test_names_that_are_not_utf8_are_all_told(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes((tmp_path / "0/1L.png").read_bytes())
     with pytest.raises(
-        Faults, match="2 files whose names are not UTF-8 text, which no table can hold; rename"
+        Faults, match="2 files whose names are not UTF-8 text, which a table cannot contain; rename"
     ) as caught:
         manifest_from_folder(tmp_path)
     assert caught.value.faults == (r"0/M\udcfcller_1.png", r"0/b\udce4/2.png")
@@ -430,6 +432,6 @@ def test_a_name_for_another_folder_leads_to_the_same_file(tmp_path):
 def test_names_with_outer_spaces_are_told_since_no_table_keeps_them(tmp_path):
     touch(tmp_path, " 1_L.png", "2_L.png ", "3 3_L.png")
     (tmp_path / "2_L.png ").rename(tmp_path / "2_L .png")
-    with pytest.raises(Faults, match="1 path with a space at the outer end, which no table keeps") as caught:
+    with pytest.raises(Faults, match="1 path beginning or ending with a space, which a table does not keep") as caught:
         manifest_from_folder(tmp_path)
     assert caught.value.faults == ("' 1_L.png'",)

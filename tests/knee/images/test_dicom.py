@@ -46,7 +46,7 @@ def test_bits_are_taken_from_where_high_bit_says(tmp_path, bits, garbage, signed
 def test_values_above_the_stored_bits_are_refused_unless_an_overlay_explains_them(tmp_path):
     fields = {"BitsStored": 12, "HighBit": 11}
     above = TWELVE | (RNG.integers(0, 2, TWELVE.shape).astype(np.uint16) << 12)
-    with pytest.raises(UserError, match="values of up to bit 12, where its header says 12 bits stored up to bit 11"):
+    with pytest.raises(UserError, match="values of up to bit 12, but its header says 12 bits stored up to bit 11"):
         read(tmp_path, dicom_bytes(above, **fields))
     dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(above, **fields)))
     dataset.add_new(0x60000100, "US", 16)
@@ -58,7 +58,7 @@ def test_values_above_the_stored_bits_are_refused_unless_an_overlay_explains_the
 
 def test_a_header_that_contradicts_its_bits_is_refused(tmp_path):
     lower = RNG.integers(1, 1 << 12, (20, 16)).astype(np.uint16)
-    with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they lie lower"):
+    with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they are lower"):
         read(tmp_path, dicom_bytes(lower, BitsStored=12, HighBit=15))
     for fields in (
         {"BitsStored": 12, "HighBit": 16},
@@ -211,7 +211,7 @@ def test_rle_that_unpacks_to_far_more_takes_no_more_memory(tmp_path):
 
 def test_a_compressed_picture_of_another_size_is_refused(tmp_path):
     frame = pillow_bytes(np.tile(GREY, (2, 1)), "JPEG")
-    with pytest.raises(UserError, match="compressed picture of 30 × 80 pixels, where its header says 30 × 40"):
+    with pytest.raises(UserError, match="compressed picture of 30 × 80 pixels, but its header says 30 × 40"):
         read(tmp_path, compressed(GREY, JPEGBaseline8Bit, frame))
 
 

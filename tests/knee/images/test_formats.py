@@ -152,7 +152,7 @@ def test_a_mask_in_the_same_place_is_read_however_it_is_stored(tmp_path):
                 np.testing.assert_array_equal(read_mask(f"{path}#{index}", of=shown), expected)
                 fitting.append(index)
             except UserError as error:
-                assert "lies elsewhere than its image" in str(error)
+                assert "is at another position than its image" in str(error)
         assert len(fitting) == 1
     cut = volume(tmp_path, "cut.nii", drawn[:, :, 3:4], AFFINE)
     np.testing.assert_array_equal(read_mask(cut, of=shown), expected)
@@ -175,7 +175,7 @@ def test_a_mask_with_another_affine_is_refused_by_name(tmp_path, name, affine):
     image = RNG.integers(1, 900, (12, 12, 5)).astype(np.int16)
     shown = read_pixels(f"{volume(tmp_path, 'i.nii', image, AFFINE)}#3")
     mask = volume(tmp_path, "m.nii", (image > 450).astype(np.uint8), affine)
-    with pytest.raises(UserError, match=r"m\.nii#3: lies elsewhere than its image.*image\.affine"):
+    with pytest.raises(UserError, match=r"m\.nii#3: is at another position than its image.*image\.affine"):
         read_mask(f"{mask}#3", of=shown)
 
 

@@ -87,7 +87,7 @@ def test_outside_of_the_box_is_zero():
     back = geometry.restore(np.ones((20, 20)))
     assert (back[:, :40] == 1).all()
     assert (back[:, 40:] == 0).all()
-    with pytest.raises(ValueError, match="does not lie within"):
+    with pytest.raises(ValueError, match="is not within the image"):
         prepare(RNG.random((40, 80)), 20, box=(0, 50, 40, 40))
 
 

@@ -85,7 +85,7 @@ def test_dice_follows_from_iou() -> None:
 
 
 def test_comparison_refuses() -> None:
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal shapes"):
         mask_dice(np.zeros((1, 2, 2)), np.zeros((1, 2, 3)))
     with pytest.raises(ValueError, match="0 and 1"):
         mask_iou(np.full((1, 2, 2), 255), np.zeros((1, 2, 2)))

@@ -35,7 +35,7 @@ def test_usual_spellings_of_grades(study, names, split):
         (["01"], "'01' has a zero at the front"),
         (["01", "02", "03", "04"], "'01' has a zero at the front"),
         (["3"], "there is only one"),
-        (["1", "2", "A7", "B8", "C9"], "beside 'A7'"),
+        (["1", "2", "A7", "B8", "C9"], "next to 'A7'"),
     ],
 )
 def test_numbers_that_may_be_patients_are_asked_about_and_both_answers_work(study, folders, reason, option):

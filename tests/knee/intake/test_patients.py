@@ -65,7 +65,7 @@ def test_slices_in_a_patients_folder_are_of_that_patient_and_stay_in_one_split(t
     table = manifest_from_folder(tmp_path)
     assert sorted(set(table["patient"])) == [case for _, case in sorted(cases, key=lambda one: one[1])]
     assert table["grade"].tolist() == [int(name[0]) for name in table["image"]]
-    assert "such as 'slice00' name nobody" in " ".join(table.attrs["notes"])
+    assert "such as 'slice00' do not identify a patient" in " ".join(table.attrs["notes"])
     split = make_split(table, seed=0).assign(case=[name.split("/")[1] for name in table["image"]])
     assert split.groupby("case")["split"].nunique().eq(1).all()
     assert split["split"].nunique() == 3
@@ -110,7 +110,7 @@ def test_patient_and_side_by_place(tmp_path, name, expected):
         (["V00/1001.png", "V01/1001.png"], "one patient or two.*--pattern folder.*--pattern file"),
         (["P1/IM0001.png", "P2/IM0001.png"], "1 such name"),
         (["2/P1/T1/slice1.png", "3/P2/T1/slice1.png"], "which of the folders 'P1', 'T1' is the patient"),
-        (["2/slice1.png", "3/slice1.png"], "neither the name 'slice1' nor a folder of its own"),
+        (["2/slice1.png", "3/slice1.png"], "neither the name 'slice1' nor a folder identifies the patient"),
         (["left.png", "right.png"], "put the images of each patient into a folder"),
         (["0/1.png", "Grade 3/p/left.png", "Grade 3/left.png"], "neither the name 'left'"),
     ],
@@ -129,7 +129,7 @@ def test_folders_that_look_like_masks_are_not_called_patients(tmp_path, masks):
         manifest_from_folder(tmp_path)
     told = str(caught.value)
     assert told.startswith(
-        f"{images}/1.png and {masks}/1.png: one name in two folders (2 such names); if '{masks}' holds"
+        f"{images}/1.png and {masks}/1.png: one name in two folders (2 such names); if '{masks}' contains masks"
     )
     assert f"move them to 'masks', each under the path of its image (masks/{images}/1.png)" in told
     for name in ("1.png", "2.png"):
@@ -144,7 +144,7 @@ def test_folder_or_file_on_request(tmp_path):
     assert set(told(tmp_path, pattern="folder").values()) == {("A", "L"), ("B", "R")}
     assert set(told(tmp_path, pattern="(?P<patient>[AB])/").values()) == {("A", ""), ("B", "")}
     touch(tmp_path, "2/1002.png")
-    with pytest.raises(UserError, match=r"2/1002.png: lies in no folder of a patient"):
+    with pytest.raises(UserError, match=r"2/1002.png: is not in a patient folder"):
         manifest_from_folder(tmp_path, pattern="folder")
 
 
@@ -179,9 +179,9 @@ def test_dicom_files_tell_their_patient_and_side(tmp_path):
     assert list(told(tmp_path).values()) == expected
     notes = noted(tmp_path)
     assert "patient of 3 of 5 images is the PatientID" in notes
-    assert "of the other 2, it is told as above" in notes
-    assert "3 of 4 DICOM files say the side" in notes
-    assert "1 file ('1/d_L.dcm' first) tell another side by their names than by the DICOM header" in notes
+    assert "of the other 2, it is inferred as above" in notes
+    assert "3 of 4 DICOM files give the side" in notes
+    assert "1 file ('1/d_L.dcm' first) have another side in their names than in the DICOM header" in notes
     assert "X7" not in notes
     by_name = told(tmp_path, pattern=r"/(?P<patient>[a-z])(_(?P<side>[LR]))?\.")
     assert list(by_name.values()) == [("a", "L"), ("c", "R"), ("d", "L"), ("e", "L"), ("b", "R")]
@@ -262,7 +262,7 @@ def test_dicom_without_a_suffix_is_found_and_other_files_are_counted(tmp_path):
     assert "(without a suffix: 2, .bmp: 2)" in table.attrs["notes"][-1]
     for name in ("2/a.png", "2/IM0001", "2/1.2.840.7"):
         (tmp_path / name).unlink()
-    with pytest.raises(UserError, match=r"holds no images.*4 files passed over"):
+    with pytest.raises(UserError, match=r"contains no images.*4 files passed over"):
         manifest_from_folder(tmp_path)
 
 
@@ -271,9 +271,7 @@ def test_folders_that_are_no_grade_are_named(tmp_path):
     table = manifest_from_folder(tmp_path, grade_count=5)
     assert table["grade"].tolist() == [0, 1, 2, pd.NA, pd.NA, pd.NA]
     (note,) = [note for note in table.attrs["notes"] if note.startswith("No grade")]
-    assert note.startswith(
-        "No grade is read from the folders 'Stage 3', 'Stage 4'; a folder of a grade is named by its"
-    )
+    assert note.startswith("No grade is read from the folders 'Stage 3', 'Stage 4'; a grade folder is named after its")
     touch(tmp_path, *(f"site {letter}/{number}0.png" for number, letter in enumerate("abcde")))
     assert "'Stage 3', 'Stage 4', 'site a', 'site b', 'site c', 2 more;" in noted(tmp_path, layout="tree")
 

@@ -93,4 +93,4 @@ def test_a_split_that_parts_a_patient_or_contradicts_the_folder_is_refused(study
     path = study.csv("patient,side,KL,split", "1,L,2,train", "1,R,2,test")
     assert "rows 2 and 3: '1' is in the splits train and test" in study.refusal(path)
     path = study.csv("patient,side,KL,split", "1,L,2,test", "1,R,2,test")
-    assert "train/1_L.png: lies in the folder of split train, the sheet says test" in study.refusal(path)
+    assert "train/1_L.png: is in the folder of split train, but the sheet has test" in study.refusal(path)

@@ -62,7 +62,7 @@ def test_a_digitised_film_is_an_image_and_a_capture_of_a_result_is_not(study, fi
 
 def test_a_folder_of_nothing_else_says_what_it_holds(study):
     study.draw_dicom("seg.dcm", kind=pydicom.uid.SegmentationStorage)
-    assert "holds no images" in study.refusal()
+    assert "contains no images" in study.refusal()
     assert "Segmentation: 1 ('seg.dcm' first)" in study.refusal()
 
 

@@ -96,8 +96,8 @@ def test_a_row_a_knee_numbers_as_excel_keeps_them_below_a_title(tmp_path):
     ]
     assert grades(tmp_path, path) == {"9001_L.png": 0, "9001_R.png": 3, "9002_L.png": 2, "9002_R.png": None}
     notes = " ".join(joined(tmp_path, path).attrs["notes"])
-    assert "3 of 4 images have a grade there" in notes
-    assert "1 row (7 first) fit no image" in notes
+    assert "3 of 4 images have a grade in the sheet" in notes
+    assert "1 row (7 first) match no image" in notes
     assert "1 image ('9002_R.png' first) without a grade in the sheet" in notes
 
 
@@ -151,7 +151,7 @@ def test_a_graded_row_of_no_side_where_sides_are_told(tmp_path):
         ("patient,subject,KL", "'patient', 'subject' may all be the patient"),
         ("patient,side,score", "which column is the grade"),
         ("who,side,KL", "which column names the image, or the patient"),
-        ("file,KL_left,KL_right", "two knees in a row, which names one image"),
+        ("file,KL_left,KL_right", "a row has the grades of two knees but names one image"),
         ("patient,side,KL,KL", "'KL', 'KL' may all be the grade"),
     ],
 )
@@ -165,9 +165,9 @@ def test_columns_that_cannot_be_told_are_asked_for(tmp_path, header, told):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([["patient", "side", "KL"], [1, "L", 2], [None, "R", 3]], "row 3: has a grade and names neither"),
-        ([["patient", "KL", None], [None, "left", "right"], [1, 2, 3]], "row 2: has a grade and names neither"),
-        ([["file", "KL"], [None, 0], ["a.png", 1]], "row 2: has a grade and names neither"),
+        ([["patient", "side", "KL"], [1, "L", 2], [None, "R", 3]], "row 3: has a grade but names neither"),
+        ([["patient", "KL", None], [None, "left", "right"], [1, 2, 3]], "row 2: has a grade but names neither"),
+        ([["file", "KL"], [None, 0], ["a.png", 1]], "row 2: has a grade but names neither"),
     ],
 )
 def test_a_grade_of_nobody_is_refused(tmp_path, rows, told):
@@ -181,7 +181,7 @@ def test_a_grade_of_nobody_is_refused(tmp_path, rows, told):
 def test_rows_of_more_or_fewer_fields_than_the_header(tmp_path, line, number):
     """A separator within a field, or a forgotten one, moves the fields after it into other columns."""
     for only in ({}, {"patient": "2"}):
-        with pytest.raises(Faults, match=f"row 2: {number} fields where the header has 5") as caught:
+        with pytest.raises(Faults, match=f"row 2: {number} fields, but the header has 5") as caught:
             read_sheet(csv_sheet(tmp_path, "patient,side,age,KL,note", line, "2,L,62,1,,,"), KL, only=only)
         assert "row 3" not in str(caught.value)
     assert read_sheet(csv_sheet(tmp_path, "patient,side,KL,", "2,L,1"), KL).entries[0].grade == 1
@@ -214,7 +214,9 @@ def test_columns_said_to_be_none_leave_the_others(tmp_path):
     path = csv_sheet(tmp_path, "id,knee,KL,KL_left,KL_right", "7,2,0,1,2")
     sheet = read_sheet(path, KL, columns={"grade": "", "side": ""})
     assert sheet.columns == {"patient": "id", "grade_L": "KL_left", "grade_R": "KL_right"}
-    with pytest.raises(UserError, match="a grade and one of a side; write 'grade', or 'grade_L' and 'grade_R'"):
+    with pytest.raises(
+        UserError, match="both 'grade' and a grade of one side; write either 'grade', or 'grade_L' and 'grade_R'"
+    ):
         read_sheet(path, KL, columns={"grade": "KL", "grade_L": "KL_left"})
 
 
@@ -246,7 +248,7 @@ def test_two_grades_of_one_knee_are_refused_one_said_twice_is_not(tmp_path):
         "9002_L.png": None,
         "9002_R.png": 1,
     }
-    assert "no row has '99' in the column 'READPRJ', but '15', '37', '42'" in refusal(
+    assert "no row has '99' in the column 'READPRJ'; its values are '15', '37', '42'" in refusal(
         tmp_path, csv_sheet(tmp_path, *lines), only={"READPRJ": "99"}
     )
 
@@ -254,33 +256,35 @@ def test_two_grades_of_one_knee_are_refused_one_said_twice_is_not(tmp_path):
 def test_one_grade_for_a_patient_is_not_given_to_both_knees(tmp_path):
     touch(tmp_path, *KNEES)
     path = csv_sheet(tmp_path, "patient,KL", "9001,2")
-    assert "patient '9001' has images of both knees and one grade" in refusal(tmp_path, path)
+    assert "patient '9001' has images of both knees but only one grade" in refusal(tmp_path, path)
     (tmp_path / "images" / "9001_R.png").unlink()
     told = refusal(tmp_path, path)
-    assert "patient '9001' has images of side L and a grade of no side" in told
-    assert "--column 'side=' if the grade of a patient is of the knee that is shown" in told
+    assert "patient '9001' has images of side L and a grade without a side" in told
+    assert "--column 'side=' if a patient's grade is that of the knee in the image" in told
     assert grades(tmp_path, path, columns={"side": ""})["9001_L.png"] == 2
 
 
 def test_the_grade_of_the_other_knee_by_a_side_of_another_name(tmp_path):
     touch(tmp_path, "9001_L.png")
     path = csv_sheet(tmp_path, "patient,Side (L/R),KL", "9001,R,4")
-    assert "has images of side L and a grade of no side" in refusal(tmp_path, path)
-    assert "no row fits" in refusal(tmp_path, path, columns={"side": "Side (L/R)"})
+    assert "has images of side L and a grade without a side" in refusal(tmp_path, path)
+    assert "no row matches" in refusal(tmp_path, path, columns={"side": "Side (L/R)"})
 
 
 def test_an_image_of_no_side_takes_no_grade_from_a_sheet_of_sides(tmp_path):
     touch(tmp_path, "9001.png", "9002_L.png")
     path = csv_sheet(tmp_path, "patient,side,KL", "9001,L,2", "9002,L,3")
     assert grades(tmp_path, path) == {"9001.png": None, "9002_L.png": 3}
-    assert "1 image ('9001.png' first) do not tell the side" in " ".join(joined(tmp_path, path).attrs["notes"])
+    assert "1 image ('9001.png' first) without a known side get no grade" in " ".join(
+        joined(tmp_path, path).attrs["notes"]
+    )
 
 
 def test_zeros_at_the_front_of_a_number(tmp_path):
     touch(tmp_path, "007_L.png", "08_L.png", "008_L.png", "9_L.png")
     path = excel_sheet(tmp_path, ["patient", "side", "KL"], [7, "L", 1], [8, "L", 2], ["0009", "L", 3])
     assert grades(tmp_path, path) == {"007_L.png": 1, "008_L.png": None, "08_L.png": None, "9_L.png": 3}
-    assert "2 patients found without the zeros" in " ".join(joined(tmp_path, path).attrs["notes"])
+    assert "2 patients matched without the leading zeros" in " ".join(joined(tmp_path, path).attrs["notes"])
 
 
 @given(
@@ -362,10 +366,10 @@ def test_a_name_that_fits_two_images_needs_its_folder(tmp_path):
 def test_a_name_in_another_folder_is_another_image(tmp_path):
     touch(tmp_path, "P1/a_L.png", "P2/knee.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P1/knee.png,3"))
-    assert "it has 'P1/knee.png', the folder 'P1/a_L.png'; name images by their path in the folder" in told
+    assert "it has 'P1/knee.png', the folder has 'P1/a_L.png'; name images by their path in the folder" in told
     touch(tmp_path, "a.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "image,KL", "P8/a.png,3", "P9/a.png,3", "P8/a,3"))
-    assert "row 3: 'P9/a.png' and 'P8/a.png' both fit 'a.png'" in told
+    assert "row 3: 'P9/a.png' and 'P8/a.png' both match 'a.png'" in told
 
 
 @pytest.mark.parametrize(
@@ -405,7 +409,10 @@ def test_one_person_under_two_names_is_refused(tmp_path):
     touch(tmp_path, "007_L.png", "007_R.png")
     path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", 7, 2])
     told = refusal(tmp_path, path)
-    assert "007_L.png: is listed as patient '7', but by its name or header it is '007', as '007_R.png' is told" in told
+    assert (
+        "007_L.png: is listed as patient '7', but its name or header gives '007', and '007_R.png', which is not listed"
+        in told
+    )
     assert joined(tmp_path, path, columns={"patient": ""})["patient"].tolist() == ["007", "007"]
     path = excel_sheet(tmp_path, ["file", "patient", "KL"], ["007_L.png", "007", 2])
     assert joined(tmp_path, path)["patient"].tolist() == ["007", "007"]
@@ -425,9 +432,9 @@ def test_rows_of_one_image_that_contradict_each_other(tmp_path):
 def test_a_side_or_grade_that_the_folder_contradicts(tmp_path):
     touch(tmp_path, "2/9001_L.png", "2/9002_L.png", "3/9003_L.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "image,side,KL", "9001_L.png,R,2"))
-    assert "9001_L.png: is listed as side R, but by its name or header it is L" in told
+    assert "9001_L.png: is listed as side R, but its name or header gives L" in told
     told = refusal(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,L,2", "9002,L,1"))
-    assert "2/9002_L.png: lies in the folder of grade 2, row 3 of the sheet says 1" in told
+    assert "2/9002_L.png: is in the folder of grade 2, but row 3 of the sheet has 1" in told
     assert "9001" not in told
     assert list(grades(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,L,2")).values()) == [2, 2, 3]
 
@@ -435,11 +442,11 @@ def test_a_side_or_grade_that_the_folder_contradicts(tmp_path):
 def test_a_sheet_that_fits_no_image_says_what_both_have(tmp_path):
     touch(tmp_path, "IM1_L.png")
     told = refusal(tmp_path, csv_sheet(tmp_path, "patient,side,KL", "9001,R,2"))
-    assert "it has patient '9001', side R, the folder patient 'IM1', side L ('IM1_L.png')" in told
-    assert "it has '9001.png', the folder 'IM1_L.png'" in refusal(
+    assert "it has patient '9001', side R, the folder has patient 'IM1', side L ('IM1_L.png')" in told
+    assert "it has '9001.png', the folder has 'IM1_L.png'" in refusal(
         tmp_path, csv_sheet(tmp_path, "image,KL", "9001.png,2")
     )
-    assert "no row names an image; --column 'image=' goes by patient" in refusal(
+    assert "no row names an image; --column 'image=' matches by patient" in refusal(
         tmp_path, csv_sheet(tmp_path, "patient,file,KL", "9001,,2")
     )
 

@@ -12,7 +12,10 @@ def test_slices_of_one_series_without_a_patient_are_one_patient(study):
     table = study.table()
     assert table["patient"].nunique() == 3
     assert table.assign(series=table["image"].str[6]).groupby("series")["patient"].nunique().eq(1).all()
-    assert "18 DICOM files without a PatientID: those of one study are of one patient, 3 patients" in study.notes()
+    assert (
+        "18 DICOM files without a PatientID: those of one study count as one patient, 3 patients in total"
+        in study.notes()
+    )
     split = make_split(table, seed=0).assign(patient=table["patient"])
     assert split.groupby("patient")["split"].nunique().eq(1).all()
 

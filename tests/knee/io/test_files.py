@@ -68,5 +68,5 @@ def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(tmp_path / "grades.csv")
     refuse_inputs(tmp_path / "other.csv", spreadsheet=tmp_path / "grades.csv", manifest=None)
     for target in (tmp_path / "grades.csv", tmp_path / "link.csv", tmp_path / "x" / ".." / "grades.csv"):
-        with pytest.raises(UserError, match=r"is the list of bad rows that is read here and is not written over"):
+        with pytest.raises(UserError, match=r"is also the list of bad rows, so it is not overwritten"):
             refuse_inputs(target, list_of_bad_rows=tmp_path / "grades.csv")

@@ -409,7 +409,7 @@ def test_what_is_written_among_images_is_not_taken_for_images(reviewed, tmp_path
     assert "note:" not in capsys.readouterr().out
     # Scans must not pass by a folder of images because something was written beside them.
     assert main([*command, "--out", str(data / "2")]) == 0
-    assert f"note: {data / '2'} held images before, so it is not marked" in capsys.readouterr().out
+    assert f"note: {data / '2'} already contained images, so it is not marked" in capsys.readouterr().out
     assert "2/1L.png" in image_files(data)
 
 
