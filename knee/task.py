@@ -74,11 +74,11 @@ class Task(Protocol):
         ...
 
     def losses(self, batch: Any, step: int) -> StepLosses:
-        """Forward passes and losses of one batch at optimiser step ``step`` (from 0)."""
+        """Forward passes and losses of one batch at optimizer step ``step`` (from 0)."""
         ...
 
     def after_update(self, step: int) -> Mapping[str, float]:
-        """Called after optimiser step ``step`` (the teacher's update); returns schedule values to log."""
+        """Called after optimizer step ``step`` (the teacher's update); returns schedule values to log."""
         ...
 
     def validate(self, step: int) -> Mapping[str, float]:

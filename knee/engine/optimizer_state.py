@@ -1,4 +1,4 @@
-"""An optimiser's state as named tensors and plain values, and the way back, checked: a checkpoint may be a stranger's."""
+"""Save an optimizer's state as named tensors and plain values, and restore it with checks: checkpoints may be untrusted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MOMENTS: Mapping[type, set[str]] = {
 }
 _RATES = ("lr", "initial_lr")
 _KERNELS = ("fused", "foreach")
-"""Which kernels compute a step: a matter of the device, not of the run."""
+"""Options that choose kernels; they depend on the device and may differ from the saved run."""
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's state as named tensors, and its parameter groups as plain values."""
+    """An optimizer's state as named tensors, and its parameter groups as plain values."""
     state = optimizer.state_dict()
     tensors = {
         f"{number}.{key}": torch.as_tensor(value)
@@ -35,9 +35,9 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of ``flatten_optimizer``, in place. Raises ValueError, KeyError or TypeError where it does not fit.
+    """The inverse of ``flatten_optimizer``, in place. Raises ValueError, KeyError or TypeError if it does not fit.
 
-    Learning rates are the saved ones; everything else in ``groups`` must be as this optimiser has it, by the config.
+    Learning rates are taken from ``groups``; everything else there must be equal to this optimizer's own values.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -55,29 +55,29 @@ def restore_optimizer(
             if value.shape != (() if key == "step" else parameter.shape):
                 raise ValueError(f"{key} of shape {tuple(value.shape)} for a weight of shape {tuple(parameter.shape)}")
             if value.ndim:
-                # Fused optimisers walk through memory: a moment must lie as its weight does (channels_last, say), or
-                # each number meets another weight's.
+                # Fused optimizers ignore strides: a moment must have the memory layout of its weight (such as channels_last),
+                # otherwise its values are applied to the wrong weights.
                 entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _checked_groups(optimizer: torch.optim.Optimizer, saved: Any) -> list[dict[str, Any]]:
-    """The optimiser's own groups with the saved learning rates. Raises ValueError where anything else differs."""
+    """The optimizer's own groups with the saved learning rates. Raises ValueError if anything else differs."""
     own = optimizer.state_dict()["param_groups"]
     if not isinstance(saved, list) or len(saved) != len(own) or not all(isinstance(group, dict) for group in saved):
-        raise ValueError(f"the optimiser's groups are {shown(saved)}")
+        raise ValueError(f"the optimizer's groups are {shown(saved)}")
     for group, before in zip(own, saved, strict=True):
         if not {"params", "lr"} <= set(before):
-            raise ValueError(f"the optimiser's groups are {shown(saved)}")
+            raise ValueError(f"the optimizer's groups are {shown(saved)}")
         for key, value in before.items():
             if key in _RATES:
                 if type(value) not in (int, float) or not math.isfinite(value):
-                    raise ValueError(f"the optimiser's {key} is {shown(value)}, not a number")
+                    raise ValueError(f"the optimizer's {key} is {shown(value)}, not a number")
                 group[key] = value
             elif key in group and key not in _KERNELS and _listed(value) != _listed(group[key]):
-                raise ValueError(f"the optimiser's {key} is {shown(value)}, not {shown(group[key])}")
+                raise ValueError(f"the optimizer's {key} is {shown(value)}, not {shown(group[key])}")
     return list(own)
 
 
 def _listed(value: Any) -> Any:
-    """A tuple as JSON keeps it."""
+    """A tuple as a list, as JSON stores it."""
     return list(value) if isinstance(value, tuple) else value

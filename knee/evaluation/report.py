@@ -147,16 +147,16 @@ def best_grid_iou(masks: Any, grid: tuple[int, int], *, steps: int = 60) -> Floa
 def _climb(target: Tensor, grid: tuple[int, int], steps: int) -> Floats:
     size, classes = (target.shape[1], target.shape[2]), torch.zeros(len(target), dtype=torch.int64)
     cells = F.interpolate(target[:, None], size=grid, mode="area").requires_grad_()
-    optimiser = torch.optim.Adam([cells], lr=0.05)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=steps)
+    optimizer = torch.optim.Adam([cells], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
     best = metrics.per_image_iou(attention_mask(cells, classes, size), target)
     for step in range(steps):
         # A soft threshold at first gives every pixel a gradient; a sharp one later fixes the edge.
         soft = attention_mask(cells, classes, size, sharpness=20 + 80 * step / steps)
         both, either = (soft * target).sum((1, 2)), (soft + target - soft * target).sum((1, 2))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward((1 - both / either.clamp(min=1e-6)).sum())
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         best = np.fmax(best, metrics.per_image_iou(attention_mask(cells, classes, size), target))
     return best

@@ -100,7 +100,7 @@ def test_a_run_that_is_done_keeps_its_config(
     shutil.copytree(trained_run.path, run.path)
     before = run.config.read_text()
     assert train_grader(grader_config(**{"fit.steps": 2}), run, resume=True).step == 6
-    assert any("is done: step 6 of 2" in line for line in said)
+    assert any("is complete: step 6 of 2" in line for line in said)
     assert run.config.read_text() == before
 
 
@@ -143,9 +143,9 @@ def test_what_another_length_does_to_the_schedules_is_told(
     run = create_run(tmp_path / "run", config, kind="grader")
     train_grader(config, run, resume=False)
     train_grader(grader_config(**cosine, **{"fit.steps": 4}), run, resume=True)
-    told = [line for line in said if line.startswith("note: the run was to have 2 steps and now has 4.")]
+    told = [line for line in said if line.startswith("note: the run was planned with 2 steps and now has 4.")]
     assert len(told) == 1
-    assert "at step 2, the rate goes from 1.0% to 50.5% of its base" in told[0]
+    assert "at step 2, the rate changes from 1.0% to 50.5% of its base" in told[0]
 
 
 def test_without_masks_the_attention_loss_is_left_out_and_said_once(

@@ -132,7 +132,7 @@ class DicomExport(Writer):
         missing = [keyword for keyword in _IDENTIFIERS if not source.get(keyword)]
         if missing:
             raise UserError(
-                f"{original.path}: has no {', '.join(missing)}, so DICOM objects cannot refer to it; export as png or nifti instead"
+                f"{original.path}: has no {', '.join(missing)}, so objects cannot refer to it; export as png or nifti instead"
             )
         reference = source if self.keep_identity else deidentified(source, case.case, self.salt)
         fill_required(reference)

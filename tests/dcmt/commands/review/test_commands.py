@@ -276,8 +276,8 @@ def test_labels_of_a_run_whose_data_moved_tell_where_to_write_its_place(reviewed
     capsys.readouterr()
     assert main(["review", "labels", str(reviewed.run), "--out", str(tmp_path / "new.csv")]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert f"data.manifest of {reviewed.run} is {gone}, which is not there" in told
-    assert f"write where it is now into {private}, as data.manifest: PATH" in told
+    assert f"data.manifest of {reviewed.run} is {gone}, which does not exist" in told
+    assert f"write the current path into {private}, as data.manifest: PATH" in told
 
 
 def test_a_case_knows_how_its_image_was_prepared(grader_config):
