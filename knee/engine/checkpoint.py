@@ -187,7 +187,7 @@ class Checkpoints:
         if damaged:
             raise Faults(
                 damaged,
-                summary=f"{self.folder}: no checkpoint is valid; restore one from a copy, or start a new run with another --name:",
+                summary=f"{self.folder}: no checkpoint is valid; restore one from a copy, or start a run with a new --name:",
             )
         return None, []
 
@@ -207,7 +207,9 @@ class Checkpoints:
         try:
             return open_checkpoint(self.folder / _name(step))
         except UserError as error:
-            raise UserError(f"{error}; it was the best checkpoint: use the newest valid one with --checkpoint last") from error
+            raise UserError(
+                f"{error}; it was the best checkpoint: use the newest valid one with --checkpoint last"
+            ) from error
 
     def _best_step(self) -> int | None:
         path = self.folder / "best.json"
@@ -216,9 +218,7 @@ class Checkpoints:
         try:
             return _checked_step(read_json(path)["step"])
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{path} cannot be read ({_short(error)}); remove it to use the last checkpoint"
-            ) from error
+            raise UserError(f"{path} cannot be read ({_short(error)}); remove it to use the last checkpoint") from error
 
     def _folders(self) -> list[Path]:
         return [path for path in self.folder.glob("step_*") if path.is_dir() and _NAME.fullmatch(path.name)]
@@ -246,9 +246,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} is not a valid checkpoint: state.json cannot be read ({_short(error)})") from error
     if folder.is_symlink() or (folder / "state.json").is_symlink():
-        raise UserError(f"{folder} is a link, or its state.json is; links are not followed: copy the folder itself there")
+        raise UserError(
+            f"{folder} is a link, or its state.json is; links are not followed: copy the folder itself there"
+        )
     if folder.name != _name(step):
-        raise UserError(f"{folder} holds step {step} according to its state.json; rename it to {_name(step)} if that is right")
+        raise UserError(
+            f"{folder} holds step {step} according to its state.json; rename it to {_name(step)} if that is right"
+        )
     for name, wanted in sums.items():
         path = folder / name
         if path.parent != folder or path.suffix != ".safetensors" or path.is_symlink():

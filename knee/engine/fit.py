@@ -92,7 +92,9 @@ class Fit:
         if self._out_of_patience:
             log.info(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
         elif self.was_stopped:
-            log.info(f"stopped at step {self.progress.step} of {self.steps}, saved; continue with: {self.resume_command}")
+            log.info(
+                f"stopped at step {self.progress.step} of {self.steps}, saved; continue with: {self.resume_command}"
+            )
         return self.progress
 
     @property

@@ -80,7 +80,9 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
         elif argument == "--skip-bad":
             rest.append("--data.skip_bad=true")
         elif argument == "--force":
-            raise UserError("runs are never overwritten, so there is no --force: leave it out, and the new run becomes NAME-2")
+            raise UserError(
+                "runs are never overwritten, so there is no --force: leave it out, and the new run becomes NAME-2"
+            )
         else:
             rest.append(argument)
     return rest, resume

@@ -240,8 +240,8 @@ def require_paths(run: RunFolder, config: Any, *names: str) -> None:
             continue
         if not os.path.lexists(value):
             raise UserError(
-                f"{name} of {run.path} is {value}, which does not exist (seen from {Path.cwd()}); change to the folder in which the "
-                f"run was started, or write the current path into {run.private}, as {name}: PATH"
+                f"{name} of {run.path} is {value}, which does not exist (seen from {Path.cwd()}); change to the folder in "
+                f"which the run was started, or write the current path into {run.private}, as {name}: PATH"
             )
         if not os.path.isfile(value):  # noqa: PTH113  Reading a pipe or device would never end; a closed folder must not raise
             raise UserError(

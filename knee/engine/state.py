@@ -29,7 +29,7 @@ class Progress:
     seconds: float = 0.0
 
     def note(self, value: float) -> bool:
-        """Record a validation's value; returns whether it is the best so far. NaN means that there were no validation images."""
+        """Record a validation's value; returns whether it is the best so far. NaN: there were no validation images."""
         if math.isnan(value):
             return False
         if self.best_value is None or value > self.best_value:

@@ -327,7 +327,7 @@ def with_clip(run: Path, **clip: Any) -> None:
 )
 def test_a_model_from_elsewhere_needs_the_users_word(clip: dict[str, str], run: Path) -> None:
     with_clip(run, **clip)
-    with pytest.raises(UserError, match=r"without a download or code from elsewhere; .* add --external-model"):
+    with pytest.raises(UserError, match=r"without downloads and without external code; .* add --external-model"):
         load_best(run)
 
 

@@ -81,7 +81,7 @@ def test_sound_data_are_said_to_be(folder: Path, capsys: pytest.CaptureFixture[s
     lines = (folder / "manifest.csv").read_text().splitlines()
     (folder / "sound.csv").write_text("\n".join([lines[0], *lines[8:]]))
     assert run("check", folder / "sound.csv", "--grade-set", "cartilage") == 0
-    assert "13 images, all sound" in capsys.readouterr().out
+    assert "13 images, all valid" in capsys.readouterr().out
     assert run("check", folder / "sound.csv", "--grade-set", "cartilage", "--skip-bad", folder / "none.csv") == 0
     assert (folder / "none.csv").read_text() == "line,image,reason\n"
 
@@ -146,8 +146,8 @@ def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert run("check", tmp_path / "manifest.csv") == 0
     told = capsys.readouterr().out
-    assert "worth a look: 1 image (line 2) at least 1.6 times as wide as high" in told
-    assert "1 images, all sound" in told
+    assert "please check: 1 image (line 2) at least 1.6 times as wide as high" in told
+    assert "1 images, all valid" in told
 
 
 def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
