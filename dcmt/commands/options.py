@@ -178,8 +178,8 @@ def external_model_option(parser: Parser) -> None:
     parser.add_argument(
         EXTERNAL,
         action="store_true",
-        help="allow a CLIP model of a hub or a folder in the run (hf-hub:, local-dir:, biomedclip). Without this option, opening "
-        "a run downloads nothing and loads no code; use it only for runs and models that you trust",
+        help="allow a CLIP model of a hub or a folder in the run (hf-hub:, local-dir:, biomedclip). Without this option, "
+        "opening a run downloads nothing and loads no code; use it only for runs and models that you trust",
     )
 
 

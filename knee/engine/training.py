@@ -143,7 +143,8 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
         ]
         log.info(
             f"note: the run was planned with {before} steps and now has {steps}. Learning rate, ramp-up and the teacher's "
-            f"default decay depend on the length: at step {step}, the rate changes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
+            f"default decay depend on the length: at step {step}, "
+            f"the rate changes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
             f"To get the results of a run of {steps} steps, train a new one"
         )
     keep_config(run, config)
