@@ -1,1 +1,1 @@
-"""Grading by matching an image to the written definition of each grade (Jeong and Lee 2025)."""
+"""CLIP-KOA: grade an image by its similarity to the written definition of each grade (Jeong and Lee 2025)."""

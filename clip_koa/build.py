@@ -1,4 +1,4 @@
-"""A CLIP-KOA grader from a configuration: which towers, which prompts, which scale."""
+"""Build a CLIP-KOA grader from a configuration of towers, prompts and scale."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def build_clip_grader(
 ) -> ClipGrader:
     """The grader that ``config`` describes, for square images of ``image_size`` pixels.
 
-    ``mean`` and ``std`` are the training set's; without them the image tower's own are taken. ``fresh`` false builds the
-    same network for a checkpoint to fill: no weights and no prompts are read, since a checkpoint holds both; embeddings
-    from a file are read all the same, for their width.
+    ``mean`` and ``std`` are those of the training set; without them the image tower's own are used. ``fresh`` false builds the
+    network to be filled from a checkpoint: weights and prompts are not read, since the checkpoint contains both. Embeddings in
+    a file are read in both cases, for their width.
 
     Raises:
-        UserError: an unknown model or prompt set, weights that cannot be had or do not fit; Faults: a bad prompt file.
+        UserError: an unknown model or prompt set, weights that cannot be loaded or do not fit; Faults: a bad prompt file.
     """
     same = None if config.image.startswith(TIMM) else _clip(config, image_size=image_size, fresh=fresh)
     texts, scale = _texts(config, grade_set, same, fresh=fresh)
@@ -60,7 +60,7 @@ def build_clip_grader(
     if image.embed_dim != texts.embed_dim:
         raise UserError(
             f"clip.image {config.image} embeds in {image.embed_dim} dimensions, clip.text {config.text} in "
-            f"{texts.embed_dim}; take towers that were trained together (clip.text: same), or a timm image tower"
+            f"{texts.embed_dim}; use towers that were trained together (clip.text: same), or a timm image tower"
         )
     start = config.scale_start if config.scale_start is not None else scale
     return ClipGrader(
@@ -75,9 +75,9 @@ def build_clip_grader(
 
 
 def refuse_external_models(config: ClipConfig, *, fresh: bool = False) -> None:
-    """Raises UserError where a tower is not built from what is installed: a run folder alone may not ask for more.
+    """Raises UserError if a tower needs more than the installed packages, which a run folder must not load by itself.
 
-    ``fresh`` true: its weights would be fetched, too.
+    With ``fresh`` also if its weights would be downloaded.
     """
     towers = [("image", config.image, config.pretrained)]
     if config.text not in ("same", "small") and not config.text.endswith(".npy"):
@@ -88,8 +88,8 @@ def refuse_external_models(config: ClipConfig, *, fresh: bool = False) -> None:
             source = "its weights from the model hub"
         if source:
             raise UserError(
-                f"clip.{tower} of the run is {shown(name)}, which needs {source}; a run folder is opened without a download or "
-                f"code from elsewhere; if you trust where the run and that model come from, add {EXTERNAL}"
+                f"clip.{tower} of the run is {shown(name)}, which needs {source}; run folders are opened without downloads and "
+                f"without external code; if you trust the source of the run and of that model, add {EXTERNAL}"
             )
 
 
@@ -97,19 +97,23 @@ def read_text_embeddings(path: Path, count: int) -> Tensor:
     """Embeddings of the grades from a .npy file: (K, D) float32.
 
     Raises:
-        UserError: not a file of numbers, or not one row of finite numbers a grade.
+        UserError: not a file of numbers, or not one row of finite numbers for each grade.
     """
     if not path.is_file():
-        raise UserError(f"clip.text: there is no file {path}; a run that was trained with it needs it, too")
+        raise UserError(
+            f"clip.text: there is no file {path}; check the path (a run trained with this file also needs it later)"
+        )
     try:
         embeddings = torch.as_tensor(np.asarray(read_array(path), dtype=np.float32))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not a .npy file of numbers; save the embeddings of the grades by numpy.save"
+            f"{path} is not a .npy file of numbers; save the embeddings of the grades with numpy.save"
         ) from error
     if embeddings.ndim != 2 or len(embeddings) != count or not embeddings.isfinite().all():
         shape = " × ".join(str(size) for size in embeddings.shape)
-        raise UserError(f"{path} holds {shape} numbers; it must hold {count} rows of finite numbers, one a grade")
+        raise UserError(
+            f"{path} contains {shape} numbers; it must contain {count} rows of finite numbers, one per grade"
+        )
     return embeddings
 
 
@@ -120,7 +124,7 @@ def _clip(config: ClipConfig, *, image_size: int, fresh: bool) -> ClipTowers:
 
 
 def _texts(config: ClipConfig, grade_set: GradeSet, same: ClipTowers | None, *, fresh: bool) -> tuple[TextTower, float]:
-    """The text tower, and the scale that belongs to it."""
+    """The text tower and its similarity scale."""
     if config.text.endswith(".npy"):
         embeddings = read_text_embeddings(Path(config.text), grade_set.count)
         return FixedTexts(embeddings, trainable=config.train_text), same.scale if same else FIRST_SCALE

@@ -1,4 +1,4 @@
-"""What CLIP-KOA's network is made of, as plain values: quick to import, checked when built."""
+"""The configuration of CLIP-KOA's network as plain values: fast to import, checked when built."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ LARGEST_SCALE = 100.0
 LARGEST_DIMENSION = 65_536
 TIMM = "timm:"
 EXTERNAL = "--external-model"
-"""The option of a command that lets a run folder name a model of a hub or of a folder."""
+"""The option of a command that allows a run folder to name a model of a hub or of another folder."""
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The towers, prompts and scale of a grader that matches images to text."""
+    """The towers, prompts and similarity scale of a grader that matches images to texts."""
 
     image: str = "ViT-B-16-quickgelu"
-    """Image tower: a model of open_clip, biomedclip, hf-hub:ORG/REPO, local-dir:FOLDER, or timm:BACKBONE."""
+    """Image tower: an open_clip model, biomedclip, hf-hub:ORG/REPO, local-dir:FOLDER, or timm:BACKBONE."""
     text: str = "same"
-    """Text tower: same (the image model's own), small (random, tiny), another of open_clip's models, or a file of
+    """Text tower: same (of the image model), small (tiny, random weights), another open_clip model, or a file with the
     embeddings of the grades (.npy, K rows)."""
     pretrained: bool | str = True
-    """Weights of the image tower: true (the hub's), a tag of open_clip's, a local file or folder, or false (random)."""
+    """Weights of the image tower: true (from the hub), an open_clip tag, a local file or folder, or false (random)."""
     text_pretrained: bool | str = True
-    """The same for the text tower where it is another model."""
+    """The same for the text tower, if it is another model."""
     prompts: str = ""
-    """Prompt set: a name (kl, cartilage) or the path of a YAML; empty: the one named as the grade set is."""
+    """Prompt set: a name (kl, cartilage) or the path of a YAML file; empty: the one with the name of the grade set."""
     train_image: bool = True
-    """Train the image tower; a new projection is trained in any case."""
+    """Train the image tower; a new projection is always trained."""
     train_text: bool = True
-    """Train the text tower; a frozen one is run once."""
+    """Train the text tower; a frozen one is evaluated only once."""
     embed_dim: int = 128
-    """Dimensions of the shared space where no CLIP model says (timm image tower, small text tower)."""
+    """Dimensions of the shared space, if no CLIP model sets them (timm image tower, small text tower)."""
     stride: int = 16
     """Input pixels per patch of a timm image tower; 0 keeps the backbone's own."""
     stage: int = -1
-    """Which stage's feature map of a timm image tower; -1 is the last; later stages are cut off."""
+    """The stage of a timm image tower whose feature map is used; -1 is the last. Later stages are cut off."""
     scale: ScaleKind = "learned"
-    """The factor on the cosines: learned as CLIP's, fixed, or cosine (1, as the paper prints)."""
+    """The factor of the cosine similarities: learned as in CLIP, fixed, or cosine (1, as printed in the paper)."""
     scale_start: float | None = None
-    """Where a learned scale starts, or the fixed one; empty: the pretrained model's, else 14.3."""
+    """Start of a learned scale, or the fixed scale; empty: that of the pretrained model, else 14.3."""
 
     def __post_init__(self) -> None:
         if self.embed_dim < 2:

@@ -1,4 +1,4 @@
-"""CLIP-KOA's flip terms for any grader (Jeong and Lee 2025, Eq. 4): grade an image and its horizontal flip, compare the two."""
+"""CLIP-KOA's flip terms for any grader (Jeong and Lee 2025, Eq. 4): compare predictions of images and horizontal flips."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from knee.task import Grader, Grading
 def grade_with_flips(
     grader: Grader, images: Tensor, *, labeled: int, symmetry: bool, consistency: bool
 ) -> tuple[Grading, Tensor | None]:
-    """The gradings of all images (B, 1, H, W), and the logits of the flipped ones that the flip terms need, labeled first.
+    """The gradings of all images (B, 1, H, W), and the logits of the flips that the flip terms need, labeled first.
 
-    One forward pass. The consistency needs the flips of all images, the symmetry term those of the labeled ones; with
-    neither nothing is flipped and the second value is None.
+    Uses one forward pass. The consistency term needs the flips of all images, the symmetry term those of the labeled ones;
+    with neither, nothing is flipped and the second value is None.
     """
     if not (symmetry or consistency):
         return grader(images), None
@@ -27,11 +27,11 @@ def grade_with_flips(
 def grade_and_flip_terms(
     logits: Tensor, flipped: Tensor | None, grades: Tensor, *, symmetry: bool, consistency: bool
 ) -> dict[str, Tensor]:
-    """L_c, and with flips the terms of CLIP-KOA's Eq. 4, by name.
+    """L_c and, with flips, the terms of CLIP-KOA's Eq. 4, by name.
 
     logits (B, K), flipped (L or B, K) or None, grades (L,). ``grade`` is the cross-entropy of the labeled images, with
-    ``symmetry`` ½ (CE + CE^H); with ``consistency`` the divergence of the labeled images and of the others apart, since
-    only the second follows the ramp.
+    ``symmetry`` ½ (CE + CE^H). With ``consistency`` the divergences of labeled and unlabeled images are separate terms, since
+    only the second is multiplied by the ramp-up.
     """
     labeled = len(grades)
     if flipped is None:

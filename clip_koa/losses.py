@@ -1,8 +1,8 @@
-"""The losses of CLIP-KOA (Jeong and Lee 2025, section 2.2), functions of the predictions for images and their horizontal flips.
+"""The losses of CLIP-KOA (Jeong and Lee 2025, section 2.2) on predictions for images and their horizontal flips.
 
 S holds the scaled similarities s_ij of image i to the text of grade j; S^H those of the horizontally flipped images.
-The paper's total is L = symmetry_loss + λ · flip_consistency, with λ = 10 (Eq. 4). Sums run in float32 at least,
-whatever the type of the input and the autocast context.
+The paper's total is L = symmetry_loss + λ · flip_consistency, with λ = 10 (Eq. 4). Sums are in float32 or float64, for any
+input type and in any autocast context.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def symmetry_loss(similarity: Tensor, similarity_flipped: Tensor, grades: Tensor
 def flip_consistency(similarity: Tensor, similarity_flipped: Tensor) -> Tensor:
     """Jensen–Shannon divergence of softmax S and softmax S^H, in nats, a mean over the images (Eq. 3).
 
-    Both (N, K) and already scaled → scalar in [0, ln 2]; 0 where both say the same, ln 2 where both are certain of
-    different grades. Symmetric in its arguments, in the gradient too; it needs no label.
+    Both (N, K) and already scaled → scalar in [0, ln 2]: 0 for equal predictions, ln 2 if both are certain of different
+    grades. The value and its gradient are symmetric in the arguments; no labels are needed.
     """
     return jensen_shannon(similarity, similarity_flipped).mean()
 
@@ -46,11 +46,11 @@ def jensen_shannon(logits: Tensor, other_logits: Tensor) -> Tensor:
     >>> jensen_shannon(torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]])).div(math.log(2)).tolist()
     [1.0]
     """
-    # The smallest float32 in place of 0, where the gradient of the entropy is infinite.
+    # The smallest float32 replaces 0, where the gradient of the entropy is infinite.
     p, q = (_wide(values).softmax(1).clamp_min(_LEAST) for values in (logits, other_logits))
     return flips.jensen_shannon(p, q)
 
 
 def _wide(values: Tensor) -> Tensor:
-    """float64 as it is (for gradient checks), everything else in float32."""
+    """float64 unchanged (for gradient checks), all other types as float32."""
     return values if values.dtype == torch.float64 else values.float()

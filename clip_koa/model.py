@@ -1,4 +1,4 @@
-"""CLIP-KOA's network: a grader that matches an image to the text of each grade (Jeong and Lee 2025)."""
+"""CLIP-KOA's network: grades an image by its similarity to the text of each grade (Jeong and Lee 2025)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from knee.task import Grading
 
 
 class ClipGrader(nn.Module):
-    """Image tower, text tower and scale; a ``knee.task.Grader``.
+    """Image tower, text tower and similarity scale; a ``knee.task.Grader``.
 
     The logits are scale · cos(image, text of the grade). The class maps are the similarities of the patches
-    (``clip_koa.head.similarity_maps``), so that attention, its losses and overlays work as for a CNN. In the maps the
-    texts and the scale are detached unless ``detach_texts`` is false, as classifier weights are in attention losses:
-    the map is to be moved by moving where the image tower looks, not by redefining the grade.
+    (``clip_koa.head.similarity_maps``), so attention, its losses and overlays work as for a CNN. Unless ``detach_texts`` is
+    false, texts and scale are detached in the maps, like classifier weights in attention losses: a loss on the map should
+    change the attention of the image tower, not the definition of the grade.
 
     Images are normalised by ``knee.nn.normalise``: with "fixed" by ``mean`` and ``std`` (one value for all channels, or
-    three), without them by the image tower's own, those its weights were trained with. They are buffers of three values
-    and travel with the weights.
+    three), by default those with which the image tower's weights were trained. Both are buffers of three values, saved with
+    the weights.
     """
 
     mean: Tensor
@@ -66,11 +66,11 @@ class ClipGrader(nn.Module):
         return Grading(logits, maps)
 
     def embed(self, images: Tensor) -> ImageFeatures:
-        """images (B, 1, H, W) in [0, 1] → embeddings; the grey channel is given three times."""
+        """images (B, 1, H, W) in [0, 1] → embeddings; the gray channel is repeated three times."""
         return self.image_tower(normalised(images, self.mean, self.std, self.normalise).expand(-1, 3, -1, -1))
 
     def freeze_text(self) -> None:
-        """Embed the texts once more and keep that, for prediction and export."""
+        """Stop training the text tower and cache its embeddings, for prediction and export."""
         if isinstance(self.text_tower, GradeTexts):
             self.text_tower.freeze()
 

@@ -1,6 +1,6 @@
-"""open_clip's CLIP models by name, BiomedCLIP among them, and a small text tower of our own.
+"""The towers of open_clip models by name, including BiomedCLIP, and a small text tower.
 
-``pretrained`` is true (the hub's weights), a tag of open_clip's, a local file or folder, or false (random weights).
+``pretrained`` is true (weights from the hub), an open_clip tag, a local file or folder, or false (random weights).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TOKENIZER_OPTIONS = ("clean", "strip_sep_token", "language", "tokenizer_mode")
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text tower without its phrases: ``encoder`` takes (P, L) int64 to (P, D)."""
+    """A text tower without phrases: ``encoder`` maps (P, L) int64 to (P, D)."""
 
     encoder: nn.Module
     tokenizer: Tokenizer
@@ -39,7 +39,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class ClipTowers:
-    """Both towers of a CLIP model, and the scale it was trained to."""
+    """Both towers of a CLIP model, and its trained similarity scale."""
 
     image: ImageTower
     text: TextEncoder
@@ -57,12 +57,12 @@ def clip_towers(
 ) -> ClipTowers:
     """The towers of open_clip's model ``name``, for square images of ``image_size``.
 
-    ``name`` is one of open_clip's, ``biomedclip``, ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``. Position embeddings are
-    interpolated where the size is not the one of the weights. ``option`` is how messages call ``pretrained``.
-    ``fresh`` false reads no weights, but builds the network that those of ``pretrained`` fit.
+    ``name`` is an open_clip model, ``biomedclip``, ``hf-hub:ORG/REPO`` or ``local-dir:FOLDER``. Position embeddings are
+    interpolated if the size differs from that of the weights. ``option`` is the name of ``pretrained`` in messages.
+    ``fresh`` false builds the network that the weights of ``pretrained`` fit, without reading them.
 
     Raises:
-        UserError: an unknown name (near ones offered), no patches to map, weights that cannot be had or do not fit.
+        UserError: an unknown name (with similar ones), no patches to map, weights that cannot be loaded or do not fit.
     """
     name = BIOMEDCLIP if name.lower() == "biomedclip" else name
     if name == BIOMEDCLIP:
@@ -73,7 +73,7 @@ def clip_towers(
     pixels = {**pixels, **tag}
     config["vision_cfg"]["image_size"] = image_size
     if tag:
-        # The activation is not stored in the weights; with the other one they load, and embed nonsense.
+        # The activation is not stored in the weights; with the wrong one they load but give meaningless embeddings.
         config["quick_gelu"] = bool(tag.get("quick_gelu", False))
     model = _build_clip(name, config)
     if path:
@@ -95,7 +95,7 @@ def clip_towers(
 
 
 def small_text_encoder(embed_dim: int, *, width: int = 64, layers: int = 2, heads: int = 2) -> TextEncoder:
-    """A tiny text transformer with random weights and CLIP's tokenizer, whose vocabulary is packaged: no download."""
+    """A tiny text transformer with random weights and CLIP's tokenizer, whose vocabulary needs no download."""
     tokenizer = SimpleTokenizer()
     encoder = open_clip.transformer.TextTransformer(
         context_length=tokenizer.context_length,
@@ -114,9 +114,9 @@ def supported_clip_models() -> list[str]:
 
 
 def external_source(name: str, *, fresh: bool) -> str:
-    """What model ``name`` needs from a hub or a folder besides the packages installed; empty where nothing.
+    """What the model ``name`` needs, apart from its weights, from a hub or a folder; empty if nothing.
 
-    ``fresh`` as in ``clip_towers``, weights left out: only a network that is not filled by a checkpoint needs a tokenizer.
+    ``fresh`` as in ``clip_towers``: only a network that is not filled from a checkpoint needs a tokenizer.
     """
     if name.lower() == "biomedclip" or name.startswith(_HUB):
         return "a description from the model hub"
@@ -129,7 +129,7 @@ def external_source(name: str, *, fresh: bool) -> str:
 
 
 def _clip_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's configuration and what is known of its pixels (mean, std)."""
+    """The model's configuration, and its pixel mean and std if known."""
     if name.startswith((_HUB, _FOLDER)):
         path = Path(name.removeprefix(_FOLDER)) / "open_clip_config.json"
         if name.startswith(_HUB):
@@ -138,15 +138,15 @@ def _clip_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
                     path = Path(open_clip.factory.download_pretrained_from_hf(name.removeprefix(_HUB), path.name))
             except Exception as error:
                 raise UserError(
-                    f"the description of {name} could not be downloaded; give its folder as local-dir:FOLDER, or take a "
-                    "model that open_clip describes, such as ViT-B-16-quickgelu"
+                    f"the description of {name} could not be downloaded; give its folder as local-dir:FOLDER, or use a "
+                    "model that open_clip includes, such as ViT-B-16-quickgelu"
                 ) from error
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return content["model_cfg"], content.get("preprocess_cfg", {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is not there or describes no model; a folder saved by open_clip has one"
+                f"{path} does not exist or does not describe a model; give a folder saved by open_clip"
             ) from error
     config = open_clip.get_model_config(name)
     if config is None:
@@ -158,9 +158,9 @@ def _clip_config(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _why_unsupported(config: dict[str, Any]) -> str | None:
     vision = config["vision_cfg"]
     if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return "its attention pooling leaves no patch embeddings; take a ViT such as ViT-B-16-quickgelu"
+        return "its attention pooling gives no patch embeddings; use a ViT such as ViT-B-16-quickgelu"
     if not vision.get("timm_model_name") and not isinstance(vision.get("layers", 12), int):
-        return "its ResNet pools by attention; take timm:resnet50, or a ViT such as ViT-B-16-quickgelu"
+        return "its ResNet pools by attention; use timm:resnet50, or a ViT such as ViT-B-16-quickgelu"
     return None
 
 
@@ -175,12 +175,12 @@ def _check_supported(name: str, config: dict[str, Any], *, fresh: bool) -> None:
 def _require_transformers(name: str) -> None:
     if not importlib.util.find_spec("transformers"):
         raise UserError(
-            f"{name} reads text by the package transformers; install it: pip install 'dcmt-knee[biomedclip]'"
+            f"{name} needs the package transformers for its text tower; install it: pip install 'dcmt-knee[biomedclip]'"
         )
 
 
 def _clip_weights(name: str, pretrained: bool | str, option: str, *, fresh: bool) -> tuple[Path | None, dict[str, Any]]:
-    """The file of the weights (None unless ``fresh``), and what open_clip knows of the tag they came by."""
+    """The file of the weights (None unless ``fresh``), and open_clip's settings for their tag."""
     if not pretrained:
         return None, {}
     if isinstance(pretrained, str) and Path(pretrained).exists():
@@ -211,14 +211,14 @@ def _clip_weights(name: str, pretrained: bool | str, option: str, *, fresh: bool
 
 
 def _weights_in(path: Path) -> Path:
-    """The file itself, or the one of weights in a folder."""
+    """The path itself if it is a file, or the weights file in a folder."""
     if path.is_file():
         return path
     found = (
         sorted(path.glob("open_clip_*.safetensors")) or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     )
     if not found:
-        raise UserError(f"folder {path} holds no weights (*.safetensors or *.bin)")
+        raise UserError(f"folder {path} contains no weights (*.safetensors or *.bin)")
     return found[0]
 
 
@@ -229,7 +229,7 @@ def _build_clip(name: str, config: dict[str, Any]) -> Any:
     config["vision_cfg"]["timm_model_pretrained"] = False
     values = {key: config[key] for key in keys if key in config}
     if not text.get("hf_model_name"):
-        # The class whose text tower is a module of its own; weights saved from the other one are renamed when read.
+        # In this class the text tower is a separate module; open_clip renames weights saved from the other class.
         return open_clip.CustomTextCLIP(**values)
     folder = Path(name.removeprefix(_FOLDER))
     if name.startswith(_FOLDER) and (folder / "config.json").is_file():
@@ -238,13 +238,13 @@ def _build_clip(name: str, config: dict[str, Any]) -> Any:
         with no_retries_offline():
             from transformers import AutoConfig
 
-            # open_clip leaves the question of code in the folder open, and transformers would ask it on the terminal.
+            # open_clip does not forbid code in the folder, so transformers would ask on the terminal whether to run it.
             AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
             return open_clip.CustomTextCLIP(**values)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the description of the text tower {text['hf_model_name']} could not be read or downloaded "
-            f"({type(error).__name__}), or asks for code of its own, which is never run; put its config.json and "
+            f"({type(error).__name__}), or needs its own code, which is never run; put its config.json and "
             "tokenizer files into a folder with open_clip_config.json, and give that as local-dir:FOLDER"
         ) from error
 
@@ -273,17 +273,17 @@ def _clip_image_tower(
 
 
 class _NoTokenizer:
-    """In place of a tokenizer where a checkpoint brings the tokens: it knows their number alone."""
+    """Replaces the tokenizer if the tokens come from a checkpoint: it knows only their number."""
 
     def __init__(self, context_length: int) -> None:
         self.context_length = context_length
 
     def __call__(self, texts: list[str]) -> Tensor:
-        raise NotImplementedError("a network built for a checkpoint reads no phrases")
+        raise NotImplementedError("a network to be filled from a checkpoint reads no phrases")
 
 
 def _tokenizer_options(text: dict[str, Any]) -> dict[str, str | bool]:
-    """The tokenizer's options in a model's description that say how texts are cleaned; others may name code to run."""
+    """Tokenizer options of a model that set how texts are cleaned; other options could name code to run."""
     given = text.get("tokenizer_kwargs") or {}
     return {name: given[name] for name in _TOKENIZER_OPTIONS if isinstance(given.get(name), str | bool)}
 

@@ -1,8 +1,8 @@
 """A linear probe: logistic regression on the embeddings of a frozen image tower.
 
-What pretrained embeddings know of a task, without training the tower (Chavoshi et al. compare networks trained for
-Kellgren–Lawrence grades with such a classifier on BiomedCLIP's embeddings). Zero-shot grading needs nothing of this:
-it is an untrained ``ClipGrader`` with prompts.
+It measures how well pretrained embeddings separate the grades without training the tower. Chavoshi et al. compare networks
+trained for Kellgren–Lawrence grades with such a classifier on BiomedCLIP's embeddings. Zero-shot grading is different: it is
+an untrained ``ClipGrader`` with prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ProbeGrader(nn.Module):
 
 
 def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:
-    """A probe on ``grader``, for a checkpoint to fill. Raises UserError where that has no image tower."""
+    """A probe on ``grader``, to be filled from a checkpoint. Raises UserError if ``grader`` has no image tower."""
     if not isinstance(grader, ClipGrader):
         raise UserError("a linear probe needs the image tower of a text head; write model.head: text")
     dimensions = grader.image_tower.embed_dim
@@ -58,7 +58,7 @@ def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:
 def embeddings_of(grader: ClipGrader, batches: Iterable[Tensor]) -> NDArray[np.float32]:
     """Unit-length embeddings (N, D) of all images, batch by batch; batches (B, 1, H, W) in [0, 1].
 
-    The grader is put into eval mode; no gradient.
+    Puts the grader into eval mode and computes no gradient.
     """
     grader.eval()
     with torch.no_grad():
@@ -77,14 +77,14 @@ def fit_linear_probe(
 ) -> ProbeGrader:
     """Multinomial logistic regression of the grades (N,) in [0, count) on the embeddings (N, D), as a grader.
 
-    Embeddings are standardised for the fit, since those of CLIP differ little from each other, and the
-    standardisation is folded into the weights. ``inverse_penalty`` is scikit-learn's C. A grade without an image gets
-    no chance. Raises UserError where the images have only one grade.
+    Embeddings are standardised for the fit, since CLIP embeddings differ little from each other, and the standardisation is
+    folded into the weights. ``inverse_penalty`` is scikit-learn's C. A grade without images is never predicted. Raises
+    UserError if all images have the same grade.
     """
     if len(found := np.unique(grades)) < 2:
         raise UserError(
-            f"the {len(grades)} labeled training images all have grade {found[0]}, but a probe has to separate grades; "
-            "grade images of another, or use more of the labels (data.labeled_fraction)"
+            f"the {len(grades)} labeled training images all have grade {found[0]}, but a probe needs at least two grades; "
+            "add images with another grade, or use more of the labels (data.labeled_fraction)"
         )
     center = embeddings.astype(np.float64).mean(0)
     spread = np.maximum(embeddings.astype(np.float64).std(0), 1e-8)

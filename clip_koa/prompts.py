@@ -1,12 +1,12 @@
-"""The written definition of each grade, as phrases to match images against: a YAML file, checked when it is read.
+"""Prompt sets: the definition of each grade as phrases to compare with images, in a YAML file that is checked when read.
 
     grade_set: kl
     grades:
       0: [a phrase, another phrasing of it]
       1: [...]
 
-The file names the grade set it is written for and gives every grade at least one phrase. Several phrasings are embedded
-apart and averaged, as prompt ensembles are (Radford et al. 2021, section 3.1.4).
+The file names its grade set and has at least one phrase for every grade. Several phrases of a grade are embedded separately
+and averaged, like CLIP's prompt ensembles (Radford et al. 2021, section 3.1.4).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _KEYS = ("grade_set", "grades")
 
 
 class Tokenizer(Protocol):
-    """What turns phrases into token numbers; open_clip's tokenizers are of this shape."""
+    """Converts phrases to token numbers; the interface of open_clip's tokenizers."""
 
     context_length: int
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """P phrases → (P, context_length) int64; longer ones are silently cut off."""
+        """P phrases → (P, context_length) int64; longer phrases are silently truncated."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The phrases of every grade of a grade set, grade 0 first."""
+    """The phrases of all grades of a grade set, grade 0 first."""
 
     grade_set: str
     phrases: tuple[tuple[str, ...], ...]
@@ -59,10 +59,10 @@ class PromptSet:
 def read_prompts(source: str | Path, grade_set: GradeSet, *, tokenizer: Tokenizer | None = None) -> PromptSet:
     """The prompt set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file, for ``grade_set``.
 
-    With a ``tokenizer``, phrases longer than its context are refused: it would cut them off in silence.
+    With a ``tokenizer``, phrases longer than its context are refused, since it would silently truncate them.
 
     Raises:
-        UserError: no such set or file, or not YAML; Faults: everything wrong with the file.
+        UserError: no such set or file, or not YAML; Faults: all errors in the file.
 
     >>> from knee.grades import load_grade_set
     >>> read_prompts("cartilage", load_grade_set("cartilage")).phrases[0][2]
@@ -85,14 +85,14 @@ def read_prompts(source: str | Path, grade_set: GradeSet, *, tokenizer: Tokenize
 
 
 def count_tokens(tokenizer: Tokenizer, phrase: str) -> int:
-    """The length of a phrase in tokens, start and end marks included, before any cutting.
+    """The length of a phrase in tokens before truncation, including start and end tokens.
 
-    Read from the tokenizer's own encoder where it has one (open_clip's); other tokenizers are taken to pad with zeros.
+    It uses the tokenizer's own encoder if there is one (open_clip); other tokenizers are assumed to pad with zeros.
     """
     encode: Callable[[str], list[int]] | None = getattr(tokenizer, "encode", None)
     if encode is not None:
         return len(encode(phrase)) + 2
-    inner: Any = getattr(tokenizer, "tokenizer", None)  # transformers' own, inside open_clip's wrapper
+    inner: Any = getattr(tokenizer, "tokenizer", None)  # the transformers tokenizer inside open_clip's wrapper
     if inner is not None:
         return len(inner(phrase)["input_ids"])
     return int((tokenizer([phrase]) != 0).sum())
@@ -140,17 +140,17 @@ def _phrase_faults(grade: Any, phrases: Any, first: dict[str, Any], tokenizer: T
     for number, phrase in enumerate(phrases, start=1):
         where = f"grade {grade}, phrase {number}"
         if not isinstance(phrase, str):
-            yield f"{where}: {phrase!r} is not a text; put quotation marks around it"
+            yield f"{where}: {phrase!r} is not text; put quotation marks around it"
         elif not phrase.strip():
-            yield f"{where}: is empty; write a phrase, or take the line out"
+            yield f"{where}: is empty; write a phrase, or remove the line"
         elif _tidy(phrase).lower() in first:
-            yield f"{where}: '{_tidy(phrase)}' is under grade {first[_tidy(phrase).lower()]} already"
+            yield f"{where}: '{_tidy(phrase)}' is under grade {first[_tidy(phrase).lower()]} already; remove one of them"
         else:
             first[_tidy(phrase).lower()] = grade
             if tokenizer is not None and (length := count_tokens(tokenizer, _tidy(phrase))) > tokenizer.context_length:
                 yield (
-                    f"{where}: {length} tokens, the text tower reads {tokenizer.context_length}; "
-                    f"shorten '{_tidy(phrase)[:40]}…' or make two phrases of it"
+                    f"{where}: {length} tokens, but the text tower reads {tokenizer.context_length}; "
+                    f"shorten '{_tidy(phrase)[:40]}…' or split it into two phrases"
                 )
 
 

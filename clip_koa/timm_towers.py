@@ -31,11 +31,11 @@ def timm_tower(
 ) -> ImageTower:
     """timm's backbone ``name`` with a projection into ``embed_dim`` dimensions.
 
-    ``stride`` is the input pixels per patch (0: the backbone's own; the patch size of a vision transformer).
-    ``stage`` is the feature map of a network that has several, later ones cut off.
+    ``stride`` is the input pixels per patch (0: the backbone's own; for a vision transformer the patch size). ``stage`` is
+    the stage whose feature map is used; later stages are cut off.
 
     Raises:
-        UserError: an unknown name (near ones offered), a stride or stage it cannot take, weights as in ``clip_towers``.
+        UserError: an unknown name (with similar ones), an unsupported stride or stage, weights as in ``clip_towers``.
     """
     settings = pretrained_settings(name, option="clip.image")
     tokens = timm.models.is_model_in_modules(name.partition(".")[0], ["vision_transformer", "deit"])
@@ -70,11 +70,11 @@ def _create_timm(name: str, sizes: dict[str, Any], pretrained: bool | str, optio
         raise
     except (AssertionError, NotImplementedError, TypeError) as error:
         raise UserError(
-            f"clip.stride: {name} cannot change its stride in timm; set clip.stride to 0, its own"
+            f"clip.stride: {name} cannot change its stride in timm; set clip.stride to 0 to use its own"
         ) from error
     except Exception as error:
         if pretrained is not True:
-            raise UserError(f"clip.image: {name} cannot be built ({error}); take another") from error
+            raise UserError(f"clip.image: {name} cannot be built ({error}); choose another") from error
         raise no_download(f"the weights of {name}", option, error) from error
 
 
@@ -87,7 +87,7 @@ def _create_from_file(name: str, sizes: dict[str, Any], path: Path) -> Any:
     except RuntimeError as error:
         raise misfit(path, name, error) from error
     own = body.state_dict()
-    # timm loads what fits and passes over the rest in silence. Position embeddings may have been interpolated.
+    # timm silently skips tensors that do not fit, so loaded ones are counted. Position embeddings may have been interpolated.
     loaded = sum(key in state and (torch.equal(own[key], state[key]) or "pos_embed" in key) for key in own)
     if loaded < 0.9 * len(own):
         raise misfit(path, name, ValueError(f"{loaded} of {len(own)} tensors fit"))

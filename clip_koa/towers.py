@@ -1,8 +1,8 @@
-"""Image towers and text towers: what turns images and phrases into embeddings of one space.
+"""Image towers and text towers, which embed images and phrases in a shared space.
 
-An image tower takes normalised pixels (B, 3, H, W) to ``ImageFeatures``, a text tower nothing to (K, D) unit vectors,
-one a grade. Each can be frozen: a frozen one gets no gradient and stays in eval mode, so that batch statistics and
-dropout do not move under it, and a frozen text tower is run once.
+An image tower maps normalised pixels (B, 3, H, W) to ``ImageFeatures``. A text tower has no input and returns (K, D) unit
+vectors, one for each grade. A frozen tower gets no gradient and stays in eval mode, so that batch statistics and dropout do
+not change its output; a frozen text tower is evaluated only once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from clip_koa.head import ImageFeatures
 
 
 class ImageTower(Protocol):
-    """What ``ClipGrader`` needs to know of an image tower, which is a module besides."""
+    """The interface of an image tower for ``ClipGrader``; the towers are also modules."""
 
     embed_dim: int
     """D."""
     pooled_is_mean: bool
-    """Whether the image's embedding is the mean of its patches' (see ``clip_koa.head.similarity_maps``)."""
+    """Whether the image's embedding is the mean of its patches' embeddings (see ``clip_koa.head.similarity_maps``)."""
     pixel_mean: tuple[float, ...]
-    """Mean of the pixels that its weights were trained on, in [0, 1]; one or three values."""
+    """Mean of the pixels in the training of its weights, in [0, 1]; one or three values."""
     pixel_std: tuple[float, ...]
     """Their standard deviation."""
 
@@ -35,7 +35,7 @@ class ImageTower(Protocol):
 
 
 class TextTower(Protocol):
-    """What ``ClipGrader`` needs to know of a text tower, which is a module besides."""
+    """The interface of a text tower for ``ClipGrader``; the towers are also modules."""
 
     count: int
     """K."""
@@ -64,7 +64,7 @@ class ClipVitTower(nn.Module):
         self.train()
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) → (B, D) and (B, D, h, w); H and W are those the position embeddings were made for."""
+        """(B, 3, H, W) → (B, D) and (B, D, h, w); H and W must match the position embeddings."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             pooled, tokens = self.visual(pixels)
             if self.visual.final_ln_after_pool:
@@ -77,10 +77,10 @@ class ClipVitTower(nn.Module):
 
 
 class TimmTokenTower(nn.Module):
-    """A timm vision transformer and a projection: timm's pooling gives the image's embedding, its tokens the patches'.
+    """A timm vision transformer and a projection: timm's pooling gives the image's embedding, its tokens those of patches.
 
-    ``trainable`` is about what came with weights: a projection that is new is always trained, since a random one that
-    stays random would only blur a frozen body's features.
+    ``trainable`` applies to the pretrained parts. A new projection is always trained, since a fixed random projection would
+    only degrade the features of a frozen body.
     """
 
     pooled_is_mean = False
@@ -110,7 +110,7 @@ class TimmTokenTower(nn.Module):
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             tokens = self.body.forward_features(pixels)
             pooled = self.body.forward_head(tokens)
-            # Where timm pools first and normalises then, the patches are normalised alike.
+            # If timm normalises after pooling, apply the same normalisation to the patches.
             patches = self.body.fc_norm(tokens[:, self.body.num_prefix_tokens :])
         grid = self.body.patch_embed.grid_size
         return ImageFeatures(self.projection(pooled), _as_grid(self.projection(patches), grid))
@@ -124,10 +124,10 @@ class TimmTokenTower(nn.Module):
 
 
 class TimmMapTower(nn.Module):
-    """A timm network with a feature map (ResNet, SE-ResNeXt, ConvNeXt, Swin): the map projected, and its mean.
+    """A timm network with a feature map (ResNet, SE-ResNeXt, ConvNeXt, Swin): the projected map, and its mean.
 
-    The projection has no bias, so the image's embedding is the mean of the patches' and the class maps decompose the
-    logits exactly. ``stage`` is the feature map taken, as timm counts them. The body may be frozen; the projection is
+    The projection has no bias, so the image's embedding is the mean of the patches' embeddings, and the class maps decompose
+    the logits exactly. ``stage`` is the stage of the feature map in timm's numbering. The body may be frozen; the projection is
     new and always trained.
     """
 
@@ -170,12 +170,11 @@ class TimmMapTower(nn.Module):
 class GradeTexts(nn.Module):
     """A text encoder and the tokens of every grade's phrases: the embedding of each grade.
 
-    ``encoder`` takes (P, L) int64 tokens to (P, D). The phrases of a grade are embedded, scaled to unit length,
-    averaged and scaled again, as CLIP's prompt ensembles are. The tokens are saved with the weights, and loaded with
-    them whatever their number, so that a trained grader keeps the phrases it was trained on, whatever becomes of the
-    file.
+    ``encoder`` maps (P, L) int64 tokens to (P, D). The phrases of a grade are embedded, scaled to unit length, averaged and
+    scaled again, like CLIP's prompt ensembles. Tokens are saved and loaded with the weights, for any number of phrases, so
+    that a trained grader keeps its phrases even if the prompt file changes.
 
-    A frozen tower is run at the first forward pass, in full precision, and never again until weights are loaded.
+    A frozen tower is evaluated at the first forward pass, in full precision, and again only after weights are loaded.
     """
 
     tokens: Tensor
@@ -189,7 +188,7 @@ class GradeTexts(nn.Module):
         self.count, self.embed_dim, self.trainable = max(grades) + 1, embed_dim, trainable
         self.register_buffer("tokens", tokens)
         self.register_buffer("membership", F.one_hot(torch.tensor(grades)).T.float())
-        # Not a buffer: what keeps, averages or restores buffers would bring back the state before the first pass.
+        # Not a buffer, because code that copies, averages or restores buffers would restore the state before the first pass.
         self._kept: Tensor | None = None
         self.encoder.requires_grad_(trainable)
         self.register_load_state_dict_pre_hook(self._make_room)  # type: ignore[no-untyped-call]
@@ -199,7 +198,7 @@ class GradeTexts(nn.Module):
 
     @property
     def is_current(self) -> bool:
-        """Whether the embeddings of a frozen tower are known."""
+        """Whether the embeddings of a frozen tower are cached."""
         return self._kept is not None
 
     def forward(self) -> Tensor:
@@ -207,13 +206,13 @@ class GradeTexts(nn.Module):
         if self.trainable:
             return self._embed()
         if self._kept is None or self._kept.device != self.tokens.device:
-            # Neither the precision nor the mode of the first pass is to be that of all later ones.
+            # The cached embeddings must not depend on the precision and mode of the first pass.
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.tokens.device.type, enabled=False):
                 self._kept = self._embed()
         return self._kept
 
     def freeze(self) -> None:
-        """Embed once more and keep that: for prediction and export, where the text never changes."""
+        """Stop training and recompute the cached embeddings, for prediction and export, where the text never changes."""
         self.trainable, self._kept = False, None
         self.encoder.requires_grad_(False)
         self.encoder.eval()
@@ -225,14 +224,14 @@ class GradeTexts(nn.Module):
     def _embed(self) -> Tensor:
         phrases = self.encoder(self.tokens)
         with torch.autocast(phrases.device.type, enabled=False):
-            # Membership counts phrases, so this is a sum; the length is taken out again.
+            # This sums the embeddings of a grade's phrases; normalising makes it equivalent to their mean.
             return F.normalize(self.membership.float() @ F.normalize(phrases.float(), dim=1), dim=1)
 
     def _make_room(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
         tokens, membership = state.get(f"{prefix}tokens"), state.get(f"{prefix}membership")
         if tokens is None or membership is None:
             return
-        # Other phrases are another number of rows; another context or number of grades is another network, and refused.
+        # The number of phrases may differ, but not the context length or the number of grades: that is another network.
         if tokens.shape[1:] == self.tokens.shape[1:] and membership.shape == (self.count, len(tokens)):
             self.tokens = torch.empty_like(tokens, device=self.tokens.device)
             self.membership = torch.empty_like(membership, device=self.tokens.device)
@@ -242,7 +241,7 @@ class GradeTexts(nn.Module):
 
 
 class FixedTexts(nn.Module):
-    """Embeddings of the grades computed elsewhere: (K, D), kept as they are, or trained from there."""
+    """Precomputed embeddings of the grades (K, D), fixed or used as the start of training."""
 
     def __init__(self, embeddings: Tensor, *, trainable: bool = False) -> None:
         super().__init__()

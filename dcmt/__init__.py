@@ -1,4 +1,4 @@
-"""The mean teacher with dual consistency (Huo et al. 2020), and the application around it.
+"""The mean teacher with dual consistency (Huo et al. 2020), and the commands of the toolkit.
 
 run = dcmt.load("runs/NAME")
 table = run.predict(["knee.png"], attention=True)
@@ -16,10 +16,10 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "auto") -> LoadedRun:
-    """Open a trained run folder: its networks in eval mode on the device, its config and its grades.
+    """Open a run folder: networks in eval mode on the device, config and grades.
 
-    ``checkpoint`` is "best", "last" or a step. Raises ``knee.errors.UserError`` where it is not a grader's run.
+    ``checkpoint`` is "best", "last" or a step. Raises ``knee.errors.UserError`` if it is not a grader's run.
     """
-    from dcmt.loaded import load_run  # importing dcmt itself stays quick
+    from dcmt.loaded import load_run  # keeps importing dcmt fast
 
     return load_run(Path(path), checkpoint=checkpoint, device=device)

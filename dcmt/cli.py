@@ -1,7 +1,7 @@
 """The command line: ``dcmt COMMAND`` and ``train.py``.
 
-Importing this module is quick; what a command needs is imported when it runs. A mistake of the user ends with one clear
-message and exit code 2; anything else that escapes is a bug of ours. Commands are registered in ``dcmt.commands.options``.
+Importing this module is fast; a command's modules are imported when it runs. A user error gives one clear message and exit
+code 2; any other exception is a bug. Commands are registered in ``dcmt.commands.options``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dcmt.commands.registry import find_config_command, make_parser
 from knee.errors import UserError
 from knee.io.console import discard, escape_unprintable, show_messages
 
-_FORBIDDEN = "choose a place that you may write to"
-_NO_FOLDER = "there is a file where a folder is needed, or the other way round; choose another path"
+_FORBIDDEN = "choose a place that you can write to"
+_NO_FOLDER = "there is a file in place of a folder, or a folder in place of a file; choose another path"
 _OF_THE_MACHINE = {
-    errno.ENOSPC: "free some space and go on (a run: by --resume)",
-    errno.EDQUOT: "free some of your quota and go on (a run: by --resume)",
+    errno.ENOSPC: "free some space and continue (a run: with --resume)",
+    errno.EDQUOT: "free some of your quota and continue (a run: with --resume)",
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
     errno.EROFS: _FORBIDDEN,
@@ -27,8 +27,8 @@ _OF_THE_MACHINE = {
     errno.EISDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EPIPE: "a process at the other end went away, so the work is not done; start it again (a run: by --resume)",
-    errno.EIO: "the disk or network drive reports an error; check it, then go on (a run: by --resume)",
+    errno.EPIPE: "the process that reads the output ended, so the work is incomplete; start it again (a run: with --resume)",
+    errno.EIO: "the disk or network drive reports an error; check it, then continue (a run: with --resume)",
 }
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
-    """Say on standard error why the command ends, to whoever may still be reading."""
+    """Print to standard error why the command ends, if anything still reads it."""
     try:
         print(f"dcmt: {message}", file=sys.stderr, flush=True)
     except BrokenPipeError:
@@ -68,7 +68,7 @@ def _run(given: list[str]) -> int:
         return found.function()(given[len(found.name.split()) :])
     try:
         options = make_parser().parse_args(given)
-    except BrokenPipeError:  # the reader of the help is gone
+    except BrokenPipeError:  # the pager of the help was closed
         discard(sys.stdout)
         return 0
     return options.command.function()(options)  # type: ignore[no-any-return]

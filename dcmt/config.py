@@ -1,7 +1,7 @@
-"""The configuration of a run: frozen dataclasses, filled from YAML and the command line, checked when built.
+"""The configuration of a run: frozen dataclasses, read from YAML and the command line, checked when built.
 
-Each section holds plain values; the classes they configure receive values, never the section. Field docstrings are the
-help texts of the command line.
+Each section holds plain values; the configured classes receive values, never the section. Field docstrings are the help
+texts of the command line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ModelConfig:
     """The network of student and teacher."""
 
     head: Literal["linear", "text"] = "linear"
-    """linear: a timm backbone and a classifier, set here; text: images matched to the grades' texts, set under clip."""
+    """linear: a timm backbone with a linear classifier, set here; text: images matched to the grades' texts, set under clip."""
     backbone: str = "resnet18"
     """Any timm model by name."""
     pretrained: bool = False
@@ -32,13 +32,13 @@ class ModelConfig:
     weights: str = ""
     """Start from this local file (safetensors, or a state dict that loads without running code)."""
     start: str = ""
-    """Start from the best checkpoint of this run: a folder, of the same network and split. Both networks get its teacher."""
+    """Start from the teacher of this run's best checkpoint (a run folder with the same network and split)."""
     stride: int = 16
     """Input pixels per position of the last feature map; 0 keeps the backbone's own."""
     stage: int = -1
-    """Which stage's feature map to grade from, as timm counts them; -1 is the last; later stages are cut off."""
+    """The stage whose feature map is graded, in timm's numbering; -1 is the last. Later stages are cut off."""
     dropout: float = 0.0
-    """Share of pooled features dropped in training."""
+    """Dropout rate of the pooled features."""
     normalise: Normalise = "image"
     """image: each image by its own mean and deviation; local: each pixel by those of its neighbourhood (radiographs of uneven
     exposure); fixed: all by those of the training set."""
@@ -48,10 +48,13 @@ class ModelConfig:
         require(self.stride >= 0, "model.stride", self.stride, "0 or more")
         both = self.pretrained and self.weights
         require(
-            not both, "model.weights", self.weights, "empty where model.pretrained is true (or the other way round)"
+            not both,
+            "model.weights",
+            self.weights,
+            "empty if model.pretrained is true (or set model.pretrained to false)",
         )
         twice = self.start and (self.pretrained or self.weights)
-        require(not twice, "model.start", self.start, "empty where model.pretrained or model.weights is given")
+        require(not twice, "model.start", self.start, "empty if model.pretrained or model.weights is given")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class TeacherConfig:
     """The teacher (Eq. 1)."""
 
     decay: float | None = None
-    """α of the moving average; empty: such that 1/(1 − α) is 5 % of the run's steps."""
+    """α of the moving average; empty: chosen so that 1/(1 − α) is 5 % of the run's steps."""
     buffers: Literal["own", "copy", "ema"] = "own"
     """The teacher's normalisation statistics: its own, copies of the student's, or averages of them."""
 
@@ -69,33 +72,33 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms of Eq. 5. Zero leaves a term out, forward pass and all."""
+    """Weights of the terms of Eq. 5. A term with weight 0 is not computed."""
 
     grade: float = 1.0
-    """Cross-entropy of the labeled images."""
+    """Weight of the cross-entropy of the labeled images."""
     attention: float = 1.0
-    """Attention loss, Eq. 2, on the labeled images that have a mask."""
+    """Weight of the attention loss (Eq. 2), on labeled images with a mask."""
     mse_weight: float = 0.5
     """λ_a of Eq. 2."""
     inside_weight: float = 0.001
     """λ_r of Eq. 2."""
     probability_consistency: float = 1.0
-    """Eq. 3, all images; times the ramp."""
+    """Weight of Eq. 3, on all images; multiplied by the ramp-up."""
     teacher_temperature: float = 1.0
     """Divides the teacher's logits in Eq. 3: 1 as printed; below 1 sharpens the targets."""
     teacher_flip: bool = False
     """The teacher's target in Eq. 3 is averaged over the image and its horizontal flip."""
     attention_consistency: float = 1.0
-    """Eq. 4, all images; times the ramp."""
+    """Weight of Eq. 4, on all images; multiplied by the ramp-up."""
     symmetry: bool = False
-    """Cross-entropy of images and their horizontal flips, ½ (CE + CE^H), as CLIP-KOA's Eq. 4."""
+    """Average the cross-entropy over images and their horizontal flips, ½ (CE + CE^H), as in CLIP-KOA's Eq. 4."""
     flip_consistency: float = 0.0
-    """λ of CLIP-KOA's Eq. 4: divergence of the predictions for an image and its flip; times the ramp where unlabeled."""
+    """λ of CLIP-KOA's Eq. 4: divergence of the predictions for an image and its flip. On unlabeled images times the ramp-up."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
     ramp_start: float = 0.0
-    """Share of the run's steps before the ramp-up, on labeled images only and without flip consistency: an early teacher has
-    nothing to teach, and an early student is consistent by predicting the same for every image."""
+    """Share of the run's steps before the ramp-up, with labeled images only and without flip consistency: an early teacher is
+    not accurate enough, and an early student would become consistent by predicting the same grade for every image."""
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
@@ -107,19 +110,19 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class FixMatchConfig:
-    """How unlabeled images teach with ``method: fixmatch``; the rest of the loss is set under loss (grade, attention)."""
+    """Use of unlabeled images with ``method: fixmatch``; the other terms are set under loss (grade, attention)."""
 
     unlabeled_weight: float = 1.0
-    """λ_u: weight of the cross-entropy of the pseudo-labels. Zero leaves the unlabeled images out."""
+    """λ_u: weight of the cross-entropy of the pseudo-labels. With 0 unlabeled images are not used."""
     threshold: float = 0.95
-    """A pseudo-label is used if its probability is above it; with weighting threshold."""
+    """τ: a pseudo-label is used if its probability is above τ (only with weighting: threshold)."""
     weighting: Literal["threshold", "softmatch"] = "threshold"
     """threshold: pseudo-labels above the threshold have weight 1, others 0; softmatch: weights by a truncated Gaussian."""
     distribution_alignment: Literal["none", "labeled_prior", "uniform"] = "none"
     """labeled_prior: predictions are rescaled so that their mean is that of the labels (ReMixMatch); uniform: only the weights
     are computed from rescaled predictions, whose mean is uniform (SoftMatch)."""
     momentum: float = 0.999
-    """Of the moving averages behind softmatch and distribution alignment, per batch; short runs need a lower one."""
+    """Momentum of the moving averages for softmatch and distribution alignment, per batch; short runs need a lower one."""
 
     def __post_init__(self) -> None:
         require(self.unlabeled_weight >= 0, "fixmatch.unlabeled_weight", self.unlabeled_weight, "0 or more")
@@ -134,7 +137,7 @@ class GraderConfig:
     name: str = ""
     """Name of the run; empty: the config's name, fraction and seed."""
     runs: str = "runs"
-    """Folder that holds the run folders."""
+    """Folder of the run folders."""
     data: DataConfig = field(default_factory=DataConfig)
     views: ViewConfig = field(default_factory=strong_views)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -158,11 +161,11 @@ class GraderConfig:
         model = self.model
         if model.head == "text" and model != ModelConfig(head="text", start=model.start, normalise=model.normalise):
             raise ValueError(
-                "model.head is text, so the network is set under clip; leave the rest of model out, but start and normalise"
+                "model.head is text, so the network is set under clip; of model keep only the options head, start and normalise"
             )
         if self.model.head == "linear" and self.clip != ClipConfig():
             raise ValueError(
-                "options of clip are given but model.head is linear; write model.head: text, or leave them out"
+                "options of clip are given but model.head is linear; write model.head: text, or remove them"
             )
 
     def _check_mean_teacher(self) -> None:
@@ -171,11 +174,11 @@ class GraderConfig:
         if self.data.unlabeled_per_batch and not consistency:
             raise ValueError(
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
-                "teach nothing; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
+                "have no effect; set data.unlabeled_per_batch to 0, or loss.probability_consistency above 0"
             )
         if self.fixmatch != FixMatchConfig():
             raise ValueError(
-                f"options of fixmatch are given but method is {self.method}; write method: fixmatch, or leave them out"
+                f"options of fixmatch are given but method is {self.method}; write method: fixmatch, or remove them"
             )
 
     def _check_fixmatch(self) -> None:
@@ -187,7 +190,7 @@ class GraderConfig:
         if bool(unlabeled) != bool(options.unlabeled_weight):
             raise ValueError(
                 f"method is fixmatch with data.unlabeled_per_batch {unlabeled} and fixmatch.unlabeled_weight "
-                f"{options.unlabeled_weight:g}, so no unlabeled image would teach; set both above 0, or both to 0"
+                f"{options.unlabeled_weight:g}, so unlabeled images would have no effect; set both above 0, or both to 0"
             )
         if unlabeled == 1 and options.weighting == "softmatch":
             raise ValueError(

@@ -1,7 +1,7 @@
-"""FixMatch: pseudo-labels of a weak view teach a strong one (Sohn et al. 2020), with SoftMatch's weights (Chen et al. 2023).
+"""FixMatch: pseudo-labels from a weak view for a strong view (Sohn et al. 2020), with SoftMatch weights (Chen et al. 2023).
 
-q is the student's distribution over the grades for an unlabeled image's weak view, without gradient, p that for its strong
-view, B_u the number of unlabeled images in the batch:
+q is the student's distribution over the grades for the weak view of an unlabeled image, without gradient, p the one for its
+strong view, B_u the number of unlabeled images in the batch:
 
     L = L_c + λ_u · 1/B_u Σ_b w_b · CE(argmax q_b, p_b)
 
@@ -30,10 +30,10 @@ _SMALLEST_VARIANCE = 1e-12
 
 
 class PseudoLabels(NamedTuple):
-    """What the weak views of B unlabeled images say; no gradient."""
+    """Pseudo-labels from the weak views of B unlabeled images, without gradient."""
 
     probabilities: Tensor
-    """(B, K): the distribution whose largest entry is the label."""
+    """(B, K): distributions whose largest entry gives the label."""
     labels: Tensor
     """(B,) int64 in [0, K)."""
     weights: Tensor
@@ -41,7 +41,7 @@ class PseudoLabels(NamedTuple):
 
 
 class Averages(nn.Module):
-    """Moving averages over the batches, for K grades: state of a run, saved and restored with the networks."""
+    """Moving averages over the batches for K grades, saved and restored with the networks."""
 
     predictions: Tensor
     """(K,) mean prediction for unlabeled images."""
@@ -61,13 +61,13 @@ class Averages(nn.Module):
 
     @torch.no_grad()
     def update_distributions(self, probabilities: Tensor, grades: Tensor, momentum: float) -> None:
-        """Take in the predictions (B, K) for unlabeled images and the grades (L,) of labeled ones."""
+        """Update with the predictions (B, K) for unlabeled images and the grades (L,) of labeled ones."""
         self.predictions.lerp_(probabilities.mean(0), 1 - momentum)
         self.labels.lerp_(F.one_hot(grades, len(self.labels)).float().mean(0), 1 - momentum)
 
     @torch.no_grad()
     def update_confidences(self, confidences: Tensor, momentum: float) -> None:
-        """Take in the confidences (B,) of a batch, B ≥ 2; the variance is the unbiased one."""
+        """Update with the confidences (B,) of a batch, B ≥ 2, using the unbiased variance."""
         self.confidence.lerp_(confidences.mean(), 1 - momentum)
         self.variance.lerp_(confidences.var(), 1 - momentum)
 
@@ -76,12 +76,12 @@ class FixMatch:
     """A student trained on labels and on its own pseudo-labels, and its moving average; a ``knee.task.Task``.
 
     The batch's teacher view is the weak view, its student view the strong one. Labeled images are graded in the weak view, as
-    in the paper. One forward pass of the student grades all views, so batch statistics are shared, as in the authors' code.
-    A deviation from the paper: both views have one geometry (crop, flip, rotation), so that masks and attention maps fit
-    either; the strong view differs in brightness, contrast, blur, noise and cutout only.
+    in the paper. One forward pass of the student grades all views, so they share batch statistics, as in the authors' code.
+    Unlike in the paper, both views have the same geometry (crop, flip, rotation), so that masks and attention maps fit both;
+    the strong view differs only in brightness, contrast, blur, noise and cutout.
 
-    The teacher (Eq. 1) is only evaluated, as the authors evaluate an average of the weights. It has no forward pass in
-    training, so its normalization statistics follow by ``ema`` where the policy is ``own``.
+    The teacher (Eq. 1) is used only for evaluation, as the authors evaluate averaged weights. It has no forward pass in
+    training, so with the policy ``own`` its normalisation statistics are averaged as with ``ema``.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class FixMatch:
 
 
 def pseudo_label_loss(strong_logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """1/B Σ_b w_b · CE(y_b, softmax z_b) over all B images, whatever their weight (Sohn et al. 2020, Eq. 4).
+    """1/B Σ_b w_b · CE(y_b, softmax z_b) over all B images, also those of weight 0 (Sohn et al. 2020, Eq. 4).
 
     strong_logits z (B, K), labels y (B,) int64, weights w (B,) in [0, 1], B ≥ 1 → scalar ≥ 0, float32. The gradient reaches
     ``strong_logits`` only.
@@ -218,7 +218,7 @@ def pseudo_label_loss(strong_logits: Tensor, labels: Tensor, weights: Tensor) ->
 def threshold_weights(confidences: Tensor, threshold: float) -> Tensor:
     """w = 1[c > t] (Sohn et al. 2020, Eq. 4); (B,) → (B,) in {0, 1}.
 
-    Strictly above, where the paper has ≥: t = 1 then uses no image, even where rounding makes a confidence 1.
+    The comparison is strict, unlike the paper's ≥, so that τ = 1 uses no image even if rounding makes a confidence 1.
     """
     return (confidences > threshold).to(confidences.dtype)
 
@@ -226,7 +226,7 @@ def threshold_weights(confidences: Tensor, threshold: float) -> Tensor:
 def softmatch_weights(confidences: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """w = exp(−(c − μ)² / 2σ²) below μ, 1 above: a truncated Gaussian (Chen et al. 2023).
 
-    confidences c (B,) in [0, 1], mean μ and variance σ² ≥ 0 scalars → (B,) in [0, 1], never falling in c.
+    confidences c (B,) in [0, 1], mean μ and variance σ² ≥ 0 scalars → (B,) in [0, 1], non-decreasing in c.
     """
     below = (confidences - mean).clamp_max(0)
     return torch.exp(-below.square() / (2 * variance.clamp_min(_SMALLEST_VARIANCE)))
@@ -245,8 +245,8 @@ def align_distribution(probabilities: Tensor, mean: Tensor, target: Tensor) -> T
 def pseudo_label_monitors(strong_logits: Tensor, pseudo: PseudoLabels) -> dict[str, Tensor]:
     """On unlabeled images: the share with a weight of at least ½, the mean weight, agreement and entropy.
 
-    Agreement is the share of strong views graded as their pseudo-label; the entropy (nats) is that of the distribution the
-    labels come from.
+    Agreement is the share of strong views with the same grade as their pseudo-label. The entropy (nats) is that of the
+    distributions from which the labels are taken.
     """
     return {
         "unlabeled/used": (pseudo.weights >= 0.5).float().mean(),

@@ -1,4 +1,4 @@
-"""A trained run opened again: its networks, its data, and its predictions."""
+"""Open a run for inference: its networks, its data and its predictions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from knee.nn.flips import FlipAveraged
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 GRID_MASKS = 128
-"""How many masks, at most, the best IoU that the attention's grid can reach is climbed to on."""
+"""Maximum number of masks on which ``best_reachable`` is computed."""
 KINDS = ("grader", "zeroshot", "probe")
-"""The kinds of run that grade: trained by ``dcmt train``, or of weights that were not trained for it."""
+"""The kinds of run of a grader: trained by ``dcmt train``, zero-shot, or a linear probe."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained run: its config and its networks in eval mode on the device."""
+    """A run opened for inference: its config, and its networks in eval mode on the device."""
 
     run: RunFolder
     kind: str
@@ -48,19 +48,19 @@ class LoadedRun:
     checkpoint: Checkpoint
     grade_set: GradeSet
     networks: Mapping[str, nn.Module]
-    """Student and teacher; a run that trained no pair has its one network as the teacher."""
+    """Student and teacher; zero-shot and probe runs have only a teacher."""
     device: torch.device
     flip_tta: bool = False
     """Predictions are averaged over an image and its horizontal flip (`FlipAveraged`)."""
 
     @property
     def precision(self) -> torch.dtype | None:
-        """The autocast type the run was trained with."""
+        """The autocast type with which the run was trained."""
         return autocast_type(self.checkpoint.precision)
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """How its networks are evaluated: options of ``knee.evaluation.predictions.predict`` and the like."""
+    def inference(self) -> dict[str, Any]:
+        """Options to run its networks with, for ``predict`` and ``iterate_attention`` of ``knee.evaluation.predictions``."""
         attention = self.config.attention
         return {
             "device": self.device,
@@ -72,10 +72,10 @@ class LoadedRun:
     def predict(
         self, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
     ) -> pd.DataFrame:
-        """Grade image files: a table with image, side, grade, name and one probability column a grade.
+        """Grade image files: a table with image, side, grade, name and one probability column for each grade.
 
-        With ``attention`` also the map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises
-        UserError where a file cannot be read; see ``dcmt.prediction.predict_images``.
+        With ``attention`` also the map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises UserError
+        if a file cannot be read; see ``dcmt.prediction.predict_images``.
         """
         from dcmt.prediction import predict_images  # not needed to open a run
 
@@ -85,10 +85,10 @@ class LoadedRun:
 def load_run(
     path: Path, *, checkpoint: str | int, device: str, flip_tta: bool = False, external_model: bool = False
 ) -> LoadedRun:
-    """Open a grader's run folder. Raises UserError where it is none, or has no checkpoint.
+    """Open a grader's run folder. Raises UserError if it is not one, or has no checkpoint.
 
-    The folder may be a stranger's: nothing is fetched and no code in it or elsewhere is loaded. ``external_model`` lets its
-    config name a model of a hub or of a folder.
+    The folder may be untrusted: nothing is downloaded and no code is loaded. ``external_model`` allows its config to name a
+    model of a hub or of another folder.
 
     ``checkpoint`` is "best", "last" or a step. With ``flip_tta`` predictions are averaged over an image and its
     horizontal flip.
@@ -101,10 +101,10 @@ def load_run(
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)
-    if flip_tta and kind == "grader" and not _sees_mirror_images(config):
+    if flip_tta and kind == "grader" and not _trains_on_flips(config):
         log.warning(
-            f"note: {path} was trained without flipped images (views.horizontal_flip 0), so --flip-tta shows it "
-            "images of a kind that it never saw"
+            f"note: {path} was trained without horizontal flips (views.horizontal_flip 0), so flipped images, as used by "
+            "--flip-tta, are outside its training distribution"
         )
     found = _checkpoint_of(run, checkpoint)
     require_paths(run, config, "data.grade_set")
@@ -123,7 +123,7 @@ def load_run(
         network = network.to(chosen).eval()
         networks[name] = FlipAveraged(network) if flip_tta else network
     if "teacher" not in networks:
-        raise UserError(f"{found.folder} holds no teacher; train the run again, or put its own checkpoint back")
+        raise UserError(f"{found.folder} has no teacher; train the run again, or restore its own checkpoint")
     return LoadedRun(run, kind, config, found, grade_set, networks, chosen, flip_tta)
 
 
@@ -135,22 +135,22 @@ def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:
         found = run.checkpoints.of_step(wanted)
     else:
         found, damaged = run.checkpoints.latest()
-        for reason in damaged:
-            log.warning(f"warning: {reason}; taking the checkpoint before it")
+        for error in damaged:
+            log.warning(f"warning: {error}; using the checkpoint before it")
     if found is None:
-        raise UserError(f"{run.path} has no whole checkpoint yet; train it first: python train.py --resume {run.path}")
+        raise UserError(f"{run.path} has no checkpoint yet; train it first: python train.py --resume {run.path}")
     return found
 
 
-def _sees_mirror_images(config: GraderConfig) -> bool:
-    """Whether training shows the networks images and their flips."""
+def _trains_on_flips(config: GraderConfig) -> bool:
+    """Whether the networks are trained on images and their horizontal flips."""
     return bool(config.views.horizontal_flip or config.loss.symmetry or config.loss.flip_consistency)
 
 
 def load_data(loaded: LoadedRun) -> KneeData:
-    """The data a run was trained on, by the paths in its config.
+    """The data on which a run was trained, by the paths in its config.
 
-    Refuses another split than the one trained with: its test images may have been trained on.
+    Raises UserError if the split file changed since, because its test images may then have been trained on.
     """
     require_paths(loaded.run, loaded.config, "data.manifest", "data.split")
     data = load_knee_data(
@@ -161,18 +161,18 @@ def load_data(loaded: LoadedRun) -> KneeData:
     )
     if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(
-            f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; the split "
-            f"it was trained with is {loaded.run.local / 'split.csv'}: put that back"
+            f"{data.split.path} changed since {loaded.run.path} was trained, so its images may have been trained on; restore "
+            f"the split of the run, a copy of which is {loaded.run.local / 'split.csv'}"
         )
     if manifest_changed(loaded, data):
         log.warning(
-            f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its rows count as they are now"
+            f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its current rows are used"
         )
     return data
 
 
 def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:
-    """Whether the manifest is not the one that the run was trained on, which may be meant: grades are corrected."""
+    """Whether the manifest changed since the run was trained, which may be intended, as when grades were corrected."""
     trained_with = loaded.checkpoint.state.get("manifest_sha256")
     return trained_with is not None and trained_with != file_hash(data.manifest.path)
 
@@ -180,7 +180,7 @@ def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:
 def grade_rows(
     loaded: LoadedRun, data: KneeData, rows: Rows, *, flip: bool = False, names: Sequence[str] = ("student", "teacher")
 ) -> dict[str, Predictions]:
-    """The predictions of each named network for the rows, with the overlap of its attention and the masks."""
+    """The predictions of each named network for the rows, with the IoU of its attention and the masks."""
     return {
         name: predict(
             network,
@@ -188,7 +188,7 @@ def grade_rows(
             masks=data.masks,
             has_mask=data.cache.has_mask,
             flip=flip,
-            **loaded.asked,
+            **loaded.inference,
         )
         for name, network in loaded.networks.items()
         if name in names
@@ -196,18 +196,18 @@ def grade_rows(
 
 
 def refuse_trained_images(run: Path, kind: str, split: str, *, allowed: bool) -> None:
-    """Raises UserError where a network would be evaluated on images that it was trained on, unless that is requested."""
+    """Raises UserError if a network would be evaluated on its training images, unless ``allowed``."""
     if split == "train" and is_trained(kind) and not allowed:
         raise UserError(
-            f"{run} was trained on the images of --split train (on unlabeled ones too), so how it grades them says "
-            "how well it remembers, not how good it is; evaluate --split val or test, or add --trained-on to see it anyway"
+            f"{run} was trained on the images of --split train (including unlabeled ones), so metrics on them would be too "
+            "optimistic; evaluate --split val or test, or add --trained-on to evaluate training images anyway"
         )
 
 
 def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | None:
-    """The mean of the best IoU that the attention's grid could reach on the masks of ``rows``; None without masks.
+    """The mean best IoU that attention on the network's grid can reach on the masks of ``rows``; None without masks.
 
-    Of more than ``GRID_MASKS`` masks, those at equal distances are used.
+    Of more than ``GRID_MASKS`` masks, an evenly spaced subset is used.
     """
     from knee.evaluation.report import best_grid_iou
 
@@ -222,5 +222,5 @@ def best_reachable(loaded: LoadedRun, data: KneeData, rows: Rows) -> float | Non
 
 
 def masks_by_segmenter(data: KneeData, rows: Rows) -> int:
-    """How many of ``rows`` have a mask that no person drew."""
+    """The number of ``rows`` whose mask was predicted by a segmenter."""
     return int((data.cache.has_mask[rows] & data.manifest.by_segmenter[rows]).sum())

@@ -1,6 +1,6 @@
-"""The losses of DC-MT (Huo et al. 2020), pure: no weight of a term, no step, no state.
+"""The losses of DC-MT (Huo et al. 2020) as pure functions: without term weights, steps or state.
 
-Weights are applied in one place, ``dcmt.mean_teacher``, where the total of Eq. 5 is made. All sums run in float32.
+Weights are applied only in ``dcmt.mean_teacher``, where the total of Eq. 5 is computed. All sums are in float32.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SMALLEST_SUM = 1e-6
-"""Denominators are clamped here, so that empty masks and empty attention give finite values; nothing else is smoothed."""
+"""Lower bound of denominators, so that empty masks and empty attention give finite values; there is no other smoothing."""
 
 
 def attention_loss(attention: Tensor, mask: Tensor, *, mse_weight: float = 0.5, inside_weight: float = 0.001) -> Tensor:
-    """How far the attention is from the cartilage mask (Huo et al. 2020, Eq. 2), averaged over the images.
+    """The attention loss: distance of the attention from the cartilage mask (Huo et al. 2020, Eq. 2), mean over images.
 
     λ_a · Σ(f − S)² / (Σf + ΣS) + λ_r · (1 − Σ f S / Σf), per image; λ_a is ``mse_weight``, λ_r ``inside_weight``.
     attention f (B, H, W) in [0, 1], mask S (B, H, W) in [0, 1] → scalar in [0, λ_a + λ_r]; 0 for B = 0.
@@ -32,16 +32,16 @@ def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, t
 
     Both (B, K) logits; no gradient reaches the teacher. Scalar in [0, 2 / K].
 
-    ``temperature`` T > 0 divides the teacher's logits. 1 is Eq. 3. Below 1 sharpens the teacher's probabilities, as MixMatch
-    does with its guessed labels (Berthelot et al. 2019, Eq. 7): a student that agrees with its teacher then still learns
-    from an unlabeled image.
+    The teacher's logits are divided by ``temperature`` T > 0; T = 1 gives Eq. 3. T < 1 sharpens the teacher's probabilities,
+    as MixMatch does with its guessed labels (Berthelot et al. 2019, Eq. 7), so that the loss is not zero for a student that
+    agrees with the teacher.
     """
     teacher = teacher_logits.detach().float() / temperature
     return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
 
 
 def attention_consistency(student_attention: Tensor, teacher_attention: Tensor) -> Tensor:
-    """Squared difference of attention, relative to its amount (Huo et al. 2020, Eq. 4), averaged over the images.
+    """Squared difference of the attention relative to its sum (Huo et al. 2020, Eq. 4), mean over images.
 
     Σ(f_θ − f_θ')² / (Σ f_θ + Σ f_θ'), per image. Both (B, H, W) in [0, 1], of the same class and the same geometry;
     no gradient reaches the teacher. Scalar in [0, 1].

@@ -1,8 +1,8 @@
-"""DC-MT: student, teacher, and the total of Eq. 5 in one place (Huo et al. 2020).
+"""DC-MT: student, teacher, and the total loss of Eq. 5 (Huo et al. 2020).
 
-Every row of the paper's ablations is a choice of weights: supervised training has no consistency, the plain mean teacher no
-attention terms, DC-MT (NAC) no attention consistency. The flip terms of CLIP-KOA (Jeong and Lee 2025, Eq. 4) hold for any
-grader: with them alone this is that paper's supervised training, with a teacher they are one more consistency.
+Every row of the paper's ablation table is a choice of weights: supervised training has no consistency terms, the plain mean
+teacher no attention terms, DC-MT (NAC) no attention consistency. The flip terms of CLIP-KOA (Jeong and Lee 2025, Eq. 4) work
+with any grader: without consistency terms they give that paper's supervised training, with a teacher they are added to them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from knee.task import Batch, Grading, StepLosses, Validation
 class MeanTeacher:
     """Student and teacher trained together on labeled and unlabeled images; a ``knee.task.Task``.
 
-    ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``: before it, only labeled images are used, without the
-    teacher and without flip consistency. ``decay`` is α. Where the teacher has no forward pass, its normalisation
-    statistics follow the student's by ``ema`` even under the policy ``own``, since statistics of its own would never move.
+    ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``. Before ``ramp_start``, only labeled images are used, without
+    the teacher and without flip consistency. ``decay`` is α. While the teacher has no forward pass, its normalisation
+    statistics are averaged as with ``ema`` even with the policy ``own``, since its own would never be updated.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MeanTeacher:
 
     @classmethod
     def from_config(cls, config: GraderConfig, student: nn.Module, *, steps: int, best_metric: str) -> MeanTeacher:
-        """The task of a config for a run of ``steps`` optimiser steps."""
+        """The task of a config for a run of ``steps`` optimizer steps."""
         decay, loss = config.teacher.decay, config.loss
         return cls(
             student,
@@ -79,7 +79,7 @@ class MeanTeacher:
         return self.student.parameters()
 
     def losses(self, batch: Batch, step: int) -> StepLosses:
-        """Forward passes of both networks and the total of Eq. 5 at optimiser step τ = ``step`` (Figure 1)."""
+        """Forward passes of both networks and the total of Eq. 5 at optimizer step τ = ``step`` (Figure 1)."""
         loss, ramp, labeled = self.loss, self.ramp(step), len(batch.grades)
         if not ramp:
             batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
@@ -101,20 +101,20 @@ class MeanTeacher:
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Grading:
-        """The teacher's gradings; with ``loss.teacher_flip`` its logits are averaged over each image and its flip."""
+        """The teacher's output; with ``loss.teacher_flip`` its predictions are averaged over each image and its flip."""
         if not self.loss.teacher_flip:
-            grading: Grading = self.teacher(images)
-            return grading
-        seen, flipped = with_flipped(self.teacher, images)
-        return Grading(mean_logits(seen.logits, flipped.logits), seen.class_maps)
+            plain: Grading = self.teacher(images)
+            return plain
+        grading, flipped = with_flipped(self.teacher, images)
+        return Grading(mean_logits(grading.logits, flipped.logits), grading.class_maps)
 
     def _attention(
         self, batch: Batch, student: Grading, teacher: Grading | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """f_θ and f_θ' (B, H, W), where they are used; the student's of the labeled images only if only Eq. 2 needs it.
+        """f_θ and f_θ' (B, H, W), if they are used; if only Eq. 2 needs f_θ, only that of the labeled images.
 
-        The class is the label where there is one, else the teacher's prediction, for both networks: an unlabeled image's
-        true grade is not in the batch, so it cannot choose the map.
+        For both networks the class of the map is the label, or the teacher's prediction for unlabeled images, whose true grade
+        is not in the batch.
         """
         if not self.uses_attention:
             return None, None
@@ -132,11 +132,11 @@ class MeanTeacher:
         return soft_mask(student.class_maps[:count]), soft_mask(teacher.class_maps) if teacher and uses_both else None
 
     def ramp(self, step: int) -> float:
-        """w(τ) at optimiser step τ = ``step``: 0 before ``ramp_start``, then from e^-5 to 1."""
+        """w(τ) at optimizer step τ = ``step``: 0 before ``ramp_start``, then from e^-5 to 1."""
         return exponential_ramp(step, self.ramp_steps, start=self.ramp_start)
 
     def after_update(self, step: int) -> Mapping[str, float]:
-        """The teacher's update (Eq. 1) after optimiser step τ = ``step``."""
+        """The teacher's update (Eq. 1) after optimizer step τ = ``step``."""
         decay = teacher_decay(step, self.decay)
         update_teacher(self.teacher, self.student, decay)
         ramp = self.ramp(step)
@@ -150,13 +150,13 @@ class MeanTeacher:
 
 
 def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> Tensor:
-    """Eq. 2 on those of the labeled images that have a mask; attention f (L, H, W) → scalar, 0 where none has."""
+    """Eq. 2 on the labeled images that have a mask; attention f (L, H, W) → scalar, 0 if none has a mask."""
     f, masks = attention[batch.has_mask], batch.masks[batch.has_mask]
     return attention_loss(f, masks, mse_weight=loss.mse_weight, inside_weight=loss.inside_weight)
 
 
 def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:
-    """Eq. 5 with the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of the unlabeled), each with its weight."""
+    """Eq. 5 with the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of unlabeled images), each with its weight."""
     factors = {
         "grade": loss.grade,
         "attention": loss.attention,
@@ -171,7 +171,7 @@ def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:
 def monitors(
     labeled: int, student: Grading, flipped: Tensor | None, teacher: Grading | None, attention: Tensor | None
 ) -> dict[str, Tensor]:
-    """What is worth watching and is not minimised: grades changed by a flip, agreement and entropy, the maps' gradient."""
+    """Values to monitor that are not minimised: grades changed by a flip, agreement and entropy, the maps' gradient."""
     found: dict[str, Tensor] = {}
     if flipped is not None:
         found["flip/changed"] = changed_share(student.logits[: len(flipped)], flipped)
@@ -183,12 +183,12 @@ def monitors(
 
 
 def attention_monitors(attention: Tensor) -> dict[str, Tensor]:
-    """Of soft masks (B, H, W): the share that show nothing, and the share of pixels that pass a gradient."""
+    """Of soft masks (B, H, W): the share of empty ones, and the share of pixels that pass a gradient."""
     return {"empty_share": empty_attention(attention).float().mean(), "gradient_share": gradient_share(attention)}
 
 
 def unlabeled_monitors(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, Tensor]:
-    """On unlabeled images: the share on which both networks agree, and the entropy of the teacher's probabilities (nats)."""
+    """On unlabeled images: the share with the same grade by both networks, and the teacher's entropy (nats)."""
     if len(teacher_logits) == 0:
         return {}
     probabilities = teacher_logits.detach().float().softmax(1)

@@ -1,7 +1,7 @@
-"""The grading network: a timm backbone, and one linear classifier that both grades and maps.
+"""The grading network: a timm backbone, and one linear classifier for both logits and class maps.
 
-The classifier's weights are applied at each position of the last feature map (class maps, bias left out) and to the pooled
-features (logits), so the logits are the pooled class maps plus the bias: no second head exists whose attention could differ.
+The classifier's weights are applied at each position of the last feature map (class maps, without bias) and to the pooled
+features (logits), so the logits are the pooled class maps plus the bias. There is no second head whose attention could differ.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from knee.task import Grading
 class GradingNetwork(nn.Module):
     """Backbone, global average pooling and a linear classifier; a ``knee.task.Grader``.
 
-    Normalises its input by itself (``knee.nn.normalise``); ``mean`` and ``std`` are buffers and travel with the weights.
+    It normalises its input itself (``knee.nn.normalise``); ``mean`` and ``std`` are buffers, saved with the weights.
     """
 
     mean: Tensor
@@ -87,7 +87,7 @@ def build_network(
     """A grading network on timm's ``backbone``, with random, timm's or local weights.
 
     ``stride`` is the input pixels per position of the feature map (0: the backbone's own); stages after ``stage`` are cut
-    off. Raises UserError for an unknown name, a stride the family cannot take, and weights that cannot be had.
+    off. Raises UserError for an unknown name, an unsupported stride, and weights that cannot be loaded.
     """
     body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
     if weights:
@@ -116,16 +116,16 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"model.stride: {backbone} cannot have stride {stride} for {image_size} px in timm ({error}); set model.stride to "
-            "8, 16 or 32, to 0 for its own, or take a ResNet, SE-ResNeXt or ConvNeXt"
+            "8, 16 or 32, to 0 for its own, or use a ResNet, SE-ResNeXt or ConvNeXt"
         ) from error
     except Exception as error:
         if not pretrained:
             raise UserError(
-                f"model.backbone: {backbone} cannot be built for {image_size} px ({error}); take another"
+                f"model.backbone: {backbone} cannot be built for {image_size} px ({error}); choose another"
             ) from error
         raise UserError(
-            f"the weights of {backbone} could not be fetched ({type(error).__name__}); give a local file by model.weights, or "
-            "start from random weights by model.pretrained: false"
+            f"the weights of {backbone} could not be downloaded ({type(error).__name__}); give a local file in model.weights, "
+            "or start from random weights with model.pretrained: false"
         ) from error
     return body
 
@@ -137,13 +137,13 @@ def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
     fitting = {name: value for name, value in given.items() if value.shape == own[name].shape}
     if len(fitting) < len(given) or len(fitting) < 0.9 * len(own):
         raise UserError(
-            f"model.weights: {path} fits {len(fitting)} of {len(own)} tensors of {backbone}; it is of another architecture"
+            f"model.weights: {path} fits only {len(fitting)} of {len(own)} tensors of {backbone}; give weights of this network"
         )
     body.load_state_dict(fitting, strict=False)
 
 
 def _one_channel(weight: Tensor, *, like: Tensor) -> Tensor:
-    """A first convolution saved for RGB, summed over its input channels: a grey image is three equal ones."""
+    """Weights of an RGB first convolution, summed over the input channels, as for three equal gray channels."""
     if like.ndim == 4 and like.shape[1] == 1 and weight.shape == (like.shape[0], 3, *like.shape[2:]):
         return weight.sum(1, keepdim=True)
     return weight

@@ -1,4 +1,4 @@
-"""Grading images that no manifest lists, with a loaded run: what ``dcmt predict`` and ``LoadedRun.predict`` share."""
+"""Grade images that are not in a manifest with a loaded run, for ``dcmt predict`` and ``LoadedRun.predict``."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 def predict_images(
     loaded: LoadedRun, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
 ) -> pd.DataFrame:
-    """Grade image files: one row a file with image, side, grade, name and a probability column a grade (p_0, p_1, …).
+    """Grade image files: one row for each file with image, side, grade, name and probabilities of the grades (p_0, p_1, …).
 
     ``attention`` adds a column of arrays (H, W) float32 in [0, 1], each on the pixels of its own file: the map x of the
     predicted grade, not thresholded. ``network`` is teacher or student.
 
     Raises:
-        UserError: no paths, a network that the run does not have, or files that cannot be read (all of them are named).
+        UserError: no paths, a network that the run does not have, or unreadable files (all of them are named).
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
@@ -57,8 +57,8 @@ def predict_images(
             tables.append(grade_images(loaded, network, images, [str(path) for path in read]))
             maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
     if reader.rejected:
-        faults = [f"{path}: {reason}" for path, reason in reader.rejected]
-        raise Faults(shortened(faults), summary=f"{len(faults)} of {len(files)} images cannot be read:")
+        errors = [f"{path}: {reason}" for path, reason in reader.rejected]
+        raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be read:")
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
     table.insert(1, "side", reader.sides)
@@ -72,7 +72,7 @@ def _attention(
     """The map of each image on its file's own pixels."""
     squares = [
         square
-        for batch in iterate_attention(loaded.networks[network], image_loader(images), **loaded.asked)
+        for batch in iterate_attention(loaded.networks[network], image_loader(images), **loaded.inference)
         for square in batch.attention.float().cpu().numpy()
     ]
     restored = (source.geometry.restore(square) for source, square in zip(sources, squares, strict=True))
@@ -80,20 +80,20 @@ def _attention(
 
 
 def image_loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Prepared images (n, S, S), in order."""
+    """A loader of prepared images (n, S, S), in order."""
     return eval_loader(EvalImages(images, np.arange(len(images))), batch_size=_BATCH)
 
 
 def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files: list[str]) -> pd.DataFrame:
-    """The predictions of the network ``name`` for prepared images (n, S, S), one row an image."""
-    found = predict(loaded.networks[name], image_loader(images), flip=not loaded.flip_tta, **loaded.asked)
+    """The predictions of the network ``name`` for prepared images (n, S, S), one row for each image."""
+    found = predict(loaded.networks[name], image_loader(images), flip=not loaded.flip_tta, **loaded.inference)
     table = predictions_table(found, cases=files).rename(columns={"case": "image"}).drop(columns="iou")
     table.insert(2, "predicted_name", [loaded.grade_set.names[grade] for grade in found.predicted])
     return table
 
 
 class ImageReader:
-    """Prepares images as the run's training data were; keeps a list of what could not be read, and the sides of the rest."""
+    """Prepares images like the run's training data; collects unreadable files, and the sides and sources of all others."""
 
     def __init__(self, loaded: LoadedRun) -> None:
         self._data = loaded.config.data
@@ -102,7 +102,7 @@ class ImageReader:
         self.sides: list[str] = []
         self.sources: list[Source] = []
         self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
-        """The side that is mirrored; empty where none is."""
+        """The side whose images are flipped horizontally (L or R); empty if neither is."""
 
     def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
@@ -110,7 +110,9 @@ class ImageReader:
         for path in paths:
             if _CONTROL.search(str(path)):
                 escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
-                self.rejected.append((escaped, "the name holds a line break or another control character; rename it"))
+                self.rejected.append(
+                    (escaped, "the name contains a line break or another control character; rename it")
+                )
                 continue
             try:
                 pixels = read_image(path)
@@ -126,7 +128,7 @@ class ImageReader:
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
 
     def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
-        """The square, where it is on the image, and whether the image was a negative."""
+        """The square input, its position on the image, and whether the image was a negative."""
         mirror = bool(side) and side == self.mirrors
         size, percentiles = self._data.image_size, self._data.percentiles
         image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)

@@ -1,11 +1,11 @@
 """The teacher: the exponential moving average of the student (Huo et al. 2020, Eq. 1; Tarvainen and Valpola 2017).
 
-What an average of weights leaves open is the normalisation statistics (buffers). Three policies:
+There are three policies for the normalisation statistics (buffers) of the teacher:
 
-- ``own``: the teacher runs in train mode on its own view and keeps its own statistics, as mean teachers do. It needs the
-  teacher's forward pass in every step; without one they would stay those of the first step.
+- ``own``: the teacher runs in train mode on its own view and computes its own statistics, as in the mean teacher. This needs
+  a forward pass of the teacher in every step; otherwise the statistics are never updated.
 - ``copy``: the student's buffers are copied after each update.
-- ``ema``: floating-point buffers are averaged as the weights are; counters are copied.
+- ``ema``: floating-point buffers are averaged like the weights; counters are copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUFFER_POLICIES: tuple[str, ...] = get_args(BufferPolicy)
 
 
 def make_teacher(student: nn.Module) -> nn.Module:
-    """A copy of the student that gets no gradient."""
+    """A copy of the student without gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 
 
@@ -33,10 +33,10 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
 
 
 def update_buffers(teacher: nn.Module, student: nn.Module, decay: float, *, policy: BufferPolicy) -> None:
-    """Bring the teacher's buffers up to date, in place, by one of the policies that the module describes."""
+    """Update the teacher's buffers in place, by one of the policies described in the module."""
     if policy == "own":
         return
-    # What is not saved is a constant of the architecture: a text tower's mask holds −inf, whose average is not a number.
+    # Buffers that are not saved are constants, such as a text tower's mask, which holds −inf and cannot be averaged.
     saved = student.state_dict(keep_vars=True).keys()
     named = zip(teacher.named_buffers(), student.buffers(), strict=True)
     pairs = [(target, source) for (name, target), source in named if name in saved]
@@ -62,5 +62,5 @@ def _check(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     ours, theirs = len(list(teacher.parameters())), len(list(student.parameters()))
     if ours != theirs:
         raise ValueError(
-            f"teacher and student differ: {ours} and {theirs} parameters; make the teacher by make_teacher"
+            f"teacher and student differ: {ours} and {theirs} parameters; make the teacher with make_teacher"
         )

@@ -1,4 +1,4 @@
-"""Training a grader: from a config to a run folder."""
+"""Train a grader, from a config to a run folder."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ from knee.grades import GradeSet
 from knee.task import Task
 
 log = logging.getLogger(__name__)
-_HELP = f"  {EXTERNAL}       with --resume: let the run name a model of a hub or of a folder; for runs that you trust\n"
+_HELP = (
+    f"  {EXTERNAL}       with --resume: allow a model of a hub or a folder in the run; only for runs that you trust\n"
+)
 METHODS: Mapping[str, Callable[..., Task]] = {
     "mean_teacher": MeanTeacher.from_config,
     "fixmatch": FixMatch.from_config,
 }
-"""What ``method`` in a config names: each makes the task of a run from (config, student, steps, best_metric)."""
+"""The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -57,7 +59,7 @@ def train_command(arguments: Sequence[str]) -> int:
 def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external_model: bool = False) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint.
 
-    A run that is resumed may be a stranger's: nothing is fetched for it unless ``external_model``.
+    A resumed run may be untrusted: nothing is downloaded for it unless ``external_model``.
     """
     with RunLock(run.path):
         device = start(config.fit)
@@ -106,9 +108,9 @@ def training_batches(config: GraderConfig, data: KneeData, *, device: torch.devi
 
 
 def refuse_external(config: GraderConfig, *, fresh: bool = False) -> None:
-    """Raises UserError where the config of a run needs a model of a hub or of a folder, which a run folder may not ask for.
+    """Raises UserError if the config of a run needs a model of a hub or another folder, which a run folder must not load.
 
-    ``fresh`` true: pretrained weights would be fetched, too.
+    With ``fresh`` also if pretrained weights would be downloaded.
     """
     if config.model.head == "text":
         from clip_koa.build import refuse_external_models
@@ -129,10 +131,10 @@ def build_grader(
     std: float | None = None,
     fresh: bool = True,
 ) -> nn.Module:
-    """The network of a config; ``fresh`` false leaves pretrained weights out, for a checkpoint to fill.
+    """The network of a config; with ``fresh`` false without pretrained weights, to be filled from a checkpoint.
 
-    ``mean`` and ``std`` of the training images normalise where ``model.normalise`` is fixed, whatever the weights were
-    trained with; without them a text head's image tower takes its own.
+    ``mean`` and ``std`` of the training images are used if ``model.normalise`` is fixed, even for pretrained weights; without
+    them a text head uses those of its image tower.
     """
     if config.model.head == "text":
         from clip_koa.build import build_clip_grader  # open_clip takes a second or more to import
@@ -166,37 +168,36 @@ def build_grader(
 def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool = True) -> Any:
     """Student, teacher and losses by the config's ``method``; ``fresh`` as in ``build_grader``.
 
-    Reports once where no labeled image has a mask.
+    Without masks on labeled images, the attention loss is left out with a message.
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
     if fresh and config.model.start:
         load_start(student, config, data.split.path, prompts_used(config, data.grade_set, None))
     if config.loss.attention and not data.cache.has_mask[data.labeled].any():
-        log.info("no labeled image has a mask: the attention loss (Eq. 2) applies to no image and is left out")
+        log.info("no labeled image has a mask, so the attention loss (Eq. 2) is left out")
         config = replace(config, loss=replace(config.loss, attention=0.0))
     best_metric = f"val_teacher/{data.grade_set.best_metric}"
     return METHODS[config.method](config, student, steps=steps, best_metric=best_metric)
 
 
 def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:
-    """Give the student the teacher's weights of the run ``model.start``, its best: training goes on, on more labels say.
+    """Load the teacher's weights from the best checkpoint of the run ``model.start`` into the student.
 
-    Raises UserError where that run is none, is of another network, was trained with another split file (it may have been
-    trained on images that are held out now) or on a larger labeled fraction (its weights know grades that are hidden
-    now), matched other phrases than ``prompts`` (they come with its weights), or saw images normalised in another way.
+    This continues training, for example on more labels. Raises UserError if ``model.start`` is not a grader's run or has
+    another network, another split file (it may have been trained on images that are held out now), a larger labeled fraction
+    (it was trained on grades that are hidden now), other phrases than ``prompts`` (they are part of the weights), or another
+    normalisation.
     """
     path, normalise = Path(config.model.start), config.model.normalise
     run, values = open_run(path)
     found = run.checkpoints.best() if values.pop("kind") == "grader" else None
     if found is None:
-        raise UserError(
-            f"model.start: {path} holds no checkpoint of a trained grader; give the folder of a finished run"
-        )
+        raise UserError(f"model.start: {path} has no checkpoint of a trained grader; give the folder of a finished run")
     if found.state.get("split_sha256") != file_hash(split):
         raise UserError(
-            f"model.start: {path} was trained with another split than {split}, so it may have seen images that are held out "
-            f"here; train with its split file, or leave model.start out"
+            f"model.start: {path} was trained with another split than {split}, so its training images may be held out "
+            f"here; train with its split file, or remove model.start"
         )
     try:
         found.load_network("teacher", student)
@@ -204,26 +205,26 @@ def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: M
         raise UserError(f"model.start: {path} is of another network than this config's ({error})") from error
     if prompts and found.state.get("prompts") != json.loads(json.dumps(prompts))["prompts"]:
         raise UserError(
-            f"model.start: {path} was trained on other phrases than this config's, and they come with its weights; give its "
-            "clip.prompts, or leave model.start out"
+            f"model.start: {path} was trained on other phrases than this config's, and they are part of its weights; use its "
+            "clip.prompts, or remove model.start"
         )
     before: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     fractions = before.data.labeled_fraction, config.data.labeled_fraction
     if fractions[0] > fractions[1]:
         raise UserError(
-            f"model.start: {path} was trained with {fractions[0]:g} of the labels, this config has {fractions[1]:g}: grades of "
-            f"images that count as unlabeled here are in its weights; give --labeled-fraction {fractions[0]:g} or more, or a "
-            "run of fewer labels"
+            f"model.start: {path} was trained with {fractions[0]:g} of the labels, this config has {fractions[1]:g}: the "
+            f"run's labels include images that are unlabeled here; give --labeled-fraction {fractions[0]:g} or more, or a "
+            "run with fewer labels"
         )
     if before.model.normalise != normalise:
         raise UserError(
-            f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config says {normalise}; "
-            f"give --model.normalise {before.model.normalise}, or leave model.start out"
+            f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config has {normalise}; "
+            f"give --model.normalise {before.model.normalise}, or remove model.start"
         )
 
 
 def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """The phrases that a text head is trained on, for people to read; the network keeps them as tokens."""
+    """The phrases on which a text head is trained, in readable form; the network stores them as tokens."""
     if checkpoint is not None:
         return {name: checkpoint.state[name] for name in ("prompts",) if name in checkpoint.state}
     if config.model.head != "text" or config.clip.text.endswith(".npy"):

@@ -23,10 +23,10 @@ _TRACKED = (*BEST_METRICS, "ece")
 
 
 class GraderValidation:
-    """Grades the validation rows with each network: ``val_student/macro_f1`` and so on.
+    """Grades the validation rows with each network and returns metrics such as ``val_student/macro_f1``.
 
-    Draws the attention of ``cases`` fixed validation images, and the teacher's confusion, reliability and ROC figures,
-    into TensorBoard. The attention is of each network's own predicted grade.
+    Writes to TensorBoard: the attention on ``cases`` fixed validation images, for each network's own predicted grade, and
+    figures of confusion, reliability and the teacher's ROC.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GraderValidation:
         self.shown = spread_over_grades(self.rows, data.grades, count=min(cases, len(self.rows)))
 
     def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
-        """Metrics of every network on the validation rows; nothing where there are none."""
+        """Metrics of every network on the validation rows; empty if there are none."""
         if not len(self.rows):
             return {}
         found = {name: self._predict(network) for name, network in networks.items()}
@@ -112,9 +112,9 @@ class GraderValidation:
 
 
 def spread_over_grades(rows: Rows, grades: NDArray[np.int64], *, count: int) -> Rows:
-    """``count`` of ``rows``, as many of each grade as can be and far apart within it, always the same; ascending.
+    """``count`` of ``rows``, spread as evenly as possible over the grades and within each grade; deterministic, ascending.
 
-    Neighbouring rows are slices of one patient; far ones show different knees.
+    Neighboring rows are often slices of one patient, so rows far apart show different knees.
 
     >>> spread_over_grades(np.arange(6), np.array([0, 0, 0, 0, 1, 2]), count=4).tolist()
     [0, 2, 4, 5]

@@ -1,8 +1,8 @@
 """Attention: class maps → scaled map x → soft mask f.
 
 Guided attention inference (Li et al. 2018), as Huo et al. (2020, section 2.2) use it: the map of one class is rectified,
-up-sampled and scaled to x in [0, 1] per image; f = σ(ω(x − σ₀)) is a soft threshold that a loss can act on.
-Everything here runs in float32 whatever the autocast context: at ω = 100 half precision is too coarse.
+up-sampled and scaled to x in [0, 1] per image; f = σ(ω(x − σ₀)) is a soft threshold, so that losses have a gradient.
+Everything here runs in float32 in any autocast context, since half precision is too coarse at ω = 100.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def rectified_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) ->
     """The map of each image's class, rectified and up-sampled bilinearly, not scaled.
 
     class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32, ≥ 0.
-    Its maximum says how strong the evidence is, which the scaled map no longer shows.
+    Its maximum is the strength of the evidence, which the scaled map no longer contains.
     """
     batch = torch.arange(len(class_maps), device=class_maps.device)
     chosen = class_maps[batch, classes].float().relu()
@@ -44,7 +44,7 @@ def _interpolation(positions: int, pixels: int, device: torch.device) -> Tensor:
     Two small products take less than a tenth of the time of torch's bilinear kernel and its gradient on a CPU (0.6 against
     11 ms for 30 maps of 12 × 12 to 96 × 96); the weights are torch's (``align_corners=False``).
     """
-    # Else a first call in inference mode would leave a matrix that no gradient may pass.
+    # Otherwise a first call in inference mode would cache a matrix that cannot be used with gradients.
     with torch.inference_mode(False):
         unit = torch.eye(positions, device=device)
         return F.interpolate(unit[:, None], size=pixels, mode="linear", align_corners=False)[:, 0].T.contiguous()
@@ -53,8 +53,8 @@ def _interpolation(positions: int, pixels: int, device: torch.device) -> Tensor:
 def attention_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
     """The class's map scaled to x in [0, 1] per image.
 
-    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32. A map that is constant once
-    rectified (all zero, say) shows nothing and gives x = 0 everywhere. Differentiable in ``class_maps``.
+    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32. A map that is constant
+    after rectification (for example all zero) is empty: x = 0 everywhere. Differentiable in ``class_maps``.
     """
     x, _ = _scaled(rectified_map(class_maps, classes, size))
     return x
@@ -70,8 +70,8 @@ def attention_mask(
 ) -> Tensor:
     """The soft mask f = σ(ω(x − σ₀)) of the class's map; ω is ``sharpness``, σ₀ is ``threshold``.
 
-    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32 in [0, 1]. A map that shows
-    nothing gives f = 0 exactly (``empty_attention`` counts these). Differentiable in ``class_maps``.
+    class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32 in [0, 1]. An empty map gives
+    exactly f = 0 (see ``empty_attention``). Differentiable in ``class_maps``.
     """
     x, shows = _scaled(rectified_map(class_maps, classes, size))
     return soft_threshold(x, sharpness=sharpness, threshold=threshold) * shows[:, None, None]
@@ -87,12 +87,12 @@ def soft_threshold(x: Tensor, *, sharpness: float = SHARPNESS, threshold: float 
 
 
 def empty_attention(attention: Tensor) -> Tensor:
-    """(B, H, W) soft masks → (B,) bool: those of maps that show nothing, which are exactly zero."""
+    """(B, H, W) soft masks → (B,) bool: whether the map is empty, so that its soft mask is exactly zero."""
     return attention.detach().flatten(1).amax(1) == 0
 
 
 def gradient_share(attention: Tensor, *, at_least: float = 0.0066) -> Tensor:
-    """The share of pixels through which the soft threshold still passes a gradient; scalar in [0, 1].
+    """The share of pixels at which the soft threshold passes a gradient; scalar in [0, 1].
 
     The slope of σ is f(1 − f); 0.0066 is its value at |x − σ₀| = 0.05 for ω = 100. A share near zero means that the
     sharpness is too high for the attention loss to move the map.
@@ -102,19 +102,19 @@ def gradient_share(attention: Tensor, *, at_least: float = 0.0066) -> Tensor:
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, H, W) → x in [0, 1] per image, and (B,) whether there was any range to scale."""
+    """(B, H, W) → x in [0, 1] per image, and (B,) whether the map is not empty."""
     # max and min rather than amax and amin: their gradient goes to one pixel and costs half.
     low = x.flatten(1).min(1).values[:, None, None]
     span = x.flatten(1).max(1).values[:, None, None] - low
     shows = span > _SMALLEST_RANGE
-    # The inner where keeps the gradient of a constant map finite: 0 / 0 would turn the whole batch to NaN.
+    # The inner where keeps the gradient of a constant map finite; 0 / 0 would make the gradient of the whole batch NaN.
     scaled = torch.where(shows, (x - low) / torch.where(shows, span, torch.ones_like(span)), torch.zeros_like(x))
     return scaled, shows[:, 0, 0]
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """How class maps become attention."""
+    """How attention is computed from class maps."""
 
     sharpness: float = 100.0
     """ω of the soft threshold."""

@@ -1,7 +1,7 @@
-"""Which images come together: labeled and unlabeled ones, in a fixed ratio, epoch after epoch.
+"""The batch sampler: labeled and unlabeled images in a fixed ratio.
 
-The order depends only on the seed and the epoch. The sampler keeps a cursor, the next batch to come, so that a run can
-stop after any batch and go on with the one that would have followed.
+The order depends only on the seed and the epoch. The sampler keeps a cursor to the next batch, so that a run can stop after
+any batch and resume with the one that would have followed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Stream = Literal["labeled", "unlabeled"]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One image of a batch, as it is requested from the data set."""
+    """One image of a batch, as requested from the data set."""
 
     stream: Stream
     position: int
-    """Draws of this stream before it, over the whole run: with the run's seed it fixes the sample's views."""
+    """Number of earlier draws of this stream in the run; together with the run's seed it determines the sample's views."""
     index: int
     """Which image of the stream."""
 
@@ -32,16 +32,16 @@ class Draw:
 class TwoStreamBatchSampler:
     """Lists of indices, the labeled ones first; an epoch is one pass over the stream that needs more batches.
 
-    ``labeled`` and ``unlabeled`` hold the indices to draw from, in any overlap. The last partial batch of the longer
-    stream is dropped; the other stream repeats, reshuffled each time. A stream with fewer images than a batch takes
-    repeats within the batch; otherwise no image comes twice in one. Nothing unlabeled (or ``unlabeled_per_batch=0``)
-    gives batches of labeled images only, ``labeled_per_batch=0`` of unlabeled ones only. Raises
-    ``UserError`` where labeled images are needed and there are none, or a batch would be empty.
+    ``labeled`` and ``unlabeled`` hold the indices to draw from, and may overlap. The last partial batch of the longer stream
+    is dropped; the other stream repeats, reshuffled each time. If a stream has fewer images than it contributes to a batch,
+    images repeat within the batch; otherwise they do not. Without unlabeled images (or with ``unlabeled_per_batch=0``)
+    batches have only labeled images, with ``labeled_per_batch=0`` only unlabeled ones. Raises ``UserError`` where labeled
+    images are needed and there are none, or a batch would be empty.
 
-    Iterating gives one epoch, shuffled differently each time, and moves the cursor with each batch; it starts at a
-    state just loaded, and after one left half-way with the next epoch. A loader that fetches ahead must not move the
-    cursor: it takes ``batches_from`` it and calls ``advance`` when a batch reaches the training step, so that
-    ``state_dict`` counts what was trained on (``knee.data.datasets.TrainLoader`` does so).
+    Iterating yields one epoch, shuffled differently each time, and advances the cursor with each batch. It starts at a newly
+    loaded state; after an unfinished epoch it starts with the next one. A loader that prefetches must not move the cursor
+    early: it iterates over ``batches_from`` and calls ``advance`` when a batch reaches the training step, so that
+    ``state_dict`` counts the batches trained on (as in ``knee.data.datasets.TrainLoader``).
 
     >>> sampler = TwoStreamBatchSampler([0, 1], range(2, 8), labeled_per_batch=1, unlabeled_per_batch=2, seed=0)
     >>> len(sampler), [len(batch) for batch in sampler]
@@ -88,7 +88,7 @@ class TwoStreamBatchSampler:
         return max(1, *(len(indices) // count if count else 0 for indices, count in streams))
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A DataLoader left half-way has fetched some batches ahead: going on from there would depend on its workers.
+        # An interrupted DataLoader has prefetched some batches, so continuing there would depend on its workers.
         if self._batch > 0 and not self._loaded:
             self.set_epoch(self._epoch + 1)
         self._loaded = False
@@ -97,7 +97,7 @@ class TwoStreamBatchSampler:
             yield batch
 
     def batches_from(self, epoch: int, batch: int = 0) -> Iterator[list[int]]:
-        """The batches of an epoch from the given one on; the cursor stays where it is."""
+        """The batches of an epoch from the given one on; does not move the cursor."""
         batches = len(self)
         labeled = _order(self.labeled, self.labeled_per_batch, batches, [self.seed, epoch, 0])
         unlabeled = _order(self.unlabeled, self.unlabeled_per_batch, batches, [self.seed, epoch, 1])
@@ -115,22 +115,22 @@ class TwoStreamBatchSampler:
         self.load_state_dict({"epoch": epoch, "batch": 0})
 
     def state_dict(self) -> dict[str, int]:
-        """The cursor: ``epoch`` and ``batch`` of the batch to come, both counted from 0."""
+        """The cursor: ``epoch`` and ``batch`` of the next batch, both counted from 0."""
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Set the cursor; raises ``UserError`` for one that this sampler cannot have written."""
+        """Set the cursor; raises ``UserError`` for one that does not fit this sampler."""
         epoch, batch = state["epoch"], state["batch"]
         if epoch < 0 or not 0 <= batch < len(self):
             raise UserError(
                 f"epoch {epoch}, batch {batch} do not fit epochs of {len(self)} batches; "
-                "go on with the data and batch sizes with which the run was started"
+                "resume with the data and batch sizes with which the run was started"
             )
         self._epoch, self._batch, self._loaded = int(epoch), int(batch), True
 
 
 class NumberedBatches:
-    """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; the cursor stays where it is."""
+    """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; does not move the cursor."""
 
     def __init__(self, sampler: TwoStreamBatchSampler) -> None:
         self.sampler = sampler
@@ -150,7 +150,7 @@ class NumberedBatches:
 
 
 def _order(indices: npt.NDArray[np.int64], per_batch: int, batches: int, entropy: list[int]) -> npt.NDArray[np.int64]:
-    """(batches, per_batch): shuffled passes over the indices, one after the other, cut to what the batches take."""
+    """(batches, per_batch): shuffled passes over the indices, one after the other, cut to the number that the batches need."""
     if per_batch == 0:
         return np.empty((batches, 0), dtype=np.int64)
     rng = np.random.default_rng(entropy)
@@ -158,7 +158,7 @@ def _order(indices: npt.NDArray[np.int64], per_batch: int, batches: int, entropy
     passes = [rng.permutation(count)]
     for drawn in range(count, needed, count):
         following = rng.permutation(count)
-        # A pass may end within a batch: what that batch holds already goes to the end of the next pass.
+        # A pass may end within a batch: images already in that batch move to the end of the next pass.
         open_batch = drawn % per_batch
         if open_batch > 0 and per_batch <= count:
             held = np.isin(following, passes[-1][count - open_batch :])

@@ -1,11 +1,10 @@
-"""Metrics of grades and of attention, with stated conventions for what is absent or undefined.
+"""Metrics of grading and attention, with conventions for absent grades and undefined values.
 
-Everything that counts cases takes weights of shape (S, N): one row of ones gives the metric itself, rows of bootstrap
-counts give S resampled values at once. That is why these few formulas are here and not scikit-learn's calls, with which
-the tests compare them.
+Functions that count cases take weights of shape (S, N): one row of ones gives the metric itself, rows of bootstrap counts give
+S resampled values at once. Scikit-learn has no such weights, so the formulas are written here; tests compare the two.
 
-Conventions: a grade that no case has is left out of every macro average (its own recall, precision, F1 and AUC are
-NaN); a grade that cases have and the grader never gives has precision 0 and F1 0. What is undefined is NaN, never 0.
+Conventions: a grade that no case has is left out of every macro average (its own recall, precision, F1 and AUC are NaN). A
+grade that cases have but that is never predicted has precision 0 and F1 0. Undefined values are NaN, never 0.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class Reliability(NamedTuple):
-    """Cases by confidence, in ``bins`` bins of equal width; a bin holds its upper edge. Each (bins,)."""
+    """Cases by confidence, in ``bins`` bins of equal width; a bin includes its upper edge. Each (bins,)."""
 
     cases: Integers
     confidence: Floats
     """Mean confidence (largest probability) in the bin; NaN where it is empty."""
     accuracy: Floats
-    """Share graded right in the bin; NaN where it is empty."""
+    """Share of correctly graded cases in the bin; NaN where it is empty."""
 
 
 def per_image_iou(attention: Any, mask: Any, *, level: float = 0.5) -> Floats:
     """Intersection over union of {attention > level} and the mask, for each image.
 
     Both (N, H, W), arrays or tensors, in [0, 1]. Returns (N,) in [0, 1]; NaN where the mask is empty. Empty attention
-    on a mask that is not empty is 0. Raises ValueError for other shapes or values.
+    gives 0 if the mask is not empty. Raises ValueError for other shapes or values.
     """
     attention, mask = _plain_array(attention), _plain_array(mask)
     if attention.ndim != 3 or attention.shape != mask.shape:
@@ -50,9 +49,9 @@ def per_image_iou(attention: Any, mask: Any, *, level: float = 0.5) -> Floats:
         )
     _require_range(attention, "attention")
     _require_range(mask, "mask")
-    looked, true = attention > level, mask > 0.5
-    both = np.count_nonzero(looked & true, axis=(1, 2)).astype(np.float64)
-    either = np.count_nonzero(looked | true, axis=(1, 2))
+    attended, true = attention > level, mask > 0.5
+    both = np.count_nonzero(attended & true, axis=(1, 2)).astype(np.float64)
+    either = np.count_nonzero(attended | true, axis=(1, 2))
     return np.where(true.any(axis=(1, 2)), both / np.maximum(either, 1), np.nan)
 
 
@@ -80,9 +79,9 @@ def exceeded_share(iou: Floats, thresholds: Sequence[float] = THRESHOLDS) -> Flo
 
 
 def quadratic_kappa(grades: Any, predicted: Any) -> float:
-    """Cohen's kappa with weights (difference of the grades)², also where a grade in between is absent.
+    """Cohen's kappa with quadratic weights (difference of the grades)²; grades in between may be absent.
 
-    Both (N,) grades. 1 for equal, about 0 for chance, negative below it; NaN when both hold one and the same grade.
+    Both (N,) grades. 1 for equal grades, about 0 for chance agreement, negative below it; NaN if all grades are the same.
 
     >>> round(quadratic_kappa([0, 2, 4, 4], [0, 2, 4, 0]), 4), quadratic_kappa([1, 1], [1, 1])
     (0.3846, nan)
@@ -93,7 +92,7 @@ def quadratic_kappa(grades: Any, predicted: Any) -> float:
 
 
 def adjacent_accuracy(grades: Any, predicted: Any) -> float:
-    """The share of cases graded at most one grade off. Both (N,) grades; in [0, 1].
+    """The share of cases whose predicted grade is off by at most one. Both (N,) grades; in [0, 1].
 
     >>> adjacent_accuracy([0, 1, 2, 4], [0, 2, 4, 3])
     0.75
@@ -103,9 +102,9 @@ def adjacent_accuracy(grades: Any, predicted: Any) -> float:
 
 
 def expected_calibration_error(probabilities: Any, grades: Any, *, bins: int = 15) -> float:
-    """Mean gap of confidence and accuracy over equal-width bins of confidence, weighted by cases (Naeini et al. 2015).
+    """Mean gap between confidence and accuracy over bins of equal width, weighted by cases (Naeini et al. 2015).
 
-    Probabilities (N, K), grades (N,). In [0, 1]; the same for too much and too little confidence.
+    Probabilities (N, K), grades (N,). In [0, 1]; over- and underconfidence count the same.
 
     >>> expected_calibration_error([[0.9, 0.1], [0.9, 0.1]], [0, 1])
     0.4
@@ -133,8 +132,8 @@ def grading_metrics(probabilities: Any, grades: Any, grade_set: GradeSet) -> dic
 
     ``accuracy``, ``recall``, ``precision``, ``macro_f1`` and ``auc`` (macro over the grades that cases have; AUC one
     versus rest), ``kappa``, ``adjacent``, ``mae`` (grades), ``ece``, and ``recall_0``, ``precision_0``, ``f1_0``,
-    ``auc_0`` … of each grade. NaN where undefined. Raises ValueError where the values are not probabilities of the
-    grade set's grades.
+    ``auc_0`` … of each grade. NaN where undefined. Raises ValueError if the values are not probabilities of the grade
+    set's grades.
     """
     probabilities, grades = checked(probabilities, grades)
     if probabilities.shape[1] != grade_set.count:
@@ -146,8 +145,8 @@ def grading_metrics(probabilities: Any, grades: Any, grade_set: GradeSet) -> dic
 def weighted_metrics(probabilities: Floats, grades: Integers, weights: Floats) -> dict[str, Floats]:
     """The metrics of `grading_metrics` for S weightings of the cases at once.
 
-    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts. Each value is (S,); NaN
-    where undefined, as when a weighting holds no case.
+    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts. Each value is (S,); NaN where
+    undefined, for example if all weights are 0.
     """
     count = probabilities.shape[1]
     values = confusion_metrics(weighted_confusion(grades, probabilities.argmax(axis=1), weights, count=count))
@@ -175,23 +174,23 @@ def weighted_confusion(grades: Integers, predicted: Integers, weights: Floats, *
 
 
 def confusion_metrics(confusion: Floats) -> dict[str, Floats]:
-    """The metrics that follow from confusion matrices (S, K, K), grades in rows: each (S,). NaN where undefined."""
+    """The metrics computed from confusion matrices (S, K, K), grades in rows: each (S,). NaN where undefined."""
     count = confusion.shape[1]
     total, support, given = confusion.sum(axis=(1, 2)), confusion.sum(axis=2), confusion.sum(axis=1)
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    apart = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
+    distance = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
     recall = _ratio(hits, support)
     precision = np.where(support > 0, hits / np.maximum(given, 1e-12), np.nan)
     f1 = np.where(support > 0, _ratio(2 * hits, support + given), np.nan)
-    by_chance = np.einsum("sk,sl,kl->s", support, given, apart**2)
+    by_chance = np.einsum("sk,sl,kl->s", support, given, distance**2)
     values = {
         "accuracy": _ratio(hits.sum(axis=1), total),
         "recall": _mean_of_known(recall),
         "precision": _mean_of_known(precision),
         "macro_f1": _mean_of_known(f1),
-        "kappa": 1 - _ratio(np.einsum("skl,kl->s", confusion, apart**2) * total, by_chance),
-        "adjacent": _ratio(np.einsum("skl,kl->s", confusion, apart <= 1), total),
-        "mae": _ratio(np.einsum("skl,kl->s", confusion, apart), total),
+        "kappa": 1 - _ratio(np.einsum("skl,kl->s", confusion, distance**2) * total, by_chance),
+        "adjacent": _ratio(np.einsum("skl,kl->s", confusion, distance <= 1), total),
+        "mae": _ratio(np.einsum("skl,kl->s", confusion, distance), total),
     }
     for grade in range(count):
         values[f"recall_{grade}"] = recall[:, grade]
@@ -201,13 +200,13 @@ def confusion_metrics(confusion: Floats) -> dict[str, Floats]:
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Means (S,) of values (N,) under weights (S, N), the NaN values left out; NaN where none is left."""
+    """Means (S,) of values (N,) under weights (S, N), without NaN values; NaN if all are NaN."""
     known = ~np.isnan(values)
     return _ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
 
 
 def checked(probabilities: Any, grades: Any) -> tuple[Floats, Integers]:
-    """Probabilities (N, K) as float64 and grades (N,) as int64; ValueError where they are not that."""
+    """Probabilities (N, K) as float64 and grades (N,) as int64; ValueError if they are not."""
     probabilities = _plain_array(probabilities).astype(np.float64)
     grades = _grades(grades, "grades")
     if probabilities.ndim != 2 or probabilities.shape[1] < 2:
@@ -237,7 +236,7 @@ def _confidence_bins(probabilities: Floats, bins: int) -> tuple[Floats, Integers
 
 
 def _auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Area under the ROC curve as the chance that a positive outranks a negative, ties one half: (S,)."""
+    """Area under the ROC curve: the probability that a positive outranks a negative, ties counting one half; (S,)."""
     order = np.argsort(scores, kind="stable")
     scores, positive, weights = scores[order], positive[order], weights[:, order]
     positives, negatives = weights * positive, weights * ~positive
@@ -254,7 +253,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _mean_of_known(values: Floats) -> Floats:
-    """Means over the last axis, NaN left out; NaN where nothing is left."""
+    """Means over the last axis without NaN values; NaN if all are NaN."""
     known = ~np.isnan(values)
     return _ratio(np.where(known, values, 0).sum(axis=-1), known.sum(axis=-1).astype(np.float64))
 
@@ -278,7 +277,7 @@ def _grades(values: Any, name: str) -> Integers:
 
 
 def _plain_array(values: Any) -> NDArray[Any]:
-    """An array of what may be a tensor on any device, of any precision."""
+    """An array from an array or a tensor on any device, of any precision."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -286,6 +285,6 @@ def _plain_array(values: Any) -> NDArray[Any]:
 
 
 def _require_range(array: NDArray[Any], name: str) -> None:
-    # NaN fails the comparison, so it is refused here too.
+    # NaN fails the comparison, so it is rejected here too.
     if array.size and not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
-        raise ValueError(f"{name} must lie in [0, 1] without NaN; found {array.min()} to {array.max()}")
+        raise ValueError(f"{name} must be in [0, 1] without NaN; found {array.min()} to {array.max()}")

@@ -1,4 +1,4 @@
-"""The contracts between a method and the loop, evaluation and review: two small protocols and the values they exchange."""
+"""The interface between a method and the training loop, evaluation and review: two protocols and the values they exchange."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Grading(NamedTuple):
 
 @runtime_checkable
 class Grader(Protocol):
-    """Any network that gives grades and class maps: a CNN, a CLIP model, a later one."""
+    """Any network that returns logits of the grades and class maps, such as a CNN or a CLIP model."""
 
     def __call__(self, images: Tensor) -> Grading:
         """Images (B, 1, H, W) in [0, 1], not normalised: the network normalises by itself."""
@@ -29,7 +29,7 @@ class Grader(Protocol):
 class Batch(NamedTuple):
     """A two-stream batch: the labeled images first, then the unlabeled ones, in two views of one geometry.
 
-    Grades and masks exist for the labeled images only, so nothing downstream can leak those of the others.
+    Only labeled images have grades and masks here, so those of unlabeled images cannot leak into training.
     """
 
     student: Tensor
@@ -48,11 +48,11 @@ class StepLosses(NamedTuple):
     """The losses of one batch."""
 
     total: Tensor
-    """Scalar: the weighted sum that is minimised."""
+    """Scalar: the weighted sum to minimise."""
     terms: Mapping[str, Tensor]
     """Each term before its weight, by name; scalars."""
     monitors: Mapping[str, Tensor]
-    """Numbers worth watching that are not minimised (agreement, entropy, share of pixels with a gradient)."""
+    """Values to monitor that are not minimised (agreement, entropy, share of pixels with a gradient)."""
 
 
 Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
@@ -60,25 +60,25 @@ Validation = Callable[[Mapping[str, nn.Module], int], Mapping[str, float]]
 
 
 class Task(Protocol):
-    """One thing to train: what the loop in ``knee.engine.fit`` needs to know of it, and no more."""
+    """A training task, as the loop in ``knee.engine.fit`` uses it."""
 
     best_metric: str
     """The key of ``validate``'s result by which the best checkpoint is chosen; larger is better."""
     networks: Mapping[str, nn.Module]
     """Everything with weights or buffers, by name: saved, loaded and moved together."""
     validation: Validation | None
-    """What ``validate`` measures; set by whoever knows the validation data."""
+    """The function that ``validate`` calls; set by the code that has the validation data."""
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The parameters to optimise."""
         ...
 
     def losses(self, batch: Any, step: int) -> StepLosses:
-        """Forward passes and losses of one batch at optimiser step ``step`` (from 0)."""
+        """Forward passes and losses of one batch at optimizer step ``step`` (from 0)."""
         ...
 
     def after_update(self, step: int) -> Mapping[str, float]:
-        """Called after optimiser step ``step`` (the teacher's update); returns schedule values to log."""
+        """Called after optimizer step ``step`` (the teacher's update); returns schedule values to log."""
         ...
 
     def validate(self, step: int) -> Mapping[str, float]:

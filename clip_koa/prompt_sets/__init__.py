@@ -1,1 +1,1 @@
-"""Prompt sets as data: one YAML file each, read by ``clip_koa.prompts.read_prompts``."""
+"""The prompt sets, one YAML file each, read by ``clip_koa.prompts.read_prompts``."""

@@ -1,4 +1,4 @@
-"""``dcmt compare``: two runs on the same cases, metric by metric, with paired intervals."""
+"""``dcmt compare``: the metrics of two runs on the same cases, with paired intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIFFERENCE = "second − first"
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    """Print the metrics side by side; with ``--out`` keep them as JSON and both confusion matrices as one figure."""
+    """Print the metrics side by side; with ``--out`` also write them as JSON, and the confusion matrices as a figure."""
     titles = run_titles(*options.runs)
     first, second = (
         load_run(
@@ -48,10 +48,10 @@ def compare_command(options: argparse.Namespace) -> int:
     runs = values["runs"]
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = runs[titles[0]]["grades"]
-    asked = f"{options.network} of both" + (", flip TTA" if options.flip_tta else "")
+    networks = f"{options.network} of both" + (", flip TTA" if options.flip_tta else "")
     log.info(
-        f"{asked}, {runs[titles[0]]['graded']} graded {options.split} images of "
-        f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, the same draws for both"
+        f"{networks}, {runs[titles[0]]['graded']} graded {options.split} images of "
+        f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, with the same samples for both"
     )
     for line in metric_table(columns):
         log.info(line)
@@ -68,9 +68,9 @@ def compare_command(options: argparse.Namespace) -> int:
 
 
 def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
-    """Raises UserError where the two runs grade by different sets, or what one trained on may be tested in the other."""
+    """Raises UserError if the runs differ in grade set, mask dilation or split file."""
     paths = f"{first.run.path} and {second.run.path}"
-    # A description may be reworded; other names, or another number of them, are other grades.
+    # Descriptions may be reworded, but other names mean other grades.
     if first.grade_set.names != second.grade_set.names:
         raise UserError(
             f"{paths} grade by different sets ({first.grade_set.name}, {second.grade_set.name}); they cannot be compared"
@@ -78,15 +78,17 @@ def check_comparable(first: LoadedRun, second: LoadedRun) -> None:
     dilations = [run.config.data.mask_dilation for run in (first, second)]
     if dilations[0] != dilations[1]:
         raise UserError(
-            f"{paths} widen the masks differently (data.mask_dilation {dilations[0]:g} and {dilations[1]:g}), so their TIoU "
-            "cannot be compared; train both with one"
+            f"{paths} dilate the masks differently (data.mask_dilation {dilations[0]:g} and {dilations[1]:g}), so their TIoU "
+            "cannot be compared; train both with the same dilation"
         )
     if first.checkpoint.state.get("split_sha256") != second.checkpoint.state.get("split_sha256"):
-        raise UserError(f"{paths} are of different split files; train both on one split to compare them")
+        raise UserError(
+            f"{paths} were trained with different split files; train both with the same split to compare them"
+        )
 
 
 def run_titles(first: Path, second: Path) -> tuple[str, str]:
-    """What to call the two: the names of their folders, or the whole paths where those are alike.
+    """Titles of the two runs: the names of their folders, or the whole paths if the names are equal.
 
     >>> run_titles(Path("runs/a"), Path("runs/b")), run_titles(Path("x/a"), Path("y/a"))
     (('a', 'b'), ('x/a', 'y/a'))
@@ -97,24 +99,24 @@ def run_titles(first: Path, second: Path) -> tuple[str, str]:
 
 
 def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, split: str) -> Rows:
-    """The other's rows of the very cases in ``rows``, in their order.
+    """The other manifest's rows of the cases in ``rows``, in their order.
 
-    Manifests may be of different versions, as one with reviewed grades is: the compared cases must be the same images
-    of the same patients, with the same grades and masks. Raises Faults where they are not.
+    The two manifests may be different versions, for example one with reviewed grades. The compared cases must be the same
+    images of the same patients, with the same grades and masks; otherwise Faults is raised.
     """
     first, second = _facts(data, rows), _facts(others, other_rows)
     for facts, one in ((first, data), (second, others)):
         if len(again := facts.index[facts.index.duplicated()]):
             raise UserError(
-                f"{one.manifest.path} has {again[0]} twice in {split}, by two names (a link?), so cases cannot be paired; "
-                "leave one of them out"
+                f"{one.manifest.path} has {again[0]} twice in {split}, under two names (a link?), so cases cannot be paired; "
+                "remove one of them"
             )
     versions = f"{data.manifest.path.name} and {others.manifest.path.name}"
-    alone = [f"{image}: is only in {one}" for image, one in _alone(first, second, data, others)]
-    if alone:
+    unpaired = [f"{image}: is only in {one}" for image, one in _unpaired(first, second, data, others)]
+    if unpaired:
         raise Faults(
-            shortened(alone),
-            summary=f"the {split} images of {versions} differ; repair or leave out (data.skip_bad) the same images in both",
+            shortened(unpaired),
+            summary=f"the {split} images of {versions} differ; fix or leave out (data.skip_bad) the same images in both",
         )
     second = second.loc[first.index]
     differ = [
@@ -126,13 +128,13 @@ def same_cases(data: KneeData, rows: Rows, others: KneeData, other_rows: Rows, s
     if differ:
         raise Faults(
             shortened(differ),
-            summary=f"the {split} cases of {versions} differ; train both runs on manifests that agree about them",
+            summary=f"the {split} cases of {versions} differ; train both runs on manifests with equal grades, patients, masks",
         )
     return second["row"].to_numpy()
 
 
 def _facts(data: KneeData, rows: Rows) -> pd.DataFrame:
-    """What must be alike of each case, as text by image: names are those of the files, whatever folder they start in."""
+    """Facts that must be equal for each case, as text by resolved image path, whatever folder the manifest is in."""
     table, manifest = data.manifest.table.iloc[rows], data.manifest
     masks = [manifest.mask_path(row) for row in rows.tolist()]
     return pd.DataFrame(
@@ -146,7 +148,8 @@ def _facts(data: KneeData, rows: Rows) -> pd.DataFrame:
     )
 
 
-def _alone(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others: KneeData) -> Iterator[tuple[str, str]]:
+def _unpaired(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others: KneeData) -> Iterator[tuple[str, str]]:
+    """Images that are in one manifest only, with the name of that manifest."""
     for one, other, name in ((first, second, data.manifest.path.name), (second, first, others.manifest.path.name)):
         yield from ((image, name) for image in one.index.difference(other.index))
 
@@ -157,7 +160,7 @@ def compare(
     """``runs``: both reports under their titles, and ``difference``: the second minus the first with paired intervals."""
     for loaded in (first, second):
         if network not in loaded.networks:
-            raise UserError(f"{loaded.run.path} has no {network}; compare the teachers")
+            raise UserError(f"{loaded.run.path} has no {network}; compare the teachers with --network teacher")
     data = load_data(first)
     others = load_data(second)
     rows = data.rows(split)
@@ -169,7 +172,7 @@ def compare(
         grade_rows(loaded, images, chosen, flip=flip and not loaded.flip_tta, names=[network])[network]
         for loaded, images, chosen in ((first, data, rows), (second, others, same))
     ]
-    # The pairing is by row, and a row is one of the first run's manifest.
+    # Cases are paired by row number of the first run's manifest.
     found[1] = replace(found[1], rows=found[0].rows)
     samples = first.config.report.bootstrap
     return {

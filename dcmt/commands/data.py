@@ -1,4 +1,4 @@
-"""The commands that make and check data: phantom, manifest, check, split."""
+"""The commands that make and check data: ``phantom``, ``manifest``, ``check`` and ``split``."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def manifest(options: argparse.Namespace) -> int:
     )
     if not graded.any():
         log.info(
-            "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet that holds the "
-            "grades by --grades, or write them into the column grade"
+            "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet with the "
+            "grades with --grades, or write them into the column grade"
         )
     if "split" in table and table["split"].ne("").any():
         log.info("by split " + "  ".join(f"{name}: {count}" for name, count in table["split"].value_counts().items()))
@@ -84,21 +84,21 @@ def manifest(options: argparse.Namespace) -> int:
 
 
 def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
-    """The spreadsheet of ``--grades``, read as the options that go with it say."""
+    """The spreadsheet of ``--grades``, read according to its options."""
     from knee.intake.sheet import read_sheet
 
-    asked = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
-    asked |= {"--missing": options.missing, "--only": options.only, "--prefer": options.prefer}
+    given = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
+    given |= {"--missing": options.missing, "--only": options.only, "--prefer": options.prefer}
     if options.grades is None:
-        alone = next((option for option, value in asked.items() if value), None)
-        if alone:
-            raise UserError(f"{alone} describes the spreadsheet of --grades; give --grades too")
+        unused = next((option for option, value in given.items() if value), None)
+        if unused:
+            raise UserError(f"{unused} describes the spreadsheet of --grades; give --grades too")
         return None
     for option, role in (("--column", "column"), ("--side", "side"), ("--only", "only"), ("--prefer", "prefer")):
         names = [name for name, _ in getattr(options, role)]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"{option} {twice}=… is given twice; keep one")
+            raise UserError(f"{option} {twice}=… is given twice; keep only one")
     sides = dict(options.side)
     odd = next((value for value, side in sides.items() if side not in ("L", "R")), None)
     if odd is not None:
@@ -116,7 +116,7 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """``dcmt check``: every fault of a manifest, its images, its masks and a split."""
+    """``dcmt check``: list all errors of a manifest, its images, its masks and a split."""
     from knee.data.check import check_data, drop_bad
 
     if options.skip_bad:
@@ -124,7 +124,7 @@ def check(options: argparse.Namespace) -> int:
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
     for remark in found.remarks:
-        log.info(f"worth a look: {remark}")
+        log.info(f"please check: {remark}")
     split_faults = _split_faults(options, found) if options.split else []
     if options.skip_bad:
         if split_faults:
@@ -140,15 +140,13 @@ def check(options: argparse.Namespace) -> int:
     if not faults:
         log.info(f"{options.manifest}: {found.count} images, all valid")
         return 0
-    skip = (
-        "; the bad rows can be left out by --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
-    )
+    skip = "; bad rows can be left out with --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
     bad = f"{counted(len(faults), 'error')}, {counted(len(found.bad_lines), 'bad row')}"
-    raise Faults(faults, summary=f"{options.manifest}: {bad}; mend them{skip}:")
+    raise Faults(faults, summary=f"{options.manifest}: {bad}; fix them{skip}:")
 
 
 def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:
-    """What is wrong with the split file; with ``--skip-bad``, bad rows of the manifest need not be in it."""
+    """The errors of the split file; with ``--skip-bad``, bad rows of the manifest need not be in it."""
     from knee.data.splits import read_split
 
     try:
@@ -186,12 +184,12 @@ def split(options: argparse.Namespace) -> int:
     write_split(options.out, frame, force=options.force)
     counts = "  ".join(f"{name}: {count}" for name, count in frame["split"].value_counts().items())
     kept = not options.from_scratch and "split" in found.table and found.table["split"].ne("").any()
-    log.info(f"wrote {options.out} ({counts}){', with the splits that the manifest names' if kept else ''}")
+    log.info(f"wrote {options.out} ({counts}){', keeping the splits in the manifest' if kept else ''}")
     return 0
 
 
 def _manifest_to_split(options: argparse.Namespace) -> Manifest:
-    """The manifest; with ``--skip-bad FILE`` without its bad rows."""
+    """The manifest; with ``--skip-bad FILE`` without bad rows."""
     from knee.data.check import check_data, drop_bad
 
     grade_set = load_grade_set(options.grade_set)
@@ -207,4 +205,4 @@ def _manifest_to_split(options: argparse.Namespace) -> Manifest:
 def _refuse_existing(targets: list[Path], *, force: bool) -> None:
     there = [target for target in targets if target.exists()]
     if there and not force:
-        raise UserError(f"{there[0]} exists already; choose another --out, or overwrite it by --force")
+        raise UserError(f"{there[0]} exists already; choose another --out, or overwrite it with --force")

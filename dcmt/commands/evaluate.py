@@ -1,4 +1,4 @@
-"""``dcmt evaluate``: student and teacher on a split, with intervals, figures and predictions."""
+"""``dcmt evaluate``: evaluate student and teacher on a split, with intervals, figures and predictions."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     data = load_data(loaded)
     rows = data.rows(split)
     if not len(rows):
-        raise UserError(f"the split has no {split} images; evaluate another by --split")
-    # The flip of an image gets the same averaged prediction.
+        raise UserError(f"the split has no {split} images; evaluate another with --split")
+    # With flip TTA an image and its flip get the same prediction, so flips need not be graded.
     found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.flip_tta)
     reports = make_reports(found, data, rows, samples=loaded.config.report.bootstrap)
     origin = {
@@ -73,7 +73,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
 def make_reports(
     found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, samples: int
 ) -> dict[str, dict[str, Any]]:
-    """The report of each network by its name, and of the teacher minus each other one (paired intervals)."""
+    """The report of each network, and the differences of the teacher minus each other network (paired intervals)."""
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     reports: dict[str, dict[str, Any]] = {
         name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
@@ -87,7 +87,7 @@ def make_reports(
 
 
 def write_predictions(target: Path, found: Mapping[str, Predictions], data: KneeData, rows: Rows) -> None:
-    """The teacher's predictions, one row a case, beside those of the other networks; names patients, so it is private."""
+    """Write the predictions, one row for each case: first the teacher's, then those of other networks. Names patients."""
     table = predictions_table(
         found["teacher"],
         cases=data.cases(rows),
@@ -95,7 +95,7 @@ def write_predictions(target: Path, found: Mapping[str, Predictions], data: Knee
         grades=data.manifest.table["grade"].iloc[rows],
         others={name: one for name, one in found.items() if name != "teacher"},
     )
-    # Verified against these, whatever becomes of the manifest.
+    # ``dcmt verify`` uses these patients, so that it works after changes to the manifest.
     table.insert(2, "patient", data.patients.iloc[rows].to_numpy())
     table.to_csv(target, index=False)
     target.chmod(0o600)
@@ -104,7 +104,7 @@ def write_predictions(target: Path, found: Mapping[str, Predictions], data: Knee
 def draw_figures(
     loaded: LoadedRun, found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, split: str
 ) -> None:
-    """Confusion matrices, reliability and ROC as PNG in the run's ``figures``; nothing where no case is graded."""
+    """Confusion matrices, reliability and ROC as PNG in the run's ``figures``; none if no case is graded."""
     from knee.evaluation.figures import confusion_figure, reliability_figure, roc_figure, save_figure
     from knee.metrics import confusion
 
@@ -121,7 +121,7 @@ def draw_figures(
 
 
 def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequence[str], data: KneeData) -> list[str]:
-    """What an evaluation prints: the networks called ``names`` with their intervals, and the last one grade by grade."""
+    """The printed summary: metrics of the networks ``names`` with intervals, and those of the last network by grade."""
     last, grid = reports[names[-1]], origin["best_iou_of_grid"]
     lines = []
     if origin["left_out"]:
@@ -136,11 +136,11 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
     ]
     if grid is not None:
         masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
-        lines.append(f"{'':18}the best IoU the attention grid can reach on {masks} masks is {grid:.3f}")
+        lines.append(f"{'':18}the best IoU that the attention grid can reach on {masks} masks is {grid:.3f}")
     lines += grade_table(last) if last["graded"] else []
     if origin["masks_by_segmenter"]:
         lines.append(
-            f"{'':18}{origin['masks_by_segmenter']} of the masks were written by a segmenter: TIoU there is agreement with it, "
-            "not with a reader"
+            f"{'':18}{origin['masks_by_segmenter']} of the masks were predicted by a segmenter: on these, TIoU measures "
+            "agreement with the segmenter, not with a reader"
         )
     return lines

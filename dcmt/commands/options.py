@@ -1,4 +1,4 @@
-"""The options of the commands, and the commands' registration; what a command needs is imported when it runs."""
+"""Registration of the commands and their options; a command's modules are imported when it runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def phantom(parser: Parser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kind", choices=("mr", "xray"), default="mr", help="sagittal MR slices or AP radiographs")
     parser.add_argument("--patients", type=int, help="number of patients (default: about 2,300 images)")
-    parser.add_argument("--slices", type=int, help="images a patient")
+    parser.add_argument("--slices", type=int, help="images per patient")
     parser.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
-    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 
 @command("manifest", "make a manifest from a folder of images", runs="dcmt.commands.data:manifest")
@@ -31,11 +31,11 @@ def manifest(parser: Parser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, help="the manifest (default: manifest.csv in the folder)")
     parser.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
-    parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or a YAML of your own")
+    parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or your own YAML file")
     parser.add_argument(
         "--pattern",
-        help="where the patient is named: folder, file, or a regular expression with a group `patient`, and perhaps `side` and "
-        "`grade`, in the file's path",
+        help="where the patient's name is: folder, file, or a regular expression for the file's path with a group `patient`, "
+        "and optionally `side` and `grade`",
     )
     _sheet_options(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
@@ -43,15 +43,15 @@ def manifest(parser: Parser) -> None:
 
 def _sheet_options(parser: Parser) -> None:
     parser.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV or Excel (.xlsx)")
-    sheet = parser.add_argument_group("how the spreadsheet is read, where it does not say so itself; may be repeated")
-    sheet.add_argument("--sheet", metavar="NAME", help="which sheet of the file")
+    sheet = parser.add_argument_group("how to read the spreadsheet, if this is not detected; options may be repeated")
+    sheet.add_argument("--sheet", metavar="NAME", help="the sheet of the file")
     sheet.add_argument(
         "--column",
         action="append",
         type=_pair,
         default=[],
         metavar="ROLE=NAME",
-        help="the column that is the image, patient, side, visit, split or grade; grade_L and grade_R for a row a patient",
+        help="the column of the image, patient, side, visit, split or grade; grade_L and grade_R for one row per patient",
     )
     sheet.add_argument(
         "--side",
@@ -78,21 +78,21 @@ def _sheet_options(parser: Parser) -> None:
         type=_pair,
         default=[],
         metavar="NAME=A,B",
-        help="of several grades of a knee, take the one whose row has A in the column NAME, else B, and so on",
+        help="if a knee has several grades, use the row with A in the column NAME, else the one with B, and so on",
     )
 
 
-@command("check", "read a manifest and every file it names; list all errors", runs="dcmt.commands.data:check")
+@command("check", "read a manifest and all its files, and list all errors", runs="dcmt.commands.data:check")
 def check(parser: Parser) -> None:
     """Options of ``dcmt check``."""
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--grade-set", default="kl")
-    parser.add_argument("--split", type=Path, help="check this split file against the manifest too")
-    parser.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and end with 0")
+    parser.add_argument("--split", type=Path, help="also check this split file against the manifest")
+    parser.add_argument("--skip-bad", type=Path, metavar="FILE", help="list the bad rows in FILE and exit with code 0")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
-@command("split", "split a manifest by patient, with ranks for every labeled fraction", runs="dcmt.commands.data:split")
+@command("split", "split a manifest by patient, with ranks for the labeled fractions", runs="dcmt.commands.data:split")
 def split(parser: Parser) -> None:
     """Options of ``dcmt split``."""
     parser.add_argument("manifest", type=Path)
@@ -100,7 +100,7 @@ def split(parser: Parser) -> None:
     parser.add_argument("--grade-set", default="kl")
     parser.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.1, 0.2), metavar=("TRAIN", "VAL", "TEST"))
     parser.add_argument(
-        "--folds", type=int, default=0, help="write so many cross-validation splits instead, OUT with _K"
+        "--folds", type=int, default=0, help="write this many cross-validation splits instead, as OUT_K"
     )
     parser.add_argument("--from-scratch", action="store_true", help="ignore the manifest's own split column")
     parser.add_argument("--seed", type=int, default=0)
@@ -112,27 +112,25 @@ config_command("train", "train a grader (train --help lists every option)", runs
 group("segment", "train the cartilage segmenter, or write masks with it")
 
 
-config_command(
-    "segment train", "train the U-Net on the rows that have masks", runs="dcmt.commands.segment:train_command"
-)
+config_command("segment train", "train the U-Net on the rows with masks", runs="dcmt.commands.segment:train_command")
 
 
 @command(
     "segment predict",
-    "write a mask for every row that has none, and a manifest with them",
+    "write a mask for every row without one, and a manifest with the masks",
     runs="dcmt.commands.segment:predict_command",
 )
 def segment_predict(parser: Parser) -> None:
     """Options of ``dcmt segment predict``."""
     parser.add_argument("run", type=Path)
     parser.add_argument("--manifest", type=Path, help="the manifest (default: the run's)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the masks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the masks")
     parser.add_argument(
         "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv next to the old one)"
     )
-    parser.add_argument("--rows", choices=("train", "all"), default="train", help="rows of which splits get a mask")
+    parser.add_argument("--rows", choices=("train", "all"), default="train", help="the splits whose rows get a mask")
     parser.add_argument(
-        "--dilation", type=_pixels, default=0.0, help="dilate what is written, in px at 256 (default 0)"
+        "--dilation", type=_pixels, default=0.0, help="dilation of the written masks, in px at 256 (default 0)"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="overwrite masks and manifest")
@@ -151,14 +149,18 @@ config_command(
 
 
 def _trained_on_option(parser: Parser) -> None:
-    parser.add_argument("--trained-on", action="store_true", help="allow --split train: how well images are remembered")
+    parser.add_argument(
+        "--trained-on",
+        action="store_true",
+        help="allow --split train, although metrics on training images are too optimistic",
+    )
 
 
 def _flip_tta_option(parser: Parser) -> None:
     parser.add_argument(
         "--flip-tta",
         action="store_true",
-        help="average predictions over each image and its horizontal flip (flip TTA): for frontal views; twice the time",
+        help="flip TTA: average predictions over each image and its horizontal flip; for frontal views, takes twice the time",
     )
 
 
@@ -167,7 +169,7 @@ def _flip_option(parser: Parser) -> None:
         "--flip",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="grade horizontal flips too, for flip disagreement; --no-flip takes half the time",
+        help="also grade horizontal flips, for flip disagreement; --no-flip takes half the time",
     )
 
 
@@ -176,8 +178,8 @@ def external_model_option(parser: Parser) -> None:
     parser.add_argument(
         EXTERNAL,
         action="store_true",
-        help="let the run name a CLIP model of a hub or of a folder (hf-hub:, local-dir:, biomedclip). Without it opening a "
-        "run downloads nothing and loads no code, so give it only for runs and models that you trust",
+        help="allow a CLIP model of a hub or a folder in the run (hf-hub:, local-dir:, biomedclip). Without this option, "
+        "opening a run downloads nothing and loads no code; use it only for runs and models that you trust",
     )
 
 
@@ -204,21 +206,21 @@ def evaluate(parser: Parser) -> None:
 
 @command(
     "verify",
-    "recompute a run's reported metrics from its predictions and its weights",
+    "recompute a run's metrics from its stored predictions and from its weights",
     runs="dcmt.commands.verify:verify_command",
 )
 def verify(parser: Parser) -> None:
     """Options of ``dcmt verify``."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
-    parser.add_argument("--no-weights", action="store_true", help="only from the stored predictions")
+    parser.add_argument("--no-weights", action="store_true", help="use only the stored predictions")
     parser.add_argument("--device", default="auto")
     external_model_option(parser)
 
 
 @command(
     "predict",
-    "grade an image or a folder with the teacher: a CSV and overlays",
+    "grade an image or a folder with the teacher; write a CSV and overlays",
     runs="dcmt.commands.predict:predict_command",
 )
 def predict(parser: Parser) -> None:
@@ -229,12 +231,12 @@ def predict(parser: Parser) -> None:
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
     _flip_tta_option(parser)
     parser.add_argument("--no-overlays", action="store_true")
-    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 
 @command(
     "compare",
-    "two runs on the same cases: metrics side by side, paired differences",
+    "compare two runs on the same cases: metrics side by side, paired differences",
     runs="dcmt.commands.compare:compare_command",
 )
 def compare(parser: Parser) -> None:
@@ -254,7 +256,7 @@ def compare(parser: Parser) -> None:
 
 @command(
     "attention",
-    "overlays of the attention of student and teacher, for the cases of a split",
+    "write overlays of the attention of student and teacher for the cases of a split",
     runs="dcmt.commands.overlays:attention_command",
 )
 def attention(parser: Parser) -> None:
@@ -262,7 +264,7 @@ def attention(parser: Parser) -> None:
     _run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     parser.add_argument(
-        "--cases", type=_count, default=24, help="how many, spread over the grades; 0: all (default 24)"
+        "--cases", type=_count, default=24, help="number of cases, spread over the grades; 0: all (default 24)"
     )
     parser.add_argument("--out", type=Path, help="folder (default: RUN/attention_SPLIT)")
     parser.add_argument("--force", action="store_true", help="overwrite overlays")

@@ -1,4 +1,4 @@
-"""``dcmt attention``: overlays of where student and teacher looked."""
+"""``dcmt attention``: overlays of the attention of student and teacher."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def attention_command(options: argparse.Namespace) -> int:
-    """``dcmt attention``: a PNG a case and a contact sheet, named by case, for a split or the unlabeled images.
+    """Write one PNG for each case, named by case, and a contact sheet, for a split or the unlabeled images.
 
-    With ``--force`` overlays of other cases of this data in the folder are removed, once the new ones are there.
+    With ``--force`` overlays of other cases of this data in the folder are removed once the new ones are written.
     """
     chosen = select(options)
     if options.cases:
@@ -31,14 +31,14 @@ def attention_command(options: argparse.Namespace) -> int:
     for note in claim_folder(folder) if options.out else []:
         log.info(note)
     shown = _write_overlays(chosen, folder, sheet, force=options.force)
-    log.info(f"{len(chosen.rows)} overlays in {folder}; {shown} of them together: {sheet}")
+    log.info(f"{len(chosen.rows)} overlays in {folder}; contact sheet of {shown}: {sheet}")
     if options.force and (earlier := _remove_others(chosen, folder)):
-        log.info(f"{earlier} earlier overlays, of cases that are not among these, were removed")
+        log.info(f"{earlier} earlier overlays of other cases were removed")
     return 0
 
 
 def _write_overlays(chosen: Selection, folder: Path, sheet: Path, *, force: bool) -> int:
-    """Write a picture a row, and a sheet of some; returns how many are on the sheet."""
+    """Write one picture for each row, and a contact sheet of some; returns the number on the sheet."""
     from knee.evaluation.overlays import contact_sheet
     from knee.images.read import write_png
 
@@ -70,7 +70,7 @@ def _write_overlays(chosen: Selection, folder: Path, sheet: Path, *, force: bool
 
 
 def _remove_others(chosen: Selection, folder: Path) -> int:
-    """Remove overlays of this data's other cases; returns how many there were."""
+    """Remove overlays of other cases of this data; returns their number."""
     others = set(chosen.data.cases(np.arange(len(chosen.data.grades)))) - set(chosen.cases.values())
     earlier = [path for case in sorted(others) if (path := folder / f"{case}.png").is_file()]
     for path in earlier:

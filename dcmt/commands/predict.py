@@ -1,4 +1,4 @@
-"""``dcmt predict``: grade images that no manifest knows, one or a whole folder."""
+"""``dcmt predict``: grade an image or a folder of images without a manifest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DRAWN = ".drawn.txt"
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """Grade with the teacher (or the student): ``predictions.csv``, overlays, and ``rejected.csv`` for what is unreadable."""
+    """Grade with the teacher (or student): ``predictions.csv``, overlays, and ``rejected.csv`` for unreadable files."""
     loaded = load_run(
         options.run,
         checkpoint=options.checkpoint,
@@ -50,9 +50,9 @@ def predict_command(options: argparse.Namespace) -> int:
     paths = find_images(options.images)
     out: Path = options.out
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out names the folder for predictions.csv and overlays")
+        raise UserError(f"{out} is a file; give a folder for predictions.csv and overlays with --out")
     if out.exists() and any(out.iterdir()) and not options.force:
-        raise UserError(f"{out} holds something; choose another --out, or overwrite by --force")
+        raise UserError(f"{out} is not empty; choose another --out, or overwrite it with --force")
     earlier = _earlier(out)
     reader = ImageReader(loaded)
     with ExitStack() as undo:
@@ -60,7 +60,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if not tables and earlier:
             raise Faults(
                 shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
-                summary=f"no image in {options.images} could be read; what {out} held before is still there",
+                summary=f"no image in {options.images} could be read; {out} was not changed",
             )
         if reader.rejected:
             _write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
@@ -71,16 +71,16 @@ def predict_command(options: argparse.Namespace) -> int:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
         log.info(
-            f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither the file nor the end of its name "
-            f"says L or R), so they are graded as they are; the network was trained with {reader.mirrors} knees mirrored"
+            f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither in the file nor as L or R at "
+            f"the end of its name), so they are graded unflipped; the network was trained with {reader.mirrors} knees flipped"
         )
     if not tables:
-        raise UserError(f"no image in {options.images} could be read; the reasons are in {out / 'rejected.csv'}")
+        raise UserError(f"no image in {options.images} could be read; see the reasons in {out / 'rejected.csv'}")
     for row in table.head(10).to_dict("records"):
         probability = row[f"p_{row['predicted']}"]
         log.info(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
-    asked = name + (" by flip TTA" if loaded.flip_tta else "")
-    log.info(f"{len(table)} images graded by the {asked}: {out / 'predictions.csv'}. Research use only.")
+    grader = name + (" with flip TTA" if loaded.flip_tta else "")
+    log.info(f"{len(table)} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
 
 
@@ -94,7 +94,7 @@ def _grade_all(
     earlier: Sequence[Path],
     undo: ExitStack,
 ) -> list[pd.DataFrame]:
-    """A table a chunk of readable images, their overlays written; ``undo`` gets what takes them back should an error follow."""
+    """Grade all readable images and write overlays; returns one table per chunk. ``undo`` removes files after an error."""
     root = options.images if options.images.is_dir() else options.images.parent
     tables: list[pd.DataFrame] = []
     with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
@@ -125,13 +125,13 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _earlier(out: Path) -> list[Path]:
-    """What an earlier ``dcmt predict`` wrote here, one that was killed too, and nothing else: it would pass for the new."""
+    """Only the files of an earlier ``dcmt predict`` (also a killed one), which must not be mistaken for new results."""
     found = (*_overlays(out), out / "predictions.csv", out / "rejected.csv", out / "overlays" / _DRAWN)
     return [path for path in found if path.is_file()]
 
 
 def _overlays(out: Path) -> list[Path]:
-    """The overlays that the table or the note of what was drawn tells of, also those that are not there."""
+    """Paths of the overlays listed in the table or in the list of drawn files, including missing ones."""
     table = out / "predictions.csv"
     images: list[str] = []
     if table.exists():
@@ -139,20 +139,20 @@ def _overlays(out: Path) -> list[Path]:
             images = list(pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []))
         except ValueError as error:
             raise UserError(
-                f"{table} is no table of an earlier dcmt predict ({' '.join(str(error).split())}), so it does not tell which "
-                "overlays are old; remove it, or choose another --out"
+                f"{table} is not a table of an earlier dcmt predict ({' '.join(str(error).split())}), so the old overlays are "
+                "unknown; remove it, or choose another --out"
             ) from error
     overlays, drawn = (out / "overlays").resolve(), out / "overlays" / _DRAWN
     if drawn.exists():
-        # A last name without its end of line was cut short, and nothing of it was drawn yet.
+        # A last name without a line end is incomplete, and its overlay was not drawn yet.
         images += drawn.read_bytes().decode("utf-8", errors="surrogateescape").split("\n")[:-1]
     found = [overlay_path(out, image) for image in dict.fromkeys(images)]
-    # A table from elsewhere may name anything.
+    # A foreign table may name any path.
     return [path for path in found if path.resolve().is_relative_to(overlays)]
 
 
 def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
-    """Before the first result is written."""
+    """Remove earlier results, before the first new one is written."""
     out.mkdir(parents=True, exist_ok=True)
     for path in earlier:
         path.unlink()
@@ -161,9 +161,9 @@ def _make_room(out: Path, earlier: Sequence[Path], *, overlays: bool) -> None:
 
 
 def _take_back(out: Path, kind: type[BaseException] | None, *_: object) -> None:
-    """After an error, a full disk say, remove what this call wrote: half of the results would pass for all.
+    """After an error, such as a full disk, remove this call's files, which could be mistaken for complete results.
 
-    After Ctrl-C or a kill they stay, with the note of what was drawn, and the next call removes them.
+    After Ctrl-C or a kill the files stay, with the list of drawn overlays, and the next call removes them.
     """
     if kind is None or not issubclass(kind, Exception):
         return
@@ -172,7 +172,7 @@ def _take_back(out: Path, kind: type[BaseException] | None, *_: object) -> None:
     for path in _earlier(out):
         path.unlink(missing_ok=True)
     for folder in sorted(folders - {overlays}, reverse=True):
-        with suppress(OSError):  # not there, or with something of somebody else in it
+        with suppress(OSError):  # missing, or contains other files
             folder.rmdir()
     if overlays.is_dir() and {path.name for path in overlays.iterdir()} <= {MARK}:
         (overlays / MARK).unlink(missing_ok=True)
@@ -181,15 +181,15 @@ def _take_back(out: Path, kind: type[BaseException] | None, *_: object) -> None:
 
 
 def _note_drawn(out: Path, files: Sequence[str]) -> None:
-    """Tell a later call which overlays are ours, should this one be killed before its table is there."""
+    """List overlays before they are drawn, so that a later call can remove them if this one is killed."""
     with (out / "overlays" / _DRAWN).open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{name}\n" for name in files)
 
 
 def overlay_path(out: Path, image: str) -> Path:
-    """Where the overlay of an image lies. The whole name is kept: knee.png and knee.dcm in one folder are two cases.
+    """The path of an image's overlay. It has the whole file name, since knee.png and knee.dcm in one folder are two cases.
 
-    A name too long for that ends with a hash of itself instead.
+    A name that is too long is shortened and ends with its hash.
     """
     path = out / "overlays" / f"{image}.png"
     name = os.fsencode(path.name)
@@ -215,14 +215,14 @@ def _write_overlays(
 
 
 def find_images(path: Path) -> list[Path]:
-    """The image itself, or all images of a folder. Raises UserError where there is none, or links lead out of the folder."""
+    """The image itself, or all images of a folder. Raises UserError if there are none, or links lead out of the folder."""
     if path.is_dir():
         found = [path / name for name in image_files(path)]
         if not found:
-            raise UserError(f"{path} holds no image; known are {', '.join(IMAGE_SUFFIXES)}")
+            raise UserError(f"{path} contains no image; supported suffixes are {', '.join(IMAGE_SUFFIXES)}")
         return found
     if (printed := printable(str(path))) != str(path):
-        raise UserError(f"{printed} is no UTF-8 text, which no table can hold; rename the file")
+        raise UserError(f"{printed} is not valid UTF-8, so it cannot be written to a table; rename the file")
     if not is_file(path):
         raise UserError(f"{path} is neither an image nor a folder")
     return [path]

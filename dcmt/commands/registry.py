@@ -1,10 +1,10 @@
-"""How a command is registered: one decorator over the function that declares its options.
+"""Registration of commands, by a decorator on the function that declares a command's options.
 
     @command("evaluate", "grade a split with student and teacher", runs="dcmt.commands.evaluate:evaluate_command")
     def evaluate(parser): ...
 
-``runs`` names the function that does the work; its module is imported when the command runs, so that ``--help`` is quick.
-A command of two words belongs to a group (``review export``).
+``runs`` names the function that does the work. Its module is imported when the command runs, so that ``--help`` is fast. A
+command of two words belongs to a group (``review export``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RESEARCH = "Research use only: not a medical device, not for diagnosis."
 GROUPS: dict[str, str] = {}
 """Help text of each group of commands."""
 COMMANDS: dict[str, Command] = {}
-"""All commands by name, in the order in which help lists them."""
+"""All commands by name, in the order of the help text."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Command:
     options: Callable[[argparse.ArgumentParser], None]
     runs: str
     takes_config: bool = False
-    """It gets its arguments as a list, since it takes every option of a config."""
+    """Whether it takes every option of a config; it then gets its arguments as a list."""
     closing: str = ""
-    """A sentence that its help ends with."""
+    """The last sentence of its help text."""
 
     def function(self) -> Callable[[Any], int]:
         """The function that runs it; imports its module."""
@@ -56,7 +56,7 @@ def command(name: str, text: str, *, runs: str, closing: str = RESEARCH) -> Call
 
 
 def config_command(name: str, text: str, *, runs: str) -> None:
-    """Register a command that takes every option of a config, and so its arguments as a list."""
+    """Register a command that takes every option of a config, and therefore gets its arguments as a list."""
     COMMANDS[name] = Command(name, text, lambda _: None, runs, takes_config=True)
 
 
@@ -66,7 +66,7 @@ def group(name: str, text: str) -> None:
 
 
 def find_config_command(given: Sequence[str]) -> Command | None:
-    """The command that takes every option of a config and that these arguments name; None for any other."""
+    """The command named by the arguments if it takes every option of a config, else None."""
     for words in (2, 1):
         found = COMMANDS.get(" ".join(given[:words])) if len(given) >= words else None
         if found is not None and found.takes_config:

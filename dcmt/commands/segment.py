@@ -42,10 +42,10 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """``dcmt segment predict``: masks for the rows that have none, and a manifest that names them."""
+    """``dcmt segment predict``: write masks for the rows without one, and a manifest with the masks."""
     run, values = open_run(options.run)
     if values.pop("kind") != "segmenter":
-        raise UserError(f"{options.run} is not the run of a segmenter; train one by: dcmt segment train")
+        raise UserError(f"{options.run} is not a segmenter's run; train one with: dcmt segment train")
     config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
     require_paths(run, config, "data.split", "data.grade_set", *([] if options.manifest else ["data.manifest"]))
     data_config: DataConfig = config.data
@@ -60,8 +60,8 @@ def predict_command(options: argparse.Namespace) -> int:
     network.to(device)
     if other_split(checkpoint.state, data.split.path):
         log.info(
-            f"{data.split.path} changed since the segmenter was trained, so how it finds the drawn masks of test is not told: "
-            "it may have been trained on them"
+            f"{data.split.path} changed since the segmenter was trained, so its overlap with the drawn masks of test is not "
+            "reported: it may have been trained on them"
         )
     else:
         report_drawn(network, data, device=device)
@@ -81,15 +81,15 @@ def predict_command(options: argparse.Namespace) -> int:
     sure = (
         f"; mean confidence {confidence.mean():.3f}, lowest {confidence.min():.3f}"
         if len(rows)
-        else ", all rows have one"
+        else ", since all rows have one"
     )
     log.info(f"{len(rows)} masks written to {options.out}{sure}")
-    log.info(f"the manifest that names them: {target}")
+    log.info(f"manifest with the masks: {target}")
     return 0
 
 
 def report_drawn(network: Segmenter, data: KneeData, *, device: torch.device) -> None:
-    """Say how well the segmenter finds the drawn masks of validation and test."""
+    """Log the segmenter's overlap with the drawn masks of validation and test."""
     for split in ("val", "test"):
         rows = drawn_rows(data, data.split.rows(split))
         if len(rows):

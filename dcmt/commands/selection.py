@@ -1,4 +1,4 @@
-"""What a command looks at: a loaded run, its data, and the rows of one split."""
+"""The input of a command: a loaded run, its data, and the rows of one split."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Selection:
 
     @cached_property
     def grades(self) -> NDArray[np.int64]:
-        """(N,) of all rows, −1 where ungraded: an unlabeled image has none here, whatever the manifest says."""
+        """(N,) of all rows, −1 where ungraded. For the split ``unlabeled`` all are −1, even if the manifest has grades."""
         return np.full(len(self.data.grades), -1) if self.split == "unlabeled" else self.data.grades
 
     @cached_property
     def cases(self) -> Mapping[int, str]:
-        """The name of each row that may be shown to others."""
+        """The case name of each row, which may be shared."""
         return dict(zip(self.rows.tolist(), self.data.cases(self.rows), strict=True))
 
     def spread(self, count: int) -> Selection:
@@ -43,9 +43,9 @@ class Selection:
 
 
 def select(options: argparse.Namespace, *, labeled: bool = False) -> Selection:
-    """The run and split that a command's options name; with ``labeled``, ``train`` are the rows that trained with their grade.
+    """The run and split given by a command's options; with ``labeled``, ``train`` has only rows trained on with their grade.
 
-    Raises UserError where there is no row.
+    Raises UserError if there are no rows.
     """
     loaded = load_run(
         options.run, checkpoint=options.checkpoint, device=options.device, external_model=options.external_model

@@ -1,8 +1,8 @@
-"""Graders that were not trained end to end: ``dcmt zeroshot`` and ``dcmt probe``.
+"""Graders without end-to-end training: ``dcmt zeroshot`` and ``dcmt probe``.
 
-Both leave a run folder of one network, the teacher, at step 0, so that evaluate, predict, attention and compare treat it
-as any other. Zero-shot: a CLIP model matches images to the grades' texts as it is. Probe: logistic regression on the
-embeddings of a frozen image tower (the third row of Chavoshi et al.).
+Both write a run folder with one network, the teacher, at step 0, so that evaluate, predict, attention and compare work as for
+any run. Zero-shot: a pretrained CLIP model matches images to the grades' texts. Probe: logistic regression on the embeddings
+of a frozen image tower (the third row of Chavoshi et al.).
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def zeroshot_command(arguments: Sequence[str]) -> int:
         return 0
     device = start(config.fit)
     with _prepared(config, options, "zeroshot") as (grader, run, data):
-        log.info(f"zero-shot: {config.clip.image} as it is, on {device}, normalised as its weights were trained")
+        log.info(
+            f"zero-shot: {config.clip.image} without training, on {device}, with the input normalisation of its weights"
+        )
         _keep(run, grader, config, data)
         return _evaluate(run, options, config.fit.device)
 
@@ -70,7 +72,7 @@ def probe_command(arguments: Sequence[str]) -> int:
 def fit_probe(
     grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None
 ) -> ProbeGrader:
-    """The probe on the labeled training images; without a penalty given, the one best on the validation images."""
+    """The probe on the labeled training images; the penalty is given, or chosen on the validation images."""
 
     def embedded(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return embeddings_of(grader, _images(data, rows, device)), data.grades[rows]
@@ -92,7 +94,7 @@ def fit_probe(
     }
     metric = data.grade_set.best_metric
     if any(np.isnan(values[metric]) for values in found.values()):
-        log.info(f"{metric} is not defined on these {len(known)} validation images; the penalty is chosen by accuracy")
+        log.info(f"{metric} is undefined on these {len(known)} validation images, so the penalty is chosen by accuracy")
         metric = "accuracy"
     for penalty, values in found.items():
         log.info(f"inverse penalty {penalty:g}: {metric} {values[metric]:.3f} on {len(known)} validation images")
@@ -112,34 +114,36 @@ def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor
 def _read(
     arguments: Sequence[str], name: str
 ) -> tuple[argparse.Namespace, GraderConfig] | tuple[argparse.Namespace, None]:
-    """The command's own options and the config from all others; no config for --help."""
+    """The command's own options, and the config from all others; no config for --help."""
     parser = argparse.ArgumentParser(prog=f"dcmt {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/CONFIG-" + name + ")")
-    parser.add_argument("--trained-on", action="store_true", help="allow --split train for a classifier fitted to it")
+    parser.add_argument(
+        "--trained-on", action="store_true", help="allow --split train, although the classifier was fitted to it"
+    )
     if name == "probe":
         parser.add_argument("--inverse-penalty", type=float, help="C of the regression (default: by validation)")
     options, rest = parser.parse_known_args(list(arguments))
     if asks_for_help(rest):
         log.info(
-            f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nbesides these:\n{parser.format_help()}"
+            f"{make_parser(GraderConfig, program=f'dcmt {name}').format_help()}\nin addition:\n{parser.format_help()}"
         )
         return options, None
     rest, resume = split_options(rest)
     if resume is not None:
-        raise UserError(f"dcmt {name} is done in one go and has nothing to resume; run it again without --resume")
+        raise UserError(f"dcmt {name} cannot be resumed; run it again without --resume")
     config = read_config(GraderConfig, rest, program=f"dcmt {name}")
     if config.model.head != "text":
-        raise UserError(f"dcmt {name} needs towers that embed images; give a config with model.head: text")
+        raise UserError(f"dcmt {name} needs an image tower; give a config with model.head: text")
     if config.model.start:
         raise UserError(
-            f"dcmt {name} takes the image tower with the weights it comes with, not those of the run in model.start; leave "
-            "model.start out (train.py goes on from a run)"
+            f"dcmt {name} uses the pretrained weights of the image tower, not those of the run in model.start; remove "
+            "model.start (only train.py starts from a run)"
         )
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
-    # Their weights expect images normalised in one way only.
+    # Pretrained weights need the input normalisation they were trained with.
     config = replace(config, model=replace(config.model, normalise="fixed"))
     options.out = options.out or run_path(config.runs, f"{config.name or stem}-{name}")
     refuse_trained_images(options.out, name, options.split, allowed=options.trained_on)
@@ -150,8 +154,8 @@ def _read(
 def _prepared(
     config: GraderConfig, options: argparse.Namespace, kind: str
 ) -> Iterator[tuple[ClipGrader, RunFolder, KneeData]]:
-    """Grader, run folder and data; no other process takes the folder for one of a run that never began."""
-    # First what may fail for want of a file or the network, so that no half-made run folder is left behind.
+    """Grader, locked run folder and data; the folder is removed if the command fails before it begins."""
+    # First build the grader, which may fail without a file or network, so that no incomplete run folder is left behind.
     grader = build_grader(config, load_grade_set(config.data.grade_set))
     assert isinstance(grader, ClipGrader)
     run = create_run(options.out, config, kind=kind)
@@ -170,5 +174,5 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
 
 def _evaluate(run: RunFolder, options: argparse.Namespace, device: str) -> int:
     chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True, "flip_tta": False}
-    chosen["external_model"] = True  # it was just built from the user's own config
+    chosen["external_model"] = True  # the model comes from the user's own config
     return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on))

@@ -1,8 +1,8 @@
-"""``dcmt verify``: the metrics a run reports, computed again from its stored predictions and from its weights.
+"""``dcmt verify``: recompute the metrics of a run from its stored predictions and from its weights.
 
-Stored predictions must give the stored metrics, intervals and differences to the last digit written. The weights, on
-this machine, must give the same probabilities and the same overlap with the masks up to what other kernels and half
-precision may change; grades and patients must be those of the manifest, and the images those of the split.
+The stored predictions must give the stored metrics, intervals and differences to the last written digit. The weights must give
+the same probabilities and the same overlap with the masks on this machine, up to differences from other kernels and half
+precision. Grades and patients must be those of the manifest, and the images those of the split.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 _MOST_SAMPLES = 1_000_000
 LAST_DIGIT = 1.5e-6
-"""Stored metrics have six digits."""
+"""Tolerance for stored metrics, which have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
-"""The largest difference of a probability between machines; other kernels sum in another order."""
+"""Largest allowed difference of a probability between machines, whose kernels sum in different orders."""
 GRID_TOLERANCE = 2e-3
-"""The same of the best IoU that the grid of the attention can reach, which is climbed to."""
+"""The same for the best IoU that the attention grid can reach, which is found by optimization."""
 OVERLAP_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
-"""The largest difference of the mean IoU of attention and masks."""
+"""Largest allowed difference of the mean IoU of attention and masks."""
 
 
 def verify_command(options: argparse.Namespace) -> int:
-    """Verify the metrics of one split; Faults that name every number which does not hold."""
+    """Verify the metrics of one split; raises Faults with every value that differs."""
     run, _ = open_run(options.run)
     stored = _stored_metrics(run, options.split)
     loaded = _checkpoint_of(options, stored)
@@ -52,7 +52,7 @@ def verify_command(options: argparse.Namespace) -> int:
         faults = [*_head_faults(stored, options.split, loaded.kind), *evaluated.faults(stored)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{run.metrics(options.split)} does not hold what an evaluation writes ({type(error).__name__}: {error}); "
+            f"{run.metrics(options.split)} is not a valid metrics file ({type(error).__name__}: {error}); "
             "run dcmt evaluate again"
         ) from error
     compared = sum(len(_metrics_of(part)) for part in stored.values())
@@ -62,18 +62,18 @@ def verify_command(options: argparse.Namespace) -> int:
     if not options.no_weights:
         weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
         log.info(
-            f"{len(table)} images graded again by the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
-            f"the largest difference of a probability is {furthest:.2g}"
+            f"{len(table)} images graded again with the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
+            f"largest difference of a probability: {furthest:.2g}"
         )
         faults += weight_faults
     if faults:
-        raise Faults(faults, summary=f"{options.run}: {len(faults)} numbers do not hold:")
-    log.info(f"{options.run}: what metrics_{options.split}.json reports holds")
+        raise Faults(faults, summary=f"{options.run}: {len(faults)} reported values cannot be reproduced:")
+    log.info(f"{options.run}: all values in metrics_{options.split}.json were reproduced")
     return 0
 
 
 def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Predictions:
-    """The predictions of one network as ``local/predictions_SPLIT.csv`` holds them: the teacher's columns have no prefix."""
+    """The predictions of one network in ``local/predictions_SPLIT.csv``, where the teacher's columns have no prefix."""
     prefix = "" if network == "teacher" else f"{network}_"
     shares = [f"{prefix}p_{grade}" for grade in range(grade_set.count)]
     kinds = {"predicted": np.int64, "empty": np.bool_, "flip_changed": np.bool_}
@@ -93,7 +93,7 @@ def predictions_of(table: pd.DataFrame, network: str, grade_set: GradeSet) -> Pr
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """Stored predictions of one split, and what they are compared with."""
+    """Stored predictions of one split, with grades and patients."""
 
     predictions: Mapping[str, Predictions]
     """By network."""
@@ -102,7 +102,7 @@ class _Evaluated:
     grade_set: GradeSet
 
     def faults(self, stored: Mapping[str, Any]) -> Iterator[str]:
-        """Everything reported of a network, or of teacher and student, that the predictions do not give."""
+        """Reported values of the networks and their difference that the stored predictions do not reproduce."""
         for name, one in self.predictions.items():
             how = _bootstrap(stored[name]["interval"])
             again = report(one, self.grades, self.patients, self.grade_set, **how)
@@ -116,10 +116,10 @@ class _Evaluated:
 
 
 def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[str]:
-    """What the header of the metrics reports and is not so."""
+    """Wrong values in the header of the metrics file."""
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
-            yield f"{name}: reported {shown(stored.get(name))}, it is {found}"
+            yield f"{name}: reported {shown(stored.get(name))}, but it is {found}"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
@@ -130,7 +130,7 @@ def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
-    """Every entry of a report that is not the same: numbers to the last digit, and none missing on either side."""
+    """Every entry of a report that differs, or is missing on one side; numbers are compared to the last digit."""
     if isinstance(found, dict) and isinstance(reported, dict):
         for name in (*found, *(name for name in reported if name not in found)):
             inner = what if name == "metrics" else f"{what} {name}"
@@ -154,7 +154,7 @@ def _weight_faults(
     reported: Mapping[str, Any],
     split: str,
 ) -> tuple[list[str], float]:
-    """What the weights and the manifest do not give of the stored predictions, and the largest difference of all."""
+    """Stored values that weights and manifest do not reproduce, and the largest difference of a probability."""
     data = load_data(loaded)
     rows = _rows_of(table, data, split)
     precision = loaded.checkpoint.precision
@@ -168,26 +168,26 @@ def _weight_faults(
         ("left_out", data.split.absent[split]),
     ):
         if reported.get(name, 0) != found:
-            faults.append(f"{name}: reported {shown(reported.get(name, 0))}, by manifest and split it is {found}")
+            faults.append(f"{name}: reported {shown(reported.get(name, 0))}, but by manifest and split it is {found}")
     furthest = 0.0
     for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
-        apart = np.abs(graded.probabilities - stored[name].probabilities).max(1)
-        furthest = max(furthest, float(apart.max()))
+        gaps = np.abs(graded.probabilities - stored[name].probabilities).max(1)
+        furthest = max(furthest, float(gaps.max()))
         faults += [
             f"{name} {case}: a probability differs by {gap:.3g}, more than {tolerance:g}"
-            for case, gap in zip(table["case"], apart, strict=True)
+            for case, gap in zip(table["case"], gaps, strict=True)
             if gap > tolerance
         ]
         before, after = _mean_overlap(stored[name]), _mean_overlap(graded)
         if abs(before - after) > OVERLAP_TOLERANCE[precision] or np.isnan(before) != np.isnan(after):
             faults.append(
-                f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} by the weights"
+                f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} with the weights"
             )
     return faults, furthest
 
 
 def _fact_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str]:
-    """Cases that were compared with another grade than the manifest has, or counted with another patient."""
+    """Cases whose stored grade or patient differs from the manifest."""
     grades = table["grade"].fillna(-1).to_numpy(dtype=np.int64)
     facts = (("grade", grades, data.grades[rows]), ("patient", table["patient"], data.patients.iloc[rows]))
     for name, used, recorded in facts:
@@ -198,7 +198,7 @@ def _fact_faults(table: pd.DataFrame, data: KneeData, rows: Any) -> Iterator[str
 
 
 def _mean_overlap(predictions: Predictions) -> float:
-    """NaN where no image has a mask."""
+    """Mean IoU of attention and masks; NaN if no image has a mask."""
     known = predictions.iou[~np.isnan(predictions.iou)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -211,7 +211,7 @@ def _rows_of(table: pd.DataFrame, data: KneeData, split: str) -> Any:
         raise UserError(
             f"the stored predictions are of {len(table)} images, the {split} split has {len(wanted)}"
             + (f"; {foreign[0]} is not one of them" if foreign else "")
-            + "; put the data back as they were, or run dcmt evaluate again"
+            + "; restore the original data, or run dcmt evaluate again"
         )
     return np.array([places[image] for image in table["image"]], dtype=np.int64)
 
@@ -224,12 +224,10 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
             raise ValueError("no metrics of a teacher")
     except OSError as error:
         raise UserError(
-            f"{path} is not there; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
+            f"{path} does not exist; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
         ) from error
     except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} does not hold the metrics of an evaluation ({error}); run dcmt evaluate again"
-        ) from error
+        raise UserError(f"{path} is not a valid metrics file ({error}); run dcmt evaluate again") from error
     return values
 
 
@@ -237,7 +235,7 @@ def _checkpoint_of(options: argparse.Namespace, stored: Mapping[str, Any]) -> Lo
     path, step = options.run, stored["checkpoint_step"]
     if not RunFolder(path).checkpoints.holds(step):
         raise UserError(
-            f"{path}: the metrics are of step {step}, whose checkpoint is no longer there; run dcmt evaluate again"
+            f"{path}: the metrics are of step {step}, whose checkpoint no longer exists; run dcmt evaluate again"
         )
     return load_run(
         path,
@@ -249,7 +247,7 @@ def _checkpoint_of(options: argparse.Namespace, stored: Mapping[str, Any]) -> Lo
 
 
 def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], grade_set: GradeSet) -> pd.DataFrame:
-    """``local/predictions_SPLIT.csv``. Raises UserError where it is not what an evaluation writes."""
+    """The table ``local/predictions_SPLIT.csv``. Raises UserError if it is not a valid table of predictions."""
     path = run.predictions(split)
     names = dict.fromkeys(("case", "image", "patient"), str)
     try:
@@ -263,7 +261,7 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
 
 
 def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> None:
-    """Raises ValueError or KeyError for a table that no evaluation writes."""
+    """Raises ValueError or KeyError if the table is not a valid table of predictions."""
     if table.empty:
         raise ValueError("no rows")
     if not table["grade"].dropna().between(0, count - 1).all():
@@ -284,4 +282,4 @@ def _close(reported: Any, found: Any, tolerance: float = LAST_DIGIT) -> bool:
 
 
 def _verdict(faults: list[str]) -> str:
-    return "all the same" if not faults else f"{len(faults)} differ"
+    return "all equal" if not faults else f"{len(faults)} differ"

@@ -37,8 +37,8 @@ def predict_test(loaded: LoadedRun, data: KneeData, *, tta: bool) -> pd.DataFram
         columns[f"{name}_iou"] = one.iou
     if tta:
         for name, network in loaded.networks.items():
-            batches = iterate_attention(network, data.loader(rows), flip=True, **loaded.asked)
-            flipped = np.concatenate([batch.mirrored.cpu().numpy() for batch in batches if batch.mirrored is not None])
+            batches = iterate_attention(network, data.loader(rows), flip=True, **loaded.inference)
+            flipped = np.concatenate([batch.flipped.cpu().numpy() for batch in batches if batch.flipped is not None])
             columns |= {f"{name}_m{grade}": values for grade, values in enumerate(flipped.T)}
     return pd.DataFrame(columns)
 

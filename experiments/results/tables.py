@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.results.statistics import Estimate, Results
 from experiments.results.study import Cell, Claim, Network, Study, percent
-from knee.evaluation.figures import COLOURS, save_figure
+from knee.evaluation.figures import COLORS, save_figure
 from knee.grades import load_grade_set
 from knee.io.files import write_text
 
@@ -272,7 +272,7 @@ def _draw_row(axis: Axes, title: str, found: Mapping[float, Estimate | None], nu
     # With few patients a metric may be outside the percentiles of its draws.
     bars = np.clip([values - low, high - values], 0, None)
     style: dict[str, Any] = {
-        "color": COLOURS[number % len(COLOURS)],
+        "color": COLORS[number % len(COLORS)],
         "marker": _MARKERS[number % len(_MARKERS)],
         "markersize": 8,
     }

@@ -1,1 +1,1 @@
-"""One training loop for every task: run folders, checkpoints, exact resume, devices, options."""
+"""The training loop of all tasks: run folders, checkpoints, exact resuming, devices, options."""

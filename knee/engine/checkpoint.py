@@ -1,8 +1,8 @@
-"""Checkpoints: folders ``checkpoints/step_N`` of safetensors and one JSON, each whole or not there.
+"""Checkpoints: folders ``checkpoints/step_N`` of safetensors files and one JSON file, written completely or not at all.
 
-A checkpoint is written under another name and renamed when all its files are on disk, so a kill at any moment leaves the
-ones before untouched. Nothing in it runs code when loaded. ``state.json`` holds what a person may want to read, and the
-checksum of every other file. ``best.json`` names the best step. ``none_yet`` is there until the first checkpoint is whole.
+A checkpoint is written to a temporary folder and renamed when all its files are on disk, so a kill at any moment leaves the
+earlier ones intact. Loading it runs no code. ``state.json`` holds readable information and the checksum of every other file.
+``best.json`` names the best step. The file ``none_yet`` exists until the first checkpoint is complete.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from knee.io.plain import read_json, shown
 _KEPT = 2
 _MOST_STEPS = 10**12
 _MOST_BYTES = 1 << 36
-"""Of one file of tensors: a sparse file can claim more than any disk holds, and would be read to its end."""
+"""Limit for one file of tensors: a sparse file can be larger than any disk, and would be read to its end."""
 _MOST_BUFFER = 1 << 24
 _NAME = re.compile(r"step_\d{8,}")
 _NONE_YET = "none_yet"
@@ -37,32 +37,32 @@ _NONE_YET = "none_yet"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on disk, its checksums verified."""
+    """One checkpoint on disk, with verified checksums."""
 
     folder: Path
     state: Mapping[str, Any]
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Number of optimizer steps done."""
         return _checked_step(self.state["step"])
 
     @property
     def precision(self) -> str:
-        """fp32, bf16 or fp16; fp32 where none is named, as for an untrained network. Raises UserError for another."""
+        """fp32, bf16 or fp16; fp32 if none is recorded, as for an untrained network. Raises UserError for any other."""
         precision = self.state.get("precision", "fp32")
         if precision not in PRECISIONS:
             raise UserError(f"{self.folder}: its state.json names the precision {precision!r}, not fp32, bf16 or fp16")
         return str(precision)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file, by name, on the CPU. Raises UserError where there is no such file or no tensors in it."""
+        """The tensors of one file, by name, on the CPU. Raises UserError if there is no such file or it is not valid."""
         path = self.folder / f"{name}.safetensors"
         if path.name not in self.state["sha256"]:
             raise UserError(f"{self.folder} holds no {path.name}: its state.json does not name one")
         try:
             return dict(load_file(path))
-        # A header from a stranger can make torch or the parser raise almost anything.
+        # An untrusted header can make torch or the parser raise almost any exception.
         except Exception as error:
             raise UserError(f"{path} is not a safetensors file ({_short(error)}); nothing else is loaded") from error
 
@@ -79,13 +79,13 @@ class Checkpoint:
             ) from error
 
     def _refuse_other_shapes(self, name: str, network: nn.Module) -> None:
-        """By the header alone, before any tensor takes memory. A module may size its buffers by what it loads."""
+        """Check shapes in the header only, before any tensor is in memory. A module may resize its buffers when it loads."""
         path = self.folder / f"{name}.safetensors"
         wanted = {key: list(value.shape) for key, value in network.named_parameters()}
         try:
             with safe_open(path, framework="pt") as file:
                 shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        except Exception:  # ``tensors`` tells it
+        except Exception:  # reported by ``tensors``
             return
         others = [
             f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if wanted.get(key, shape) != shape
@@ -102,16 +102,16 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last two and the best are kept."""
+    """The checkpoints of one run; the last two and the best one are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def begin(self) -> None:
-        """Note that there is no checkpoint yet, where that is so. To be called before the first row of metrics.
+        """Write the file ``none_yet`` if there is no checkpoint yet. Call it before the first row of metrics is written.
 
-        The note tells a run that was killed before its first checkpoint from one whose checkpoints were removed. Where it is
-        lost, too, the run counts as the latter, and is not started from step 0 unasked.
+        The file distinguishes a run that was killed before its first checkpoint from one whose checkpoints were removed. If
+        the file is missing too, the checkpoints count as removed, and the run is not silently restarted from step 0.
         """
         note = self.folder / _NONE_YET
         if self._folders():
@@ -123,7 +123,7 @@ class Checkpoints:
 
     @property
     def none_yet(self) -> bool:
-        """Whether the run began and has never had a whole checkpoint."""
+        """Whether the run has begun but has never had a complete checkpoint."""
         return not self._folders() and (self.folder / _NONE_YET).is_file()
 
     def save(
@@ -133,39 +133,39 @@ class Checkpoints:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
     ) -> Path:
-        """Write the checkpoint of ``step``, then drop those no longer kept."""
+        """Write the checkpoint of ``step``, then remove those that are no longer kept."""
         final = self.folder / _name(step)
-        aside = self.folder / f".writing_{step:08d}_{os.getpid()}"
-        self._remove_leftovers()  # also of a process that had this one's number, as in a container started anew
+        temporary = self.folder / f".writing_{step:08d}_{os.getpid()}"
+        self._remove_leftovers()  # also those of a process with the same number, as in a restarted container
         files = {name: _plain(network.state_dict()) for name, network in networks.items()}
         files |= {name: _plain(values) for name, values in tensors.items()}
         try:
-            aside.mkdir(parents=True)
-            _write(aside, files, {**state, "step": step})
+            temporary.mkdir(parents=True)
+            _write(temporary, files, {**state, "step": step})
             if final.exists():
-                final.rename(aside.with_name(f"{aside.name}_old"))
-            aside.rename(final)
+                final.rename(temporary.with_name(f"{temporary.name}_old"))
+            temporary.rename(final)
             _sync(self.folder)
-            (self.folder / _NONE_YET).unlink(missing_ok=True)  # not before the first one is on disk
+            (self.folder / _NONE_YET).unlink(missing_ok=True)  # only once the first checkpoint is on disk
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)  # What was written may be what fills the disk.
-            before = "those before it are whole: mend this and go on by --resume"
+            shutil.rmtree(temporary, ignore_errors=True)  # The partial checkpoint may be what fills the disk.
+            hint = "earlier checkpoints are intact: fix this, then continue with --resume"
             if not self._folders():
-                before = "it is the first one: mend this, and --resume starts from step 0"
+                hint = "it is the first one: fix this, then --resume starts from step 0"
             raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); {before}"
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({_short(error)}); {hint}"
             ) from error
         self._prune()
         return final
 
     def mark_best(self, step: int, metric: str, value: float) -> None:
-        """Name the checkpoint of ``step`` as the best; nothing where there is none of that step."""
+        """Record the checkpoint of ``step`` as the best; does nothing if there is no checkpoint of that step."""
         if self.holds(step):
             write_json(self.folder / "best.json", {"step": step, "metric": metric, "value": value})
             self._prune()
 
     def forget_after(self, step: int) -> None:
-        """Drop checkpoints of later steps than the one gone back to: damaged ones, to be written again."""
+        """Remove checkpoints of later steps, which are damaged and will be written again."""
         for folder in self._folders():
             if folder.name > _name(step):
                 shutil.rmtree(folder)
@@ -174,9 +174,9 @@ class Checkpoints:
             (self.folder / "best.json").unlink()
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, and what was wrong with newer ones; None where none was ever written.
+        """The newest valid checkpoint, and the errors of newer ones; None if no checkpoint was ever written.
 
-        Raises Faults where there are some and none is whole: to start over unasked would throw the run's record away.
+        Raises Faults if there are checkpoints but none is valid, since silently starting over would discard the run.
         """
         damaged: list[str] = []
         for folder in sorted(self._folders(), reverse=True):
@@ -187,27 +187,29 @@ class Checkpoints:
         if damaged:
             raise Faults(
                 damaged,
-                summary=f"{self.folder}: no checkpoint is whole; put a copy back, or start anew under another --name:",
+                summary=f"{self.folder}: no checkpoint is valid; restore one from a copy, or start a run with a new --name:",
             )
         return None, []
 
     def of_step(self, step: int) -> Checkpoint | None:
-        """The checkpoint of a step; None where there is none. Raises UserError where it is damaged."""
+        """The checkpoint of a step; None if there is none. Raises UserError if it is damaged."""
         return open_checkpoint(self.folder / _name(step)) if self.holds(step) else None
 
     def holds(self, step: int) -> bool:
-        """Whether there is a checkpoint of a step, whole or not."""
+        """Whether there is a checkpoint of a step, valid or damaged."""
         return (self.folder / _name(step)).is_dir()
 
     def best(self) -> Checkpoint | None:
-        """The best checkpoint; the latest where none was marked."""
+        """The best checkpoint; the latest if none was marked as best."""
         step = self._best_step()
         if step is None:
             return self.latest()[0]
         try:
             return open_checkpoint(self.folder / _name(step))
         except UserError as error:
-            raise UserError(f"{error}; it was the best, --checkpoint last takes the newest whole one") from error
+            raise UserError(
+                f"{error}; it was the best checkpoint: use the newest valid one with --checkpoint last"
+            ) from error
 
     def _best_step(self) -> int | None:
         path = self.folder / "best.json"
@@ -216,9 +218,7 @@ class Checkpoints:
         try:
             return _checked_step(read_json(path)["step"])
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{path} cannot be read ({_short(error)}); remove it, and the last checkpoint is taken"
-            ) from error
+            raise UserError(f"{path} cannot be read ({_short(error)}); remove it to use the last checkpoint") from error
 
     def _folders(self) -> list[Path]:
         return [path for path in self.folder.glob("step_*") if path.is_dir() and _NAME.fullmatch(path.name)]
@@ -231,7 +231,7 @@ class Checkpoints:
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
-        """What a killed writer left; the run's lock keeps any other writer out."""
+        """Remove files of a killed process; the run's lock excludes any other writer."""
         for left in self.folder.glob(".writing_*"):
             shutil.rmtree(left, ignore_errors=True)
         for left in self.folder.glob(".best.json.*"):
@@ -239,16 +239,20 @@ class Checkpoints:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open one checkpoint folder and verify its checksums. Raises UserError where it is not whole."""
+    """Open one checkpoint folder and verify its checksums. Raises UserError if it is not valid."""
     try:
         state = read_json(folder / "state.json")
         sums, step = _checked_sums(state["sha256"]), _checked_step(state["step"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is no whole checkpoint: state.json cannot be read ({_short(error)})") from error
+        raise UserError(f"{folder} is not a valid checkpoint: state.json cannot be read ({_short(error)})") from error
     if folder.is_symlink() or (folder / "state.json").is_symlink():
-        raise UserError(f"{folder} is a link, or its state.json is; a checkpoint is a folder of its own: copy it there")
+        raise UserError(
+            f"{folder} is a link, or its state.json is; links are not followed: copy the folder itself there"
+        )
     if folder.name != _name(step):
-        raise UserError(f"{folder} says that it is of step {step}; name it {_name(step)} if so")
+        raise UserError(
+            f"{folder} holds step {step} according to its state.json; rename it to {_name(step)} if that is right"
+        )
     for name, wanted in sums.items():
         path = folder / name
         if path.parent != folder or path.suffix != ".safetensors" or path.is_symlink():
@@ -267,7 +271,7 @@ def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Safetensors and ``state.json`` with their checksums, all of it on disk at the end."""
+    """Write the safetensors files and ``state.json`` with their checksums, and sync them to disk."""
     for name, values in files.items():
         save_file(dict(values), folder / f"{name}.safetensors")
         _sync(folder / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""The sections ``optimizer``, ``fit`` and ``report`` of a config: what every training run shares."""
+"""The sections ``optimizer``, ``fit`` and ``report``, which the configs of all training runs share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimiser and its schedule."""
+    """The optimizer and its schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """adam and adamw with torch's betas; sgd with Nesterov momentum 0.9."""
@@ -25,7 +25,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly at the start (constant and cosine)."""
     clip_norm: float = 0.0
-    """Largest norm of the gradient; 0: not clipped."""
+    """Maximum norm of the gradient; 0: no clipping."""
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
@@ -36,20 +36,20 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The loop."""
+    """The training loop."""
 
     steps: int = 1000
-    """Optimiser steps of the run; ignored where epochs is given."""
+    """Optimizer steps of the run; ignored if epochs is given."""
     epochs: int = 0
-    """Passes over the stream that needs more batches; 0: count steps instead."""
+    """Passes over the stream that needs more batches; 0: use steps instead."""
     accumulation: int = 1
-    """Batches whose gradients make one optimiser step."""
+    """Batches whose gradients are averaged for one optimizer step."""
     precision: Precision = "auto"
-    """auto: bf16 where a short trial is faster than fp32 (CPU) or the GPU supports it, else fp32."""
+    """auto: bf16 if it is faster than fp32 in a short trial (CPU) or supported by the GPU, else fp32."""
     device: str = "auto"
     """auto (CUDA, then Apple MPS, then CPU), cpu, cuda, cuda:1, mps."""
     channels_last: bool = True
-    """Memory layout that convolutions prefer."""
+    """Use the memory layout that is faster for convolutions."""
     compile: bool = False
     """torch.compile the networks."""
     threads: int = 0
@@ -57,17 +57,17 @@ class FitConfig:
     seed: int = 0
     """Seed of weights, batches and views."""
     deterministic: bool = False
-    """Deterministic CUDA kernels (slower); the CPU is deterministic anyway."""
+    """Use deterministic CUDA kernels (slower); the CPU is always deterministic."""
     validate_every: int = 0
-    """Steps between validations; 0: ten over the run."""
+    """Steps between validations; 0: ten validations in the run."""
     log_every: int = 10
     """Steps between rows of metrics.csv and TensorBoard; losses are averaged over them."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints, besides those after each validation."""
+    """Minutes between checkpoints, in addition to those after each validation."""
     patience: int = 0
-    """Validations without a better teacher after which training stops; 0: never."""
+    """Stop after this many validations without a better teacher; 0: never."""
     most_bad_steps: int = 20
-    """Steps in a row with a loss or gradient that is not finite after which the run ends."""
+    """Stop after this many consecutive steps with a loss or gradient that is not finite."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("epochs", 0), ("accumulation", 1), ("validate_every", 0), ("log_every", 1)):
@@ -83,7 +83,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What a run records of itself."""
+    """What a run records."""
 
     tensorboard: bool = True
     """Write TensorBoard events."""

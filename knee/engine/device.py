@@ -19,7 +19,7 @@ PRECISIONS = ("fp32", *_AUTOCAST_TYPES)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``name``; "auto" takes CUDA, then Apple MPS, then the CPU. Raises UserError where it is not there."""
+    """The device of ``name``; "auto" takes CUDA, then Apple MPS, then the CPU. Raises UserError if it is not available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -37,10 +37,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def flush_denormals() -> None:
-    """Let numbers below 1e-38 be 0 on the CPU from here on, in this thread and in those that it starts.
+    """From here on, treat numbers below 1e-38 as 0 on the CPU, in this thread and in the threads that it starts.
 
-    Weight decay takes the weights of filters that have died there, and a processor computes with such numbers at a fifth of its
-    speed: a long run in fp32 that knows its few labels by heart became that slow (``docs/log.md``).
+    Weight decay shrinks the weights of inactive filters to such numbers, with which a processor computes at a fifth of its
+    speed: a long fp32 run that overfitted its few labels became that slow (``docs/log.md``).
     """
     torch.set_flush_denormal(True)
 
@@ -64,7 +64,7 @@ def choose_precision(wanted: str, device: torch.device, trial: Callable[[str], N
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        with torch.cuda.device(device):  # emulated, it is slower than fp32
+        with torch.cuda.device(device):  # emulated bf16 is slower than fp32
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type != "cpu":
         return "fp32"
@@ -81,12 +81,12 @@ def _fastest(step: Callable[[], None], *, tries: int = 3) -> float:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised this for want of memory, of the GPU or of the machine."""
+    """Whether torch raised this error because GPU or main memory is exhausted."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak memory so far, in GiB: the GPU's where there is one, else the process's resident set."""
+    """Peak memory so far, in GiB: of the GPU if there is one, else the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:

@@ -1,7 +1,7 @@
-"""One loop for every task: precision, accumulation, schedules, validation, checkpoints, resuming, logging.
+"""The training loop of all tasks: precision, accumulation, schedules, validation, checkpoints, resuming, logging.
 
-A task (``knee.task.Task``) brings networks, losses and validation; the loop knows nothing else of it. Batches come from a
-loader whose order is a function of (seed, epoch, batch), so a run resumes exactly where it was.
+A task (``knee.task.Task``) provides networks, losses and validation. The order of the batches is a function of (seed, epoch,
+batch), so a run resumes exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _SHOWN = ("macro_f1", "kappa", "tiou", "dice")
 
 
 class Batches(Protocol):
-    """Training batches, on the device, from any point of the run."""
+    """Training batches on the device, starting at any point of the run."""
 
     per_epoch: int
 
     def from_batch(self, batch: int) -> Iterator[Any]:
-        """Batches without end, from batch number ``batch`` of the run on."""
+        """An endless sequence of batches, starting with batch number ``batch`` of the run."""
         ...
 
 
 @dataclass
 class Fit:
-    """A run of the loop: ``Fit(...).run()``. All that changes is in ``progress``, the task and ``LoopState``."""
+    """The training loop: ``Fit(...).run()``. Its changing state is in ``progress``, the task and ``LoopState``."""
 
     task: Task
     batches: Batches
@@ -69,14 +69,14 @@ class Fit:
         self._stop = False
 
     def run(self) -> Progress:
-        """Train to the last step, to early stopping, or until SIGTERM or SIGINT asks to stop after the step under way."""
+        """Train to the last step, to early stopping, or until SIGTERM or SIGINT requests a stop after the current step."""
         self.tracker.open()
         self.checkpoints.begin()
         every = self.config.validate_every or max(1, self.steps // 10)
         last_saved = self._window.started = time.monotonic()
         batches = self.batches.from_batch(self.progress.step * self.config.accumulation)
         bar = tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None)
-        with stop_on_signal(self._ask_to_stop), bar:
+        with stop_on_signal(self._request_stop), bar:
             while self.progress.step < self.steps and not self._stop and not self._out_of_patience:
                 self.step(batches)
                 bar.update()
@@ -92,12 +92,14 @@ class Fit:
         if self._out_of_patience:
             log.info(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
         elif self.was_stopped:
-            log.info(f"stopped at step {self.progress.step} of {self.steps}, saved; go on with: {self.resume_command}")
+            log.info(
+                f"stopped at step {self.progress.step} of {self.steps}, saved; continue with: {self.resume_command}"
+            )
         return self.progress
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal ended it before its last step."""
+        """Whether a signal stopped the run before its last step."""
         return self._stop and self.progress.step < self.steps
 
     @property
@@ -105,7 +107,7 @@ class Fit:
         return 0 < self.config.patience <= self.progress.validations_since_best
 
     def step(self, batches: Iterator[Any]) -> None:
-        """One optimiser step: ``accumulation`` batches, or nothing at all where a loss or gradient is not finite."""
+        """One optimizer step on ``accumulation`` batches, which is skipped if a loss or gradient is not finite."""
         started, step = time.monotonic(), self.progress.step
         self._set_learning_rate(step)
         self._buffers.keep()
@@ -120,7 +122,7 @@ class Fit:
                 self._window.images += len(batch[0])
             self.scaler.unscale_(self.optimizer)
             norm = _clip(self.task, self.optimizer_config.clip_norm)
-            # A step is good or bad as a whole: weights, teacher and statistics move together or not at all.
+            # A step is taken or skipped as a whole: weights, teacher and statistics are updated together or not at all.
             if torch.isfinite(norm + losses.total.detach()).item():
                 self._take(step)
             else:
@@ -151,7 +153,7 @@ class Fit:
             raise diverged(self.progress, terms, self.precision)
 
     def log(self) -> dict[str, float]:
-        """Record the means of the losses since the last call, and start a new window; returns what was recorded."""
+        """Record the mean losses since the last call and start a new window; returns the recorded values."""
         seen_all = self.progress.step * self.config.accumulation >= self.batches.per_epoch
         last = self.progress.step >= self.steps
         self._idle.check(self._window, step=self.progress.step, epoch_done=seen_all or last)
@@ -165,7 +167,7 @@ class Fit:
         return values
 
     def validate(self) -> None:
-        """Validate, record, save a checkpoint, and mark it where it is the best."""
+        """Validate, record the metrics, save a checkpoint, and mark it if it is the best."""
         networks = self.task.networks.values()
         with guarded_validation(self.progress, self.device, self.precision):
             for network in networks:
@@ -185,7 +187,7 @@ class Fit:
         self._window.images = 0
 
     def save(self) -> None:
-        """Write a checkpoint of everything that resuming needs."""
+        """Write a checkpoint with everything needed to resume."""
         tensors, plain = self._loop_state.collect(self.progress)
         state = {**self.state, "steps": self.steps, "precision": self.precision, **plain}
         self.tracker.flush()
@@ -193,11 +195,10 @@ class Fit:
         self.checkpoints.save(self.progress.step, self.task.networks, rest, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint: networks, optimiser, scaler, random state, progress and losses not yet logged.
+        """Restore a checkpoint: networks, optimizer, scaler, random state, progress and losses not yet logged.
 
         Raises:
-            UserError: the data changed since (a run that goes on with other data is neither the old nor a new one), or
-                the checkpoint is not of this run.
+            UserError: the data changed since the checkpoint was written, or the checkpoint does not fit this run.
         """
         refuse_changed_data(checkpoint, self.state)
         for name, network in self.task.networks.items():
@@ -205,23 +206,23 @@ class Fit:
         self.progress = self._loop_state.restore(checkpoint)
         self._window.load(checkpoint.tensors("window"), self.device)
         self.checkpoints.forget_after(checkpoint.step)
-        # A kill may have come between a checkpoint and the note that it is the best.
+        # The run may have been killed after writing the checkpoint but before marking it as the best.
         self._mark_best()
 
     def _mark_best(self) -> None:
         if self.progress.best_value is not None:
             self.checkpoints.mark_best(self.progress.best_step, self.task.best_metric, self.progress.best_value)
 
-    def _ask_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         self._stop = True
 
 
 def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-    """The optimiser of a config, fused where torch can."""
+    """The optimizer of a config, with fused kernels if torch has them."""
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     if not parameters:
         raise UserError(
-            "nothing of the network is trained: image tower, text tower and scale are all fixed; set clip.train_image, "
+            "the network has nothing to train: image tower, text tower and scale are all fixed; set clip.train_image, "
             "clip.train_text or clip.scale (dcmt zeroshot grades without training)"
         )
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
@@ -233,7 +234,7 @@ def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) ->
 
 
 def _clip(task: Task, clip_norm: float) -> Tensor:
-    """The norm of the gradient, before clipping it to ``clip_norm`` (0: not clipped)."""
+    """Clip the gradient to the norm ``clip_norm`` (0: no clipping); returns the norm before clipping."""
     if clip_norm:
         return nn.utils.clip_grad_norm_(task.parameters(), clip_norm)
     return nn.utils.get_total_norm([parameter.grad for parameter in task.parameters() if parameter.grad is not None])

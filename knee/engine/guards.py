@@ -1,4 +1,4 @@
-"""What can go wrong while training, as errors with a hint: signals, memory, divergence, dead workers, idle losses."""
+"""Handling of problems during training, with hints: signals, memory, divergence, dead workers, idle losses."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from knee.engine.tracking import Window
 from knee.errors import NotFinite, UserError
 
 log = logging.getLogger(__name__)
-_STOPPING = b"\nstopping after the step under way, which is then saved; Ctrl-C again ends at once\n"
-"""Written past Python's buffers: a signal may come in the midst of a print."""
+_STOPPING = b"\nstopping after the current step, which is then saved; press Ctrl-C again to stop at once\n"
+"""Written without Python's buffers, since a signal may arrive during a print."""
 
 
 @contextlib.contextmanager
 def guarded_step(progress: Progress, device: torch.device) -> Iterator[None]:
-    """Around one optimiser step: lack of memory and a dead worker become a UserError with a hint."""
+    """Around one optimizer step: exhausted memory and a dead worker become a UserError with a hint."""
     try:
         yield
     except RuntimeError as error:
         if out_of_memory(error):
             raise UserError(
                 f"out of memory on {device} in step {progress.step}; lower data.labeled_per_batch and "
-                "data.unlabeled_per_batch (fit.accumulation makes up for it), data.image_size, or take a smaller network"
+                "data.unlabeled_per_batch (raise fit.accumulation instead), lower data.image_size, or use a smaller network"
             ) from error
-        # torch notices a dead worker wherever the main process happens to be.
+        # torch reports a dead worker at any point of the main process.
         raise worker_death(error) or error from error
 
 
 @contextlib.contextmanager
 def guarded_validation(progress: Progress, device: torch.device, precision: str) -> Iterator[None]:
-    """Around a validation: outputs that are not finite and lack of memory become a UserError with a hint."""
+    """Around a validation: outputs that are not finite and exhausted memory become a UserError with a hint."""
     try:
         yield
     except NotFinite as error:
@@ -53,14 +53,14 @@ def guarded_validation(progress: Progress, device: torch.device, precision: str)
         if not out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory on {device} in the validation after step {progress.step}; end what else takes memory "
-            "there and go on by --resume, or start a new run with a smaller data.image_size or network"
+            f"out of memory on {device} in the validation after step {progress.step}; free memory there "
+            "and continue with --resume, or start a new run with a smaller data.image_size or network"
         ) from error
 
 
 def diverged(progress: Progress, terms: Sequence[Mapping[str, Tensor]], precision: str) -> UserError:
-    """The error of a run whose last steps all had a loss or gradient that is not finite; ``terms`` of the last one."""
-    # Of several batches a step, the first that shows what is wrong.
+    """The error for too many consecutive steps with a loss or gradient that is not finite; ``terms`` of the last step."""
+    # If a step has several batches, report the first one with a term that is not finite.
     shown = next((one for one in terms if not all(value.isfinite() for value in one.values())), terms[-1])
     values = ", ".join(f"{name} {value.item():.4g}" for name, value in shown.items())
     return UserError(
@@ -70,15 +70,15 @@ def diverged(progress: Progress, terms: Sequence[Mapping[str, Tensor]], precisio
 
 
 def divergence_hint(precision: str) -> str:
-    """What to change where training diverges."""
-    ways = "lower optimizer.learning_rate, or set optimizer.clip_norm (1.0, say)"
-    return ways if precision == "fp32" else f"{ways}, or fit.precision to fp32"
+    """The options to change if training diverges."""
+    hint = "lower optimizer.learning_rate, or set optimizer.clip_norm (for example to 1.0)"
+    return hint if precision == "fp32" else f"{hint}, or set fit.precision to fp32"
 
 
 class IdleTerms:
-    """Warns once of a loss with a weight above 0 that is exactly 0, or without a gradient, over a whole epoch.
+    """Warns once if a loss with a weight above 0 is exactly 0, or has no gradient, over a whole epoch.
 
-    A window of a few batches may have none of the images that a term is about.
+    A shorter window may happen to contain no image that the term applies to.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class IdleTerms:
         self._active: set[str] = set()
 
     def check(self, window: Window, *, step: int, epoch_done: bool) -> None:
-        """Take a window of losses in; ``epoch_done``: every image was seen at least once."""
+        """Add a window of losses; ``epoch_done``: every image was used at least once."""
         idle = window.idle_terms()
         self._active |= window.terms() - idle
         if not epoch_done:
@@ -95,12 +95,12 @@ class IdleTerms:
             self._warned.add(name)
             log.warning(
                 f"warning: loss/{name} has a weight above 0 but was exactly 0, or without a gradient, in {window.count} "
-                f"batches up to step {step}: it teaches nothing"
+                f"batches up to step {step}: it has no effect"
             )
 
 
 class BufferKeeper:
-    """Keeps a copy of all buffers, so that a step that is not finite leaves no trace in the statistics."""
+    """Keeps a copy of all buffers, so that a skipped step does not change the statistics."""
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         self._buffers: list[Any] = [buffer for network in networks for buffer in network.buffers()]
@@ -112,20 +112,20 @@ class BufferKeeper:
             torch._foreach_copy_(self._kept, self._buffers)
 
     def restore(self) -> None:
-        """Bring the buffers back to what they were at ``keep``, in place."""
+        """Restore the buffers to their values at ``keep``, in place."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._kept)
 
 
 class stop_on_signal:
-    """SIGTERM and SIGINT ask to stop; the first SIGINT says so, a second ends at once.
+    """SIGTERM and SIGINT request a stop after the current step; a second SIGINT stops at once.
 
-    torch raises where the main process happens to be when a worker dies, in validation and in a checkpoint, too: that
-    leaves as UserError.
+    If a worker dies, torch raises at any point of the main process, also during validation and checkpoints; this becomes a
+    UserError.
     """
 
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
+    def __init__(self, request_stop: Callable[[], None]) -> None:
+        self._request_stop = request_stop
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -139,7 +139,7 @@ class stop_on_signal:
         raised = (error, error.__cause__) if error is not None else ()
         deaths = [death for one in raised if isinstance(one, RuntimeError) and (death := worker_death(one))]
         if deaths and self._before and hasattr(signal, "SIGCHLD"):
-            # Else torch raises again for each of the workers that now end, while the first is being reported.
+            # Otherwise torch raises again for each of the other workers as they end.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -147,8 +147,8 @@ class stop_on_signal:
             raise deaths[0] from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._ask()
-        # Schedulers may send SIGTERM more than once; a person who presses Ctrl-C again does not want to wait.
+        self._request_stop()
+        # Job schedulers may send SIGTERM more than once, but a second Ctrl-C means that the user does not want to wait.
         if number == signal.SIGINT:
             signal.signal(number, self._before[number])
             with contextlib.suppress(OSError):

@@ -36,9 +36,9 @@ Config = TypeVar("Config", bound=RunConfig)
 def new_or_resumed(
     kind_of_config: type[Config], arguments: Sequence[str], *, kind: str, program: str, by_grades: bool = True
 ) -> tuple[Config, RunFolder, bool]:
-    """The config and run folder of a training command, and whether it goes on with a run. Raises UserError.
+    """The config and run folder of a training command, and whether it resumes a run. Raises UserError.
 
-    ``by_grades`` false: grades play no part, so a labeled fraction other than 1 is refused and not in the run's name.
+    ``by_grades`` false: training does not use grades, so a labeled fraction other than 1 is refused and not in the run's name.
     """
     rest, resume = split_options(arguments)
     if resume is not None:
@@ -48,21 +48,21 @@ def new_or_resumed(
     if not by_grades and fraction != 1:
         raise UserError(
             f"data.labeled_fraction is {fraction:g}, but {program} trains on every drawn mask of the training split; leave "
-            "the option out, and for fewer masks leave some out of the manifest"
+            "the option out, and to use fewer masks remove some from the manifest"
         )
     name = config.name or default_name(rest, fraction=fraction if by_grades else None, seed=config.fit.seed)
     return config, create_run(run_path(config.runs, name), config, kind=kind), False
 
 
 def run_path(runs: str, name: str) -> Path:
-    """Where a new run lies. Raises UserError for a name that leads out of the folder of runs."""
+    """The folder of a new run. Raises UserError for a name that leads out of the folder of runs."""
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"name {name!r} leads out of the folder of runs; give a plain name, and the folder by --runs")
     return Path(runs) / name
 
 
 def split_options(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The options of the config, and the run to resume, if any.
+    """Split arguments into the options of the config and the run to resume, if any.
 
     ``--labeled-fraction`` is short for ``--data.labeled_fraction``, ``--skip-bad`` for ``--data.skip_bad true``.
     """
@@ -80,7 +80,9 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
         elif argument == "--skip-bad":
             rest.append("--data.skip_bad=true")
         elif argument == "--force":
-            raise UserError("a run is never replaced, so there is no --force: leave it out, and the new run is NAME-2")
+            raise UserError(
+                "runs are never overwritten, so there is no --force: leave it out, and the new run becomes NAME-2"
+            )
         else:
             rest.append(argument)
     return rest, resume
@@ -89,18 +91,18 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
 def _resumed(
     kind_of_config: type[Config], path: Path, changes: Sequence[str], *, kind: str, program: str
 ) -> tuple[Config, RunFolder]:
-    """The config of a run to go on with, with changes that are safe; any other change is refused by name."""
+    """The config of a run to resume, with safe changes; other changes are refused, and the error names them."""
     run, values = open_run(path)
     found = values.pop("kind")
     if found != kind:
-        hint = "resume it by the command that started it"
+        hint = "resume it with the command that started it"
         if found in UNTRAINED:
             hint = f"dcmt {found} has nothing to resume: run it again"
         raise UserError(f"{path} is a run of kind {shown(found)}, not {kind}; {hint}")
     before = config_from_values(kind_of_config, values, where=str(run.config))
     after = read_config(kind_of_config, changes, program=program, defaults=before)
     changed = [name for name in option_names(kind_of_config) if attrgetter(name)(before) != attrgetter(name)(after)]
-    # The run has a copy of its own, so the file that it was copied from is the same by another name.
+    # The run has its own copy of the grade set, so the original file is the same grade set with another path.
     if "data.grade_set" in changed and load_grade_set(before.data.grade_set) == load_grade_set(after.data.grade_set):
         changed.remove("data.grade_set")
     unsafe = [name for name in changed if name not in SAFE_ON_RESUME]
@@ -112,14 +114,14 @@ def _resumed(
     require_paths(run, after, "data.manifest", "data.split", "data.grade_set")
     if "fit.device" in changed:
         log.info(
-            f"note: the device changes from {before.fit.device} to {after.fit.device}: images, views and schedules go on "
-            "exactly, numbers only up to rounding"
+            f"note: the device changes from {before.fit.device} to {after.fit.device}: images, views and schedules continue "
+            "exactly, but losses and weights may differ by rounding"
         )
     return after, run
 
 
 def default_name(arguments: Sequence[str], *, fraction: float | None, seed: int) -> str:
-    """The run's name where none is given: those of the config files, the labeled fraction where there is one, and the seed.
+    """The default name of a run: the names of the config files, the labeled fraction if any, and the seed.
 
     >>> default_name(["--config", "configs/phantom.yaml", "--config", "rows/dcmt.yaml"], fraction=0.1, seed=2)
     'phantom-dcmt-f0.1-s2'

@@ -1,4 +1,4 @@
-"""The lock that keeps a second process out of a run folder."""
+"""The lock that excludes a second process from a run folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from knee.errors import UserError
 
 
 class RunLock:
-    """Keeps a second process out of a run folder while the first is alive; a dead process holds nothing.
+    """Excludes a second process from a run folder while the first is alive; a dead process holds no lock.
 
-    The lock is the system's, on a file, so no process number is written that another process could get later.
+    It is a file lock of the operating system, so no process number is stored, which another process could get later.
     """
 
     def __init__(self, run: Path) -> None:
@@ -24,7 +24,7 @@ class RunLock:
     def __enter__(self) -> None:
         try:
             import fcntl
-        except ImportError:  # no file locks on this system: nothing to hold
+        except ImportError:  # this system has no file locks
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a")
@@ -38,7 +38,7 @@ class RunLock:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):  # a file system without locks
                 raise
-        # Processes that load images are forked: they must not hold the lock on when this one is killed.
+        # Forked data-loading processes must not keep the lock when this process is killed.
         _held.add(self._file)
 
     def __exit__(self, *_: object) -> None:
@@ -51,7 +51,7 @@ _held: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    """In a forked process: close the files of the locks, which stay the parent's."""
+    """In a forked process: close the lock files; the parent process keeps the locks."""
     for file in list(_held):
         file.close()
     _held.clear()

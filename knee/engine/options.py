@@ -1,4 +1,4 @@
-"""From the command line and YAML to a config dataclass; mistakes become one sentence."""
+"""Read a config dataclass from the command line and YAML; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_config(
 ) -> Config:
     """A config of class ``kind`` from ``--config FILE`` and overrides such as ``--data.labeled_fraction 0.1``.
 
-    ``defaults`` (a config) takes the place of the class's own values. Its texts are not parsed again: they may come from the
-    run folder of a stranger.
+    ``defaults`` (a config) replaces the default values of the class. Its values are not parsed again, since they may come from
+    an untrusted run folder.
 
     Raises:
         UserError: an unknown option (near names offered), a value of the wrong type or out of range, an unreadable file.
@@ -52,8 +52,8 @@ def read_config(
 def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str) -> Config:
     """A config of class ``kind`` from plain values, as a run folder's config.yaml holds them. Raises UserError.
 
-    The values may be a stranger's, so no parser that imports classes or reads files by name sees them: each is checked
-    against the type of its field.
+    The values may be untrusted, so they are not given to a parser that could import classes or read files; each value is
+    checked against the type of its field.
     """
     try:
         config: Config = _built(kind(), values)
@@ -63,7 +63,7 @@ def config_from_values(kind: type[Config], values: dict[str, Any], *, where: str
 
 
 def _built(default: Any, values: Any, prefix: str = "", top: type[Any] | None = None) -> Any:
-    """A config with the values given, its sections likewise. Raises ValueError, or UserError as the class does."""
+    """A config with the given values, including its sections. Raises ValueError, or UserError from the class."""
     top = top or type(default)
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.removesuffix('.') or 'it'} is {shown(values)}, not options such as 'steps: 100'")
@@ -82,7 +82,7 @@ def _built(default: Any, values: Any, prefix: str = "", top: type[Any] | None = 
 
 
 def _fitting(hint: Any, value: Any) -> list[Any]:
-    """The value as a field of type ``hint`` holds it, in a list; an empty list where it is of another type."""
+    """The value converted for a field of type ``hint``, in a list; an empty list if it has another type."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind is Literal:
         return [value] if isinstance(value, str) and value in parts else []
@@ -93,7 +93,7 @@ def _fitting(hint: Any, value: Any) -> list[Any]:
         found = [_fitting(part, entry) for part, entry in zip(parts, value, strict=True)] if right else [[]]
         return [tuple(entry[0] for entry in found)] if all(found) else []
     if hint is float and (type(value) is int or (isinstance(value, str) and _NUMBER.fullmatch(value))):
-        return [float(value)]  # YAML 1.1 takes 1e-5 for a text
+        return [float(value)]  # YAML 1.1 reads 1e-5 as text
     return [value] if type(value) is hint else []
 
 
@@ -118,14 +118,14 @@ def make_parser(kind: type[Any], *, program: str) -> Any:
     parser.add_argument(
         "--config",
         action="config",
-        help="YAML file with options, more than once for a base and its changes; what comes later overrides",
+        help="YAML file with options; may be repeated, and later options override earlier ones",
     )
     parser.add_class_arguments(kind)
     return parser
 
 
 def _check_file(path: Path, kind: type[Any]) -> None:
-    """What a YAML file must be before its options are looked at: mappings of names."""
+    """Raises UserError or Faults unless the file is YAML with sections of named options."""
     import yaml
 
     try:
@@ -136,7 +136,7 @@ def _check_file(path: Path, kind: type[Any]) -> None:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"--config: {path} is not a YAML file of options: {' '.join(str(error).split())}") from error
     if duplicates:
-        raise Faults(duplicates, summary=f"--config: {path} says some things twice, and only the last would count:")
+        raise Faults(duplicates, summary=f"--config: {path} has duplicate entries; keep one of each:")
     hints = get_type_hints(kind)
     if not isinstance(values, dict):
         raise UserError(f"--config: {path} holds {values!r:.80}, not options such as 'fit:' with 'steps: 100' below it")
@@ -148,7 +148,7 @@ def _check_file(path: Path, kind: type[Any]) -> None:
 
 
 def _refuse_empty(path: Path, section: str, values: dict[str, Any], kind: type[Any]) -> None:
-    """Raises UserError for an option of a section without a value, where one is needed."""
+    """Raises UserError for an option without a value, if it needs one."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         if value is None and name in hints and type(None) not in get_args(hints[name]):
@@ -156,7 +156,7 @@ def _refuse_empty(path: Path, section: str, values: dict[str, Any], kind: type[A
 
 
 def _instantiate(parser: Any, found: Any) -> Any:
-    # Renamed in jsonargparse 4.49; the old name goes with version 5.
+    # Renamed in jsonargparse 4.49; version 5 removes the old name.
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
     return build(found)
 
@@ -191,26 +191,26 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether the arguments of a command that takes a config hold --help."""
+    """Whether the arguments of a command with a config include --help."""
     return bool({"--help", "-h"} & set(arguments))
 
 
 def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True, more: str = "") -> str:
-    """Every option of a training command; ``by_grades`` false where it takes no labeled fraction, ``more`` lines of its own."""
+    """The help text of a training command; ``by_grades`` false: without a labeled fraction; ``more``: additional lines."""
     fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
     return (
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
-        "besides these:\n"
+        "in addition:\n"
         f"{fraction}"
-        "  --skip-bad             short for --data.skip_bad true: go on without bad rows, listed in RUN/local/rejected.csv\n"
-        "  --resume RUN           go on with a run exactly where it was\n"
+        "  --skip-bad             short for --data.skip_bad true: leave out bad rows and list them in RUN/local/rejected.csv\n"
+        "  --resume RUN           continue a run exactly where it stopped\n"
         f"{more}"
         "\nResearch use only: not a medical device, not for diagnosis."
     )
 
 
 def _replaced(config: Any, changes: dict[str, Any]) -> Any:
-    """A config with some of its values changed, those of its sections in nested dictionaries.
+    """A config with some values changed; changes to sections are nested dictionaries.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Small:
@@ -229,7 +229,7 @@ def _replaced(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def _sentence(message: str, kind: type[Any]) -> str:
-    """jsonargparse's message as one sentence, with the nearest option names where one is unknown."""
+    """jsonargparse's message as one sentence, with similar option names if an option is unknown."""
     flat = " ".join(message.split())
     unknown = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", flat)
     if unknown:
@@ -245,7 +245,7 @@ def _sentence(message: str, kind: type[Any]) -> str:
         plain = re.sub(r"<class .(\w+).>", r"\1", expected)
         plain = re.sub(r"Literal\[(.*?)\]", lambda names: "one of " + names[1].replace("'", ""), plain)
         return f"option {wrong[1]}: " + plain.replace(
-            "expected tuple.", "expected numbers in brackets, [0.5,99.5] say."
+            "expected tuple.", "expected numbers in brackets, such as [0.5,99.5]."
         )
     return flat
 

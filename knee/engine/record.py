@@ -1,4 +1,4 @@
-"""What a run records of its origin: data and split by hash, grades, and the versions that numbers depend on."""
+"""The provenance of a run: hashes of data and split, grades, and versions of packages and code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "
 
 
 def record_data(run: RunFolder, data: KneeData) -> None:
-    """Keep what the run is about: its grades, and in ``local/`` the split and the key from case names to files."""
+    """Store the grade set, and in ``local/`` the split and the key from case names to files."""
     with moved_into_place(run.grade_set) as scratch:
         scratch.write_text(grade_set_yaml(data.grade_set), encoding="utf-8")
     if data.cache.template is not None:
@@ -35,7 +35,7 @@ def record_data(run: RunFolder, data: KneeData) -> None:
 
 
 def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
-    """What every checkpoint says of its origin."""
+    """The provenance that is stored in every checkpoint."""
     return {
         "versions": versions(),
         "manifest_sha256": file_hash(data.manifest.path),
@@ -49,13 +49,13 @@ def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the packages that numbers depend on, and the code (commit, or a hash of the sources)."""
+    """Versions of Python, of packages that affect results, and of the code (commit, or a hash of the sources)."""
     found = {name: _version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), "dcmt": code_version(), **found}
 
 
 def code_version() -> str:
-    """The commit of the sources where they are a git checkout (``+`` marks changes), else a hash of the files."""
+    """The commit if the sources are a git checkout (``+`` marks changes), else a hash of the files."""
     root = Path(__file__).parents[2]
     try:
         commit = subprocess.run(

@@ -1,6 +1,6 @@
-"""The run folder: what a run leaves behind, how it is made, and how it is opened again.
+"""The run folder: its files, how it is made, and how it is opened.
 
-Everything outside ``local/`` names cases by salted hashes and can be shown to others.
+Files outside ``local/`` name cases by salted hashes and can be shared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from knee.io.unique_yaml import read_unique
 log = logging.getLogger(__name__)
 PRIVATE = "(in local/paths.yaml)"
 UNTRAINED = ("zeroshot", "probe")
-"""Kinds of run that no loop trains."""
+"""Kinds of run without training."""
 _PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
 _MOST_YAML_BYTES = 1 << 18
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved configuration, its paths left out."""
+        """The resolved configuration without its paths."""
         return self.path / "config.yaml"
 
     @property
@@ -56,12 +56,12 @@ class RunFolder:
 
     @property
     def local(self) -> Path:
-        """What names images and patients; not to be shared."""
+        """Files that name images and patients; must not be shared."""
         return self.path / "local"
 
     @property
     def verdicts(self) -> Path:
-        """The readers' verdicts: their names and comments stay with the data."""
+        """The readers' verdicts, with their names and comments; must not be shared."""
         return self.local / "verdicts.csv"
 
     @property
@@ -76,16 +76,16 @@ class RunFolder:
 
     @property
     def grade_set(self) -> Path:
-        """The grades it was trained on, as they were then."""
+        """A copy of the grade set at the time of training."""
         return self.path / "grade_set.yaml"
 
     @property
     def template_path(self) -> Path:
-        """The mean knee of all images, by which negatives are told; a thumbnail of an average, nobody's image."""
+        """The mean knee of all images, used to detect negatives; a thumbnail that shows no single patient."""
         return self.path / "template.npy"
 
     def template(self) -> NDArray[np.float32] | None:
-        """The mean knee; None where negatives are not looked for. Raises UserError where the file holds anything else."""
+        """The mean knee; None if negatives are not detected. Raises UserError if the file is not valid."""
         if not self.template_path.exists():
             return None
         try:
@@ -94,7 +94,7 @@ class RunFolder:
                 raise ValueError(f"it is not {SIDE} × {SIDE} finite numbers")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.template_path} is not the mean of the training images ({error}); put the run's own file back"
+                f"{self.template_path} is not the mean of the training images ({error}); restore the run's own file"
             ) from error
         return template
 
@@ -108,9 +108,9 @@ class RunFolder:
 
 
 def create_run(path: Path, config: Any, *, kind: str) -> RunFolder:
-    """Make a new run folder and write the resolved config; where ``path`` is taken, PATH-2, PATH-3 and so on.
+    """Make a new run folder and write the resolved config; if ``path`` exists, it becomes PATH-2, PATH-3 and so on.
 
-    A run is never replaced. An empty folder is free. Raises UserError where no folder can be made.
+    Runs are never overwritten, but an empty folder is used. Raises UserError if no folder can be made.
     """
     number = 1
     while not _claimed(taken := path if number == 1 else path.with_name(f"{path.name}-{number}")):
@@ -125,7 +125,7 @@ def create_run(path: Path, config: Any, *, kind: str) -> RunFolder:
 
 
 def _claimed(path: Path) -> bool:
-    """Whether the folder is now ours: made here, or empty. Of two processes only one makes it."""
+    """Whether the folder was made here, or is empty. Only one of two concurrent processes can make it."""
     try:
         path.mkdir(parents=True)
     except FileExistsError:
@@ -135,7 +135,7 @@ def _claimed(path: Path) -> bool:
 
 @contextmanager
 def removed_unless_begun(run: RunFolder, *, new: bool = True) -> Iterator[None]:
-    """Around the training of a new run: one that ends before its first step (a missing manifest, say) leaves no folder."""
+    """Around the training of a new run: remove the folder if it fails before its first step, as for a missing manifest."""
     try:
         yield
     except BaseException:
@@ -145,7 +145,7 @@ def removed_unless_begun(run: RunFolder, *, new: bool = True) -> Iterator[None]:
 
 
 def keep_config(run: RunFolder, config: Any) -> None:
-    """Write the config of a run that goes on with changes, so that the next resuming goes on with them, too.
+    """Store the changed config of a resumed run, so that resuming it again uses the same changes.
 
     The caller holds the run's lock. Without changes nothing is written.
     """
@@ -155,7 +155,7 @@ def keep_config(run: RunFolder, config: Any) -> None:
 
 
 def _config_values(config: Any, *, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What ``config.yaml`` and ``local/paths.yaml`` hold."""
+    """The contents of ``config.yaml`` and ``local/paths.yaml``."""
     public, private = split_private(_plain(dataclasses.asdict(config)))
     return {"kind": kind, **public}, private
 
@@ -168,26 +168,26 @@ def _write_config(run: RunFolder, config: Any, *, kind: str) -> None:
 
 
 def is_trained(kind: str) -> bool:
-    """Whether a grader's run of this kind learned from the training images: all but the zero-shot one."""
+    """Whether a grader's run of this kind used the training images, as all kinds except zero-shot do."""
     return kind != "zeroshot"
 
 
 def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
     """An existing run folder and its config as plain values, with its ``kind``. Raises UserError.
 
-    The folder may be a stranger's: links in it are refused, and so are values that no config holds (``check_plain``).
-    A grade set of the user's own is read from the run's copy: its file may have moved or changed since.
+    The folder may be untrusted, so links in it and values that no config holds (``check_plain``) are refused. A custom grade
+    set is read from the run's copy, since its original file may have been moved or changed.
     """
     run = RunFolder(Path(path))
     if not run.config.is_file():
         raise UserError(
-            f"{path} is not a run folder: it has no config.yaml; runs are in runs/ unless --runs said otherwise"
+            f"{path} is not a run folder: it has no config.yaml; runs are in runs/ or in the folder given by --runs"
         )
     refuse_links(run.path)
     for file in (run.config, run.private, run.grade_set):
         if file.is_file() and file.stat().st_size > _MOST_YAML_BYTES:
             raise UserError(
-                f"{file} has {file.stat().st_size:,} bytes, more than any run's; put the run's own file back"
+                f"{file} has {file.stat().st_size:,} bytes, too many for such a file; restore the run's own file"
             )
     values = _read_plain(run.config)
     if not isinstance(values.get("kind"), str):
@@ -209,9 +209,9 @@ def open_run(path: str | Path) -> tuple[RunFolder, dict[str, Any]]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises UserError where a folder holds a link, or anything else that is neither a file nor a folder.
+    """Raises UserError if a folder contains a link, or anything else that is neither a file nor a folder.
 
-    Reading, writing and removing would follow a link out of the folder. The folder itself may be one.
+    Reading, writing and removing could follow a link out of the folder. The folder itself may be a link.
     """
     waiting = [str(folder)]
     while waiting:
@@ -220,7 +220,7 @@ def refuse_links(folder: Path) -> None:
                 if entry.is_symlink():
                     copied = typed(folder.with_name(f"{folder.name}-copy"))
                     raise UserError(
-                        f"{entry.path!r} is a link, which is not followed out of a run folder; if the run is yours, put "
+                        f"{entry.path!r} is a link, which is not followed out of a run folder; if you trust the run, put "
                         f"the file itself there, or copy the run: cp -rL {typed(folder)} {copied}"
                     )
                 if entry.is_dir(follow_symlinks=False):
@@ -230,9 +230,9 @@ def refuse_links(folder: Path) -> None:
 
 
 def require_paths(run: RunFolder, config: Any, *names: str) -> None:
-    """Raises UserError where a path of a run's config, by dotted name, leads nowhere; it names the file to mend it in.
+    """Raises UserError if a path of a run's config, by dotted name, does not exist; the error names the file to fix.
 
-    Paths are kept as they were typed, so a relative one leads nowhere from another folder.
+    Paths are stored as they were typed, so a relative path is only valid in the folder where the run was started.
     """
     for name in names:
         value = attrgetter(name)(config)
@@ -240,20 +240,20 @@ def require_paths(run: RunFolder, config: Any, *names: str) -> None:
             continue
         if not os.path.lexists(value):
             raise UserError(
-                f"{name} of {run.path} is {value}, which is not there (seen from {Path.cwd()}); go to the folder that the run "
-                f"was started in, or write where it is now into {run.private}, as {name}: PATH"
+                f"{name} of {run.path} is {value}, which does not exist (seen from {Path.cwd()}); change to the folder in "
+                f"which the run was started, or write the current path into {run.private}, as {name}: PATH"
             )
-        if not os.path.isfile(value):  # noqa: PTH113  a pipe or a device never ends; a folder that is closed is no error
+        if not os.path.isfile(value):  # noqa: PTH113  Reading a pipe or device would never end; a closed folder must not raise
             raise UserError(
-                f"{name} of {run.path} is {value}, which is not a file that can be read; write where the file is into "
+                f"{name} of {run.path} is {value}, which is not a readable file; write the path of the file into "
                 f"{run.private}, as {name}: PATH"
             )
 
 
 def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:
-    """A config's plain values with its paths left out, and those paths by dotted name.
+    """A config's plain values without its paths, and those paths by dotted name.
 
-    Folders are named after people and projects, so paths stay in ``local/``; names of a model hub are no paths.
+    Folder names may contain names of people and projects, so paths stay in ``local/``; names of a model hub are not paths.
 
     >>> split_private({"data": {"manifest": "/home/jo/knees.csv", "image_size": 96}})
     ({'data': {'manifest': '(in local/paths.yaml)', 'image_size': 96}}, {'data.manifest': '/home/jo/knees.csv'})
@@ -288,12 +288,12 @@ def _write_yaml(path: Path, values: dict[str, Any]) -> None:
 
 
 def _read_plain(path: Path) -> dict[str, Any]:
-    """A YAML file of the run folder, its values of usual types and sizes. Raises UserError."""
+    """The values of a YAML file of the run folder, checked for types and sizes. Raises UserError."""
     values = _read_yaml(path)
     try:
         check_plain(values, finite=False)
     except ValueError as error:
-        raise UserError(f"{path} is not what a run writes: {error}; put the run's own file back") from error
+        raise UserError(f"{path} is not valid: {error}; restore the run's own file") from error
     return values
 
 
@@ -310,7 +310,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def other_split(state: Mapping[str, Any], split: Path) -> bool:
-    """Whether a checkpoint's state is of another split than the file; what it was trained on may be in test there."""
+    """Whether a checkpoint was trained with another split than the file, whose test images it may have been trained on."""
     trained_with = state.get("split_sha256")
     return trained_with is not None and trained_with != file_hash(split)
 

@@ -1,4 +1,4 @@
-"""Where a run is: progress, optimiser, scaler and random state, saved in every checkpoint and restored bit for bit."""
+"""The state of a run: progress, optimizer, scaler and random state, saved in every checkpoint and restored exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KERNELS = ("fused", "foreach")
 
 @dataclass
 class Progress:
-    """Where a run is; saved with every checkpoint."""
+    """The progress of a run, saved with every checkpoint."""
 
     step: int = 0
     best_value: float | None = None
@@ -37,7 +37,7 @@ class Progress:
     seconds: float = 0.0
 
     def note(self, value: float) -> bool:
-        """Record a validation's value; returns whether it is the best so far. NaN: there was nothing to validate on."""
+        """Record a validation's value; returns whether it is the best so far. NaN: there were no validation images."""
         if math.isnan(value):
             return False
         if self.best_value is None or value > self.best_value:
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LoopState:
-    """The parts of a run that change with every step, besides the networks."""
+    """The parts of a run, apart from the networks, that change with every step."""
 
     optimizer: torch.optim.Optimizer
     scaler: Any
@@ -67,7 +67,7 @@ class LoopState:
         return {"optimizer": tensors, "random": random}, plain
 
     def restore(self, checkpoint: Checkpoint) -> Progress:
-        """Bring optimiser, scaler and random state back, in place. Raises UserError if they do not fit this run."""
+        """Restore optimizer, scaler and random state, in place. Raises UserError if they do not fit this run."""
         try:
             restore_optimizer(self.optimizer, checkpoint.tensors("optimizer"), checkpoint.state["optimizer_groups"])
             self.scaler.load_state_dict(_checked_scaler(checkpoint.state["scaler"]))
@@ -92,7 +92,7 @@ def _checked_scaler(values: Any) -> dict[str, float]:
 
 
 def _checked_progress(values: Any, step: int) -> Progress:
-    """Raises ValueError or TypeError where a checkpoint's progress is not one."""
+    """The progress stored in a checkpoint; raises ValueError or TypeError if it is not valid."""
     progress = Progress(**values)
     for name, value in vars(progress).items():
         if name == "best_value":
@@ -115,8 +115,8 @@ def refuse_changed_data(checkpoint: Checkpoint, state: Mapping[str, Any]) -> Non
     ]
     if changed:
         raise UserError(
-            f"{checkpoint.folder} was trained on other data: {' and '.join(changed)} changed since; put them back, or "
-            "start a new run under another --name"
+            f"{checkpoint.folder} was trained on other data: {' and '.join(changed)} changed since; restore them, or "
+            "start a new run with another --name"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run records while it trains: means of the losses, in ``metrics.csv`` (the durable record) and TensorBoard."""
+"""Recording of a training run: mean losses and metrics, in ``metrics.csv`` (the durable record) and TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ METRICS_COLUMNS = ("step", "name", "value")
 
 
 class Tracker:
-    """Appends scalars to ``metrics.csv`` (columns step, name, value) and, if wanted, to TensorBoard.
+    """Appends scalars to ``metrics.csv`` (columns step, name, value) and optionally to TensorBoard.
 
-    ``first_step`` is the step the run starts or resumes from: rows of later steps, left by a run that was killed after its
-    last checkpoint, are dropped by ``open``, so that no step is recorded twice. Before it nothing is touched.
+    ``first_step`` is the step at which the run starts or resumes. Rows of later steps, from a run that was killed after its
+    last checkpoint, are removed by ``open``, so that no step is recorded twice. Nothing is changed before ``open``.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = True, first_step: int = 0) -> None:
         self.path = folder / "metrics.csv"
         self.shows = tensorboard
-        """Whether pictures are shown anywhere."""
+        """Whether images are recorded."""
         self._first_step = first_step
         self._earlier = read_metrics(self.path) if self.path.exists() else []
         self._file: Any = None
         self._board: Any = None
 
     def open(self) -> None:
-        """Get ready to record."""
+        """Open the files for recording."""
         self._drop_after(self._first_step)
         self._file = self.path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
@@ -49,13 +49,13 @@ class Tracker:
             from torch.utils.tensorboard import SummaryWriter
 
             board = self.path.parent / "tensorboard"
-            # TensorBoard then hides what a killed run showed of the steps to come.
+            # TensorBoard then hides later steps of a killed run.
             purge_step = self._first_step + 1 if board.exists() else None
             with _nameless_machine():
                 self._board = SummaryWriter(str(board), purge_step=purge_step, flush_secs=30)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Record ``values`` at optimiser step ``step``; a value that is not finite is recorded as such in the table."""
+        """Record ``values`` at optimizer step ``step``; a value that is not finite is recorded as such in the table."""
         for name, value in values.items():
             self._rows.writerow([step, name, format(float(value), ".9g")])
             if self._board is not None and math.isfinite(value):
@@ -68,7 +68,7 @@ class Tracker:
             self._board.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Bring everything to disk: no checkpoint may know of a row that a power cut can take away."""
+        """Sync all rows to disk, so that a power failure after a checkpoint cannot lose rows from before it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._board is not None:
@@ -92,7 +92,7 @@ class Tracker:
 
 @contextmanager
 def _nameless_machine() -> Iterator[None]:
-    """Keep the machine's name out of the names of TensorBoard's files that are made in here: a run may be shown to others."""
+    """Keep the machine's name out of TensorBoard's file names, since a run may be shared."""
     before = socket.gethostname
     socket.gethostname = lambda: "run"
     try:
@@ -102,9 +102,9 @@ def _nameless_machine() -> Iterator[None]:
 
 
 def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """The rows (step, name, value) of a ``metrics.csv``; a last line cut short by a kill is left out.
+    """The rows (step, name, value) of a ``metrics.csv``; an incomplete last line of a killed run is left out.
 
-    Raises UserError for any other line that is no such row: written anew, the table would lack it.
+    Raises UserError for any other invalid line, since it would be lost when the table is rewritten.
     """
     lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
     found: list[tuple[int, str, float]] = []
@@ -118,16 +118,16 @@ def read_metrics(path: Path) -> list[tuple[int, str, float]]:
             if number == len(lines) or not text:
                 continue
             raise UserError(
-                f"{path} line {number}: {text!r:.80} is not step,name,value, so the table was changed; restore it, or move it "
-                "away and go on without what it holds"
+                f"{path} line {number}: {text!r:.80} is not step,name,value, so the table was edited; restore it, or move it "
+                "away and continue without its rows"
             ) from error
         if not line.endswith(b"\n"):
-            found.pop()  # the number may be cut, too
+            found.pop()  # the number itself may be incomplete
     return found
 
 
 class Window:
-    """Losses and monitors since the last log row; means are taken once, so that no step waits for the device."""
+    """Losses and monitors since the last log row; means are computed only then, so that steps need not wait for the device."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}
@@ -142,14 +142,14 @@ class Window:
         return len(self.values.get("loss/total", ()))
 
     def add(self, losses: StepLosses) -> None:
-        """Note a batch of the step under way."""
+        """Add a batch of the current step."""
         named = {"loss/total": losses.total, **{f"loss/{name}": value for name, value in losses.terms.items()}}
         named |= {name if "/" in name else f"attention_map/{name}": value for name, value in losses.monitors.items()}
         self._step.append({name: value.detach() for name, value in named.items()})
         self._without_gradient |= {name for name, value in losses.terms.items() if not value.requires_grad}
 
     def terms_under_way(self) -> list[dict[str, Tensor]]:
-        """The named terms of each batch of the step under way."""
+        """The named terms of each batch of the current step."""
         return [
             {
                 name.removeprefix("loss/"): value
@@ -160,40 +160,40 @@ class Window:
         ]
 
     def keep(self) -> None:
-        """The step under way was taken."""
+        """Keep the batches of the current step, which was taken."""
         for named in self._step:
             for name, value in named.items():
                 self.values.setdefault(name, []).append(value)
         self._step = []
 
     def drop(self) -> None:
-        """The step under way was skipped: none of its batches counts."""
+        """Discard the batches of the current step, which was skipped."""
         self._step = []
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is noted, by name, so that a resumed run logs the same means."""
+        """All values by name, for a checkpoint, so that a resumed run logs the same means."""
         return {name: _stacked(values) for name, values in self.values.items()}
 
     def load(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        """Take up what `tensors` gave; on ``device``, where the values to come will be. Raises UserError for anything else."""
+        """Restore the values of `tensors` on ``device``, where later values will be. Raises UserError for anything else."""
         for name, values in tensors.items():
             if values.ndim != 1 or not values.is_floating_point():
                 raise UserError(
-                    f"window.safetensors of the checkpoint holds {name!r:.80}, which is not a row of losses; go on from "
-                    "another checkpoint, or start anew under another --name"
+                    f"window.safetensors of the checkpoint holds {name!r:.80}, which is not a row of losses; restore "
+                    "another checkpoint, or start a new run with another --name"
                 )
         self.values = {name: list(values.to(device).unbind()) for name, values in tensors.items()}
 
     def means(self) -> dict[str, float]:
-        """The mean of each, in order of their names."""
+        """The mean of each value, ordered by name."""
         return {name: _stacked(self.values[name]).mean().item() for name in sorted(self.values)}
 
     def terms(self) -> set[str]:
-        """The named terms of the losses that are noted."""
+        """The names of the loss terms in the window."""
         return {name.removeprefix("loss/") for name in self.values if name.startswith("loss/")} - {"total"}
 
     def idle_terms(self) -> set[str]:
-        """Terms that were exactly 0 in every batch of the window, or came without a gradient."""
+        """Terms that were exactly 0 in every batch of the window, or had no gradient."""
         zero = {
             name for name in self.terms() if self.count >= 2 and not any(v.item() for v in self.values[f"loss/{name}"])
         }

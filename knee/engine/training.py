@@ -1,4 +1,4 @@
-"""A training run, whatever its task: device and precision settled, the loop started or resumed in a run folder."""
+"""A training run of any task: choose device and precision, then start or resume the loop in a run folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class RunConfig(Protocol):
-    """What the configs of graders and segmenters have in common."""
+    """The common part of the configs of graders and segmenters."""
 
     @property
     def name(self) -> str: ...
@@ -52,20 +52,20 @@ class RunConfig(Protocol):
 
 
 def start(config: FitConfig) -> torch.device:
-    """Set seeds and threads, in this one place; returns the device."""
-    flush_denormals()  # before threads are started: they inherit it
+    """Set seeds and threads (only here), and return the device."""
+    flush_denormals()  # before threads are started, so that they inherit it
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch before 2.11 asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch before 2.11
     torch.use_deterministic_algorithms(config.deterministic)
     return choose_device(config.device)
 
 
 def count_steps(config: FitConfig, batches_per_epoch: int) -> int:
-    """Optimiser steps of a run: ``epochs`` passes where given, else ``steps``.
+    """Optimizer steps of a run: ``epochs`` passes if given, else ``steps``.
 
     >>> count_steps(FitConfig(steps=100), 50), count_steps(FitConfig(epochs=3, accumulation=2), 50)
     (100, 75)
@@ -91,7 +91,7 @@ def fit(
     """Train a task in a run folder that the caller has locked, from the start or from a checkpoint.
 
     ``validation`` is called with ``precision`` and ``tracker`` once they are known. ``command`` resumes the run and
-    ``next_command`` usually follows; ``{run}`` stands for the run folder. ``state`` goes into every checkpoint.
+    ``next_command`` is the usual next one; ``{run}`` is replaced by the run folder. ``state`` is stored in every checkpoint.
     """
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
         place(task, device, channels_last=config.fit.channels_last)
@@ -123,12 +123,12 @@ def fit(
 
 
 def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig) -> None:
-    """Restore the loop and report what resuming means; a changed config is kept only once nothing can refuse it."""
+    """Restore the loop and report the effect of resuming; a changed config is stored only after all checks have passed."""
     loop.restore(checkpoint)
     step, steps = checkpoint.step, loop.steps
     if step >= steps:
         longer = "--fit.epochs above the config's" if config.fit.epochs else f"--fit.steps above {step}"
-        log.info(f"{run.path} is done: step {step} of {steps}; go on with {longer}")
+        log.info(f"{run.path} is complete: step {step} of {steps}; to train longer, add {longer}")
         return
     log.info(f"resuming {run.path} at step {step} of {steps}")
     values = open_run(run.path)[1]
@@ -142,22 +142,23 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
             for length in (before, steps)
         ]
         log.info(
-            f"note: the run was to have {before} steps and now has {steps}. Learning rate, ramp and the teacher's default "
-            f"decay follow the length: here, at step {step}, the rate goes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
-            f"For the numbers of a run of {steps} steps, train one from the start"
+            f"note: the run was planned with {before} steps and now has {steps}. Learning rate, ramp-up and the teacher's "
+            f"default decay depend on the length: at step {step}, "
+            f"the rate changes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
+            f"To get the results of a run of {steps} steps, train a new one"
         )
     keep_config(run, config)
 
 
 def place(task: Task, device: torch.device, *, channels_last: bool) -> None:
-    """Move a task's networks to the device and into the wanted memory layout, in place."""
+    """Move a task's networks to the device and the memory layout, in place."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for network in task.networks.values():
         network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def settle_precision(config: FitConfig, task: Task, batches: Batches, device: torch.device) -> str:
-    """Resolve precision "auto" by timing a step of each kind; weights, statistics and random state stay as they were."""
+    """Resolve precision "auto" by timing a step of each; weights, statistics and random state are not changed."""
     if config.precision != "auto" or device.type != "cpu":
         return choose_precision(config.precision, device, lambda _: None)
     batch = next(batches.from_batch(0))
@@ -179,23 +180,23 @@ def settle_precision(config: FitConfig, task: Task, batches: Batches, device: to
 
 
 def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
-    """The newest whole checkpoint; warns of damaged newer ones. None where there is none yet."""
+    """The newest valid checkpoint, with a warning for damaged newer ones; None if there is none yet."""
     checkpoint, damaged = run.checkpoints.latest()
-    for fault in damaged:
-        log.warning(f"warning: {fault}; going back to the checkpoint before it")
+    for error in damaged:
+        log.warning(f"warning: {error}; using the checkpoint before it")
     if checkpoint is None:
         metrics = run.path / "metrics.csv"
         if metrics.exists() and read_metrics(metrics) and not run.checkpoints.none_yet:
             raise UserError(
-                f"{run.path} has no checkpoint any more, though {metrics} holds steps of it; put its folder checkpoints "
-                "back, or start a new run without --resume"
+                f"{run.path} has no checkpoints, although {metrics} records steps; restore its folder checkpoints, "
+                "or start a new run without --resume"
             )
         log.info("no checkpoint yet: starting from step 0")
     return checkpoint
 
 
 def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: bool) -> contextlib.closing[Tracker]:
-    """The tracker of a run that starts, or goes on from ``checkpoint``; a context that closes it, also after an error."""
+    """The tracker of a run that starts or resumes from ``checkpoint``; a context that closes it, also after an error."""
     return contextlib.closing(
         Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
     )

@@ -1,1 +1,1 @@
-"""What networks predict, and how well: predictions, reports with intervals, figures, overlays."""
+"""Evaluation of graders: predictions, reports with confidence intervals, figures, overlays."""

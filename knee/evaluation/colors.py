@@ -1,4 +1,4 @@
-"""The colors of attention, the same in every picture, in the review page and in DICOM: fixed scales, never stretched."""
+"""The colors of attention: the same fixed scales in all pictures, on the review page and in DICOM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 OPACITY = 0.65
 """Opacity of the overlay at x = 1."""
 STUDENT = (232, 163, 61)
-"""RGB: amber; with the teacher's blue it stays apart for every common color vision."""
+"""RGB: amber, which people with any common color vision can distinguish from the teacher's blue."""
 TEACHER = (76, 155, 232)
 
 
@@ -20,7 +20,7 @@ TEACHER = (76, 155, 232)
 def heat_colors() -> NDArray[np.uint8]:
     """(256, 3) RGB for x from 0 to 1: the middle of inferno, lightness rising evenly.
 
-    Without the dark end, which dark tissue would hide, and the pale one, which looks like bright tissue.
+    The dark end is left out because it would not be visible on dark tissue, the pale end because it looks like bright tissue.
     """
     from matplotlib import colormaps
 
@@ -36,7 +36,7 @@ def difference_colors() -> NDArray[np.uint8]:
 
 
 def heat_cover(x: NDArray[Any]) -> NDArray[np.float32]:
-    """How much of the opacity applies at each x in [0, 1]: a little steeper than x, so that faint attention is no haze.
+    """The share of the opacity at each x in [0, 1]: slightly steeper than x, so that weak attention does not blur the image.
 
     >>> heat_cover(np.array([0.0, 1.0])).tolist()
     [0.0, 1.0]
@@ -55,6 +55,6 @@ def paint(image: NDArray[np.uint8], x: NDArray[Any], *, opacity: float = OPACITY
 
 @cache
 def _tables(opacity: float) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """By x · 255: the color times its opacity (256, 1, 3), and the share of 256 that the grey keeps (256,)."""
+    """By x · 255: the color times its opacity (256, 1, 3), and the weight of the gray value in 1/256 (256,)."""
     share = opacity * heat_cover(np.linspace(0, 1, 256))
     return (heat_colors() * share[:, None]).astype(np.uint8)[:, None], np.round(256 * (1 - share)).astype(np.uint16)

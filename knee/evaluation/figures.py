@@ -1,4 +1,4 @@
-"""Figures of an evaluation: confusion matrix, reliability, ROC. Readable at 700 px and without colour vision.
+"""Figures of an evaluation: confusion matrix, reliability, ROC. Readable at 700 px and with any color vision.
 
 Each returns a matplotlib ``Figure`` made without pyplot: no global state, no window, safe in any thread.
 """
@@ -21,15 +21,15 @@ from sklearn.metrics import auc, roc_curve
 
 from knee.metrics import checked, expected_calibration_error, reliability
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, which people without full colour vision tell apart."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colors, which people with color vision deficiency can distinguish."""
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)), (0, (9, 3)), "-")
 _DPI = 100
-mpl.rcParams["text.parse_math"] = False  # names are names, with dollar signs, too
+mpl.rcParams["text.parse_math"] = False  # a dollar sign in a name is not math
 
 
 def confusion_figure(confusions: Mapping[str, ArrayLike], names: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, one a run or network: counts, and colour by the share of the row (the recall).
+    """Confusion matrices side by side, one for each run or network: counts, colored by their share of the row (recall).
 
     Each (K, K) of counts with the reader's grades in rows, under its title; ``names`` (K) of the grades. A row without
     cases stays empty. ValueError for other shapes.
@@ -50,38 +50,38 @@ def confusion_figure(confusions: Mapping[str, ArrayLike], names: Sequence[str]) 
 
 
 def reliability_figure(probabilities: Mapping[str, ArrayLike], grades: ArrayLike, *, bins: int = 15) -> Figure:
-    """Accuracy against confidence for one or more networks on the same cases, and below how many cases each bin holds.
+    """Reliability diagram: accuracy against confidence of networks on the same cases, above a histogram of the confidence.
 
-    Probabilities (N, K) under each network's name, grades (N,). On the diagonal confidence is what it says; below it a
-    network is too sure. Markers are larger where a bin holds more cases; bars are Wilson's 95 % intervals.
+    Probabilities (N, K) under each network's name, grades (N,). On the diagonal a network is calibrated, below it
+    overconfident. Larger markers mean more cases in the bin; bars are Wilson's 95 % intervals.
     """
     figure, (above, below) = _figure(2, 1, width=6.6, height=6.6, height_ratios=(3, 1), sharex=True)
-    above.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":", label="confidence is accuracy")
+    above.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":", label="calibrated")
     edges = np.linspace(0, 1, bins + 1)
     for number, (name, values) in enumerate(probabilities.items()):
         found = reliability(values, grades, bins=bins)
         error = expected_calibration_error(values, grades, bins=bins)
-        colour, dashes, known = COLOURS[number], _DASHES[number], found.cases > 0
+        color, dashes, known = COLORS[number], _DASHES[number], found.cases > 0
         x, y, cases = found.confidence[known], found.accuracy[known], found.cases[known]
-        above.errorbar(x, y, yerr=_wilson(y, cases), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.6)
-        above.plot(x, y, color=colour, linestyle=dashes, linewidth=1.2, label=f"{name} (ECE {error:.3f})")
-        above.scatter(x, y, s=16 + 200 * cases / cases.max(), color=colour, alpha=0.7, linewidths=0)
-        below.stairs(found.cases, edges, color=colour, linestyle=dashes, linewidth=1.6)
+        above.errorbar(x, y, yerr=_wilson(y, cases), fmt="none", ecolor=color, elinewidth=1.2, alpha=0.6)
+        above.plot(x, y, color=color, linestyle=dashes, linewidth=1.2, label=f"{name} (ECE {error:.3f})")
+        above.scatter(x, y, s=16 + 200 * cases / cases.max(), color=color, alpha=0.7, linewidths=0)
+        below.stairs(found.cases, edges, color=color, linestyle=dashes, linewidth=1.6)
         if len(probabilities) == 1:
-            below.stairs(found.cases, edges, fill=True, color=colour, alpha=0.25)
-    above.text(0.97, 0.04, "too sure", ha="right", fontsize=11, color="0.35")
-    above.text(0.03, 0.62, "not sure enough", fontsize=11, color="0.35")
+            below.stairs(found.cases, edges, fill=True, color=color, alpha=0.25)
+    above.text(0.97, 0.04, "overconfident", ha="right", fontsize=11, color="0.35")
+    above.text(0.03, 0.62, "underconfident", fontsize=11, color="0.35")
     above.set(ylabel="Accuracy in the bin", ylim=(-0.03, 1.03), xlim=(0, 1))
     above.legend(loc="upper left", frameon=False)
-    below.set(ylabel="Cases", xlabel="Confidence: probability of the grade given")
+    below.set(ylabel="Cases", xlabel="Confidence: probability of the predicted grade")
     return figure
 
 
 def roc_figure(probabilities: ArrayLike, grades: ArrayLike, names: Sequence[str]) -> Figure:
-    """ROC curves of each grade against all others, with the area of each in the legend.
+    """ROC curves of each grade against all others, with the areas under the curves in the legend.
 
-    Probabilities (N, K), grades (N,), ``names`` (K). A grade that no case has, or every case, has no curve and is
-    listed so.
+    Probabilities (N, K), grades (N,), ``names`` (K). A grade that no case has, or every case, has no curve and is listed
+    as undefined.
     """
     values, known = checked(probabilities, grades)
     if values.shape[1] != len(names):
@@ -90,7 +90,7 @@ def roc_figure(probabilities: ArrayLike, grades: ArrayLike, names: Sequence[str]
     axis.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":")
     for grade, name in enumerate(names):
         positive = known == grade
-        style = {"color": COLOURS[grade % len(COLOURS)], "linestyle": _DASHES[grade % len(_DASHES)], "linewidth": 2}
+        style = {"color": COLORS[grade % len(COLORS)], "linestyle": _DASHES[grade % len(_DASHES)], "linewidth": 2}
         if positive.all() or not positive.any():
             axis.plot([], [], label=f"{grade} {name}: undefined, {positive.sum()} of {len(known)} cases", **style)
             continue
@@ -144,14 +144,14 @@ def _draw_confusion(axis: Axes, matrix: NDArray[Any], names: Sequence[str]) -> A
     size = 13 if len(names) <= 3 else 11
     for (row, column), count in np.ndenumerate(matrix):
         text = f"{count:,}\n{share[row, column]:.0%}" if count else "0" if support[row, 0] else "–"
-        colour = "white" if share[row, column] > 0.55 else "black" if count else "0.5"
-        axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=size, linespacing=1.25)
+        color = "white" if share[row, column] > 0.55 else "black" if count else "0.5"
+        axis.text(column, row, text, ha="center", va="center", color=color, fontsize=size, linespacing=1.25)
     for grade in range(len(names)):
         axis.add_patch(Rectangle((grade - 0.5, grade - 0.5), 1, 1, fill=False, edgecolor="black", clip_on=False))
     labels = [f"{grade} {name}" for grade, name in enumerate(names)]
     axis.set_xticks(range(len(names)), labels=labels)
     axis.set_yticks(range(len(names)), labels=labels, rotation=90, va="center")
-    axis.set_xlabel("Grade given")
+    axis.set_xlabel("Predicted grade")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     return image

@@ -1,4 +1,4 @@
-"""Confidence intervals by bootstrap over patients: images of one patient are no independent evidence."""
+"""Confidence intervals by bootstrap over patients: images of one patient are not independent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-_CHUNK = 64  # weightings held at once: keeps memory flat and the arrays within the processor's cache
+_CHUNK = 64  # samples computed at once: limits memory, and the arrays fit into the processor's cache
 
 
 def patient_weights(patients: ArrayLike, *, samples: int, seed: int) -> Iterator[Floats]:
-    """Bootstrap samples of patients, as how often each case counts: chunks (≤ 64, N), ``samples`` rows in all.
+    """Bootstrap samples of patients as weights of the cases: chunks (≤ 64, N), ``samples`` rows in total.
 
-    ``patients`` (N,) names each case's patient; a draw of a patient brings all of its cases. The chunks depend on the
-    patients, ``samples`` and ``seed`` alone, so two methods on the same cases get the same draws (a paired comparison).
+    ``patients`` (N,) names each case's patient; a drawn patient contributes all of their cases. The chunks depend only on
+    patients, ``samples`` and ``seed``, so two methods on the same cases get the same draws (a paired comparison).
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; it must be at least 1")
@@ -30,7 +30,7 @@ def patient_weights(patients: ArrayLike, *, samples: int, seed: int) -> Iterator
 
 
 def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, float]:
-    """The central ``level`` of resampled values, the NaN ones left out; (NaN, NaN) where none is left.
+    """The central ``level`` interval of resampled values without NaN; (NaN, NaN) if all are NaN.
 
     >>> percentile_interval(np.arange(101.0), level=0.5)
     (25.0, 75.0)
@@ -52,8 +52,8 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals (low, high) of statistics that take weights (S, N) and give values (S,) by name.
 
-    Patients (N,). ``counted`` says of a statistic which cases (N,) it counts, where these are not all. With cases of fewer
-    than two patients nothing is known of the spread: (NaN, NaN).
+    Patients (N,). ``counted`` gives, for a statistic that does not count all cases, a mask (N,) of those it counts. With
+    cases of fewer than two patients the spread is unknown: (NaN, NaN).
     """
     chunks = [statistics(weights) for weights in patient_weights(patients, samples=samples, seed=seed)]
     names = np.asarray(patients).astype(str)
@@ -76,8 +76,8 @@ def bootstrap_by_patient(
 ) -> tuple[float, float]:
     """The 95 % interval of any metric of arrays whose first axis is the cases, resampled by patient.
 
-    Calls ``metric(*resampled)`` ``samples`` times; `intervals` is the fast way where a metric takes weights. Patients
-    (N,), each array (N, …). Raises ValueError where the lengths differ.
+    Calls ``metric(*resampled)`` ``samples`` times; `intervals` is faster for metrics that take weights. Patients (N,),
+    each array (N, …). Raises ValueError where the lengths differ.
     """
     count = len(np.asarray(patients))
     if any(len(array) != count for array in arrays):

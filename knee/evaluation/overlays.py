@@ -1,6 +1,6 @@
-"""Attention drawn on the image for a reader: one fixed scale everywhere, so that two pictures can be compared.
+"""Overlays of attention on the image. One fixed scale is used everywhere, so that pictures can be compared.
 
-Colour and opacity both grow with x, so what was not looked at stays visible as it is. The solid contour is where
+Color and opacity both grow with x, so regions without attention stay unchanged. The solid contour is where
 f = σ(ω(x − σ₀)) crosses 0.5; the dashed one is the edge of the cartilage mask. All results are uint8 RGB arrays.
 """
 
@@ -34,14 +34,14 @@ _GAP = 8
 
 
 class Look(NamedTuple):
-    """One network's attention on one image, with the words above it."""
+    """One network's attention on one image, with the text above it."""
 
     attention: NDArray[Any]
     """x: (H, W) in [0, 1]."""
     mask: NDArray[Any]
-    """f, or what crosses 0.5 where f does: (H, W) in [0, 1]."""
+    """f, or any map that crosses 0.5 where f does: (H, W) in [0, 1]."""
     text: str
-    """What the network says, as `verdict` words it."""
+    """The network's prediction, as text by `verdict`."""
 
 
 def overlay(
@@ -53,14 +53,14 @@ def overlay(
     opacity: float = OPACITY,
     factor: int | None = None,
 ) -> Rgb:
-    """The image with x in color, the contour of f at 0.5, and the cartilage's edge dashed.
+    """The image with x in color, the contour of f at 0.5, and the edge of the cartilage mask as a dashed line.
 
     image uint8 (H, W); attention x, contour f and cartilage (H, W) in [0, 1]. Returns RGB (H', W', 3), enlarged by a whole
     ``factor``: by default the one that takes the longer side to at least ``LEAST_PX``. ValueError for other shapes or ranges.
     """
     _check(image, {"attention": attention, "contour": contour, "cartilage": cartilage})
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity {opacity} must lie in [0, 1]")
+        raise ValueError(f"opacity {opacity} must be in [0, 1]")
     grey = enlarge(image, factor)
     size = (grey.shape[1], grey.shape[0])
     x = cv2.resize(np.asarray(attention, dtype=np.float32), size, interpolation=cv2.INTER_LINEAR)
@@ -73,12 +73,12 @@ def overlay(
 
 
 def contour_of(x: NDArray[Any], threshold: float) -> NDArray[np.float32]:
-    """What crosses 0.5 where f = σ(ω(x − σ₀)) does, but smoothly: x (H, W) and σ₀ → (H, W) in [0, 1]."""
+    """A smooth map that crosses 0.5 where f = σ(ω(x − σ₀)) does: x (H, W) and σ₀ → (H, W) in [0, 1]."""
     return np.asarray(np.clip(np.asarray(x, np.float32) - threshold + 0.5, 0, 1), np.float32)
 
 
 def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]:
-    """The grey image smoothly enlarged by the whole factor that `overlay` uses: uint8 (H, W) → uint8 (H', W')."""
+    """The gray image, enlarged smoothly by the factor that `overlay` uses: uint8 (H, W) → uint8 (H', W')."""
     factor = factor or -(-LEAST_PX // max(image.shape))
     if factor <= 1:
         return np.asarray(image, dtype=np.uint8)
@@ -87,7 +87,7 @@ def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]
 
 
 def verdict(network: str, probabilities: NDArray[Any], names: Sequence[str]) -> str:
-    """What a network says of one image, from its probabilities (K,).
+    """A network's prediction for one image as text, from its probabilities (K,).
 
     >>> verdict("teacher", np.array([0.1, 0.2, 0.7]), ("none", "doubtful", "mild"))
     'teacher: 2 mild (p 0.70)'
@@ -104,9 +104,10 @@ def case_panel(
     cartilage: NDArray[Any] | None = None,
     legend: bool = True,
 ) -> Rgb:
-    """The plain image and each network's overlay side by side, the words above, the caption and the legend below.
+    """The image and each network's overlay side by side, each with its text, a caption above and the legend below.
 
-    image uint8 (H, W); cartilage (H, W) in {0, 1}. The caption is shown to others: a case's hash, never a patient.
+    image uint8 (H, W); cartilage (H, W) in {0, 1}. The caption may be shared, so it names the case by its hash, never the
+    patient.
     """
     plain = cv2.cvtColor(enlarge(image), cv2.COLOR_GRAY2RGB)
     pictures = [("image", plain)]
@@ -114,7 +115,7 @@ def case_panel(
         drawn = overlay(image, look.attention, contour=look.mask, cartilage=cartilage)
         pictures.append((look.text, drawn))
     titled = [np.vstack([_strip(text, picture.shape[1]), picture]) for text, picture in pictures]
-    panel = _beside(titled)
+    panel = _side_by_side(titled)
     rows = [_strip(caption, panel.shape[1], faint=True), panel]
     if legend:
         rows.append(legend_strip(panel.shape[1], cartilage=cartilage is not None))
@@ -122,9 +123,9 @@ def case_panel(
 
 
 def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = False) -> Rgb:
-    """Panels or overlays in a grid, row by row, over one legend. Smaller ones are padded to the largest.
+    """Panels or overlays in a grid, row by row, above one legend. Smaller ones are padded to the size of the largest.
 
-    ``cartilage`` says whether dashed edges were drawn. ValueError for no panel at all.
+    ``cartilage``: whether the pictures show cartilage masks. ValueError if there are no panels.
     """
     if not panels or columns < 1:
         raise ValueError(f"{len(panels)} panels in {columns} columns; a sheet needs at least one of each")
@@ -132,7 +133,7 @@ def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = 
     height, width = (max(panel.shape[axis] for panel in panels) for axis in (0, 1))
     padded = [_pad(panel, height, width) for panel in panels]
     padded += [_ground(height, width)] * (-len(panels) % columns)
-    rows = [_beside(padded[start : start + columns], gap=3 * _GAP) for start in range(0, len(padded), columns)]
+    rows = [_side_by_side(padded[start : start + columns], gap=3 * _GAP) for start in range(0, len(padded), columns)]
     between = _ground(2 * _GAP, rows[0].shape[1])
     sheet = np.vstack([part for row in rows for part in (row, between)][:-1])
     return np.vstack([sheet, legend_strip(sheet.shape[1], cartilage=cartilage)])
@@ -140,9 +141,9 @@ def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = 
 
 @cache
 def legend_strip(width: int, *, cartilage: bool) -> Rgb:
-    """The legend: the color scale as it looks on mid grey, the lines, and what this is not for. (h, width, 3).
+    """The legend: the color scale on medium gray, the lines, and the research notice. (h, width, 3).
 
-    One row of 30 px, or two where ``width`` is small.
+    One row of 30 px, or two if ``width`` is small.
     """
     narrow = width < 740
     canvas = Image.fromarray(_ground(56 if narrow else 30, width))
@@ -155,7 +156,7 @@ def legend_strip(width: int, *, cartilage: bool) -> Rgb:
         _write(draw, at, middle, "research use only", font, fill=_FAINT)
         middle, at = 41, 10
     draw.line([(at, middle), (at + 26, middle)], fill=_CONTOUR, width=2)
-    at = _write(draw, at + 32, middle, "where it looked (f = 0.5)", font) + 22
+    at = _write(draw, at + 32, middle, "attention contour (f = 0.5)", font) + 22
     if cartilage:
         for dash in range(3):
             draw.line([(at + 10 * dash, middle), (at + 10 * dash + 6, middle)], fill=_CARTILAGE, width=2)
@@ -166,20 +167,20 @@ def legend_strip(width: int, *, cartilage: bool) -> Rgb:
 
 
 def _trace(picture: Rgb, area: NDArray[Any], color: tuple[int, int, int], *, dashed: bool) -> None:
-    """Draws the edge of {area > 0.5} into the picture, over a dark line so that it shows on bright tissue too."""
+    """Draws the edge of {area > 0.5} into the picture, on a dark line so that it is visible on bright tissue too."""
     height, width = picture.shape[:2]
     larger = cv2.resize(cv2.convertScaleAbs(np.asarray(area, dtype=np.float32), alpha=255), (width, height))
     factor = width / area.shape[1]
     if factor > 1:
-        # Rounds off the steps that enlarging leaves.
+        # Smooth the steps that enlarging leaves.
         larger = cv2.GaussianBlur(larger, (0, 0), sigmaX=factor / 2)
     thick = max(1, round(max(height, width) / 340))
-    # What reaches the edge of the picture is not closed along it: those lines are drawn outside.
+    # Areas that reach the border of the picture are not closed along it: those lines fall into the margin outside.
     margin = 2 * thick + 2
     framed = cv2.copyMakeBorder(larger, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     inside = cv2.compare(framed, 127, cv2.CMP_GT)
     edges, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
-    # Fewer points than pixels: antialiased lines cost by the point, and the halo is drawn under every one.
+    # Use fewer points than pixels, since the time to draw antialiased lines grows with the number of points.
     lines = [part for edge in edges for part in (_dashes(edge, 5 * thick) if dashed else [_fewer(edge)])]
     cv2.polylines(picture, lines, not dashed, (0, 0, 0), thick + 2, cv2.LINE_AA)
     cv2.polylines(picture, lines, not dashed, color, thick, cv2.LINE_AA)
@@ -195,7 +196,7 @@ def _dashes(edge: Points, length: int) -> list[Points]:
 
 
 def notes_strip(lines: Sequence[str], width: int) -> Rgb:
-    """Whole sentences below a picture, each on lines of its own, wrapped to the width: (h, width, 3)."""
+    """Sentences to put below a picture, each starting a new line and wrapped to the width: (h, width, 3)."""
     font, wrapped = _font(13), []
     for line in lines:
         current = ""
@@ -237,7 +238,7 @@ def _write(
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings this font along, so it is there on every machine.
+    # This font comes with matplotlib, so it is available on every machine.
     return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
@@ -251,7 +252,7 @@ def _pad(picture: Rgb, height: int, width: int) -> Rgb:
     return padded
 
 
-def _beside(pictures: Sequence[Rgb], *, gap: int = _GAP) -> Rgb:
+def _side_by_side(pictures: Sequence[Rgb], *, gap: int = _GAP) -> Rgb:
     between = _ground(pictures[0].shape[0], gap)
     return np.hstack([part for picture in pictures for part in (picture, between)][:-1])
 
@@ -265,4 +266,4 @@ def _check(image: NDArray[Any], maps: Mapping[str, NDArray[Any] | None]) -> None
         if values.shape != image.shape:
             raise ValueError(f"{name} {values.shape} must have the image's shape {image.shape}")
         if not (values.min() >= 0 and values.max() <= 1 + 1e-6):  # NaN fails the comparison
-            raise ValueError(f"{name} must lie in [0, 1]; found {values.min()} to {values.max()}")
+            raise ValueError(f"{name} must be in [0, 1]; found {values.min()} to {values.max()}")

@@ -1,4 +1,4 @@
-"""Pictures of where student and teacher looked, case by case: for TensorBoard, overlays and prediction folders."""
+"""Pictures of the attention of student and teacher for each case: for TensorBoard, overlays and prediction folders."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from knee.task import Grader
 
 @dataclass(frozen=True)
 class CasePicture:
-    """One case: the image, and each network's overlay beside it."""
+    """One case: the image, and next to it each network's overlay."""
 
     row: int
     panel: Rgb
-    """Without a legend, for sheets that have their own."""
+    """Without a legend, for contact sheets, which have their own."""
     cartilage: bool
-    """A mask's edge is drawn."""
+    """Whether the edge of a mask is drawn."""
 
     @property
     def picture(self) -> Rgb:
-        """With its legend."""
+        """The panel with a legend."""
         return np.vstack([self.panel, legend_strip(self.panel.shape[1], cartilage=self.cartilage)])
 
 
@@ -47,11 +47,11 @@ def case_pictures(
     masks: DilatedMasks | None = None,
     has_mask: NDArray[np.bool_] | None = None,
 ) -> Iterator[CasePicture]:
-    """A picture for every image of the loader, as they come; memory stays flat.
+    """A picture for every image of the loader, one batch at a time; memory does not grow with their number.
 
-    Shown is the original, up to 1,024 px, in its own orientation and side. ``names`` of the grades; ``captions`` and
-    ``sources`` by row number; captions are shown below, so without anything that identifies a patient. Each network's
-    attention is of the grade that it predicts itself.
+    The pictures show the originals, up to 1,024 px, in their own orientation. ``names`` are those of the grades; ``captions``
+    and ``sources`` are by row number. Captions are part of the picture, so they must not identify a patient. Each network's
+    attention is that of its own predicted grade.
     """
     batches = list(loader) if len(graders) > 1 else loader
     streams = [

@@ -1,7 +1,7 @@
-"""What a network says of many images, and where it looked, without keeping a map longer than a batch.
+"""Predictions and attention of a network for many images; maps are kept only for one batch.
 
-The attention is always that of the grade which the network itself predicts, never of the label: it shows what a reader
-of an ungraded image would be shown. Works on the ``Grader`` protocol, so on a CNN, a CLIP model and any later one.
+The attention is always that of the grade predicted by the network, never of the label, as for an ungraded image. Works with
+any ``Grader``, such as a CNN or a CLIP model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 class Masks(Protocol):
-    """Cartilage masks by row number, dilated already: an (N, S, S) array, or something that reads them when asked."""
+    """Dilated cartilage masks by row number: an (N, S, S) array, or an object that reads them on demand."""
 
     def __getitem__(self, rows: Any, /) -> Any:
         """The masks (n, S, S) in {0, 1} of an array of row numbers (n,)."""
@@ -34,7 +34,7 @@ class Masks(Protocol):
 
 
 class Attended(NamedTuple):
-    """A batch graded, and where the grader looked for the grade it gave. On the grader's device."""
+    """A graded batch with the attention for the predicted grades, on the grader's device."""
 
     rows: NDArray[np.int64]
     """(B,) row numbers."""
@@ -45,18 +45,18 @@ class Attended(NamedTuple):
     predicted: Tensor
     """(B,) int64."""
     attention: Tensor
-    """x: (B, S, S) float32 in [0, 1]; all zero for a map that shows nothing."""
+    """x: (B, S, S) float32 in [0, 1]; all zero for an empty map."""
     mask: Tensor
-    """f = σ(ω(x − σ₀)): (B, S, S) float32 in [0, 1]; all zero for a map that shows nothing."""
+    """f = σ(ω(x − σ₀)): (B, S, S) float32 in [0, 1]; all zero for an empty map."""
     map_maximum: Tensor
-    """(B,) float32: the largest value of the rectified class map before scaling, which x no longer shows."""
-    mirrored: Tensor | None
-    """(B, K) float32 probabilities of the mirrored images, where asked for."""
+    """(B,) float32: the largest value of the rectified class map before scaling, which x no longer contains."""
+    flipped: Tensor | None
+    """(B, K) float32 probabilities for the horizontally flipped images; None unless requested."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one network says of N images; arrays of length N in the loader's order."""
+    """One network's predictions for N images; arrays of length N in the loader's order."""
 
     rows: NDArray[np.int64]
     probabilities: NDArray[np.float32]
@@ -66,13 +66,13 @@ class Predictions:
     """Of the probabilities, in nats: 0 to ln K."""
     map_maximum: Floats
     empty: NDArray[np.bool_]
-    """The attention map shows nothing."""
+    """Whether the attention map is empty."""
     iou: Floats
-    """Of {f > 0.5} and the mask; NaN where there is no mask or an empty one."""
+    """IoU of {f > 0.5} and the mask; NaN where there is no mask or an empty one."""
     flip_divergence: Floats | None = None
-    """Jensen–Shannon divergence of image and mirrored image, in nats: 0 to ln 2."""
+    """Jensen–Shannon divergence of the predictions for image and horizontal flip, in nats: 0 to ln 2."""
     flip_changed: NDArray[np.bool_] | None = None
-    """The mirrored image gets another grade."""
+    """Whether the horizontal flip gets another grade."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,10 +88,10 @@ def iterate_attention(
     threshold: float = THRESHOLD,
     flip: bool = False,
 ) -> Iterator[Attended]:
-    """Grades batches as they come and yields each with its maps; nothing is kept, so memory stays flat.
+    """Grades one batch at a time and yields it with its maps; memory does not grow with the number of batches.
 
     The loader yields images (B, 1, S, S), uint8 or float in [0, 1], with their row numbers (B,). ``precision`` is the
-    autocast type (None: float32). A network is put in eval mode meanwhile. `NotFinite` where its output is not.
+    autocast type (None: float32). The network is in eval mode meanwhile. Raises `NotFinite` for outputs that are not finite.
     """
     device = torch.device(device)
     with _eval_mode(grader):
@@ -112,10 +112,10 @@ def predict(
     threshold: float = THRESHOLD,
     flip: bool = False,
 ) -> Predictions:
-    """Grades every image of the loader (as `iterate_attention`); keeps numbers, no maps.
+    """Grades every image of the loader (as `iterate_attention`); keeps only numbers, not the maps.
 
-    ``masks`` by row number with ``has_mask`` (rows,) give the IoU of the attention; ``flip`` grades the mirrored images
-    too. ValueError for an empty loader.
+    ``masks`` by row number with ``has_mask`` (rows,) give the IoU of the attention; ``flip`` also grades the horizontal
+    flips. ValueError for an empty loader.
     """
     found: list[dict[str, NDArray[Any]]] = []
     batches = iterate_attention(
@@ -132,13 +132,13 @@ def predict(
             "empty": (batch.mask.amax((1, 2)) == 0).cpu().numpy(),
             "iou": _attention_iou(batch, masks, has_mask),
         }
-        if batch.mirrored is not None:
-            mirrored = batch.mirrored.cpu()
-            columns["flip_divergence"] = jensen_shannon(probabilities.double(), mirrored.double()).numpy()
-            columns["flip_changed"] = (mirrored.argmax(1) != probabilities.argmax(1)).numpy()
+        if batch.flipped is not None:
+            flipped = batch.flipped.cpu()
+            columns["flip_divergence"] = jensen_shannon(probabilities.double(), flipped.double()).numpy()
+            columns["flip_changed"] = (flipped.argmax(1) != probabilities.argmax(1)).numpy()
         found.append(columns)
     if not found:
-        raise ValueError("there is no image to grade: the loader is empty")
+        raise ValueError("there are no images to grade: the loader is empty")
     return Predictions(**{name: np.concatenate([columns[name] for columns in found]) for name in found[0]})
 
 
@@ -185,7 +185,7 @@ def _attend(
         attention=attention,
         mask=soft_threshold(attention, sharpness=sharpness, threshold=threshold) * shows,
         map_maximum=grading.class_maps[batch, predicted].float().relu().amax((1, 2)),
-        mirrored=_grade(grader, images.flip(-1), precision, rows).logits.float().softmax(1) if flip else None,
+        flipped=_grade(grader, images.flip(-1), precision, rows).logits.float().softmax(1) if flip else None,
     )
 
 
@@ -204,6 +204,6 @@ def _attention_iou(batch: Attended, masks: Masks | None, has_mask: NDArray[np.bo
         return iou
     known = np.ones(len(iou), dtype=bool) if has_mask is None else np.asarray(has_mask)[batch.rows]
     if known.any():
-        looked = (batch.mask > 0.5).cpu().numpy()[known]
-        iou[known] = per_image_iou(looked, np.asarray(masks[batch.rows[known]]))
+        attended = (batch.mask > 0.5).cpu().numpy()[known]
+        iou[known] = per_image_iou(attended, np.asarray(masks[batch.rows[known]]))
     return iou

@@ -1,4 +1,4 @@
-"""What predictions are worth: reports with intervals over patients, paired differences, tables case by case.
+"""Quality of predictions: reports with intervals over patients, paired differences, and tables by case.
 
 Student and teacher, and any two methods, are compared on the same cases with the same bootstrap draws.
 """
@@ -39,9 +39,8 @@ def report(
 ) -> dict[str, Any]:
     """All metrics of one network with 95 % intervals over patients, as plain values for a JSON file.
 
-    ``grades`` (NaN, NA or None where ungraded) and ``patients`` belong to ``predictions.rows``, both (N,). Metrics of
-    the grade count graded cases, those of the attention all cases. What is undefined is None. The patients' names do
-    not enter the report.
+    ``grades`` (NaN, NA or None where ungraded) and ``patients`` are those of ``predictions.rows``, both (N,). Grading metrics
+    count graded cases, attention metrics all cases. Undefined values are None. The report does not contain patient names.
     """
     graded, known_grades = _known(grades, len(predictions))
     statistics = _statistics(predictions, graded, known_grades, grade_set)
@@ -77,8 +76,8 @@ def difference(
 ) -> dict[str, dict[str, float | None]]:
     """Second minus first, metric by metric, with a paired 95 % interval over patients: {value, low, high}.
 
-    Both on the same rows in the same order, else ValueError. An interval without 0 says that the two differ on these
-    patients by more than their choice explains.
+    Both must be on the same rows in the same order, else ValueError. If the interval excludes 0, the difference is larger
+    than the random choice of patients explains.
     """
     if not np.array_equal(first.rows, second.rows):
         raise ValueError("the two predictions are of different rows: a paired comparison needs the same cases in order")
@@ -109,9 +108,9 @@ def predictions_table(
 ) -> pd.DataFrame:
     """One row a case: case, image, grade, predicted, p_0 …, entropy, iou, map_maximum, empty, flip columns.
 
-    All sequences belong to ``predictions.rows``. ``cases`` are names that may be shared; ``images`` are files and make
-    the table a local one. Each of ``others`` (``{"student": …}``) adds its columns under its name, whether it gives the
-    same grade (``student_agrees``), and how far its probabilities are (``student_distance``, Jensen–Shannon, nats).
+    All sequences are those of ``predictions.rows``. ``cases`` are names that may be shared; with ``images``, which are file
+    names, the table must stay local. Each of ``others`` (``{"student": …}``) adds its columns under its name, whether its
+    grade is the same (``student_agrees``), and the distance of its probabilities (``student_distance``, Jensen–Shannon, nats).
     """
     columns: dict[str, Any] = {"case": list(cases)}
     if images is not None:
@@ -130,11 +129,11 @@ def predictions_table(
 
 
 def best_grid_iou(masks: Any, grid: tuple[int, int], *, steps: int = 60) -> Floats:
-    """The best IoU found that attention on a grid can reach on given masks: a bound to print beside TIoU.
+    """The best IoU that attention on a grid reached on the given masks in an optimization: a reference value for TIoU.
 
     masks (N, H, W) in {0, 1}, grid (h, w) of the class maps → (N,) in [0, 1], NaN where the mask is empty. Starts from
-    the mask averaged over the cells and climbs the soft IoU of f for ``steps`` steps; every value was reached by a
-    real class map, so the true bound is at least this.
+    the mask averaged over the cells and maximizes the soft IoU of f in ``steps`` steps. Every value was reached by an actual
+    class map, so the true maximum is at least this value.
     """
     masks = np.asarray(masks)
     if masks.ndim != 3:
@@ -148,23 +147,23 @@ def best_grid_iou(masks: Any, grid: tuple[int, int], *, steps: int = 60) -> Floa
 def _climb(target: Tensor, grid: tuple[int, int], steps: int) -> Floats:
     size, classes = (target.shape[1], target.shape[2]), torch.zeros(len(target), dtype=torch.int64)
     cells = F.interpolate(target[:, None], size=grid, mode="area").requires_grad_()
-    optimiser = torch.optim.Adam([cells], lr=0.05)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, total_iters=steps)
+    optimizer = torch.optim.Adam([cells], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=steps)
     best = metrics.per_image_iou(attention_mask(cells, classes, size), target)
     for step in range(steps):
-        # A blunt threshold at first lets every pixel pull; a sharp one later settles the edge.
+        # A soft threshold at first gives every pixel a gradient; a sharp one later fixes the edge.
         soft = attention_mask(cells, classes, size, sharpness=20 + 80 * step / steps)
         both, either = (soft * target).sum((1, 2)), (soft + target - soft * target).sum((1, 2))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.autograd.backward((1 - both / either.clamp(min=1e-6)).sum())
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         best = np.fmax(best, metrics.per_image_iou(attention_mask(cells, classes, size), target))
     return best
 
 
 def _nullable(grades: ArrayLike) -> pd.Series[Any]:
-    """Grades with NA where there is none, whatever stood for it; ValueError for what is no whole number."""
+    """Grades with NA for missing ones, however these are given; ValueError for values that are not whole numbers."""
     try:
         return pd.Series(
             [None if pd.isna(grade) else grade for grade in np.asarray(grades, dtype=object)], dtype="Int64"
@@ -174,7 +173,7 @@ def _nullable(grades: ArrayLike) -> pd.Series[Any]:
 
 
 def _known(grades: ArrayLike, count: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which cases are graded (N,), and the grades of those."""
+    """Which cases are graded (N,), and the grades of these cases."""
     values = _nullable(grades)
     if len(values) != count:
         raise ValueError(f"{len(values)} grades for {count} predictions; pass those of predictions.rows, in order")

@@ -1,4 +1,4 @@
-"""The tables that commands print: networks or runs side by side, and each grade by itself."""
+"""The tables that commands print: networks or runs side by side, and metrics by grade."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Entry = Mapping[str, float | None]
 
 
 def metric_table(columns: Mapping[str, Mapping[str, Entry]], *, names: Sequence[str] = SHOWN) -> list[str]:
-    """A line a metric, a column a network, run or difference; metrics that no column knows are left out.
+    """One line for each metric, one column for each network, run or difference; metrics without any value are left out.
 
     >>> for line in metric_table({"teacher": {"kappa": {"value": 0.8, "low": 0.7, "high": 0.9}}}):
     ...     print(line)
@@ -46,7 +46,7 @@ def grade_table(report: Mapping[str, Any]) -> list[str]:
 
 
 def cell(entry: Entry | None) -> str:
-    """A value with its interval, as far as they are known.
+    """A value with its interval, as far as they are defined.
 
     >>> cell({"value": 0.5, "low": 0.25, "high": 0.75}), cell({"value": 0.5, "low": None, "high": None}), cell(None)
     ('0.500 [0.250, 0.750]', '0.500', '–')

@@ -1,1 +1,1 @@
-"""Parts of networks that every method shares: backbones by name, weights, normalisation, flips."""
+"""Network parts shared by all methods: backbones by name, weights, normalisation, flips."""

@@ -1,7 +1,7 @@
-"""timm's networks as feature extractors: found by name, cut after a stage, their stride checked.
+"""timm networks as feature extractors: looked up by name, cut off after a stage, with a checked stride.
 
-``section`` is the config's section (``model``, ``clip``) and ``option`` its option that names the network: errors say
-which option to change.
+``section`` is the section of the config (``model``, ``clip``) and ``option`` the option that names the network; errors name
+the option to change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLAIN_NAME = re.compile(r"\w+(\.[\w-]+)?", re.ASCII)
 
 
 def is_known(name: str) -> bool:
-    """Whether timm has an architecture of this name, with or without a tag; names that lead to a hub or a folder are none.
+    """Whether timm has an architecture of this name, with or without a tag; names of a hub or a folder are rejected.
 
     >>> is_known("resnet18.a1_in1k"), is_known("hf-hub:timm/resnet18"), is_known("resnet18.x:/y")
     (True, False, False)
@@ -30,7 +30,7 @@ def is_known(name: str) -> bool:
 
 
 def pretrained_settings(name: str, *, option: str) -> Any:
-    """timm's settings of the weights called ``name``; None where there are none. Raises UserError for an unknown name."""
+    """timm's settings for the weights ``name``; None if there are none. Raises UserError for an unknown name."""
     if not is_known(name):
         raise UserError(f"{option}: timm has no {name!r:.80}{near_names(name[:100], timm.list_models())}")
     try:
@@ -43,10 +43,10 @@ def pretrained_settings(name: str, *, option: str) -> Any:
 def cut_after(
     body: nn.Module, name: str, *, stage: int, image_size: int, stride: int, channels: int, section: str
 ) -> int:
-    """Cut off what follows ``stage``, in place; the number of channels of its feature map.
+    """Cut off the layers after ``stage``, in place; returns the number of channels of its feature map.
 
-    ``stride`` is the input pixels per position of that map, sides rounded up (112 px at stride 32 are 4 positions); 0 takes
-    what comes. ``channels`` are those of an image. Raises UserError where the stage has no map, or one of another stride.
+    ``stride`` is the input pixels per position of that map, sides rounded up (112 px at stride 32 give 4 positions); 0 accepts
+    any stride. ``channels`` are those of an image. Raises UserError if the stage has no map, or one of another stride.
     """
     if not hasattr(body, "forward_intermediates"):
         raise UserError(f"{name} has no intermediate features in timm; take a ResNet, ConvNeXt or ViT")
@@ -66,7 +66,7 @@ def cut_after(
     if stride and found not in (image_size // stride, math.ceil(image_size / stride)):
         raise UserError(
             f"{section}.stride: {name} gives a feature map of {probe.shape[-2]} × {found} for {image_size} px, a stride of "
-            f"about {image_size / found:.3g}, not {stride}; set {section}.stride to 0 to take it as it is, or choose another "
+            f"about {image_size / found:.3g}, not {stride}; set {section}.stride to 0 to accept this stride, or choose another "
             f"{section}.stage"
         )
     return int(probe.shape[1])

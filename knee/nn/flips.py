@@ -1,4 +1,4 @@
-"""An image and its horizontal flip, graded together: to compare the two predictions, or to average them."""
+"""Grading of an image and its horizontal flip together, to compare or to average the two predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from knee.task import Grader, Grading
 
 
 def with_flipped(grader: Grader, images: Tensor, *, count: int | None = None) -> tuple[Grading, Grading]:
-    """The gradings of the images and of the flips of the first ``count`` (all), by one forward pass.
+    """The gradings of the images, and of the horizontal flips of the first ``count`` (default all), in one forward pass.
 
     images (B, 1, H, W) in [0, 1]. The class maps of the second are flipped back, so that the two can be compared
     position by position. In train mode batch statistics are those of images and flips together.
@@ -35,14 +35,14 @@ def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
     """Jensen–Shannon divergence of two sets of distributions, both (…, K): (…) in [0, ln 2], in nats."""
     middle = torch.special.entr((first + second) / 2).sum(-1)
     divergence: Tensor = middle - (torch.special.entr(first) + torch.special.entr(second)).sum(-1) / 2
-    return divergence.clamp(0.0, math.log(2))  # rounding can carry it 1e-7 past either bound
+    return divergence.clamp(0.0, math.log(2))  # rounding can exceed either bound by 1e-7
 
 
 class FlipAveraged(nn.Module):
     """Flip test-time augmentation (TTA): predictions averaged over an image and its horizontal flip.
 
-    An image and its flip get the same probabilities, and class maps that are each other's flip. Twice the work; worth it
-    where left and right carry the same information, as in a frontal radiograph.
+    An image and its flip get the same probabilities, and class maps that are flips of each other. It takes twice the time,
+    and is useful where left and right carry the same information, as in a frontal radiograph.
     """
 
     def __init__(self, grader: Grader) -> None:
@@ -51,5 +51,5 @@ class FlipAveraged(nn.Module):
 
     def forward(self, images: Tensor) -> Grading:
         """Images (B, 1, H, W) in [0, 1]; class maps (B, K, h, w) are averaged as well, in the image's own orientation."""
-        seen, mirrored = with_flipped(self.grader, images)
-        return Grading(mean_logits(seen.logits, mirrored.logits), (seen.class_maps + mirrored.class_maps) / 2)
+        grading, flipped = with_flipped(self.grader, images)
+        return Grading(mean_logits(grading.logits, flipped.logits), (grading.class_maps + flipped.class_maps) / 2)

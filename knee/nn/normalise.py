@@ -1,4 +1,4 @@
-"""Zero mean and unit deviation for what a network sees."""
+"""Normalisation of input images to zero mean and unit deviation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:  # a configuration is read without torch
 
 Normalise = Literal["image", "fixed", "local"]
 """image: each image by its own mean and deviation (z-scores, as is usual for MR, whose intensities have no unit);
-local: each pixel by those of its neighbourhood, for radiographs, whose exposure varies within the image, too;
-fixed: all by the same, those of the training set or of the weights."""
+local: each pixel by those of its neighbourhood, for radiographs, whose exposure also varies within the image;
+fixed: all images by the mean and deviation of the training set or of the weights."""
 
 LEAST_DEVIATION = 0.02
-"""About 5 of 256 grey levels: an image with less is empty, and its noise is not to be blown up."""
+"""About 5 of 256 gray levels. An image with a smaller deviation is empty, and its noise must not be amplified."""
 
 NEIGHBOURHOOD = 0.09
 """Standard deviation of the Gaussian neighbourhood, as a share of the image's longer side."""
@@ -22,8 +22,8 @@ NEIGHBOURHOOD = 0.09
 def normalised(images: Tensor, mean: Tensor, std: Tensor, kind: Normalise) -> Tensor:
     """images (B, 1, H, W) in [0, 1] → zero mean, unit deviation; ``mean`` and ``std``, broadcast, where ``kind`` is fixed.
 
-    With "image" and "local", a change of brightness or contrast that clips nothing leaves the result as it is (with
-    "local" but for what ``LEAST_DEVIATION`` adds to the deviation).
+    With "image" and "local", a change of brightness or contrast without clipping does not change the result (with "local"
+    except for the effect of ``LEAST_DEVIATION`` on the deviation).
     """
     if kind == "fixed":
         return (images - mean) / std
@@ -36,7 +36,7 @@ def normalised(images: Tensor, mean: Tensor, std: Tensor, kind: Normalise) -> Te
 def _locally_normalised(images: Tensor) -> Tensor:
     """Local contrast normalisation (Jarrett et al. 2009, doi:10.1109/ICCV.2009.5459469): z-scores in a Gaussian neighbourhood.
 
-    The Gaussian mean is two small products, one for each axis; beyond the image's edge nothing weighs anything.
+    The Gaussian mean is computed by two small matrix products, one for each axis; pixels outside the image have no weight.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Weights by name or from a file: what can go wrong, said in one sentence with the ways out."""
+"""Pretrained weights by name or from a file; each error is one sentence with hints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REACH_TIMEOUT_S = 5.0
 
 
 def near_names(name: str, known: Collection[str]) -> str:
-    """A hint at the known names most like ``name``, upper and lower case alike; empty where none is.
+    """A hint with the known names most similar to ``name``, ignoring case; empty if there are none.
 
     >>> near_names("vit-b16", ["ViT-B-16", "RN50"])
     '; did you mean ViT-B-16?'
@@ -29,7 +29,7 @@ def near_names(name: str, known: Collection[str]) -> str:
 
 
 def no_download(name: str, option: str, error: Exception) -> UserError:
-    """The error of a machine that cannot have weights from the hub, naming the two other ways."""
+    """The error for weights that cannot be downloaded from the hub, with two alternatives as hints."""
     return UserError(
         f"{name} could not be downloaded ({_reason(error)}); give a local file or folder by {option}, or start from "
         f"random weights by {option}: false"
@@ -37,16 +37,16 @@ def no_download(name: str, option: str, error: Exception) -> UserError:
 
 
 def misfit(path: str | Path, name: str, error: Exception) -> UserError:
-    """The error of weights that do not fit."""
+    """The error for weights that do not fit the network."""
     return UserError(
-        f"{path} does not hold weights of {name} ({_reason(error)}); it is of another architecture, damaged, or no "
+        f"{path} does not hold weights of {name} ({_reason(error)}); it is of another architecture, damaged, or not a "
         "state dict that loads without running code (best saved as safetensors): name the model that it was saved from"
     )
 
 
 @contextmanager
 def no_retries_offline() -> Iterator[None]:
-    """Where the hub cannot be reached, let huggingface_hub answer from its cache at once.
+    """If the hub cannot be reached, let huggingface_hub use its cache immediately.
 
     Without this it retries every file for most of a minute, and logs each try.
     """
@@ -61,12 +61,12 @@ def no_retries_offline() -> Iterator[None]:
 
 
 def can_reach(address: str) -> bool:
-    """Whether a web server answers at ``address`` within five seconds, proxies of the environment used."""
+    """Whether a web server at ``address`` responds within five seconds, through the proxies of the environment."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_REACH_TIMEOUT_S):
             return True
     except urllib.error.HTTPError:
-        return True  # It answered, if only to refuse this request.
+        return True  # The server responded, although it refused this request.
     except OSError:
         return False
 
@@ -78,7 +78,7 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
         UserError: no such file, or not weights.
     """
     if not path.is_file():
-        raise UserError(f"weights file {path} is not there; check the path")
+        raise UserError(f"weights file {path} does not exist; check the path")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -95,7 +95,7 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch's first line only says that something did not load; what did not is on the second.
+    # torch's first line only reports that loading failed; the second line gives the reason.
     text = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
     if "Weights only load failed" in text:
         return "nothing that loads without running code"

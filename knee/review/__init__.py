@@ -1,1 +1,1 @@
-"""Attention maps for a radiologist, and the radiologist's verdicts as labels again."""
+"""Export attention maps for radiologists, and turn their verdicts into labels."""

@@ -32,18 +32,18 @@ class Agreement:
     adjacent: float
     """Share of grades at most one apart."""
     left_out: int = 0
-    """Cases that the reader and an earlier model graded, or one unknown: one kappa over two models is of neither."""
+    """Cases of the reader whose model grade comes from an earlier or unknown model. One kappa must not mix two models."""
 
     def __str__(self) -> str:
-        said = "no case in common"
+        result = "no case in common"
         if self.cases:
             interval = f" ({self.low:.2f} to {self.high:.2f})" if np.isfinite([self.low, self.high]).all() else ""
-            said = (
+            result = (
                 f"kappa {self.kappa:.2f}{interval}, "
                 f"{self.exact:.0%} equal, {self.adjacent:.0%} within one grade, {self.cases} cases"
             )
         left_out = f"; {self.left_out} not known to be of the latest model are left out" if self.left_out else ""
-        return f"{self.first} – {self.second}: {said}{left_out}"
+        return f"{self.first} – {self.second}: {result}{left_out}"
 
 
 def agreements(
@@ -51,9 +51,9 @@ def agreements(
 ) -> list[Agreement]:
     """Every pair of readers, then each reader with the teacher and with the student.
 
-    Blind grades alone count: a grade given with the model's in view agrees with it too well. The model is that of the
-    key's last case, so of the latest export; cases of any other are counted and left out. Bad images and pairs
-    without a case in common are left out.
+    Only blind grades count: a reader who has seen the model's grade agrees with it more often. The model is that of the
+    latest export (the key's last case); cases of other models are counted in ``left_out``. Bad images and pairs without a
+    case in common are left out.
     """
     grades: dict[str, dict[str, int]] = {}
     for verdict in latest_verdicts(verdicts).values():
@@ -67,15 +67,15 @@ def agreements(
     }
     pairs = [(one, other, grades[one], grades[other]) for one, other in combinations(readers, 2)]
     found = [_agreement(one, other, a, b, key, samples, seed) for one, other, a, b in pairs]
-    for name, said in models.items():
+    for name, predicted in models.items():
         for reader in readers:
-            agreement = _agreement(reader, name, grades[reader], said, key, samples, seed)
+            agreement = _agreement(reader, name, grades[reader], predicted, key, samples, seed)
             found.append(replace(agreement, left_out=len(grades[reader].keys() - latest.keys())))
     return [agreement for agreement in found if agreement.cases or agreement.left_out]
 
 
 def _of_the_latest_model(key: Mapping[str, KeyedCase]) -> dict[str, KeyedCase]:
-    """The cases whose grades the model of the latest export gave."""
+    """The cases that were graded by the model of the latest export."""
     hashes = [case.model_hash for case in key.values()]
     return {name: case for name, case in key.items() if case.model_hash == hashes[-1]}
 

@@ -1,4 +1,4 @@
-"""One case as a reader sees it: the image, what both networks said, where they looked, and why to look at it."""
+"""One case for a reader: the image, the predictions and attention of both networks, and the reasons to review it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from knee.errors import UserError
 from knee.images.original import Original, Source
 
 MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
-"""Reasons to look at a case; see ``ReviewCase.doubts``."""
+"""Reasons to review a case; see ``ReviewCase.doubts``."""
 
 
 @dataclass(frozen=True)
 class NetworkView:
-    """What one network said of a case. The map is that of the network's own predicted class, never of the label."""
+    """One network's output for a case. The map is that of the network's own predicted grade, never of the label."""
 
     probabilities: NDArray[np.float64]
     """(K,), each in [0, 1], sum 1."""
     evidence: NDArray[np.float32]
-    """(h, w) ≥ 0 on the grid of the last feature map: the predicted class's map, rectified, not scaled."""
+    """(h, w) ≥ 0 on the grid of the last feature map: the map of the predicted grade, rectified, not scaled."""
 
     @property
     def grade(self) -> int:
@@ -41,13 +41,13 @@ class NetworkView:
 
     @property
     def maximum(self) -> float:
-        """The largest evidence before scaling: a scaled map always has a hot spot, however weak the evidence."""
+        """The largest evidence before scaling. A scaled map always has a hot spot, even if the evidence is weak."""
         return float(np.max(self.evidence))
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What is known of an image besides its pixels."""
+    """What is known about an image apart from its pixels."""
 
     case: str
     """Its salted hash (``knee.data.cases``)."""
@@ -57,15 +57,15 @@ class CaseFacts:
     side: str = ""
     """``L``, ``R`` or empty: the anatomical side."""
     source: Source | None = None
-    """The original; its name never leaves this machine."""
+    """The original file. Its name is never exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewCase(CaseFacts):
-    """A case to review: the facts, and what the networks saw and predicted."""
+    """A case to review: the facts, the networks' input and their predictions."""
 
     image: NDArray[np.uint8]
-    """(S, S): what the networks saw."""
+    """(S, S): the input of the networks."""
     student: NetworkView
     teacher: NetworkView
     flip_disagreement: float
@@ -93,12 +93,12 @@ class ReviewCase(CaseFacts):
 
     @property
     def mismatch(self) -> float | None:
-        """The probability that the teacher gives to any grade but the recorded one; None where there is none."""
+        """One minus the teacher's probability of the recorded grade; None without a recorded grade."""
         return None if self.grade is None else float(1.0 - self.teacher.probabilities[self.grade])
 
     @property
     def doubts(self) -> dict[str, float]:
-        """Reasons to look at the case, each in [0, 1], larger is more doubtful; unknown ones are left out."""
+        """Reasons to review the case, each in [0, 1], larger is more doubtful; unknown ones are left out."""
         values = {
             "distance": self.distance,
             "flip": self.flip_disagreement,
@@ -119,7 +119,7 @@ def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def doubtfulness(case: ReviewCase, by: str = "all") -> float:
-    """One of ``MEASURES``, or ``all``: the mean of those that are known. −1 where the measure is unknown.
+    """One of ``MEASURES``, or ``all``: the mean of the known ones. −1 where the measure is unknown.
 
     Raises UserError for another name.
     """
@@ -130,7 +130,7 @@ def doubtfulness(case: ReviewCase, by: str = "all") -> float:
 
 
 def most_doubtful(cases: Iterable[ReviewCase], count: int, *, by: str = "all") -> list[ReviewCase]:
-    """The ``count`` cases most worth a look, most doubtful first; ties keep their order. Holds ``count`` cases."""
+    """The ``count`` most doubtful cases, most doubtful first; ties keep their order. Keeps ``count`` cases in memory."""
     if count < 1:
         raise UserError(f"{count} cases to review; ask for at least 1")
     return heapq.nlargest(count, cases, key=lambda case: doubtfulness(case, by))

@@ -1,4 +1,4 @@
-"""Cases for a reader, from student, teacher and images, batch by batch."""
+"""Make the cases for readers from student, teacher and images, batch by batch."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def review_cases(
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
 ) -> Iterator[ReviewCase]:
-    """A case for each image of the loader, in its order; nothing is kept beyond a batch.
+    """A case for each image of the loader, in its order; only one batch is kept in memory.
 
-    The loader yields images (B, 1, S, S) uint8 with their row numbers (B,); ``facts`` tells of a row. Masks (dilated,
-    as for the metrics) by row number. Each network's map is that of the grade it gives itself.
+    The loader yields images (B, 1, S, S) uint8 with their row numbers (B,); ``facts`` gives what is known about a row.
+    ``masks`` are the dilated masks by row number, as for the metrics. Each network's map is that of its own predicted grade.
     """
     for_student, for_teacher = tee(loader)
     recorders = _Recorder(student), _Recorder(teacher)
     options: dict[str, Any] = {"device": device, "precision": precision, "sharpness": sharpness, "threshold": threshold}
-    attended = zip(
+    batches = zip(
         iterate_attention(recorders[0], for_student, **options),
         iterate_attention(recorders[1], for_teacher, flip=True, **options),
         strict=True,
     )
-    for by_student, by_teacher in attended:
+    for by_student, by_teacher in batches:
         views = [recorder.views(batch) for recorder, batch in zip(recorders, (by_student, by_teacher), strict=True)]
         images = (by_teacher.images[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
-        mirrored = _array(by_teacher.mirrored)
-        looked = (by_teacher.mask > 0.5).cpu().numpy()
+        flipped = _array(by_teacher.flipped)
+        attended = (by_teacher.mask > 0.5).cpu().numpy()
         for number, row in enumerate(by_teacher.rows.tolist()):
             fact, cartilage = facts(row), None
             if masks is not None and (has_mask is None or has_mask[row]):
@@ -57,30 +57,30 @@ def review_cases(
                 image=images[number],
                 student=views[0][number],
                 teacher=views[1][number],
-                flip_disagreement=total_variation(views[1][number].probabilities, mirrored[number]),
+                flip_disagreement=total_variation(views[1][number].probabilities, flipped[number]),
                 cartilage=cartilage,
-                overlap=_overlap(looked[number], cartilage),
+                overlap=_overlap(attended[number], cartilage),
                 **vars(fact),
             )
 
 
 class _Recorder(nn.Module):
-    """A grader that remembers what it said of the last batch: readers get maps on their own grid."""
+    """A grader that keeps its output for the last batch, because a case stores the maps on the grid of the network."""
 
     def __init__(self, grader: Grader) -> None:
         super().__init__()
         self.grader = grader
-        self.said: list[Grading] = []
+        self.outputs: list[Grading] = []
 
     def forward(self, images: Tensor) -> Grading:
-        """As the grader's own."""
-        self.said.append(self.grader(images))
-        return self.said[-1]
+        """The grader's output, which is kept."""
+        self.outputs.append(self.grader(images))
+        return self.outputs[-1]
 
     def views(self, batch: Attended) -> list[NetworkView]:
-        """What the network said of each image of the batch, mirrored images left out."""
-        maps = self.said[0].class_maps
-        self.said.clear()
+        """The network's output for each image of the batch, without the flipped images."""
+        maps = self.outputs[0].class_maps
+        self.outputs.clear()
         chosen = maps[torch.arange(len(maps), device=maps.device), batch.predicted].float().relu().cpu().numpy()
         return [
             NetworkView(probabilities, evidence)
@@ -93,7 +93,7 @@ def _array(probabilities: Tensor | None) -> NDArray[np.float64]:
     return np.asarray(probabilities.double().cpu().numpy(), np.float64)
 
 
-def _overlap(looked: NDArray[np.bool_], cartilage: NDArray[np.bool_] | None) -> float | None:
+def _overlap(attended: NDArray[np.bool_], cartilage: NDArray[np.bool_] | None) -> float | None:
     if cartilage is None or not cartilage.any():
         return None
-    return float(per_image_iou(looked[None], cartilage[None])[0])
+    return float(per_image_iou(attended[None], cartilage[None])[0])

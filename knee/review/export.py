@@ -1,4 +1,4 @@
-"""All formats of a review in one pass over the cases, and the key that stays behind."""
+"""Write all formats of a review in one pass over the cases, and the key, which stays with the data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WRITTEN = re.compile(r"([^_]+)_(?:source|(?:student|teacher)(?:_(?:capture|map|
 
 @dataclass(frozen=True)
 class Identity:
-    """Which image a case is: ``image`` as in the manifest."""
+    """The image and patient of a case; ``image`` as in the manifest."""
 
     image: str
     patient: str
@@ -34,14 +34,14 @@ class Identity:
 
 @dataclass
 class ReviewExport:
-    """What is written, where, and what came of it so far."""
+    """An export: what is written where, and the result so far."""
 
     folder: Path
-    """``review.html`` and one folder for each other format; all of it names cases by their hashes alone."""
+    """Gets ``review.html`` and one folder for each other format; they name cases only by their hashes."""
     run: ReviewRun
     formats: tuple[str, ...]
     key_path: Path
-    """Stays with the data: cases of earlier exports are kept in it."""
+    """The key from cases to images, which stays with the data; it keeps the cases of earlier exports."""
     version: str
     """Of this software, for DICOM."""
     salt: bytes
@@ -50,10 +50,10 @@ class ReviewExport:
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
     left_out: list[str] = field(init=False, default_factory=list)
-    """With reasons: images that cannot be read again, maps that show nothing, sources without a place in space, files that
-    cannot be made of a source."""
+    """With reasons: images that can no longer be read, empty maps, sources without a position in space, files that cannot be
+    made from a source."""
     removed: int = field(init=False, default=0)
-    """Files of an earlier export, which would have stayed mixed with the new ones."""
+    """How many files of an earlier export were removed, so that they are not mixed with the new ones."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.formats if name not in FORMATS]
@@ -63,10 +63,10 @@ class ReviewExport:
     def write(self, cases: Iterable[ReviewCase], identities: Mapping[str, Identity]) -> None:
         """Write the cases, each once in all formats; memory does not grow with their number.
 
-        A case whose source cannot be read, or does not bear what was asked for, is still in the HTML and the key, and listed
-        in ``left_out``. Raises UserError where there is no case, something is there already (unless ``force``), or cannot be
-        written. With ``force``, an
-        earlier export's files of the same formats go once the new ones are there; files made by anyone else stay.
+        A case whose source cannot be read, or does not support a format, is still in the HTML and the key, and is listed in
+        ``left_out``. Raises UserError where there is no case, an earlier export exists (unless ``force``), or a file cannot be
+        written. With ``force``, files of an earlier export in the same formats are removed once the new ones are written;
+        files from any other source are kept.
         """
         self._refuse_filled()
         self._refuse_unkeyed()
@@ -86,7 +86,7 @@ class ReviewExport:
         if "html" in made:
             self.files.insert(0, self.folder / "review.html")
         with folder_lock(self.key_path.resolve().parent):
-            # Those of the latest export come last. The key is read again: another export may have ended meanwhile.
+            # The latest export comes last. The key is read again, since another export may have changed it meanwhile.
             keyed = {name: one for name, one in self._earlier_key().items() if name not in shown} | shown
             write_key(self.key_path, keyed.values(), force=True)
         if self.force:
@@ -122,9 +122,9 @@ class ReviewExport:
         )
 
     def _remove_earlier(self, made: Mapping[str, Writer], keyed: Mapping[str, KeyedCase]) -> None:
-        """Remove what an earlier export wrote and this one did not: files named after a case, as the writers name them.
+        """Remove files that an earlier export wrote and this one did not: those named as the writers name the files of a case.
 
-        A case of an export that was ended early is in no key, and is known by the shape of its name.
+        Cases of an interrupted export are not in the key; they are recognized by the form of their name.
         """
         written = set(self.files)
         for name, writer in made.items():
@@ -136,7 +136,7 @@ class ReviewExport:
                     self.removed += 1
 
     def _refuse_unkeyed(self) -> None:
-        """Say before the work begins that the key cannot be written: verdicts on a page without it are of no use."""
+        """Raise UserError before the work begins if the key cannot be written, since verdicts are useless without it."""
         try:
             self.key_path.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.key_path.parent):
@@ -148,11 +148,11 @@ class ReviewExport:
             ) from error
 
     def _refuse_filled(self) -> None:
-        """Say before the work begins that an earlier export is in the way."""
+        """Raise UserError before the work begins if the folder holds an earlier export."""
         for name in self.formats:
             folder = self.folder / name
             if name != "html" and not self.force and folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"{folder}: holds an earlier export; choose another folder, or use --force")
+                raise UserError(f"{folder}: contains an earlier export; choose another folder, or use --force")
 
 
 WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
@@ -168,5 +168,5 @@ WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
         force=export.force,
     ),
 }
-"""The formats of an export: a new one is a writer in a module of its own, and a line here."""
+"""The formats of an export. To add one, write a ``Writer`` in its own module and add a line here."""
 FORMATS = tuple(WRITERS)

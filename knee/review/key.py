@@ -1,4 +1,4 @@
-"""The key from a case's name to its image: it stays with the data, in the run's ``local`` folder."""
+"""The key from case names to images. It stays with the data, in the run's ``local`` folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from knee.errors import Faults
+from knee.errors import Faults, counted
 from knee.io.files import write_text as write_whole_text
 from knee.io.plain import shown
 from knee.io.tables import plain_text, read_table, shortened, spreadsheet_text
@@ -17,7 +17,7 @@ from knee.io.tables import plain_text, read_table, shortened, spreadsheet_text
 
 @dataclass(frozen=True)
 class KeyedCase:
-    """What must be known of a case to turn its verdict into a label, and to compare its readers with the model.
+    """What is needed to turn the verdict on a case into a label, and to compare its readers with the model.
 
     ``image`` is as in the manifest.
     """
@@ -29,7 +29,7 @@ class KeyedCase:
     student_grade: int
     teacher_grade: int
     model_hash: str = ""
-    """Of the model that gave the grades (``ReviewRun.model_hash``); empty in keys that did not keep it."""
+    """Hash of the model that predicted the grades (``ReviewRun.model_hash``); empty in keys of earlier versions."""
 
 
 COLUMNS = tuple(field.name for field in fields(KeyedCase))
@@ -52,7 +52,7 @@ def write_key(path: Path, cases: Iterable[KeyedCase], *, force: bool = False) ->
 def read_key(path: Path) -> dict[str, KeyedCase]:
     """The cases of a key by name, in its order.
 
-    Raises UserError where it cannot be read, Faults for what is wrong with its rows.
+    Raises UserError where the key cannot be read, Faults that list the errors in its rows.
     """
     table, faults = read_table(path, _REQUIRED)
     return dict(_checked(path, table.to_dict("records"), faults))
@@ -67,10 +67,10 @@ def _checked(path: Path, rows: Iterable[Mapping[Any, Any]], faults: list[str]) -
         if not all(grade.isdecimal() and len(grade) <= _MOST_DIGITS for grade in grades):
             faults.append(f"{at} grades {shown(grades)} are not whole numbers; export the review again")
         elif texts["case"] in found:
-            faults.append(f"{at} case {shown(texts['case'])} is there twice; export the review again")
+            faults.append(f"{at} case {shown(texts['case'])} appears twice; export the review again")
         else:
             student_grade, teacher_grade = map(int, grades)
             found[texts["case"]] = KeyedCase(**texts, student_grade=student_grade, teacher_grade=teacher_grade)
     if faults:
-        raise Faults(shortened(faults), summary=f"{path}: {len(faults)} faults")
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'error')}")
     yield from found.items()

@@ -1,4 +1,4 @@
-"""Verdicts become labels: a new version of the manifest, reviewed grades beside the original ones."""
+"""Turn verdicts into labels: a new version of the manifest, with the reviewed grades next to the original ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from knee.review.verdicts import latest_verdicts
 from knee.review.verdicts_file import Verdict
 
 RULE = (
-    "A case takes the median of its readers' final grades. Where an even number of readers has two different middle "
-    "grades, it keeps its recorded grade and is listed for a consensus reading. Grades with the verdict 'unsure' or "
+    "A case gets the median of its readers' final grades. If the number of readers is even and the two middle grades "
+    "differ, the case keeps its recorded grade and is listed for a consensus reading. Grades with the verdict 'unsure' or "
     "'bad_image' do not count; a case that at least half of its readers call a bad image keeps its recorded grade."
 )
 HELD_OUT = ("val", "test")
@@ -26,18 +26,18 @@ HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True)
 class ReviewedLabels:
-    """A manifest's table with reviewed grades, and what became of each case, by name."""
+    """A manifest's table with reviewed grades, and the cases by outcome."""
 
     table: pd.DataFrame
     graded: tuple[str, ...]
-    """Had no grade and have one now."""
+    """Had no grade before."""
     corrected: tuple[str, ...]
     confirmed: tuple[str, ...]
     undecided: tuple[str, ...]
-    """Readers disagree, or none is sure: a consensus reading is due."""
+    """The readers disagree or are all unsure: these cases need a consensus reading."""
     bad_image: tuple[str, ...]
     skipped: tuple[str, ...]
-    """Of the validation or test split."""
+    """Cases of the validation and test splits."""
 
     def __str__(self) -> str:
         groups = ("graded", "corrected", "confirmed", "undecided", "bad_image", "skipped")
@@ -62,9 +62,9 @@ def reviewed_labels(
 ) -> ReviewedLabels:
     """The manifest's table with ``grade`` as reviewed, by ``RULE``.
 
-    Adds ``grade_original`` (an earlier one stays), ``review`` (what became of the case, empty where it was not read)
-    and ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in
-    the key, or its image not in the manifest. A verdict that was withdrawn counts as none.
+    Adds ``grade_original`` (kept if it exists already), ``review`` (the outcome, empty for cases without a reading) and
+    ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in the
+    key, or its image is not in the manifest. Withdrawn verdicts are ignored.
     """
     readings: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in latest_verdicts(verdicts).values():
@@ -95,12 +95,12 @@ def reviewed_labels(
 
 
 def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, force: bool = False) -> None:
-    """Write the new manifest; its images and masks are named relative to where it lies.
+    """Write the new manifest; paths of images and masks are relative to its folder.
 
     Raises UserError where ``path`` is the manifest itself, exists (unless ``force``), or cannot be written.
     """
     if Path(path).resolve() == manifest.path.resolve():
-        raise UserError(f"{path}: is the manifest that was reviewed; write the new version under another name")
+        raise UserError(f"{path}: is the reviewed manifest itself; write the new version to another file")
     table = labels.table.copy()
     for column in ("image", "mask"):
         table[column] = [manifest.named_in(Path(path).parent, name) for name in table[column]]
@@ -108,7 +108,7 @@ def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, forc
 
 
 def _resolve(readings: list[Verdict], recorded: int | None) -> tuple[str, int | None]:
-    """What becomes of a case, and its grade from now on."""
+    """The outcome of a case, and its new grade."""
     if 2 * sum(verdict.verdict == "bad_image" for verdict in readings) >= len(readings):
         return "bad_image", recorded
     sure = [verdict for verdict in readings if verdict.verdict not in ("unsure", "bad_image")]
@@ -121,7 +121,7 @@ def _resolve(readings: list[Verdict], recorded: int | None) -> tuple[str, int | 
 
 
 def _is_held_out(manifest: Manifest, row: int, case: KeyedCase) -> bool:
-    """The split that the run used counts, and that of the manifest as well."""
+    """Held out by the split of the run, or by the manifest's split column."""
     table = manifest.table
     return case.split in HELD_OUT or ("split" in table and table["split"].iat[row] in HELD_OUT)
 
@@ -141,8 +141,8 @@ def _check(
             faults.append(f"case {case}: its image is not in {manifest.path.name}; give the run's own manifest")
         elif not skip_held_out and _is_held_out(manifest, rows[key[case].image], key[case]):
             faults.append(
-                f"case {case} is of the {key[case].split} split: grades given with the model in view would bend what "
-                "the model is measured by; leave such cases out with --skip-held-out"
+                f"case {case} is of the {key[case].split} split: readers saw the model's grade, so their grades would "
+                "bias its evaluation; leave such cases out with --skip-held-out"
             )
     if faults:
         raise Faults(shortened(faults), summary=f"{len(faults)} reviewed cases cannot become labels")

@@ -1,4 +1,4 @@
-"""Attention as NIfTI maps, on the original pixels and in their place in space."""
+"""Attention maps as NIfTI, on the original pixels and in their position in space."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PLACE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 @dataclass
 class NiftiWriter(Writer):
-    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice in the place of the source's slice.
+    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice at the position of the source's slice.
 
-    The affine is that of the source's volume, moved to the slice, or that of a DICOM slice whose header has its position; any
-    other image has none, and its map is a plain array, rows first, in steps of its spacing.
+    The affine is that of the source volume, shifted to the slice, or that of a DICOM slice whose header has its position. Maps
+    of other images have no position: they are plain arrays, rows first, with the pixel spacing.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Im
 
 
 def _in_volume(x: NDArray[np.float32], head: bytes, index: int) -> nibabel.Nifti1Image:
-    """The picture turned back into its slice of the volume, with the volume's own place in the world."""
+    """The map as a slice of the source volume, in the volume's orientation and position."""
     header = parse_header(head)
     view = slice_view(volume_shape(header), volume_affine(header))
     plane = x[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]

@@ -1,4 +1,4 @@
-"""A case as a picture that explains itself: image, attention, contour, color scale and what the map is not."""
+"""A case as a self-explanatory picture: image, attention, contour, color scale and the statement on what a map shows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from knee.attention import THRESHOLD
 from knee.evaluation.overlays import contour_of, legend_strip, notes_strip, overlay, verdict
 from knee.review.cases import NetworkView, ReviewCase
+from knee.review.claim import CLAIM
 from knee.review.page.html import ReviewRun
 
-CLAIM = "Where the model looked; not a segmentation of disease. RESEARCH USE ONLY, not for diagnostic use."
 _SMALLEST_WIDTH = 512
 _TEXT_WIDTH = 900  # wider pictures have larger letters
 
 
 @dataclass(frozen=True)
 class Picture:
-    """RGB pixels, and by how many of them each original pixel is shown in each direction."""
+    """RGB pixels, and the factor by which the original was enlarged."""
 
     pixels: NDArray[np.uint8]
     """(H · factor + legend, W · factor, 3)."""

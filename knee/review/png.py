@@ -1,4 +1,4 @@
-"""Cases as pictures with their legend, on the original pixels."""
+"""Write cases as PNG pictures with a legend, on the original pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knee.review.writer import NETWORKS, Exported, Writer, making
 
 @dataclass
 class PngWriter(Writer):
-    """One picture a network, ``CASE_NETWORK.png``, with its legend."""
+    """Writes one picture for each network, ``CASE_NETWORK.png``, with a legend."""
 
     folder: Path
     run: ReviewRun

@@ -1,4 +1,4 @@
-"""Names of readers: one person in two spellings would count as two."""
+"""Names of readers: find spellings of the same name, which would count as two readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TITLES = {"dr", "prof", "professor", "md", "mr", "mrs", "ms", "phd"}
 
 
 def reader_key(name: str) -> tuple[str, ...]:
-    """What the spellings of one name have in common: letters and numbers, without case, accents, order and titles.
+    """What spellings of one name share: words and numbers, regardless of case, accents, order and titles.
 
     >>> reader_key("Dr. Smith") == reader_key("dr smith"), reader_key("R 1") == reader_key("r1"), reader_key("R12")
     (True, True, ('12', 'r'))
@@ -21,7 +21,7 @@ def reader_key(name: str) -> tuple[str, ...]:
 
 
 def alike_readers(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names that may be spellings of one, in groups, each in the order given.
+    """Groups of names that may be spellings of one name, in the order given.
 
     >>> alike_readers(["Dr Smith", "R1", "dr smith"])
     [('Dr Smith', 'dr smith')]

@@ -1,7 +1,7 @@
-"""Does a map depend on what was learned? Weights are randomised from the top down, and the map must change.
+"""Weight-randomisation check: does a map depend on what the network learned?
 
-Adebayo et al., Sanity checks for saliency maps (NeurIPS 2018), cascading randomisation: a map that stays alike when the
-network's weights are random shows the image, not what the network learned.
+Cascading randomisation (Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018): weights are randomised from the
+output layer down. A map that stays similar when the weights are random shows the image, not what the network learned.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _MAP_SIZE = 64
 def weight_randomisation(
     network: nn.Module, images: Tensor, *, steps: int = 8, seed: int = 0, batch: int = 32, keep: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """How alike the maps are before and after more and more of the weights are randomised, from the top down.
+    """Similarity of the maps to the original ones while more and more weights are randomised, from the output layer down.
 
-    network: a ``Grader``; it is copied and stays as it is. images (N, 1, S, S) in [0, 1], on its device. Each step
-    shuffles the values within the next parameters (so their distribution stays), last registered first, about an equal
-    number of tensors a step. The maps are of the grade that the intact network gives. Parameters whose names begin with one
-    of ``keep`` stay as they are and do not count.
+    network: a ``Grader``; it is copied, not changed. images (N, 1, S, S) in [0, 1], on its device. Each step shuffles the
+    values within the next parameters (which keeps their distribution), last registered first, about the same number of
+    tensors in each step. The maps are those of the grade that the original network predicts. Parameters whose names begin
+    with one of ``keep`` are not shuffled and not counted.
 
-    Returns one row a step, the intact network first: ``step``, ``share`` (of the weights that are random), ``from_layer``
-    (the lowest layer shuffled), ``correlation`` (Spearman's, mean over images; a map that shows nothing counts as 0),
-    ``correlation_low`` and ``correlation_high`` (quartiles), ``ssim`` (mean) and ``empty`` (share of maps that show
-    nothing). Raises ValueError for fewer than one step or no image.
+    Returns one row for each step, the original network first: ``step``, ``share`` (of weights that are random),
+    ``from_layer`` (the lowest shuffled layer), ``correlation`` (Spearman's, mean over images; an empty map counts as 0),
+    ``correlation_low`` and ``correlation_high`` (quartiles), ``ssim`` (mean) and ``empty`` (share of empty maps). Raises
+    ValueError for fewer than one step or no image.
     """
     if steps < 1 or not len(images):
         raise ValueError(f"{steps} steps on {len(images)} images; both must be at least 1")
@@ -67,7 +67,7 @@ def weight_randomisation(
 
 
 def sanity_figure(table: pd.DataFrame) -> Figure:
-    """The table of ``weight_randomisation`` as a figure: likeness of the maps by share of random layers."""
+    """The table of ``weight_randomisation`` as a figure: similarity of the maps against the shuffled layers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -76,11 +76,13 @@ def sanity_figure(table: pd.DataFrame) -> Figure:
     axes.fill_between(x, table["correlation_low"], table["correlation_high"], color="#1f77c9", alpha=0.18, lw=0)
     axes.plot(x, table["correlation"], "o-", color="#1f77c9", label="rank correlation (mean, quartiles)")
     axes.plot(x, table["ssim"], "s--", color="#b97506", label="structural similarity (mean)")
-    axes.plot(x, table["empty"], ":", color="0.45", label="maps that show nothing (share; correlation counts as 0)")
+    axes.plot(x, table["empty"], ":", color="0.45", label="empty maps (share; correlation counts as 0)")
     axes.axhline(0, color="0.6", lw=0.8)
     axes.set_xticks(x, [_short(name) for name in table["from_layer"]], rotation=35, ha="right", fontsize=8)
-    axes.set(ylim=(-0.6, 1.05), xlabel="weights shuffled from the top down to …", ylabel="likeness to the intact map")
-    axes.set_title("Weight randomisation: maps that show what was learned fall to about 0", fontsize=10, loc="left")
+    axes.set(
+        ylim=(-0.6, 1.05), xlabel="weights shuffled from the top down to …", ylabel="similarity to the original map"
+    )
+    axes.set_title("Weight randomisation: maps that depend on the weights fall to about 0", fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -89,7 +91,7 @@ def sanity_figure(table: pd.DataFrame) -> Figure:
 def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     """Spearman's correlation of each pair of maps, ties by their mean rank: (N, H, W) twice → (N,).
 
-    0 where a map is constant: nothing is alike in nothing.
+    0 where a map is constant.
     """
     ranks = [
         pd.DataFrame(maps.reshape(len(maps), -1).T).rank().to_numpy().T - (maps[0].size + 1) / 2
@@ -133,7 +135,7 @@ def _maps(network: nn.Module, images: Tensor, classes: Tensor, batch: int) -> Te
     side = min(_MAP_SIZE, images.shape[-1])
 
     def attend(grading: Grading, place: slice) -> Tensor:
-        # Weights at random may give values that are not finite: such a map shows nothing.
+        # Random weights may give values that are not finite; such a map counts as empty.
         return attention_map(grading.class_maps.nan_to_num(0, 0, 0), classes[place], (side, side))
 
     return _in_batches(network, images, batch, attend)

@@ -1,4 +1,4 @@
-"""The append-only table of all verdicts of a run, and what is added to it."""
+"""The append-only table of all verdicts of a run, and the import of verdicts files into it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from knee.io.tables import plain_text, read_csv_rows, read_table, separator_of, 
 from knee.review.readers import alike_readers
 from knee.review.verdicts_file import GRADES, TIME_LIKE, VERDICTS, Expected, Verdict, is_time, read_verdicts_file
 
-_WRITTEN = ("reviewer", "comment")  # by people: nothing of it may become a formula in a spreadsheet
+_WRITTEN = ("reviewer", "comment")  # typed by people: must not become a formula in a spreadsheet
 
 
 COLUMNS = tuple(field.name for field in fields(Verdict))
@@ -26,15 +26,15 @@ COLUMNS = tuple(field.name for field in fields(Verdict))
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """The result of an import."""
 
     added: int
     known: int
-    """Verdicts that the table held already, word for word."""
+    """Verdicts that were in the table already, unchanged."""
     revised: int
-    """Verdicts added that take the place of an earlier one of the same reader."""
+    """Added verdicts that replace an earlier one by the same reader."""
     older: int = 0
-    """Verdicts added that are earlier than what the table held of the same reader, which goes on counting."""
+    """Added verdicts that are older than the same reader's verdict in the table, which stays in force."""
 
 
 def import_verdicts(
@@ -45,20 +45,20 @@ def import_verdicts(
     revise: bool = False,
     readers: Mapping[str, str] | None = None,
 ) -> Imported:
-    """Check verdicts files and append them to ``verdicts.csv``: all of them or, with any fault, none.
+    """Check verdicts files and append them to ``verdicts.csv``: all of them or, in case of an error, none.
 
-    What the table holds already is skipped, so a reader may hand in a file that has grown. A verdict that changed is
-    appended as a further row if ``revise``, and refused otherwise; no row is ever removed, and the one of the latest time
-    counts (``latest_verdicts``). ``readers`` is what names in the files are recorded as; a new name that may be a spelling of
-    another is refused unless it is in there. Imports at the same time wait for each other.
+    Verdicts that are in the table already are skipped, so a reader may hand in a longer version of an earlier file. A changed
+    verdict is appended as a new row with ``revise``, and refused otherwise. Rows are never removed; the one with the latest
+    time counts (``latest_verdicts``). ``readers`` maps names in the files to the names to record; a new name that may be a
+    spelling of another is refused unless it is listed there. Concurrent imports wait for each other.
 
-    Raises Faults listing all that is wrong in all files, UserError where a file cannot be read or the table not be written.
+    Raises Faults with all errors in all files, UserError where a file cannot be read or the table cannot be written.
 
-    A table that is a link, as to a shared drive, stays one: what it leads to grows.
+    A table that is a link, for example to a shared drive, stays a link; its target is extended.
     """
     table_path = Path(table_path)
     if table_path.is_symlink() and not table_path.exists():
-        raise UserError(f"{table_path}: is a link to nowhere; bring back what it leads to, or remove the link")
+        raise UserError(f"{table_path}: is a broken link; restore its target, or remove the link")
     with folder_lock(table_path.resolve().parent):
         return _import(paths, table_path, expected, revise, readers or {})
 
@@ -87,7 +87,7 @@ def _import(
             revised, older = revised + comes_later, older + (not comes_later)
             if not revise:
                 faults.append(
-                    f"case {verdict.case}: reader {verdict.reviewer} said something else at {earlier.time}; "
+                    f"case {verdict.case}: reader {verdict.reviewer} gave another verdict at {earlier.time}; "
                     "import with --revise to let the later verdict count"
                 )
         new.append(verdict)
@@ -99,14 +99,14 @@ def _import(
 
 
 def _alike(before: Sequence[Verdict], given: Sequence[Verdict], *, readers: Mapping[str, str]) -> list[str]:
-    """What to ask about new readers whose names may be spellings of one that is known."""
+    """Errors for new readers whose names may be spellings of a known name."""
     known = {verdict.reviewer for verdict in before} | {name for name, recorded in readers.items() if name == recorded}
     faults = []
     for first, *others in alike_readers(verdict.reviewer for verdict in (*before, *given)):
         for other in (name for name in others if name not in known):
-            same, apart = (shlex.quote(f"{other}={name}") for name in (first, other))
+            same, different = (shlex.quote(f"{other}={name}") for name in (first, other))
             faults.append(
-                f"reader {other!r} may be {first!r}: if they are one person, add --reader {same}; if not, --reader {apart}"
+                f"reader {other!r} may be {first!r}: if they are one person, add --reader {same}; if not, --reader {different}"
             )
     return faults
 
@@ -114,10 +114,10 @@ def _alike(before: Sequence[Verdict], given: Sequence[Verdict], *, readers: Mapp
 def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
     """All rows of ``verdicts.csv``, oldest first.
 
-    The table may have been altered by hand, so its rows are checked as those of a verdicts file are: ``run`` is the run they
-    must be of, ``grades`` K. They may be of any model: readers may have seen earlier ones, and the key keeps the latest.
+    The table may have been edited by hand, so its rows are checked like those of a verdicts file: they must be of the run
+    ``run`` with ``grades`` (K) grades. They may be of any model, since readers may have seen earlier ones.
 
-    Raises UserError where it cannot be read, Faults for what is wrong with its rows.
+    Raises UserError where the table cannot be read, Faults with the errors in its rows.
     """
     table, faults = read_table(Path(path), COLUMNS)
     verdicts = []
@@ -131,18 +131,16 @@ def read_verdicts(path: Path, *, run: str, grades: int) -> list[Verdict]:
             numbers = {name: int(grade) if grade else None for name, grade in given.items()}
             verdicts.append(Verdict(**texts, **numbers))  # type: ignore[arg-type]
     if faults:
-        way_out = "mend these rows, or restore the table from a backup"
-        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'error')}; {way_out}:")
+        hint = "fix these rows, or restore the table from a backup"
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'error')}; {hint}:")
     return verdicts
 
 
 def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
-    """What is wrong with the fields of one row of the table."""
+    """The errors in the fields of one row of the table."""
     faults = []
     if texts["run"] != run:
-        faults.append(
-            f"is of run {shown(texts['run'])}, not {run!r}; remove the row, or name the run's folder as before"
-        )
+        faults.append(f"is of run {shown(texts['run'])}, not {run!r}; remove the row, or rename the run's folder back")
     known = ("", *map(str, range(grades)))
     faults += [
         f"{name} {shown(texts[name])} is not 0–{grades - 1} or empty" for name in GRADES if texts[name] not in known
@@ -155,7 +153,7 @@ def _row_faults(texts: Mapping[str, str], run: str, grades: int) -> list[str]:
 
 
 def latest_verdicts(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
-    """What counts for each (case, reviewer): the row with the latest time, the later row among equals."""
+    """The verdict that counts for each (case, reviewer): the row with the latest time, the last one among equal times."""
     latest: dict[tuple[str, str], Verdict] = {}
     for verdict in verdicts:
         key = verdict.case, verdict.reviewer
@@ -169,20 +167,22 @@ def _moment(verdict: Verdict) -> datetime:
 
 
 def _repeated(verdicts: Sequence[Verdict]) -> list[str]:
-    """Cases that a reader judges twice, differently, in what is handed in now."""
+    """Errors for cases with two different verdicts by one reader in the files of this import."""
     seen: dict[tuple[str, str], Verdict] = {}
     faults = []
     for verdict in verdicts:
         first = seen.setdefault((verdict.case, verdict.reviewer), verdict)
         if first != verdict:
-            faults.append(f"case {verdict.case}: reader {verdict.reviewer} judges it twice; keep one of the two")
+            faults.append(
+                f"case {verdict.case}: reader {verdict.reviewer} has two different verdicts; keep one of them"
+            )
     return faults
 
 
 def _append(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Put rows after those that are there, byte for byte; the table is replaced whole or not at all.
+    """Add rows at the end and keep the existing ones byte for byte; the table is replaced as a whole or not at all.
 
-    Another program may have saved the table: rows take its order of columns and its separator, and leave other columns empty.
+    Another program may have saved the table: rows follow its column order and separator, and leave other columns empty.
     """
     before = path.read_bytes().decode() if path.exists() else ""
     header = read_csv_rows(path, COLUMNS)[0] if before else COLUMNS

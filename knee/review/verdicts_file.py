@@ -1,4 +1,4 @@
-"""What a reader's browser hands in: one JSON file of verdicts, checked as a whole."""
+"""Verdicts files: the JSON file that a reader downloads from the review page, checked as a whole."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ GRADES = ("blind_grade", "final_grade")
 """The fields of a verdict that hold grades."""
 TIME_LIKE = "2025-03-01T12:00:00Z"
 _LARGEST_FILE = 50_000_000
-_LONGEST_COMMENT = 10_000  # letters; a field of a CSV file holds 131,072, the page's own 2,000
+_LONGEST_COMMENT = 10_000  # characters; a CSV field holds 131,072, the page's comment field 2,000
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One reader's word on one case."""
+    """One reader's verdict on one case."""
 
     case: str
     reviewer: str
     time: str
-    """ISO 8601 with its zone: when it was last changed."""
+    """Time of the last change, ISO 8601 with time zone."""
     run: str
     model_hash: str
     blind_grade: int | None
-    """Given before the model's part was shown; None where the case was not read blind."""
+    """The grade given before the model's output was shown; None where the case was not read blind."""
     final_grade: int | None
     verdict: str
     """One of ``VERDICTS`` on the model's grade and map, or empty."""
@@ -40,13 +40,13 @@ class Verdict:
 
     @property
     def says_anything(self) -> bool:
-        """Whether it grades, judges or comments; not once all of that was withdrawn."""
+        """Whether it has a grade, a verdict or a comment; false if all of them were withdrawn."""
         return self.blind_grade is not None or self.final_grade is not None or bool(self.verdict or self.comment)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a verdicts file must be about."""
+    """The run, model, grades and cases that a verdicts file must match."""
 
     run: str
     model_hash: str
@@ -56,16 +56,16 @@ class Expected:
 
 
 def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: int) -> dict[str, Any]:
-    """What the review page saves, from one reader's verdicts: for readings made with another tool, or simulated.
+    """One reader's verdicts in the format that the review page saves, for simulated readings or those of another tool.
 
-    ``grade_set`` is its name, ``grades`` K. Write it as JSON and import it. Raises UserError unless the verdicts are of
-    one reader, run and model.
+    ``grade_set`` is its name, ``grades`` K. Write the result as JSON to import it. Raises UserError unless the verdicts are
+    of one reader, run and model.
     """
     heads = {(verdict.reviewer, verdict.run, verdict.model_hash) for verdict in verdicts}
     if len(heads) != 1:
         raise UserError(f"a verdicts file is of one reader, run and model; these are of {len(heads)}")
     ((reviewer, run, model_hash),) = heads
-    said = ("case", "blind_grade", "final_grade", "comment", "time")
+    copied = ("case", "blind_grade", "final_grade", "comment", "time")
     return {
         "schema": SCHEMA,
         "run": run,
@@ -74,14 +74,14 @@ def verdicts_document(verdicts: Sequence[Verdict], *, grade_set: str, grades: in
         "grades": grades,
         "reviewer": reviewer,
         "verdicts": [
-            {name: getattr(verdict, name) for name in said} | {"verdict": verdict.verdict or None}
+            {name: getattr(verdict, name) for name in copied} | {"verdict": verdict.verdict or None}
             for verdict in verdicts
         ],
     }
 
 
 def read_verdicts_file(path: Path, expected: Expected, faults: list[str]) -> list[Verdict]:
-    """The verdicts of one file; what is wrong with it is added to ``faults``."""
+    """The verdicts of one file; its errors are added to ``faults``."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise UserError(f"{path}: is larger than any verdicts file; choose the file that the review page saved")
@@ -115,10 +115,10 @@ def read_verdicts_file(path: Path, expected: Expected, faults: list[str]) -> lis
 def _head_faults(document: dict[str, Any], expected: Expected) -> list[str]:
     faults = []
     if document.get("run") != expected.run:
-        way_out = "import it into that run"
+        hint = "import it into that run"
         if document.get("model_hash") == expected.model_hash:
-            way_out = "its model is this run's: if the run's folder was renamed, name it as before; if not, " + way_out
-        faults.append(f"is of run {shown(document.get('run'))}, not {expected.run!r}; {way_out}")
+            hint = "it has this run's model: if the run's folder was renamed, rename it back; if not, " + hint
+        faults.append(f"is of run {shown(document.get('run'))}, not {expected.run!r}; {hint}")
     elif document.get("model_hash") != expected.model_hash:
         faults.append(
             f"is of model {shown(document.get('model_hash'))}, but the run's is {expected.model_hash!r}: the reader saw "
@@ -139,7 +139,7 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
         faults.append(f"case {shown(case)} is not one of this run; was the file made from another export?")
     for name in GRADES:
         grade = entry.get(name)
-        # bool is an int to Python, and true is no grade.
+        # In Python bool is an int, but true is not a grade.
         if grade is not None and (type(grade) is not int or not 0 <= grade < expected.grades):
             faults.append(f"case {shown(case)}: {name} {shown(grade)} is not 0–{expected.grades - 1} or null")
     if entry.get("verdict") not in (None, *VERDICTS):
@@ -151,7 +151,7 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
         faults.append(f"case {shown(case)}: comment {shown(comment)} is not text")
     elif len(comment) > _LONGEST_COMMENT:
         faults.append(
-            f"case {shown(case)}: comment has {len(comment)} letters, the most is {_LONGEST_COMMENT}; shorten it"
+            f"case {shown(case)}: comment has {len(comment)} characters, at most {_LONGEST_COMMENT} are allowed; shorten it"
         )
     if not is_time(entry.get("time")):
         faults.append(f"case {shown(case)}: time {shown(entry.get('time'))} is not like {TIME_LIKE}")
@@ -159,8 +159,8 @@ def _entry_faults(entry: Any, expected: Expected) -> list[str]:
 
 
 def is_time(value: Any) -> bool:
-    """Whether it is an ISO 8601 time with its zone, in plain letters."""
-    # fromisoformat takes any letter between date and time, half of a surrogate pair too, which no file can hold.
+    """Whether it is an ISO 8601 time with time zone, in ASCII."""
+    # fromisoformat accepts any character between date and time, even a lone surrogate, which cannot be written to a file.
     if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
         return False
     try:
@@ -184,5 +184,5 @@ def _verdict(entry: dict[str, Any], reviewer: str, expected: Expected) -> Verdic
 
 
 def _one_line(text: str) -> str:
-    """Text that fits into a CSV field whatever was typed: no control characters, single spaces."""
+    """Text as one line for a CSV field: no control characters, single spaces."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

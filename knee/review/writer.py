@@ -1,4 +1,4 @@
-"""What an export format is: a writer that takes case after case. What one case cannot give costs the others nothing."""
+"""The interface of export formats: a writer that takes one case after another. An error in one case does not affect others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORKS = ("teacher", "student")
 
 @dataclass(frozen=True)
 class Exported:
-    """The files written for a case, and what to know of it: what was left out and why, text within the pixels."""
+    """The files written for a case, and notes on it: what was left out and why, burned-in text."""
 
     files: tuple[Path, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -28,12 +28,12 @@ class Writer:
     """Writes the cases of an export in one format, in a ``with`` block around them all."""
 
     ending = ""
-    """Of the files it writes for each case into its folder; empty where it writes one file for all."""
+    """Suffix of the files that it writes for each case into its folder; empty if it writes one file for all cases."""
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
-        """Write one case; files of the original's pixels are made only where it could be read.
+        """Write one case; files on the original's pixels are made only if the original could be read.
 
-        Raises NotMade where this case has nothing in this format, UserError where a file cannot be written.
+        Raises NotMade where this case cannot be written in this format, UserError where a file cannot be written.
         """
         raise NotImplementedError
 
@@ -41,19 +41,19 @@ class Writer:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Finish what was begun, or drop it after an error."""
+        """Complete the output, or discard it after an error."""
 
 
 class NotMade(UserError):
-    """Something that was asked for cannot be made of one case; other cases are not concerned."""
+    """A requested file cannot be made from one case; other cases are not affected."""
 
 
 @contextmanager
 def making(what: str) -> Iterator[None]:
-    """Raise whatever goes wrong within as ``NotMade``, with ``what`` and the reason; show no warning of a library.
+    """Turn any exception inside into ``NotMade`` with ``what`` and the reason, and suppress warnings of libraries.
 
-    Libraries raise almost anything at files that bend the standard. Nothing is to be written to disk within: a full one
-    concerns every case.
+    Libraries raise almost any exception for files that violate the standard. Do not write to disk inside: a full disk
+    affects every case.
     """
     try:
         with warnings.catch_warnings():
@@ -63,4 +63,4 @@ def making(what: str) -> Iterator[None]:
         raise NotMade(f"no {what}: {error}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise NotMade(f"no {what} ({type(error).__name__}: {reason}); look at its file") from error
+        raise NotMade(f"no {what} ({type(error).__name__}: {reason}); check its file") from error

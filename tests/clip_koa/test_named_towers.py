@@ -57,7 +57,7 @@ def test_unknown_names_offer_near_ones():
 
 def test_models_without_patches_are_refused_with_another():
     assert "take timm:resnet50" in refusal(clip_towers, "RN50", image_size=224)
-    assert "take a ViT" in refusal(clip_towers, "coca_ViT-B-32", image_size=224)
+    assert "use a ViT" in refusal(clip_towers, "coca_ViT-B-32", image_size=224)
     assert {"ViT-B-16-quickgelu", "ViT-B-16"} <= set(supported_clip_models())
     assert not {"RN50", "coca_ViT-B-32"} & set(supported_clip_models())
 
@@ -125,14 +125,14 @@ def test_files_that_are_no_weights_are_refused(tmp_path, clip_folder):
         assert "does not hold weights" in refusal(
             clip_towers, f"local-dir:{clip_folder}", image_size=64, pretrained=str(path)
         )
-    assert "is not there" in refusal(
+    assert "does not exist" in refusal(
         timm_tower, "test_resnet", embed_dim=4, image_size=64, stride=0, pretrained="no.pt"
     )
     (tmp_path / "empty").mkdir()
-    assert "holds no weights" in refusal(
+    assert "contains no weights" in refusal(
         clip_towers, f"local-dir:{clip_folder}", image_size=64, pretrained=str(tmp_path / "empty")
     )
-    assert "describes no model" in refusal(clip_towers, f"local-dir:{tmp_path}", image_size=64)
+    assert "does not describe a model" in refusal(clip_towers, f"local-dir:{tmp_path}", image_size=64)
 
 
 def test_strides_and_stages_a_backbone_cannot_take():
@@ -270,7 +270,7 @@ def test_code_in_a_text_towers_folder_is_never_run(tokenizer_folder, tmp_path):
     settings = {"model_type": "canary", "auto_map": {"AutoConfig": "canary.Canary"}}
     (tokenizer_folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     for fresh in (True, False):
-        assert "code of its own, which is never run" in refusal(
+        assert "needs its own code, which is never run" in refusal(
             clip_towers, f"local-dir:{tokenizer_folder}", image_size=64, fresh=fresh
         )
     assert not (tmp_path / "ran").exists()

@@ -69,8 +69,8 @@ def test_all_faults_come_at_once(tmp_path):
         "'2' is not a grade of 'cartilage'; write 0–2, without quotation marks",
         "'3' is not a grade",
         "grade 0, phrase 2: is empty",
-        "grade 0, phrase 3: 7 is not a text",
-        "grade 3, phrase 1: 92 tokens, the text tower reads 77",
+        "grade 0, phrase 3: 7 is not text",
+        "grade 3, phrase 1: 92 tokens, but the text tower reads 77",
         "grade 4: not a list",
         "key 'notes' is unknown",
     ):

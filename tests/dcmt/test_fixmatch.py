@@ -386,8 +386,14 @@ def test_half_precision_gives_float32_losses_and_averages(small_grader: Nets, sm
         ({"loss.probability_consistency": 5}, r"does not have the losses probability_consistency; add --loss\.prob"),
         ({"loss.symmetry": True}, r"does not have the losses symmetry; add --loss\.symmetry false"),
         ({"views.teacher_photometric": "same"}, r"both views are strong; add --views\.teacher_photometric weak"),
-        ({"data.unlabeled_per_batch": 0}, r"unlabeled_per_batch 0 and fixmatch\.unlabeled_weight 1, so no unlabeled"),
-        ({"fixmatch.unlabeled_weight": 0}, r"unlabeled_per_batch 2 and fixmatch\.unlabeled_weight 0, so no unlabeled"),
+        (
+            {"data.unlabeled_per_batch": 0},
+            r"unlabeled_per_batch 0 and fixmatch\.unlabeled_weight 1, so unlabeled images",
+        ),
+        (
+            {"fixmatch.unlabeled_weight": 0},
+            r"unlabeled_per_batch 2 and fixmatch\.unlabeled_weight 0, so unlabeled images",
+        ),
         ({"fixmatch.threshold": 1.1}, r"fixmatch\.threshold is 1\.1; it must be in \[0, 1\]"),
         ({"fixmatch.momentum": 1.0}, r"fixmatch\.momentum is 1\.0; it must be at least 0 and below 1"),
         ({"fixmatch.unlabeled_weight": -1}, r"fixmatch\.unlabeled_weight is -1"),

@@ -205,7 +205,7 @@ def test_paths(name: str, value: str, run: Path, phantom: Path) -> None:
 def test_a_path_to_a_pipe_is_refused_and_not_waited_for(run: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     spoil(run / "local" / "paths.yaml", ("data.manifest",), f'"{tmp_path / "pipe"}"')
-    with pytest.raises(UserError, match="which is not a file"):
+    with pytest.raises(UserError, match="which is not a readable file"):
         load_data(load_run(run, checkpoint="best", device="cpu"))
 
 
@@ -327,7 +327,7 @@ def with_clip(run: Path, **clip: Any) -> None:
 )
 def test_a_model_from_elsewhere_needs_the_users_word(clip: dict[str, str], run: Path) -> None:
     with_clip(run, **clip)
-    with pytest.raises(UserError, match=r"without a download or code from elsewhere; .* add --external-model"):
+    with pytest.raises(UserError, match=r"without downloads and without external code; .* add --external-model"):
         load_best(run)
 
 

@@ -98,7 +98,7 @@ def test_names_like_a_vision_transformer_are_no_reason_to_take_one_for_it(backbo
         ({"backbone": "no such thing"}, "timm has no 'no such thing'"),
         ({"stride": 16}, "gives a feature map of 6 × 6 for 48 px, a stride of about 8, not 16; set model.stride to 0"),
         ({"stage": 9}, "model.stage 9 of resnet10t at 48 px gives no feature map"),
-        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors is not there"),
+        ({"weights": "nowhere.safetensors"}, "nowhere.safetensors does not exist"),
         ({"backbone": "dla34", "stage": -1, "stride": 16}, "set model.stride"),
     ],
 )
@@ -149,7 +149,7 @@ def test_offline_pretrained_weights_give_one_sentence(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("knee.nn.weights.can_reach", lambda address: False)
     monkeypatch.setattr("dcmt.network.timm.create_model", offline)
-    with pytest.raises(UserError, match="could not be fetched") as caught:
+    with pytest.raises(UserError, match="could not be downloaded") as caught:
         tiny(pretrained=True)
     message = str(caught.value)
     assert "\n" not in message

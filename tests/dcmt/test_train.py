@@ -100,7 +100,7 @@ def test_a_run_that_is_done_keeps_its_config(
     shutil.copytree(trained_run.path, run.path)
     before = run.config.read_text()
     assert train_grader(grader_config(**{"fit.steps": 2}), run, resume=True).step == 6
-    assert any("is done: step 6 of 2" in line for line in said)
+    assert any("is complete: step 6 of 2" in line for line in said)
     assert run.config.read_text() == before
 
 
@@ -143,9 +143,9 @@ def test_what_another_length_does_to_the_schedules_is_told(
     run = create_run(tmp_path / "run", config, kind="grader")
     train_grader(config, run, resume=False)
     train_grader(grader_config(**cosine, **{"fit.steps": 4}), run, resume=True)
-    told = [line for line in said if line.startswith("note: the run was to have 2 steps and now has 4.")]
+    told = [line for line in said if line.startswith("note: the run was planned with 2 steps and now has 4.")]
     assert len(told) == 1
-    assert "at step 2, the rate goes from 1.0% to 50.5% of its base" in told[0]
+    assert "at step 2, the rate changes from 1.0% to 50.5% of its base" in told[0]
 
 
 def test_without_masks_the_attention_loss_is_left_out_and_said_once(
@@ -158,7 +158,7 @@ def test_without_masks_the_attention_loss_is_left_out_and_said_once(
     config = grader_config(**{"data.manifest": str(tmp_path / "data/manifest.csv"), "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
     train_grader(config, run, resume=False)
-    assert len([line for line in said if "applies to no image" in line]) == 1
+    assert len([line for line in said if "so the attention loss (Eq. 2) is left out" in line]) == 1
     names = {name for _, name, _ in read_metrics(run.path / "metrics.csv")}
     assert "loss/attention" not in names
     assert "val_teacher/tiou" not in names
@@ -239,7 +239,7 @@ def test_start_from_another_split_network_normalisation_or_from_more_labels_is_r
     with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
         load(network=torch.nn.Linear(2, 2))
     another = "fixed" if grader_config().model.normalise == "image" else "image"
-    with pytest.raises(UserError, match=rf"model\.start: .* this config says {another}; give --model\.normalise"):
+    with pytest.raises(UserError, match=rf"model\.start: .* this config has {another}; give --model\.normalise"):
         load(**{"model.normalise": another})
     with pytest.raises(
         UserError, match=r"was trained with 0\.6 of the labels, this config has 0\.5: .*fraction 0\.6 or"

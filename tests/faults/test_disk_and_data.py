@@ -53,7 +53,7 @@ def test_disk_full_in_the_first_checkpoint(trainee: Trainee, undisturbed: Undist
     trainee.folder = small_disk("3m")  # not one checkpoint
     for _ in range(2):
         assert trainee.finish(trainee.train("run")) == 2, trainee.output()
-        assert "it is the first one: mend this, and --resume starts from step 0" in trainee.output()
+        assert "it is the first one: fix this, then --resume starts from step 0" in trainee.output()
         assert "Traceback" not in trainee.output()
         assert has_logged(trainee, "val_teacher")
     small_disk("64m")

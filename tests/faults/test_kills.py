@@ -157,7 +157,7 @@ def test_damaged_newest_checkpoint_is_told_and_the_one_before_taken(trainee: Tra
     os.truncate(folder / "step_00000006" / "teacher.safetensors", 1000)
     assert trainee.finish(trainee.train("run")) == 0, trainee.output()
     assert "step_00000006/teacher.safetensors is missing or damaged" in trainee.output()
-    assert "going back to the checkpoint before it" in trainee.output()
+    assert "using the checkpoint before it" in trainee.output()
     assert "resuming" in trainee.output()
     assert "at step 4 of 10" in trainee.output()
     assert_same(trainee.run("run"), undisturbed.outcome)
@@ -172,7 +172,7 @@ def test_where_no_checkpoint_is_whole_the_run_does_not_start_over(trainee: Train
         os.truncate(path, 1000)
     record = (run.path / "metrics.csv").read_bytes()
     assert trainee.finish(trainee.train("run")) == 2
-    assert "no checkpoint is whole" in trainee.output()
+    assert "no checkpoint is valid" in trainee.output()
     assert (run.path / "metrics.csv").read_bytes() == record
     for path, content in kept.items():
         path.write_bytes(content)
@@ -192,7 +192,7 @@ def test_asked_to_stop_in_validation(number: signal.Signals, trainee: Trainee, u
         GraderValidation.__call__ = asked  # type: ignore[method-assign]
 
     assert trainee.finish(trainee.train("run", prepare=arm)) == 0, trainee.output()
-    assert "stopped at step 4 of 10, saved; go on with: python train.py --resume" in trainee.output()
+    assert "stopped at step 4 of 10, saved; continue with: python train.py --resume" in trainee.output()
     assert trainee.finish(trainee.train("run")) == 0, trainee.output()
     assert_same(trainee.run("run"), undisturbed.outcome)
 
@@ -202,7 +202,7 @@ def test_ctrl_c_reaches_the_whole_group_and_the_step_is_still_saved(trainee: Tra
     wait_for(lambda: has_logged(trainee), process)
     os.killpg(process.pid, signal.SIGINT)
     assert trainee.finish(process) == 0, trainee.output()
-    assert "saved; go on with" in trainee.output()
+    assert "saved; continue with" in trainee.output()
     assert trainee.finish(trainee.train("run")) == 0, trainee.output()
     assert_same(trainee.run("run"), undisturbed.outcome)
 

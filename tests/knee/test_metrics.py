@@ -91,7 +91,7 @@ class TestThresholdIou:
         [
             (np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), "one size"),
             (np.zeros((4, 4)), np.zeros((4, 4)), "first axis"),
-            (np.full((1, 2, 2), 1.5), np.ones((1, 2, 2)), r"attention must lie in \[0, 1\]"),
+            (np.full((1, 2, 2), 1.5), np.ones((1, 2, 2)), r"attention must be in \[0, 1\]"),
             (np.zeros((1, 2, 2)), np.full((1, 2, 2), 255), "mask must lie"),
             (np.full((1, 2, 2), np.nan), np.ones((1, 2, 2)), "NaN"),
         ],

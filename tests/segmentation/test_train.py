@@ -168,7 +168,7 @@ def load_config(run: RunFolder) -> SegmenterConfig:
 
 
 def test_run_of_another_kind_is_refused(trained_run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not the run of a segmenter"):
+    with pytest.raises(UserError, match="not a segmenter's run"):
         predict(trained_run, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""``dcmt review export``: cases for readers, from a run and its data."""
+"""``dcmt review export``: export the cases of a run for readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 import dcmt
 from dcmt.commands.review.files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
-from dcmt.commands.review.options import CLAIM
 from dcmt.commands.selection import Selection, select
 from dcmt.loaded import LoadedRun
 from knee.errors import UserError
@@ -21,6 +20,7 @@ from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.plain import read_json
 from knee.io.tables import shortened
 from knee.review.cases import CaseFacts, ReviewCase, most_doubtful
+from knee.review.claim import CLAIM
 from knee.review.collect import review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.page.html import ReviewRun
@@ -31,12 +31,12 @@ _SANITY = "sanity.png"
 
 
 def export_command(options: argparse.Namespace) -> int:
-    """Write the cases in all formats asked for, and their key into the run's ``local`` folder."""
+    """Write the cases in all requested formats, and their key into the run's ``local`` folder."""
     chosen = select(options, labeled=True)
     loaded = chosen.loaded
     if "student" not in loaded.networks:
         raise UserError(
-            f"{options.run} has only a teacher; a review compares student and teacher: export a trained run"
+            f"{options.run} has only a teacher, but a review compares student and teacher; export a trained run"
         )
     check_choice(chosen, options.cases, options.by)
     folder: Path = options.out or review_folder(loaded.run, options.split)
@@ -54,7 +54,7 @@ def export_command(options: argparse.Namespace) -> int:
     if has_figure:
         refuse_existing(folder / _SANITY, force=options.force)
     cases: Iterable[ReviewCase] = tqdm(
-        run_cases(chosen), total=len(chosen.rows), desc="looking", unit="case", disable=None
+        run_cases(chosen), total=len(chosen.rows), desc="grading", unit="case", disable=None
     )
     if options.cases is not None:
         cases = tqdm(
@@ -65,7 +65,7 @@ def export_command(options: argparse.Namespace) -> int:
     export.write(cases, identities(chosen))
     keep_private(export.key_path)
     if has_figure:
-        # Beside the page, so that the link holds wherever the folder goes.
+        # Next to the page, so that the link works wherever the folder is moved.
         with whole_file(folder / _SANITY, force=options.force) as scratch:
             shutil.copyfile(sanity_path(loaded.run), scratch)
     _report(export, len(chosen.rows), options)
@@ -73,7 +73,7 @@ def export_command(options: argparse.Namespace) -> int:
 
 
 def _sanity_of(loaded: LoadedRun) -> bool:
-    """Whether the weight-randomisation check was made of the very weights that are exported."""
+    """Whether the weight-randomisation check was made with the exported checkpoint."""
     if not sanity_path(loaded.run).exists():
         return False
     try:
@@ -84,20 +84,22 @@ def _sanity_of(loaded: LoadedRun) -> bool:
 
 
 def check_choice(chosen: Selection, count: int | None, by: str | None) -> None:
-    """Raises UserError where cases cannot be chosen as asked."""
+    """Raises UserError if ``--cases`` and ``--by`` cannot be applied."""
     split, rows, data = chosen.split, chosen.rows, chosen.data
     if by is not None and count is None:
-        raise UserError(f"--by {by} says what the most doubtful cases are chosen by; say how many with --cases N")
+        raise UserError(f"--by {by} sets how the most doubtful cases are chosen; give their number with --cases N")
     if count is not None and count < 1:
-        raise UserError(f"--cases is {count}; ask for at least 1, or leave it out for all")
+        raise UserError(f"--cases is {count}; give at least 1, or leave it out for all")
     if by == "overlap" and not data.cache.has_mask[rows].any():
         raise UserError(f"no {split} image has a mask, so cases cannot be chosen by overlap; choose another --by")
     if by == "mismatch" and not (chosen.grades[rows] >= 0).any():
-        raise UserError(f"{split} images have no recorded grade to differ from; choose another --by, or --split train")
+        raise UserError(
+            f"{split} images have no recorded grades to compare with; choose another --by, or --split train"
+        )
 
 
 def review_run(loaded: LoadedRun, title: str | None = None, *, sanity: bool = False) -> ReviewRun:
-    """What the cases of a run have in common."""
+    """What all exported cases of a run share."""
     name = run_name(loaded.run)
     return ReviewRun(
         run=name,
@@ -110,7 +112,7 @@ def review_run(loaded: LoadedRun, title: str | None = None, *, sanity: bool = Fa
 
 
 def run_cases(chosen: Selection) -> Iterator[ReviewCase]:
-    """The cases of the rows, as they come; memory does not grow with their number."""
+    """The cases of the rows, one batch at a time; memory does not grow with their number."""
     return review_cases(
         chosen.loaded.networks["student"],
         chosen.loaded.networks["teacher"],
@@ -118,12 +120,12 @@ def run_cases(chosen: Selection) -> Iterator[ReviewCase]:
         case_facts(chosen),
         masks=chosen.data.masks,
         has_mask=chosen.data.cache.has_mask,
-        **chosen.loaded.asked,
+        **chosen.loaded.inference,
     )
 
 
 def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
-    """What is known of a row."""
+    """A function that gives what is known about a row."""
     data = chosen.data
     sides = data.manifest.table["side"].tolist()
 
@@ -141,28 +143,28 @@ def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
 
 
 def identities(chosen: Selection) -> Mapping[str, Identity]:
-    """Which image and patient each case is."""
+    """The image and patient of each case."""
     table = chosen.data.manifest.table.iloc[chosen.rows]
     named = zip(chosen.cases.values(), table["image"], table["patient"], strict=True)
     return {case: Identity(image, patient) for case, image, patient in named}
 
 
-def _report(export: ReviewExport, looked: int, options: argparse.Namespace) -> None:
-    counted = f"{export.cases} cases" if options.cases is None else f"{export.cases} of {looked} cases"
+def _report(export: ReviewExport, total: int, options: argparse.Namespace) -> None:
+    counted = f"{export.cases} cases" if options.cases is None else f"{export.cases} of {total} cases"
     log.info(f"{counted} of the {options.split} images in {export.folder}: {', '.join(export.formats)}")
     if export.removed:
         log.info(
-            f"  {export.removed} files of an earlier export were removed, so that the folder holds these cases alone"
+            f"  {export.removed} files of an earlier export were removed, so that the folder contains only these cases"
         )
     for line in shortened(export.left_out)[:20]:
         log.info(f"  left out: {line}")
     if len(export.left_out) > 20:
         log.info(f"  … and {len(export.left_out) - 20} more left out")
     if export.keep_identity and "dicom" in export.formats:
-        log.info("the DICOM objects name the patients: keep them where the source may be kept")
+        log.info("the DICOM objects contain the patients' identity: protect them like the source images")
     if export.run.sanity_figure is None and "html" in export.formats:
         log.info(f"the page has no weight-randomisation figure; make one with: dcmt review sanity {typed(options.run)}")
-    log.info(f"which case is which image: {export.key_path} (stays with you)")
+    log.info(f"key from cases to images: {export.key_path} (do not share it)")
     if "html" in export.formats:
         log.info(f"open {export.folder / 'review.html'}, then: dcmt review import {typed(options.run)} verdicts_….json")
     log.info(CLAIM)

@@ -1,4 +1,4 @@
-"""Where a run keeps its review, and which model it is of."""
+"""The files of a run's review, and the hash of the reviewed model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from knee.review.key import KeyedCase, read_key
 
 
 def review_folder(run: RunFolder, split: str) -> Path:
-    """Where an export goes unless told otherwise: cases by hash, to be handed to readers."""
+    """The default folder of an export, with cases named by hash, to be handed to readers."""
     return run.path / "review" / split
 
 
 def key_path(run: RunFolder) -> Path:
-    """From case to image, of all exports of the run."""
+    """The key from cases to images, for all exports of the run."""
     return run.local / "review_key.csv"
 
 
@@ -33,15 +33,15 @@ def sanity_path(run: RunFolder) -> Path:
 
 
 def run_name(run: RunFolder) -> str:
-    """What verdicts call the run."""
+    """The name of the run in verdicts files."""
     return run.path.resolve().name
 
 
 def model_hash(checkpoint: Checkpoint) -> str:
-    """Of the teacher's weights: the first 16 hex digits of their SHA-256."""
+    """The first 16 hex digits of the SHA-256 of the teacher's weights."""
     sums = checkpoint.state["sha256"]
     if "teacher.safetensors" not in sums:
-        raise UserError(f"{checkpoint.folder} holds no teacher; put the run's own checkpoint back")
+        raise UserError(f"{checkpoint.folder} has no teacher; restore the run's own checkpoint")
     return str(sums["teacher.safetensors"])[:16]
 
 
@@ -50,14 +50,14 @@ def open_reviewed(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Keye
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:
-        raise UserError(f"{path} is a run of kind {shown(kind)}; reviews are of a grader's run")
+        raise UserError(f"{path} is a run of kind {shown(kind)}; a review needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not key_path(run).exists():
-        raise UserError(f"{path} was not exported for review yet; begin with: dcmt review export {typed(path)}")
+        raise UserError(f"{path} was not exported for review yet; export it first: dcmt review export {typed(path)}")
     return run, {"kind": kind, **dataclasses.asdict(config)}, read_key(key_path(run))
 
 
 def keep_private(path: Path) -> None:
-    """What names patients or readers is for the owner alone."""
+    """Make a file that names patients or readers readable only by its owner."""
     if path.exists():
         path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""The options of ``dcmt review``; what a command needs is imported when it runs."""
+"""Registration of ``dcmt review`` and its options; a command's modules are imported when it runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dcmt.commands.options import external_model_option
 from dcmt.commands.registry import command, group
+from knee.review.claim import CLAIM
 
-CLAIM = "Maps show where the model looked; they are no segmentation of disease. Research use only, not for diagnosis."
-group("review", "hand cases and attention maps to readers; turn their verdicts into labels")
+group("review", "export cases and attention maps for readers; turn their verdicts into labels")
 
 
 def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
@@ -22,7 +22,7 @@ def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> Non
 
 @command(
     "review export",
-    "write cases for readers: a page for the browser, pictures, NIfTI, DICOM",
+    "export cases for readers: a page for the browser, pictures, NIfTI, DICOM",
     runs="dcmt.commands.review.export:export_command",
     closing=CLAIM,
 )
@@ -33,15 +33,17 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("unlabeled", "train", "val", "test"),
         default="unlabeled",
-        help="unlabeled: training images whose grade is not used, shown without one; train: those whose grade is used",
+        help="unlabeled: training images whose grade is not used, shown without a grade; train: those whose grade is used",
     )
-    parser.add_argument("--format", default="html", help="of html, png, nifti and dicom, with commas (default html)")
-    parser.add_argument("--cases", type=int, metavar="N", help="the N cases most worth a look (default: all)")
+    parser.add_argument(
+        "--format", default="html", help="html, png, nifti, dicom, or several separated by commas (default html)"
+    )
+    parser.add_argument("--cases", type=int, metavar="N", help="export the N most doubtful cases (default: all)")
     parser.add_argument(
         "--by",
         choices=("all", "distance", "flip", "entropy", "overlap", "mismatch"),
-        help="what --cases goes by: distance of student and teacher, change on flipping, entropy, low overlap with the "
-        "cartilage, mismatch with the recorded grade, or the mean of all (default)",
+        help="measure of doubt for --cases: distance of student and teacher, change under horizontal flip, entropy, low "
+        "overlap with the cartilage, mismatch with the recorded grade, or the mean of all (default)",
     )
     parser.add_argument("--out", type=Path, help="folder (default: RUN/review/SPLIT)")
     parser.add_argument("--title", help="heading of the page")
@@ -51,16 +53,18 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "review import",
-    "check verdicts that readers saved, and keep them with the run",
+    "check the readers' verdicts files, and store the verdicts in the run",
     runs="dcmt.commands.review.verdicts:import_command",
     closing=CLAIM,
 )
 def import_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review import``."""
     _run_options(parser, device=False)
-    parser.add_argument("verdicts", type=Path, nargs="+", help="JSON files that the page saved, of one or more readers")
     parser.add_argument(
-        "--revise", action="store_true", help="let a reader's later verdict count in place of an earlier"
+        "verdicts", type=Path, nargs="+", help="JSON files downloaded from the page, by one or more readers"
+    )
+    parser.add_argument(
+        "--revise", action="store_true", help="let later verdicts replace earlier ones by the same reader"
     )
 
     parser.add_argument(
@@ -69,7 +73,7 @@ def import_options(parser: argparse.ArgumentParser) -> None:
         type=_named,
         default=[],
         metavar="GIVEN=NAME",
-        help="record the reader GIVEN of a file as NAME: one person in two spellings; GIVEN=GIVEN keeps two persons apart",
+        help="record the reader GIVEN of a file as NAME, for two spellings of one person; GIVEN=GIVEN for different persons",
     )
 
 
@@ -82,18 +86,18 @@ def _named(text: str) -> tuple[str, str]:
 
 @command(
     "review labels",
-    "write a new manifest with the reviewed grades; readers' agreement",
+    "write a new manifest with the reviewed grades; print the readers' agreement",
     runs="dcmt.commands.review.verdicts:labels_command",
     closing=CLAIM,
 )
 def labels_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review labels``."""
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--out", type=Path, required=True, help="the new manifest; beside the old one is best")
+    parser.add_argument("--out", type=Path, required=True, help="the new manifest, best next to the old one")
     parser.add_argument(
-        "--skip-held-out", action="store_true", help="leave cases of validation and test out instead of refusing"
+        "--skip-held-out", action="store_true", help="leave out cases of validation and test instead of refusing"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite FILE given by --out")
+    parser.add_argument("--force", action="store_true", help="overwrite the file given by --out")
 
 
 @command(
@@ -108,12 +112,12 @@ def send_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--aet", default="ANY-SCP", help="AE title of the node (default ANY-SCP)")
-    parser.add_argument("--calling-aet", default="DCMT", help="AE title of ours, where the node asks (default DCMT)")
+    parser.add_argument("--calling-aet", default="DCMT", help="our AE title (default DCMT)")
 
 
 @command(
     "review sanity",
-    "do the maps depend on what was learned, and do they lie on the cartilage",
+    "check whether maps depend on the learned weights, and their overlap with the cartilage",
     runs="dcmt.commands.review.sanity:sanity_command",
     closing=CLAIM,
 )
@@ -121,7 +125,5 @@ def sanity_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review sanity``."""
     _run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
-    parser.add_argument(
-        "--steps", type=int, default=8, help="from intact weights to random ones in N steps (default 8)"
-    )
-    parser.add_argument("--images", type=int, default=32, help="how many images (default 32)")
+    parser.add_argument("--steps", type=int, default=8, help="steps from the original to random weights (default 8)")
+    parser.add_argument("--images", type=int, default=32, help="number of images (default 32)")

@@ -1,4 +1,4 @@
-"""``dcmt review sanity``: do the maps depend on what was learned, and do they lie on the cartilage."""
+"""``dcmt review sanity``: whether maps depend on the learned weights, and their overlap with the cartilage."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sanity_command(options: argparse.Namespace) -> int:
     shown = chosen.spread(options.images).rows
     images = torch.from_numpy(np.array(data.cache.images[shown]))[:, None].float() / 255
     teacher = loaded.networks["teacher"]
-    # The texts are the question, and those of a trained run are computed once: shuffling their encoder would change nothing.
-    # A probe has texts that it does not look at.
+    # Text embeddings of a trained run are computed only once, so shuffling the text encoder would change nothing. A probe does
+    # not use texts at all.
     unused = ("grader.text_tower.", "grader.scale.") if isinstance(teacher, ProbeGrader) else ()
     keep = ("text_tower.",) if isinstance(teacher, ClipGrader) else unused
     table = weight_randomisation(teacher, images.to(loaded.device), steps=options.steps, keep=keep)
@@ -51,7 +51,7 @@ def sanity_command(options: argparse.Namespace) -> int:
 
 
 def cartilage_overlap(chosen: Selection) -> dict[str, Any] | None:
-    """TIoU of each network's attention on the rows that have a mask; None where none has."""
+    """TIoU of each network's attention on the rows with a mask; None if there are none."""
     loaded, data = chosen.loaded, chosen.data
     rows = chosen.rows[data.cache.has_mask[chosen.rows]]
     if not len(rows):
@@ -64,7 +64,7 @@ def cartilage_overlap(chosen: Selection) -> dict[str, Any] | None:
 
 
 def sanity_lines(table: pd.DataFrame, overlap: dict[str, Any] | None, images: int) -> list[str]:
-    """The table and what it says."""
+    """The table and its interpretation, as lines to print."""
     lines = [f"{'random weights':>14}  {'down to':30}{'correlation':>12}{'SSIM':>8}{'empty':>8}"]
     for row in table.to_dict("records"):
         lines.append(
@@ -73,11 +73,14 @@ def sanity_lines(table: pd.DataFrame, overlap: dict[str, Any] | None, images: in
         )
     last = float(table["correlation"].to_numpy(np.float64)[-1])
     lines.append(
-        f"{images} images: with all weights that see the image shuffled, the maps' rank correlation with the intact ones is "
-        f"{last:.2f}; near 0 is what maps that show what was learned fall to"
+        f"{images} images: with all image weights shuffled, the rank correlation with the original maps is {last:.2f}; "
+        "it falls to about 0 if maps depend on what was learned"
     )
     if overlap is None:
-        return [*lines, "no image of the split has a mask: no overlap with the cartilage is known"]
+        return [*lines, "no image of the split has a mask, so the overlap with the cartilage is unknown"]
     tiou = ", ".join(f"{name} {value:.3f}" for name, value in overlap["tiou"].items())
     best = overlap["best_iou_of_grid"]
-    return [*lines, f"TIoU on {overlap['masks']} masks: {tiou} (the map's grid could reach a mean IoU of {best:.3f})"]
+    return [
+        *lines,
+        f"TIoU on {overlap['masks']} masks: {tiou} (the grid of the maps can reach a mean IoU of {best:.3f})",
+    ]

@@ -1,4 +1,4 @@
-"""``dcmt review import``, ``labels`` and ``send``: what comes back from readers, and what goes to their viewers."""
+"""``dcmt review import``, ``labels`` and ``send``: import verdicts, turn them into labels, send DICOM objects."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def import_command(options: argparse.Namespace) -> int:
     run, values, key = open_reviewed(options.run)
     checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
     if checkpoint is None:
-        raise UserError(f"{options.run} has no whole checkpoint, so the verdicts' model cannot be checked; restore it")
+        raise UserError(f"{options.run} has no valid checkpoint, so the verdicts' model cannot be checked; restore it")
     grades = load_grade_set(values["data"]["grade_set"]).count
     expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
     table = run.verdicts
     readers = dict(options.reader)
     done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise, readers=readers)
     keep_private(table)
-    revised = f", {done.revised} of them in place of earlier ones" if done.revised else ""
+    revised = f", {done.revised} of them replacing earlier ones" if done.revised else ""
     if done.older:
-        revised += f", {done.older} of them older than what the table holds of their readers, which still counts"
-    log.info(f"{done.added} verdicts added{revised}, {done.known} known already: {table}")
+        revised += f", {done.older} of them older than their readers' verdicts in the table, which stay in force"
+    log.info(f"{done.added} verdicts added{revised}, {done.known} already in the table: {table}")
     target = Path(values["data"]["manifest"]).with_name("manifest_reviewed.csv")
     log.info(f"next: dcmt review labels {typed(options.run)} --out {typed(target)}")
     return 0
 
 
 def labels_command(options: argparse.Namespace) -> int:
-    """Write the next version of the manifest; print the rule, what became of the cases, and who agrees with whom."""
+    """Write the next version of the manifest; print the rule, the outcomes of the cases, and the readers' agreement."""
     run, values, key = open_reviewed(options.run)
     table = run.verdicts
     if not table.exists():
@@ -66,7 +66,7 @@ def labels_command(options: argparse.Namespace) -> int:
         manifest = drop_bad(inspection, None)
         if inspection.bad_lines:
             log.info(
-                f"{counted(len(inspection.bad_lines), 'row')} that the run left out as bad are not in the new version, either"
+                f"{counted(len(inspection.bad_lines), 'row')} that the run left out as bad are also left out of the new version"
             )
     else:
         manifest = read_manifest(values["data"]["manifest"], grade_set)
@@ -79,32 +79,33 @@ def labels_command(options: argparse.Namespace) -> int:
         log.info(f"for a consensus reading: {named}{' …' if len(labels.undecided) > _MOST_NAMED else ''}")
     for names in alike_readers(verdict.reviewer for verdict in verdicts):
         log.info(
-            f"note: {', '.join(map(repr, names))} may be one reader, and count as {len(names)}: correct the names in {table}"
+            f"note: {', '.join(map(repr, names))} may be one reader but count as {len(names)}; "
+            f"if they are one, correct the names in {table}"
         )
-    log.info("agreement, blind grades alone (quadratic kappa, 95% intervals over patients):")
+    log.info("agreement, only blind grades (quadratic kappa, 95% intervals over patients):")
     found = agreements(verdicts, key)
     for agreement in found:
         log.info(f"  {agreement}")
     if not found:
-        log.info("  none can be told: no case was graded blind")
+        log.info("  unknown: no case was graded blind")
     log.info(
-        f"train on it: the run's own options with --data.manifest {options.out}; reviewed grades are labels at any fraction"
+        f"to train on it, add --data.manifest {options.out} to the run's options; reviewed grades are labels at any fraction"
     )
     return 0
 
 
 def send_command(options: argparse.Namespace) -> int:
-    """Store a folder's DICOM objects on a node; exit code 1 where it refused some."""
+    """Store a folder's DICOM objects on a node; exit code 1 if it refused some."""
     source: Path = options.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
     if (source / "config.yaml").exists():
         refuse_links(source)
-    # A run's own review alone: its data may lie in the same folder.
+    # Of a run folder send only the review, since the folder may also contain its data.
     inside = source / "review" if (source / "config.yaml").exists() else source
     paths = sorted(inside.rglob("*.dcm"))
     if not paths:
-        raise UserError(f"{inside} holds no DICOM object (*.dcm); export with --format dicom first")
+        raise UserError(f"{inside} contains no DICOM objects (*.dcm); export with --format dicom first")
     sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
     log.info(f"{sent} by {Node(options.host, options.port, options.aet)}")
     for path, reason in sent.refused[:_MOST_NAMED]:

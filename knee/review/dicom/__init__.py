@@ -1,1 +1,1 @@
-"""Attention as DICOM objects, de-identified, and sending them."""
+"""Attention maps as de-identified DICOM objects, and sending them to a node."""

@@ -1,4 +1,4 @@
-"""Cases as DICOM, for the readers' own tools: on the pixels of the source, in new series, marked as research."""
+"""Write cases as DICOM for the readers' own viewers: on the source's pixels, in new series, marked as research."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInst
 
 @dataclass
 class DicomExport(Writer):
-    """Writes cases one by one into a folder, each object into its series: one new series a study and kind of object.
+    """Writes cases one by one into a folder, with one new series for each study and kind of object.
 
-    (A DICOM series holds one modality, so captures, maps, segmentations and reports cannot share one.) Without
-    ``keep_identity``, objects and the copy of the source that they refer to carry the case's name alone, and salted
-    identifiers; ``salt`` decides these, so that one data set maps alike each time.
+    (A DICOM series holds one modality, so captures, maps, segmentations and reports cannot share a series.) Without
+    ``keep_identity``, the objects and the copy of the source that they refer to carry only the case's name and salted
+    identifiers. The same ``salt`` gives the same identifiers at every export.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class DicomExport(Writer):
     _counts: dict[str, int] = field(init=False, default_factory=dict)
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
-        """Write the objects of one case; those that cannot be made of its source are listed in ``left_out``."""
+        """Write the objects of one case; those that cannot be made from its source are listed in ``left_out``."""
         if original.problem:
             return Exported()
         left_out: list[str] = []
@@ -85,7 +85,7 @@ class DicomExport(Writer):
         source = read_dicom(original.path)
         reference = self._reference(case, source, original, left_out)
         if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
-            left_out.append("its file says that text is burned into the pixels; look before sharing")
+            left_out.append("its file reports text burned into the pixels; check the image before sharing it")
         if source is not None and not self.keep_identity:
             yield "source", lambda: reference
         for network in self.networks:
@@ -99,7 +99,7 @@ class DicomExport(Writer):
         yield f"{network}_capture", partial(self._capture, case, network, original.grey, x, reference)
         shows = bool((x > self.run.threshold).any())
         if not shows:
-            left_out.append(f"the {network}'s map shows nothing, so there is no region to export")
+            left_out.append(f"the {network}'s map is empty, so there is no region to export")
         if reference.get("Modality") == "MR":
             missing = [keyword for keyword in _MR_GEOMETRY if not reference.get(keyword)]
             if missing:
@@ -123,21 +123,21 @@ class DicomExport(Writer):
         return secondary_capture(picture, reference, self.run, place, title=f"Attention {network}")
 
     def _reference(self, case: ReviewCase, source: Dataset | None, original: Original, left_out: list[str]) -> Dataset:
-        """The image that the objects refer to: the source, its de-identified copy, or identifiers made up for it.
+        """The image that the objects refer to: the source, its de-identified copy, or generated identifiers.
 
-        Raises UserError where nothing can refer to the source.
+        Raises UserError where the source lacks the identifiers that a reference needs.
         """
         if source is None:
             return _made_up(case, self.salt, original.spacing_mm)
         missing = [keyword for keyword in _IDENTIFIERS if not source.get(keyword)]
         if missing:
             raise UserError(
-                f"{original.path}: has no {', '.join(missing)}, so nothing can refer to it; export as png or nifti instead"
+                f"{original.path}: has no {', '.join(missing)}, so objects cannot refer to it; export as png or nifti instead"
             )
         reference = source if self.keep_identity else deidentified(source, case.case, self.salt)
         fill_required(reference)
         if emptied := empty_unknown(reference):
-            left_out.append(f"{', '.join(emptied)}: what its file says is no value of the standard, and is left empty")
+            left_out.append(f"{', '.join(emptied)}: the value in its file is not valid DICOM, and is left empty")
         if case.side and not (reference.get("ImageLaterality") or reference.get("Laterality")):
             reference.Laterality = case.side
         return reference
@@ -149,7 +149,7 @@ class DicomExport(Writer):
 
 
 def read_dicom(path: Path) -> Dataset | None:
-    """The file as DICOM, whole; None where it is of another format. It was read as an image before."""
+    """The whole file as DICOM; None where it has another format. The file was read as an image before."""
     path, _ = split_slice(path)
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":
@@ -160,14 +160,14 @@ def read_dicom(path: Path) -> Dataset | None:
 
 
 def _encoded(dataset: Dataset) -> bytes:
-    """The object as its file is to be."""
+    """The object as the bytes of its file."""
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     return content.getvalue()
 
 
 def _made_up(case: ReviewCase, salt: bytes, spacing_mm: tuple[float, float] | None) -> Dataset:
-    """Identifiers for an image that never was DICOM, the same at each export."""
+    """Generated identifiers for an image that is not DICOM, the same at each export."""
     now = datetime.now(UTC)
     made = Dataset()
     made.StudyInstanceUID = salted_uid(salt, f"study {case.case}")

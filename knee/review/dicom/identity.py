@@ -1,4 +1,4 @@
-"""Whose image it is, and how much of that leaves: de-identified copies made of listed attributes alone."""
+"""De-identification: copies that hold only listed attributes, with salted identifiers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime Ec
 MagneticFieldStrength FlipAngle
 """
 KEPT = tuple(_KEPT.split())
-"""Attributes of the image itself, by keyword; all others, private ones included, are left behind."""
+"""Attributes of the image itself, by keyword; all others, including private ones, are left out."""
 
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
 _LOOKUP = ("LUTDescriptor", "LUTData")
@@ -37,7 +37,7 @@ KEPT_WITHIN = {
     "ModalityLUTSequence": (*_LOOKUP, "ModalityLUTType"),
     "VOILUTSequence": _LOOKUP,
 }
-"""What is kept of the items of each sequence in ``KEPT``: no free text, no sequence within, nothing private."""
+"""Attributes kept within the items of each sequence in ``KEPT``: no free text, no nested sequence, nothing private."""
 
 _LOOKUP_UNITS = ("OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
 
@@ -51,16 +51,16 @@ EMPTIED = (
     "PatientSex",
     "Manufacturer",
 )
-"""Attributes that must be there but may be empty."""
+"""Attributes that are required but may be empty."""
 
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 
 def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
-    """A copy of a single-frame image with the attributes in ``KEPT`` and ``KEPT_WITHIN`` alone, named after its case.
+    """A copy of a single-frame image with only the attributes in ``KEPT`` and ``KEPT_WITHIN``, named after its case.
 
-    Its identifiers are replaced by salted ones: the same study stays one study, and who has the salt finds the source.
-    Pixels are copied as they are, with what is burned into them; compressed ones are decompressed.
+    Its identifiers are replaced by salted ones: a study stays one study, and the holder of the salt can find the source.
+    Pixels are copied unchanged, including burned-in text; compressed pixels are decompressed.
     """
     copy = Dataset()
     for keyword in KEPT:
@@ -72,7 +72,7 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
             setattr(copy, keyword, items)
     if "AcquisitionContextSequence" in source:
         copy.AcquisitionContextSequence = []  # may hold free text
-    # The caret says that one part is all there is to the name.
+    # The caret marks the text before it as the whole family name.
     copy.PatientName, copy.PatientID = f"{case}^", case
     copy.PatientIdentityRemoved = "YES"
     copy.DeidentificationMethod = "Attributes kept by list; identifiers replaced"
@@ -96,19 +96,19 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
 
 
 def _rebuilt(item: Dataset, sequence: str) -> Dataset:
-    """An item of a sequence with what ``KEPT_WITHIN`` names alone; empty where it has nothing of it."""
+    """An item of a sequence with only the attributes that ``KEPT_WITHIN`` names; empty where it has none of them."""
     made = Dataset()
     for keyword in KEPT_WITHIN[sequence]:
         if keyword in item:
             made[keyword] = item[keyword]
-    # Required and meant for terms of the standard, but any text fits in it.
+    # Required; meant for terms of the standard, but free text is possible too.
     if "ModalityLUTType" in made and made.ModalityLUTType not in _LOOKUP_UNITS:
         made.ModalityLUTType = "US"
     return made
 
 
 def fill_required(image: Dataset) -> None:
-    """Give an image the attributes that objects made from it take over and that may be empty, where it has none."""
+    """Add missing attributes, empty, that objects made from the image copy from it."""
     keywords = ("PatientID", "PatientName", *EMPTIED)
     for keyword in (*keywords, "PositionReferenceIndicator") if "FrameOfReferenceUID" in image else keywords:
         if keyword not in image:
@@ -116,7 +116,7 @@ def fill_required(image: Dataset) -> None:
 
 
 def empty_unknown(image: Dataset) -> list[str]:
-    """Empty dates, time and sex where they are no values of the standard: no object can take them over.
+    """Empty dates, time and sex that are not valid DICOM values, since objects made from the image cannot copy them.
 
     Returns their keywords.
     """
@@ -140,7 +140,7 @@ def _is_known(keyword: str, value: Any) -> bool:
 
 
 def salted_uid(salt: bytes, uid: str) -> UID:
-    """A UID of the 2.25 kind that depends on the salt and the given text alone.
+    """A UID of the 2.25 kind that depends only on the salt and the given text.
 
     >>> salted_uid(b"salt", "1.2.3") == salted_uid(b"salt", "1.2.3") != salted_uid(b"pepper", "1.2.3")
     True

@@ -16,8 +16,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from knee.review.cases import NetworkView
+from knee.review.claim import CLAIM
 from knee.review.page.html import ReviewRun
-from knee.review.picture import CLAIM, Picture
+from knee.review.picture import Picture
 
 MAKER = "dcmt-knee"
 NOTICE = "RESEARCH - not for diagnostic use"
@@ -28,7 +29,7 @@ _SOURCE = Code("121322", "DCM", "Source image for image processing operation")
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object goes: its series, and its number in it."""
+    """The series of an object, and its number within the series."""
 
     series_uid: str
     series_number: int
@@ -67,7 +68,7 @@ def secondary_capture(picture: Picture, reference: Dataset, run: ReviewRun, plac
         coordinate_system="PATIENT",
         pixel_spacing=tuple(round(float(mm) / picture.factor, 8) for mm in spacing) if spacing else None,
         laterality=side,
-        patient_orientation=("L", "F"),  # asked for even where it is unknown; the true one, perhaps composite, follows
+        patient_orientation=("L", "F"),  # required here even if unknown; replaced below by the recorded one
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **place.common,
     )
@@ -109,7 +110,7 @@ def parametric_map(
         **place.common,
         **place.device,
     )
-    # Slicer's converter needs the anatomy with a laterality and crashes without.
+    # Slicer's converter crashes without an anatomic region and its laterality.
     anatomy = Dataset()
     anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(KNEE)]
     anatomy.FrameLaterality = _side(reference) or "U"
@@ -131,7 +132,7 @@ def segmentation(
         segment_number=1,
         segment_label=f"Attention of the {network} (not a lesion)",
         segmented_property_category=codes.cid7150.SpatialAndRelationalConcept,
-        segmented_property_type=hd.sr.CodedConcept("attention", _LOCAL, "Where a model looked"),
+        segmented_property_type=hd.sr.CodedConcept("attention", _LOCAL, "Attention of a model"),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         anatomic_regions=[KNEE],
@@ -168,7 +169,7 @@ def attention_report(
 ) -> Dataset:
     """A TID 1500 report on a radiograph: ``lines`` as regions, the network's grade as a qualitative evaluation.
 
-    The lines are those of ``contour_lines``, at least one: a report without a region crashes a common viewer.
+    ``lines`` come from ``contour_lines``, at least one: a report without a region crashes a common viewer.
     """
     observer = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
@@ -181,7 +182,7 @@ def attention_report(
         procedure_reported=_PROCEDURE,
         imaging_measurements=[_region(line, view, reference, run, network) for line in lines],
         title=codes.cid7021.ImagingMeasurementReport,
-        # The image library asks for both of these; a radiograph may have neither.
+        # The image library requires both of these; a radiograph may have neither.
         referenced_images=[reference]
         if _recorded_orientation(reference) and reference.get("ImagerPixelSpacing")
         else None,
@@ -192,7 +193,7 @@ def attention_report(
 
 
 def _region(line: NDArray[np.float64], view: NetworkView, reference: Dataset, run: ReviewRun, network: str) -> Any:
-    """One outline, with the grade that the network gave to the whole image."""
+    """One outline, with the network's grade of the whole image."""
     scale, name = run.grade_set, run.grade_set.names[view.grade]
     grade = hd.sr.QualitativeEvaluation(
         name=hd.sr.CodedConcept(_one_value(scale.name, 16), _LOCAL, _one_value(scale.title or scale.name, 64)),
@@ -209,7 +210,7 @@ def _region(line: NDArray[np.float64], view: NetworkView, reference: Dataset, ru
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=f"attention {network}"),
         referenced_region=region,
-        finding_type=hd.sr.CodedConcept("attention", _LOCAL, "Where a model looked (not a lesion)"),
+        finding_type=hd.sr.CodedConcept("attention", _LOCAL, "Attention of a model (not a lesion)"),
         algorithm_id=hd.sr.AlgorithmIdentification(name=f"{MAKER} {network}", version=_version(run)),
         finding_sites=[site],
         qualitative_evaluations=[grade],
@@ -221,7 +222,7 @@ _LATERALITY = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT",
 
 
 def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, title: str) -> None:
-    """What highdicom does not carry over, and the marks that every object bears."""
+    """Add what highdicom does not copy from the reference, and the research notice of every object."""
     made.SpecificCharacterSet = "ISO_IR 192"
     made.SeriesDescription = f"{title} {NOTICE}"[:64]
     carried = ("PatientIdentityRemoved", "DeidentificationMethod")
@@ -239,13 +240,13 @@ def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, tit
 
 
 def _version(run: ReviewRun) -> str:
-    """Which weights: their hash first, since a long name of a run is cut."""
+    """Names the weights, their hash first because a long run name is cut off."""
     # 64 characters are allowed, padding included.
     return _one_value(f"model {run.model_hash}, run {run.run}", 60)
 
 
 def _one_value(text: str, length: int) -> str:
-    """Text as one DICOM value: a backslash would part it into two, and control characters are not allowed."""
+    """Text as one DICOM value: a backslash would separate two values, and control characters are not allowed."""
     return "".join(letter if letter.isprintable() else " " for letter in text.replace("\\", "/"))[:length].strip()
 
 
@@ -265,7 +266,7 @@ def _side(reference: Dataset) -> str | None:
 
 
 def _recorded_orientation(reference: Dataset) -> tuple[str, str] | None:
-    """Towards what the rows and the columns run, as the file says: ``P``, or ``PR`` for a direction between two axes."""
+    """Directions of rows and columns as recorded in the file: ``P``, or ``PR`` for a direction between two axes."""
     recorded = reference.get("PatientOrientation")
     if not recorded or isinstance(recorded, str) or len(recorded) != 2:
         return None
@@ -274,7 +275,7 @@ def _recorded_orientation(reference: Dataset) -> tuple[str, str] | None:
 
 
 def _nearest_orientation(reference: Dataset) -> tuple[str, str] | None:
-    """Towards what the rows and the columns run, by the nearest axis of the patient."""
+    """Directions of rows and columns as the nearest axes of the patient."""
     cosines = reference.get("ImageOrientationPatient")
     if not cosines or len(cosines) != 6:
         return None

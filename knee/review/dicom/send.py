@@ -1,4 +1,4 @@
-"""DICOM objects to a node on the network, one C-STORE each, with a count of what it took."""
+"""Send DICOM objects to a node on the network by C-STORE, and count what it accepted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_CONTEXTS = 128
 
 @dataclass(frozen=True)
 class Node:
-    """Where to send to."""
+    """The receiving node."""
 
     host: str
     port: int
@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of each file."""
+    """The files that the node accepted and refused."""
 
     accepted: tuple[Path, ...]
     refused: tuple[tuple[Path, str], ...]
@@ -46,10 +46,10 @@ class Sent:
 
 
 def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
-    """Store files on a node, in the order given; a file that is refused does not stop the others.
+    """Store files on a node, in the order given; a refused file does not stop the others.
 
-    Raises UserError where pynetdicom is missing, the node cannot be reached, refuses the association, or goes away;
-    Faults where files are no DICOM objects: nothing is sent then.
+    Raises UserError where pynetdicom is missing, or the node cannot be reached, refuses the association or disconnects.
+    Raises Faults, before anything is sent, where files are not DICOM objects.
     """
     try:
         from pynetdicom import AE, evt
@@ -64,7 +64,7 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
     for sop_class, syntax in kinds:
         entity.add_requested_context(sop_class, syntax)
-    # How far it came is noted as it happens: a node that refuses and closes at once may look like one that was lost.
+    # Events are recorded as they happen: a node that refuses and closes at once would look like a lost connection.
     seen: set[Any] = set()
     steps = (evt.EVT_CONN_OPEN, evt.EVT_ACCEPTED)
     association = entity.associate(
@@ -94,19 +94,19 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
 def _check_titles(node: Node) -> None:
     for title in (node.ae_title, node.calling_ae_title):
         if not 0 < len(title.strip()) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
-            raise UserError(f"AE title {title!r} is not 1–16 plain letters or digits; ask how the node is called")
+            raise UserError(f"AE title {title!r} is not 1–16 plain letters or digits; ask for the node's AE title")
 
 
 def _check_host(node: Node) -> None:
     try:
         socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
-    # A name that is too long or empty between its dots is an error of its encoding.
+    # A host name that is too long, or empty between two dots, raises an encoding error.
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{node}: no machine of this name is known ({error}); check the host's spelling") from error
+        raise UserError(f"{node}: the host name is unknown ({error}); check its spelling") from error
 
 
 def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """The kinds of object and transfer syntaxes that the files need, each once."""
+    """The pairs of SOP class and transfer syntax of the files, each once."""
     kinds: dict[tuple[str, str], None] = {}
     faults = []
     for path in paths:
@@ -114,18 +114,18 @@ def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:
             meta = pydicom.dcmread(path, stop_before_pixels=True).file_meta
             kinds[str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)] = None
         except (OSError, InvalidDicomError, AttributeError, ValueError) as error:
-            faults.append(f"{path}: is no DICOM object ({error})")
+            faults.append(f"{path}: is not a DICOM object ({error})")
     if faults:
         raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be sent; nothing was sent")
     if not kinds:
-        raise UserError("there is no file to send; export with --format dicom first")
+        raise UserError("there are no files to send; export with --format dicom first")
     if len(kinds) > _MOST_CONTEXTS:
         raise UserError(f"{len(kinds)} kinds of object are too many for one association; send fewer files at a time")
     return list(kinds)
 
 
 def _store(association: Association, path: Path, node: Node, done: int) -> str | None:
-    """Send one file; the node's reason where it was refused. Raises UserError where the node is gone."""
+    """Send one file; returns the node's reason if it was refused. Raises UserError where the connection was lost."""
     try:
         status = association.send_c_store(str(path))
     except (ValueError, RuntimeError, AttributeError) as error:
@@ -140,14 +140,16 @@ def _store(association: Association, path: Path, node: Node, done: int) -> str |
 
 
 def _gone(node: Node, done: int) -> str:
-    return f"{node}: the connection ended after {done} objects were accepted; what was sent stays there, send again"
+    return (
+        f"{node}: the connection ended after {done} objects were accepted; these stay on the node: send all files again"
+    )
 
 
 def _not_established(association: Any, node: Node, *, reached: bool, agreed: bool) -> str:
     if not reached:
         return f"{node}: cannot be reached; check host, port and firewall, and that the node is running"
     if agreed:
-        return f"{node}: takes none of the kinds of object that were to be sent; choose others by --format"
-    answer = association.acceptor.primitive if association.is_rejected else None
-    reason = getattr(answer, "reason_str", "") or "no reason given"
-    return f"{node}: refuses the association ({reason}); ask for this AE title to be known there"
+        return f"{node}: accepts none of the kinds of object to be sent; export other kinds with --format"
+    reply = association.acceptor.primitive if association.is_rejected else None
+    reason = getattr(reply, "reason_str", "") or "no reason given"
+    return f"{node}: refuses the association ({reason}); have the calling AE title {node.calling_ae_title} registered there"

@@ -7,13 +7,13 @@ const LINES = { student: "#e8a33d", teacher: "#4c9be8" };
 
 const view = {
   item: null, // the case shown
-  hidden: false, // whether the model's part is veiled (blind reading)
+  hidden: false, // whether the model's output is hidden (blind reading)
   layer: "teacher",
   overlay: true, mask: true, cartilage: true, invert: false,
-  large: false, // whether the picture takes the room of list and controls
+  large: false, // whether the picture also fills the space of the list and the controls
   windowing: false, // whether dragging changes window and level
   opacity: 0.65, threshold: 0,
-  level: 0, width: 0, // shift and widening of the window that the case begins with
+  level: 0, width: 0, // shift and widening of the case's own window
   zoom: 1, x: 0, y: 0, // top left of the canvas, in image pixels from the corner of the square around the image
 };
 
@@ -22,10 +22,10 @@ const picture = document.createElement("canvas"), overlay = document.createEleme
 const prepared = new Map(); // case → image pixels and fields, of the last few cases
 const painted = { picture: "", overlay: "" };
 
-// The smallest square around the image: the canvas shows it whole at zoom 1, the image in its middle.
+// Side of the smallest square around the image. At zoom 1 the canvas shows this square, with the image in its center.
 const frameOf = (item) => Math.max(item.width, item.height);
 
-// The case's pixels and fields, computed once; the promise is kept so that two callers share the work.
+// The case's pixels and fields. The promise is stored, so that they are computed once for all callers.
 function prepare(item) {
   if (!prepared.has(item.case)) {
     if (prepared.size > 6) prepared.delete(prepared.keys().next().value);
@@ -55,7 +55,7 @@ async function load(item) {
   };
 }
 
-// What is shown as black and as white: the case's own levels, shifted and widened.
+// The gray values shown as black and white: the case's own levels, shifted and widened.
 function levelsOf(item) {
   const [black, white] = item.levels, half = ((white - black) / 2) * 4 ** view.width;
   const middle = (black + white) / 2 + view.level * 128;
@@ -81,7 +81,7 @@ function paintOverlay(ready, size) {
   pen.putImageData(sheet, 0, 0);
 }
 
-// Everything is drawn from what is ready; what must be painted again is known from the settings that it depends on.
+// Draws the canvas. Picture and overlay are painted again only if a setting that they depend on has changed.
 function draw(ready) {
   const { item } = view;
   const wanted = {
@@ -92,7 +92,7 @@ function draw(ready) {
   if (wanted.overlay !== painted.overlay) paintOverlay(ready, item.size);
   Object.assign(painted, wanted);
   const frame = frameOf(item), scale = (canvas.width / frame) * view.zoom;
-  // At 1:1 image pixels lie on screen pixels.
+  // At 1:1 image pixels are aligned with screen pixels.
   const at = (start, length) => (Math.abs(scale - 1) < 1e-6 ? Math.round : Number)(((frame - length) / 2 - start) * scale);
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.fillStyle = "#000";
@@ -109,11 +109,11 @@ function draw(ready) {
   context.restore();
 }
 
-// The maps, in the coordinates of the square that the networks saw: crop, padding and mirroring are undone here.
+// The maps, in the coordinates of the networks' square input: crop, padding and flip are undone here.
 function drawMaps(ready, item, scale) {
-  const [left, top, side, mirrored] = item.window, unit = side / item.size;
-  context.translate(left + (mirrored ? side : 0), top);
-  context.scale(mirrored ? -unit : unit, unit);
+  const [left, top, side, flipped] = item.window, unit = side / item.size;
+  context.translate(left + (flipped ? side : 0), top);
+  context.scale(flipped ? -unit : unit, unit);
   context.drawImage(overlay, 0, 0);
   const pixel = devicePixelRatio / (scale * unit);
   const stroke = (path, color, dash) => {
@@ -130,10 +130,10 @@ function drawMaps(ready, item, scale) {
   else for (const network of ["student", "teacher"]) stroke(ready.masks[network], LINES[network], []);
 }
 
-let asked = 0;
+let latest = 0; // number of the latest call of redraw
 async function redraw() {
-  const item = view.item, turn = ++asked, ready = await prepare(item);
-  if (turn !== asked || item !== view.item) return;
+  const item = view.item, turn = ++latest, ready = await prepare(item);
+  if (turn !== latest || item !== view.item) return;
   const began = performance.now();
   draw(ready);
   canvas.dataset.case = item.case;
@@ -145,7 +145,7 @@ async function redraw() {
 const oneToOne = () => frameOf(view.item) / canvas.width;
 
 function keepInside() {
-  // The whole image leaves dragging to the page, which a finger must be able to scroll.
+  // While the whole image is shown, dragging scrolls the page.
   canvas.style.touchAction = view.zoom > 1 || view.windowing ? "none" : "pan-y";
   const room = frameOf(view.item) * (1 - 1 / view.zoom), low = Math.min(0, room / 2), high = Math.max(room, room / 2);
   view.x = Math.min(Math.max(view.x, low), high);
@@ -153,7 +153,7 @@ function keepInside() {
   if (room <= 0) view.x = view.y = room / 2;
 }
 
-// Zoom by a factor about a point given in shares of the canvas.
+// Zoom by a factor about a point, given as fractions of the canvas.
 function zoomBy(factor, atX = 0.5, atY = 0.5) {
   const frame = frameOf(view.item), before = frame / view.zoom, least = Math.min(1, oneToOne());
   view.zoom = Math.min(Math.max(view.zoom * factor, least), Math.max(12, 4 * oneToOne()));
@@ -192,8 +192,8 @@ function followPointers() {
     const other = [...down.entries()].find(([id]) => id !== event.pointerId);
     down.set(event.pointerId, now);
     if (other) {
-      const apart = ([x, y]) => Math.hypot(x - other[1][0], y - other[1][1]);
-      zoomBy(apart(now) / Math.max(apart(before), 1e-3), (now[0] + other[1][0]) / 2, (now[1] + other[1][1]) / 2);
+      const distance = ([x, y]) => Math.hypot(x - other[1][0], y - other[1][1]);
+      zoomBy(distance(now) / Math.max(distance(before), 1e-3), (now[0] + other[1][0]) / 2, (now[1] + other[1][1]) / 2);
       return;
     }
     if (view.windowing || event.buttons & 2) {
@@ -218,7 +218,7 @@ function followPointers() {
   }).observe(canvas);
 }
 
-// The legend shows the very colours and cover of the overlay, over the grey of a typical image.
+// The legend uses the colors and cover of the overlay, over the gray of a typical image.
 function drawLegend() {
   const scale = $("scale"), pen = scale.getContext("2d"), sheet = pen.createImageData(256, 10), signed = view.layer === "difference";
   const field = Float32Array.from({ length: 2560 }, (_, k) => (signed ? (k % 256) / 127.5 - 1 : (k % 256) / 255));
@@ -231,7 +231,7 @@ function drawLegend() {
   pen.putImageData(sheet, 0, 0);
   $("scale-low").textContent = signed ? "teacher more" : "0";
   $("scale-high").textContent = signed ? "student more" : "1";
-  // A map scaled per image always has a hot spot: how weak it may be is said where it is seen.
+  // A map scaled per image always has a hot spot, so the legend also shows the unscaled maximum.
   const most = view.item && !signed ? `, unscaled maximum ${view.item[view.layer].max}` : "";
   $("scale-name").textContent = signed ? "student’s x − teacher’s x" : `${view.layer}’s x, scaled per image${most}`;
   $("threshold-of-mask").textContent = run.threshold;

@@ -1,8 +1,8 @@
-// Fields: grids of evidence become maps x in [0, 1] and their contours. Nothing here touches the page.
+// Turn grids of evidence into maps x in [0, 1] and contours. Nothing here changes the page.
 
 const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-// Weights of bilinear up-sampling from `from` to `to` samples, pixel centres aligned as in torch (align_corners=False).
+// Weights of bilinear up-sampling from `from` to `to` samples, pixel centers aligned as in torch (align_corners=False).
 function upsampling(from, to) {
   const left = new Int32Array(to), right = new Int32Array(to), part = new Float32Array(to);
   for (let i = 0; i < to; i++) {
@@ -14,7 +14,7 @@ function upsampling(from, to) {
   return { left, right, part };
 }
 
-// One network's map: its grid up-sampled to size × size, then scaled to [0, 1]; all zero where there is nothing to scale.
+// One network's map: its grid up-sampled to size × size and scaled to [0, 1]; all zero if the grid is constant.
 function attention(network, size) {
   const [rows, columns] = network.grid, grid = bytesOf(network.map);
   const down = upsampling(rows, size), across = upsampling(columns, size);
@@ -43,8 +43,8 @@ function difference(student, teacher) {
   return student.map((value, k) => value - teacher[k]);
 }
 
-// A field in color, straight into RGBA bytes. Signed fields run from −1 to 1, the others from 0 to 1. `cover` is how much of
-// the opacity applies at each of 256 levels; the threshold has a soft edge of 0.04, so that it draws no steps.
+// Writes a field as colors into RGBA bytes. Signed fields run from −1 to 1, others from 0 to 1. `cover` is the share of the
+// opacity at each of 256 levels; the threshold has a soft edge of 0.04, which avoids visible steps.
 function paint(field, colors, cover, signed, opacity, threshold, rgba) {
   const above = (level) => Math.min(1, Math.max(0, (level / 255 - threshold) / 0.04));
   const alpha = Uint8ClampedArray.from(cover, (share, level) => 255 * opacity * share * (threshold ? above(level) : 1));
@@ -81,7 +81,7 @@ function contour(field, size, level) {
   return path;
 }
 
-// Outlines of a mask, each x, y, x, y …, as a path through pixel centres.
+// Outlines of a mask, each x, y, x, y …, as a path through pixel centers.
 function outlinePath(outlines) {
   const path = new Path2D();
   for (const outline of outlines || []) {

@@ -1,4 +1,4 @@
-"""The review file: one HTML file that a reader opens from disk, with no network and nothing to install."""
+"""The review page: one HTML file that a reader opens from disk, without a network and without installing anything."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ from knee.grades import GradeSet
 from knee.images.original import Original
 from knee.io.files import whole_file
 from knee.review.cases import NetworkView, ReviewCase
+from knee.review.claim import CLAIM
 from knee.review.writer import Exported, Writer
 
 SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")
-"""The parts of the page's script, in the order they are joined."""
+"""The parts of the page's script, in the order in which they are joined."""
 
 _BYTES_A_PIXEL = 0.41
 _LEAST_BYTES = 32_000
 _PREPARED_BYTES = 13_000
-_LOSSLESS_PIXELS = 512**2  # larger radiographs never fit, and trying takes most of the export's time
+_LOSSLESS_PIXELS = 512**2  # larger radiographs never fit, and trying would take most of the export's time
 
 
 @dataclass(frozen=True)
 class ReviewRun:
-    """What the cases of one review file have in common."""
+    """What all cases of one review page share."""
 
     run: str
     """The run's name."""
     model_hash: str
-    """Of the teacher's weights: verdicts are accepted for this model alone."""
+    """Hash of the teacher's weights: only verdicts on this model are accepted."""
     grade_set: GradeSet
     title: str = "Knee attention review"
     threshold: float = THRESHOLD
-    """σ₀: the contour is drawn where x = σ₀, that is where f = σ(ω(x − σ₀)) = 0.5, whatever ω."""
+    """σ₀: the contour is drawn where x = σ₀, which is where f = σ(ω(x − σ₀)) = 0.5 for any ω."""
     sanity_figure: str | None = None
-    """Path of the weight-randomisation figure, relative to the review file."""
+    """Path of the weight-randomisation figure, relative to the review page."""
 
     @property
     def verdicts_name(self) -> str:
-        """What the downloaded verdicts are called, before the reader's name and the date."""
+        """Start of the name of the downloaded verdicts file, followed by the reader's name and the date."""
         return f"verdicts_{self.run}_{self.model_hash[:8]}"
 
 
 class HtmlWriter(Writer):
-    """Writes the review file case by case; memory does not grow with their number."""
+    """Writes the review page case by case; memory does not grow with the number of cases."""
 
     def __init__(self, path: Path, run: ReviewRun, *, force: bool = False) -> None:
         self._path, self._force = path, force
@@ -74,7 +75,7 @@ class HtmlWriter(Writer):
         return self
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
-        """Write one case: its record, and its image in an element of its own, which is decoded when it is shown."""
+        """Write one case: its record, and its image in a separate element, which is decoded only when shown."""
         original = original.shrunk()
         self._page.write(
             f'<script type="application/json" class="case">{_json(case_record(case, original))}</script>\n'
@@ -85,7 +86,7 @@ class HtmlWriter(Writer):
         return Exported()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Complete the file; after an error, or without a case, leave what was there. Raises UserError for a full disk."""
+        """Complete the file; after an error, or without a case, keep the earlier file. Raises UserError for a full disk."""
         with self._open:
             if error is not None:
                 raise error
@@ -95,9 +96,9 @@ class HtmlWriter(Writer):
 
 
 def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
-    """What the page knows of a case besides its image: plain values, the maps as bytes on their grid.
+    """The data of a case on the page, without its image: plain values, and the maps as bytes on their grid.
 
-    ``window`` is where the square with the maps (``size``) lies on the image: left, top, side, and whether it is mirrored.
+    ``window`` is the position of the square with the maps (``size``) on the image: left, top, side, and whether it is flipped.
     """
     place, (height, width) = original.geometry, original.pixels.shape
     return {
@@ -120,10 +121,10 @@ def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
 
 
 def image_webp(original: Original) -> bytes:
-    """The image as WebP: without loss where that is small enough, else at the best quality that is.
+    """The image as WebP: lossless if that is small enough, else at the highest quality that is.
 
-    100 cases of 1,024² pixels then make a page of less than 60 MB. A prepared square that stands in for an original that
-    cannot be read takes less.
+    A page of 100 cases of 1,024² pixels is then smaller than 60 MB. The prepared square that replaces an unreadable original
+    gets fewer bytes.
     """
     pixels = original.pixels
     most = _PREPARED_BYTES if original.problem else max(_LEAST_BYTES, round(_BYTES_A_PIXEL * pixels.size))
@@ -142,10 +143,10 @@ def image_webp(original: Original) -> bytes:
 def _network_record(view: NetworkView) -> dict[str, Any]:
     evidence = np.asarray(view.evidence, np.float32)
     low, span = float(evidence.min()), float(np.ptp(evidence))
-    # Up-sampling commutes with shift and scale, so the page's own scaling undoes these; all zero means: shows nothing.
+    # Up-sampling commutes with shift and scale, so the page's own scaling undoes these. All zero marks an empty map.
     scaled = (evidence - low) / span if span > 1e-6 else np.zeros_like(evidence)
     return {
-        "grade": view.grade,  # of the exact probabilities: rounded ones may be equal
+        "grade": view.grade,  # from the exact probabilities: rounded ones may be equal
         "p": [round(float(p), 4) for p in view.probabilities],
         "grid": list(evidence.shape),
         "map": _bytes(np.round(scaled * 255).astype(np.uint8)),
@@ -160,7 +161,7 @@ def _outline(mask: NDArray[np.bool_]) -> list[list[int]]:
 
 
 def _page(run: ReviewRun) -> str:
-    """The page with all but the cases filled in, ``<!--cases-->`` where they go."""
+    """The page without the cases, which replace the mark ``<!--cases-->``."""
     package = files("knee.review.page")
     style = package.joinpath("review.css").read_text(encoding="utf-8")
     script = "\n".join(package.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -168,6 +169,7 @@ def _page(run: ReviewRun) -> str:
     page = package.joinpath("template.html").read_text(encoding="utf-8")
     for mark, text in {
         "title": html.escape(run.title),
+        "claim": html.escape(CLAIM),
         "style-hash": _hash_source(style),
         "script-hash": _hash_source(script),
         "style": style,
@@ -199,7 +201,7 @@ def _bytes(values: NDArray[np.uint8]) -> str:
 
 
 def _json(value: object) -> str:
-    """JSON that cannot end the script element it stands in, nor open a comment in it."""
+    """JSON that cannot close the surrounding script element, nor open a comment in it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

@@ -1,10 +1,10 @@
-// The reader's part and the model's part of one case.
+// The panels of one case: the reader's reading and the model's output.
 
 function say(text) {
   $("live").textContent = text;
 }
 
-// What everybody should see, for a while; it is read out as well.
+// A notice that is shown for six seconds and read out by screen readers.
 function notice(text) {
   $("notice").textContent = text;
   clearTimeout(notice.timer);
@@ -13,7 +13,7 @@ function notice(text) {
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 
-// Grades from 10 on have no key: a digit is taken at once.
+// Grades from 10 on have no key, since a single digit takes effect at once.
 const lastKey = Math.min(run.grades.length - 1, 9);
 const clickedGrades = run.grades.length > 10 ? "; from 10 on, click" : "";
 
@@ -33,7 +33,7 @@ function buildGrades() {
 function giveGrade(grade) {
   const item = view.item, entry = store.entry(item.case), first = isVeiled(item);
   const revealed = { revealed: true, final_grade: grade };
-  // The blind grade is what was said before anything was shown; nothing changes it later.
+  // The blind grade is given before the model's output is shown, and never changes afterwards.
   store.change(item.case, first ? { ...revealed, blind_grade: grade } : revealed);
   if (first) say(`You graded ${gradeName(grade)}. ${modelInWords(item)}`);
   else if (entry.final_grade !== grade) say(`Final grade ${gradeName(grade)}.`);
@@ -42,7 +42,7 @@ function giveGrade(grade) {
 
 function giveVerdict(verdict) {
   const item = view.item, needsModel = verdict === "agree" || verdict === "disagree";
-  // Without a grade neither would say which one the case takes.
+  // Without the reader's grade, agree and disagree would not determine the grade of the case.
   if (needsModel && (isVeiled(item) || store.entry(item.case).final_grade === null)) {
     notice("Grade first; then you can agree or disagree with the model.");
     return;
@@ -56,7 +56,7 @@ function giveVerdict(verdict) {
 const modelInWords = ({ student, teacher }) =>
   `Teacher: ${gradeName(teacher.grade)}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(student.grade)}, ${percent(Math.max(...student.p))}.`;
 
-// Show the case as it stands; called after every change to it.
+// Show the current state of the case; called after every change to it.
 function refresh() {
   const item = view.item, veiled = isVeiled(item);
   if (!veiled) store.reveal(item.case);

@@ -1,4 +1,4 @@
-// The page as a whole: what happens at a click or a key, the start, light and dark.
+// The whole page: start, clicks and keys, light and dark theme.
 
 const KEYS = [
   [`0 – ${lastKey}`, `grade${clickedGrades}`],
@@ -21,7 +21,7 @@ function show(item) {
   view.item = item;
   view.zoom = 1;
   keepInside();
-  // A comment being written belongs to the case that is left.
+  // An unfinished comment belongs to the previous case.
   if (document.activeElement === $("comment")) $("comment").blur();
   drawLegend();
   refresh();
@@ -73,7 +73,7 @@ function bindSliders() {
   }
 }
 
-// Window and level, by dragging: both from −1 to 1, as the sliders show them.
+// Set window and level by dragging; both run from −1 to 1, as on the sliders.
 function setWindow(change) {
   for (const [name, value] of Object.entries(change)) {
     view[name] = Math.min(Math.max(value, -1), 1);
@@ -92,7 +92,7 @@ function bindButtons() {
   on("zoom-fit", showWhole);
   on("zoom-one", showOneToOne);
   on("download", () => {
-    const count = store.said().length;
+    const count = store.handedIn().length;
     if (!count) return notice("There is nothing to download yet: grade a case first.");
     notice(`${count} of ${cases.length} cases are in ${store.download()}. Hand in that file.`);
   });
@@ -115,7 +115,7 @@ function bindButtons() {
   $("comment").addEventListener("input", () => {
     store.change(view.item.case, { comment: $("comment").value });
   });
-  // A clicked button must not keep the space bar for itself; one reached by keyboard does.
+  // A clicked button loses the focus, so that the space bar works for the page; a button focused by keyboard keeps it.
   document.addEventListener("click", (event) => {
     if (event.detail > 0) event.target.closest("button")?.blur();
   });
@@ -142,8 +142,8 @@ function pan(key) {
   redraw();
 }
 
-// What a held key may do again and again; held, a verdict would be given and withdrawn in turn.
-const goesOnHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k"].includes(key);
+// Keys that repeat while held. Other keys do not, since a verdict would be given and withdrawn in turn.
+const repeatsWhenHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k"].includes(key);
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
@@ -158,7 +158,7 @@ function onKey(event) {
     if (event.repeat && event.key === "Enter") event.preventDefault(); // the browser would click again
     return;
   }
-  if (event.repeat && !goesOnHeld(event.key)) {
+  if (event.repeat && !repeatsWhenHeld(event.key)) {
     if (event.key === " ") event.preventDefault(); // the browser would scroll
     return;
   }
@@ -190,7 +190,7 @@ function begin() {
   present();
 }
 
-// The reader's list, and the case where the work goes on.
+// Show the reader's list, and the case to continue with.
 function present() {
   $("reader").textContent = `${store.reader}${store.blind ? " · blind" : ""}`;
   arrange();
@@ -202,7 +202,7 @@ function bindStart() {
   const name = $("reader-name");
   name.addEventListener("input", () => name.setCustomValidity(name.value.trim() ? "" : "Give your initials or number"));
   $("start-form").addEventListener("submit", begin);
-  // Without a reader there is nobody to save for.
+  // Verdicts cannot be saved without a reader's name.
   $("start").addEventListener("cancel", (event) => {
     if (!store.reader) event.preventDefault();
   });
@@ -211,8 +211,8 @@ function bindStart() {
     if (!file || !$("start-form").reportValidity()) return;
     begin();
     try {
-      $("resume-note").textContent = `${store.resume(await file.text())} cases taken up.`;
-      view.item = null; // on from the first case that the file leaves open
+      $("resume-note").textContent = `${store.resume(await file.text())} cases loaded.`;
+      view.item = null; // continue with the first case without a verdict
       present();
     } catch (error) {
       $("resume-note").textContent = error.message;

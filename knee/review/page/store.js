@@ -1,4 +1,4 @@
-// What the reader has said: one entry a case, saved in the browser at every change, and the file that leaves it.
+// The reader's verdicts: one entry for each case, saved in the browser at every change, and the file to download.
 
 const run = JSON.parse(document.getElementById("run").textContent);
 const cases = [...document.querySelectorAll("script.case")].map((element) => JSON.parse(element.textContent));
@@ -6,17 +6,17 @@ const byName = new Map(cases.map((item) => [item.case, item]));
 const VERDICTS = { agree: "Agree", disagree: "Disagree", unsure: "Unsure", bad_image: "Bad image" };
 const SCHEMA = "knee-review-verdicts/1";
 
-const says = (entry) => entry.final_grade !== null || entry.verdict !== null || entry.comment !== "";
+const hasContent = (entry) => entry.final_grade !== null || entry.verdict !== null || entry.comment !== "";
 
-// What is wrong with an entry of a verdicts file, as the import would say; empty where nothing is.
-function faultOf(entry) {
+// The error in an entry of a verdicts file, checked as in the import; empty if it is valid.
+function errorIn(entry) {
   if (typeof entry !== "object" || entry === null || typeof entry.case !== "string") return "an entry names no case";
   const { blind_grade, final_grade, verdict, comment = "", time } = entry, most = run.grades.length - 1;
   for (const grade of [blind_grade, final_grade])
     if (grade !== null && grade !== undefined && !(Number.isInteger(grade) && grade >= 0 && grade <= most))
       return `case ${entry.case} has the grade ${JSON.stringify(grade)}, which is not 0–${most}`;
   if (verdict && !Object.hasOwn(VERDICTS, verdict)) return `case ${entry.case} has an unknown verdict`;
-  if (typeof comment !== "string" || comment.length > 10000) return `the comment on case ${entry.case} is not a text of at most 10,000 letters`;
+  if (typeof comment !== "string" || comment.length > 10000) return `the comment on case ${entry.case} is not text of at most 10,000 characters`;
   if (typeof time !== "string" || !/^\d{4}-.*(Z|[+-]\d\d:?\d\d)$/.test(time) || Number.isNaN(Date.parse(time)))
     return `case ${entry.case} has no time like 2025-03-01T12:00:00Z`;
   return "";
@@ -26,9 +26,9 @@ const store = {
   reader: "",
   blind: true,
   entries: new Map(),
-  kept: new Map(), // reader → entries: all there is of them where the browser keeps nothing
-  works: true, // whether the browser keeps what is saved
-  unsaved: false, // whether something is neither kept by the browser nor downloaded
+  kept: new Map(), // reader → entries: the only copy if the browser does not save them
+  works: true, // whether the browser saves data for this page
+  unsaved: false, // whether there are changes that were not downloaded
 
   key: (...parts) => ["knee-review", run.run, run.modelHash, ...parts].join("\u0001"),
 
@@ -53,7 +53,7 @@ const store = {
     if (this.read(this.key("check")) !== 1) this.works = false;
   },
 
-  // Each case under a key of its own: two open windows don't overwrite each other's work.
+  // Each case has its own key, so that two open windows do not overwrite each other's entries.
   open(reader) {
     this.reader = reader;
     this.entries = this.kept.get(reader) || new Map();
@@ -64,7 +64,7 @@ const store = {
     }
   },
 
-  // Whoever starts the page next goes on as this reader.
+  // The next start of the page continues with this reader.
   rememberReader() {
     this.write(this.key("reader"), { reader: this.reader, blind: this.blind });
   },
@@ -75,15 +75,15 @@ const store = {
 
   change(name, change) {
     const entry = { ...this.entry(name), ...change, time: new Date().toISOString() };
-    // What was handed in and is withdrawn is handed in again, empty: else it would stay in force.
-    entry.said = Boolean(entry.said || says(entry));
+    // A withdrawn verdict is handed in again, empty; otherwise the earlier one would stay in force.
+    entry.said = Boolean(entry.said || hasContent(entry));
     this.entries.set(name, entry);
     this.write(this.key("entry", this.reader, name), entry);
     this.unsaved = true;
     return entry;
   },
 
-  // A case that was shown with the model's part is not read blind any more; the reader has said nothing by that.
+  // A case shown with the model's output no longer counts as read blind. This alone does not make an entry to hand in.
   reveal(name) {
     const entry = this.entry(name);
     if (entry.revealed) return;
@@ -91,9 +91,9 @@ const store = {
     this.write(this.key("entry", this.reader, name), this.entries.get(name));
   },
 
-  // Entries worth handing in: graded, judged or commented on, now or before.
-  said() {
-    return cases.map((item) => [item.case, this.entry(item.case)]).filter(([, entry]) => entry.said || says(entry));
+  // The entries to hand in: those with a grade, verdict or comment, now or earlier.
+  handedIn() {
+    return cases.map((item) => [item.case, this.entry(item.case)]).filter(([, entry]) => entry.said || hasContent(entry));
   },
 
   document() {
@@ -105,7 +105,7 @@ const store = {
       grades: run.grades.length,
       reviewer: this.reader,
       written: new Date().toISOString(),
-      verdicts: this.said().map(([name, { blind_grade, final_grade, verdict, comment, time }]) => ({
+      verdicts: this.handedIn().map(([name, { blind_grade, final_grade, verdict, comment, time }]) => ({
         case: name, blind_grade, final_grade, verdict, comment, time,
       })),
     };
@@ -124,7 +124,7 @@ const store = {
     return link.download;
   },
 
-  // Take up an earlier file of the same run and model; later entries win. Returns how many; throws a sentence.
+  // Load an earlier file of the same run and model; later entries win. Returns their number; throws an Error with a message.
   resume(text) {
     let earlier;
     try {
@@ -137,9 +137,9 @@ const store = {
     if (earlier.run !== run.run || earlier.model_hash !== run.modelHash)
       throw new Error(`This file is of run ${earlier.run} and another model. Choose one of run ${run.run}.`);
     if (earlier.reviewer !== this.reader) throw new Error(`This file is by reader ${earlier.reviewer}, not ${this.reader}.`);
-    const wrong = earlier.verdicts.map(faultOf).filter(Boolean);
+    const wrong = earlier.verdicts.map(errorIn).filter(Boolean);
     if (earlier.grades !== run.grades.length) wrong.unshift(`it has ${earlier.grades} grades, this review ${run.grades.length}`);
-    if (wrong.length) throw new Error(`Nothing of this file was taken up: ${wrong[0]}${wrong.length > 1 ? `, and ${wrong.length - 1} more faults` : ""}.`);
+    if (wrong.length) throw new Error(`This file was not loaded: ${wrong[0]}${wrong.length > 1 ? `, and ${wrong.length - 1} more errors` : ""}.`);
     const known = earlier.verdicts.filter((entry) => byName.has(entry.case));
     for (const { case: name, blind_grade, final_grade, verdict, comment, time } of known) {
       const own = this.entry(name);

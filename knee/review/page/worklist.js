@@ -1,4 +1,4 @@
-// The list of cases: order, filters and place. Blind, it shows no grade and no probability.
+// The list of cases: order, filters and current case. In blind reading it shows no grades and no probabilities.
 
 const ORDERS = {
   file: "as exported",
@@ -11,7 +11,7 @@ const ORDERS = {
 
 const worklist = { shown: [], buttons: new Map() };
 const gradeName = (grade) => (grade === null || grade === undefined ? "–" : `${grade} ${run.grades[grade].name}`);
-// What the model and the records say stays out of sight until this reader has looked.
+// Predictions and recorded grades stay hidden until this reader has graded the case.
 const isVeiled = (item) => store.blind && !store.entry(item.case).revealed;
 
 function element(kind, text = "", attributes = {}) {
@@ -40,14 +40,14 @@ function passes(item) {
   if (status === "open" ? entry.verdict : status === "done" ? !entry.verdict : status !== "all" && entry.verdict !== status) return false;
   if ($("split").value && item.split !== $("split").value) return false;
   if (store.blind) return true;
-  const predicted = $("predicted").value, recorded = $("recorded").value, says = item.teacher.grade;
-  if (predicted && says !== Number(predicted)) return false;
+  const predicted = $("predicted").value, recorded = $("recorded").value, grade = item.teacher.grade;
+  if (predicted && grade !== Number(predicted)) return false;
   if (recorded === "none") return item.grade === null;
-  if (recorded === "other") return item.grade !== null && item.grade !== says;
+  if (recorded === "other") return item.grade !== null && item.grade !== grade;
   return !recorded || item.grade === Number(recorded);
 }
 
-// Recomputed when the order or a filter changes, not at each verdict: cases must not jump under the reader's hands.
+// Recomputed when the order or a filter changes, not at each verdict, so that cases do not move while a reader works.
 function arrange() {
   const order = $("order").value;
   for (const name of ["predicted", "recorded"]) {
@@ -75,15 +75,15 @@ function arrange() {
   if (view.item) showPlace();
 }
 
-// A case's line in the list: what the reader has said of it.
+// A case's line in the list, with the reader's grade and verdict.
 function mark(item) {
   const button = worklist.buttons.get(item.case);
   if (!button) return;
   const entry = store.entry(item.case), order = $("order").value;
   button.dataset.state = entry.verdict || (entry.said ? "begun" : "open");
-  const said = [entry.final_grade === null ? "" : String(entry.final_grade), VERDICTS[entry.verdict] || ""].filter(Boolean);
+  const given = [entry.final_grade === null ? "" : String(entry.final_grade), VERDICTS[entry.verdict] || ""].filter(Boolean);
   const doubt = order !== "file" && !isVeiled(item) && order in item.doubts ? item.doubts[order].toFixed(2) : "";
-  button.lastChild.textContent = said.join(" · ") || doubt;
+  button.lastChild.textContent = given.join(" · ") || doubt;
 }
 
 function showPlace() {
@@ -112,7 +112,7 @@ function step(by) {
   if (at >= 0 && at < worklist.shown.length) show(worklist.shown[at]);
 }
 
-// The next case without a verdict, from here on and round again.
+// Go to the next case without a verdict, starting again from the top at the end of the list.
 function stepToOpen() {
   const { shown } = worklist, at = shown.indexOf(view.item);
   const next = [...shown.slice(at + 1), ...shown.slice(0, at + 1)].find((item) => !store.entry(item.case).verdict);

@@ -181,7 +181,7 @@ def test_an_image_under_two_names_is_told(trained_run, on_manifest, phantom, tmp
             values = json.loads(state.read_text()) | {"split_sha256": file_hash(tmp_path / "split.csv")}
             state.write_text(json.dumps(values))
     told = refusal(capsys, "compare", first, run, "--no-flip")
-    assert re.search(r"next\.csv has \S+ twice in test, by two names \(a link\?\)", told)
+    assert re.search(r"next\.csv has \S+ twice in test, under two names \(a link\?\)", told)
 
 
 def test_grades_of_other_names_are_not_compared_and_of_other_descriptions_are(trained_run, other_run, tmp_path, capsys):
@@ -266,7 +266,7 @@ def test_a_probe_beside_one_at_work_gets_a_folder_of_its_own(clip_file, tmp_path
 def test_what_a_probe_cannot_do_is_told_before_it_begins(clip_file, tmp_path, capsys):
     told = refusal(capsys, "probe", "--config", clip_file, "--split", "train")
     assert "or add --trained-on" in told
-    assert "nothing to resume" in refusal(capsys, "zeroshot", "--config", clip_file, "--resume", "runs/clip-zeroshot")
+    assert "cannot be resumed" in refusal(capsys, "zeroshot", "--config", clip_file, "--resume", "runs/clip-zeroshot")
     assert "leads out of the folder of runs" in refusal(
         capsys, "zeroshot", "--config", clip_file, "--name", "../escaped"
     )
@@ -296,7 +296,7 @@ def test_the_penalty_is_chosen_where_validation_has_one_grade(metric, probe_data
     monkeypatch.setattr("dcmt.commands.untrained.fit_linear_probe", fit)
     probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None)
     assert probe.classifier.bias.tolist() == [0.0, 9.0, 0.0]
-    assert any(f"{metric} is not defined on these 2 validation images" in line for line in said)
+    assert any(f"{metric} is undefined on these 2 validation images" in line for line in said)
     right = None
     probe = fit_probe(grader, data, device=torch.device("cpu"), inverse_penalty=None)
     assert probe.classifier.bias.tolist() == [9.0, 0.0, 0.0]
@@ -313,7 +313,7 @@ def test_untrained_graders_need_a_text_head(grader_values, tmp_path, capsys):
 def test_the_weights_of_another_run_are_not_taken_and_that_is_told(clip_file, trained_run, tmp_path, capsys):
     for command in ("zeroshot", "probe"):
         told = refusal(capsys, command, "--config", clip_file, "--model.start", trained_run.path)
-        assert "leave model.start out" in told
+        assert "remove model.start" in told
     assert not (tmp_path / "runs").exists()
 
 

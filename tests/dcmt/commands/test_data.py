@@ -153,7 +153,7 @@ def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert run("check", tmp_path / "manifest.csv") == 0
     told = capsys.readouterr().out
-    assert "worth a look: 1 image (line 2) at least 1.6 times as wide as high" in told
+    assert "please check: 1 image (line 2) at least 1.6 times as wide as high" in told
     assert "1 images, all valid" in told
 
 

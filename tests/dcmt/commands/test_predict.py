@@ -144,7 +144,9 @@ def test_table_that_cannot_be_read_is_told_and_kept(content: bytes, trained_run:
     picture(tmp_path / "in" / "a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_bytes(content)
-    with pytest.raises(UserError, match=r"predictions\.csv is no table of an earlier dcmt predict .*; remove it, or"):
+    with pytest.raises(
+        UserError, match=r"predictions\.csv is not a table of an earlier dcmt predict .*; remove it, or"
+    ):
         grade(trained_run, tmp_path / "in", tmp_path / "out", force=True)
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == content
 
@@ -257,7 +259,7 @@ def test_a_flip_tta_grades_an_image_and_its_mirror_image_alike(trained_run: RunF
         f"p_{grade}" for grade in range(load_run(trained_run.path, checkpoint="best", device="cpu").grade_set.count)
     ]
     said = grade(trained_run, tmp_path / "in", tmp_path / "pair", flip_tta=True)
-    assert "by the teacher by flip TTA" in said[-1]
+    assert "by the teacher with flip TTA" in said[-1]
     grade(trained_run, tmp_path / "in", tmp_path / "alone")
     pair, alone = (
         pd.read_csv(tmp_path / out / "predictions.csv").set_index("image")[shares].to_numpy()
@@ -308,7 +310,7 @@ def test_one_image_whose_name_no_table_can_hold_is_refused(tmp_path: Path) -> No
     picture(tmp_path / "a.png")
     path = tmp_path / os.fsdecode(b"b\xfcd.png")
     (tmp_path / "a.png").rename(path)
-    with pytest.raises(UserError, match=r"b\\udcfcd\.png is no UTF-8 text") as caught:
+    with pytest.raises(UserError, match=r"b\\udcfcd\.png is not valid UTF-8") as caught:
         find_images(path)
     str(caught.value).encode()
 

@@ -115,7 +115,7 @@ def test_full_disk_at_the_first_checkpoint_is_told_as_such(
     checkpoints.begin()
     monkeypatch.setattr("knee.engine.checkpoint._write", full)
     with pytest.raises(
-        UserError, match=r"No space left.*it is the first one: mend this, and --resume starts from step 0"
+        UserError, match=r"No space left.*it is the first one: fix this, then --resume starts from step 0"
     ):
         save(2)
     assert checkpoints.none_yet
@@ -172,7 +172,7 @@ def test_damaged_newest_falls_back_and_says_so(name: str, damage: str, checkpoin
 def test_all_damaged_is_refused_with_all_reasons(checkpoints: Checkpoints, save: Save) -> None:
     for step in (1, 2):
         (save(step) / "student.safetensors").write_bytes(b"x")
-    with pytest.raises(Faults, match="no checkpoint is whole; put a copy back") as caught:
+    with pytest.raises(Faults, match="no checkpoint is valid; restore one from a copy") as caught:
         checkpoints.latest()
     assert len(caught.value.faults) == 2
 
@@ -182,7 +182,7 @@ def test_damaged_best_names_the_way_out(checkpoints: Checkpoints, save: Save) ->
         save(step)
     checkpoints.mark_best(1, "kappa", 0.5)
     (checkpoints.folder / "step_00000001" / "student.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"step_00000001.*damaged.*--checkpoint last takes the newest"):
+    with pytest.raises(UserError, match=r"step_00000001.*damaged.*use the newest valid one with --checkpoint last"):
         checkpoints.best()
     assert checkpoints.latest()[0].step == 2
 

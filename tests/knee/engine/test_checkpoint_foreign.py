@@ -218,5 +218,5 @@ def test_state_that_is_not_one_is_refused(content: str, save: Save) -> None:
 def test_folder_that_claims_another_step_is_refused(save: Save) -> None:
     folder = save(1)
     moved = folder.rename(folder.with_name("step_00000009"))
-    with pytest.raises(UserError, match="says that it is of step 1"):
+    with pytest.raises(UserError, match=r"holds step 1 according to its state\.json"):
         open_checkpoint(moved)

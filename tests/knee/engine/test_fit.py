@@ -187,7 +187,7 @@ def test_want_of_memory_in_validation_is_told_too(make_fit: MakeFit) -> None:
 
 def test_a_network_of_which_nothing_is_trained_is_refused(small_grader: Nets) -> None:
     task = MeanTeacher(small_grader().requires_grad_(False), loss=LossConfig(), decay=0.8, ramp_steps=6)
-    with pytest.raises(UserError, match="nothing of the network is trained"):
+    with pytest.raises(UserError, match="the network has nothing to train"):
         make_optimizer(task, OptimizerConfig(), torch.device("cpu"))
 
 

@@ -64,7 +64,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     second.restore(Checkpoints(tmp_path / "parts" / "checkpoints").latest()[0])
     second.run()
     if stop < 6:
-        assert f"stopped at step {stop + 1} of 7, saved; go on with: dcmt train --resume RUN" in said
+        assert f"stopped at step {stop + 1} of 7, saved; continue with: dcmt train --resume RUN" in said
         assert second.batches.served[0] == stop + 1
     assert_same(everything(whole), everything(second))
     assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")

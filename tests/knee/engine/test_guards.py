@@ -42,7 +42,9 @@ def test_the_first_interrupt_says_what_follows(capfd: pytest.CaptureFixture[str]
         os.kill(os.getpid(), signal.SIGTERM)
         assert capfd.readouterr().err == ""
         os.kill(os.getpid(), signal.SIGINT)
-        assert "stopping after the step under way, which is then saved; Ctrl-C again ends" in capfd.readouterr().err
+        assert (
+            "stopping after the current step, which is then saved; press Ctrl-C again to stop" in capfd.readouterr().err
+        )
 
 
 def test_worker_death_is_told_and_torch_does_not_raise_again() -> None:

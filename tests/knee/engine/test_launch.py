@@ -36,7 +36,7 @@ def test_grade_set_not_seen_from_another_folder_is_told(
     grader_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = create_run(tmp_path / "run", grader_config(**{"data.grade_set": "own.yaml"}), kind="grader")
-    with pytest.raises(UserError, match=r"data\.grade_set of .* is own\.yaml, which is not there .*paths\.yaml"):
+    with pytest.raises(UserError, match=r"data\.grade_set of .* is own\.yaml, which does not exist .*paths\.yaml"):
         resume(run)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").touch()
@@ -108,7 +108,7 @@ def with_another_value(config: GraderConfig, name: str) -> GraderConfig:
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_force_is_refused_since_no_run_is_replaced(started: RunFolder, resumed: bool) -> None:
-    with pytest.raises(UserError, match=r"a run is never replaced, .* the new run is NAME-2"):
+    with pytest.raises(UserError, match=r"runs are never overwritten, .* the new run becomes NAME-2"):
         new_or_resumed(
             GraderConfig,
             ["--force", *(["--resume", str(started.path)] if resumed else [])],
@@ -139,7 +139,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_start_over(trained_run: RunFol
     shutil.rmtree(run.checkpoints.folder)
     before = (run.path / "metrics.csv").read_bytes()
     assert main(["train", "--resume", str(run.path)]) == 2
-    assert "has no checkpoint any more, though" in capsys.readouterr().err
+    assert "has no checkpoints, although" in capsys.readouterr().err
     assert (run.path / "metrics.csv").read_bytes() == before
 
 
@@ -153,7 +153,7 @@ def test_checkpoints_removed_one_by_one_were_there_too(
     if "no validation" in left:
         (run.path / "metrics.csv").write_text("step,name,value\n1,loss/total,2.5\n")
     assert main(["train", "--resume", str(run.path)]) == 2
-    assert "has no checkpoint any more, though" in capsys.readouterr().err
+    assert "has no checkpoints, although" in capsys.readouterr().err
 
 
 class Killed(BaseException):
@@ -222,6 +222,6 @@ def test_a_table_of_metrics_that_was_changed_is_neither_lost_nor_believed(
     before = table.read_bytes(), run.config.read_bytes()
     assert main(["train", "--resume", str(run.path), "--fit.steps", "7"]) == 2
     told = capsys.readouterr().err
-    assert "is not step,name,value, so the table was changed; restore it, or move it away" in told
+    assert "is not step,name,value, so the table was edited; restore it, or move it away" in told
     assert not line or f"metrics.csv line {line}:" in told
     assert (table.read_bytes(), run.config.read_bytes()) == before

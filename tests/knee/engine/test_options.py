@@ -164,7 +164,7 @@ def test_numbers_that_no_machine_has_memory_for_are_refused(option: str, value: 
 def test_what_a_config_says_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("fit:\n  steps: 3\nfit:\n  seed: 5\n")
-    with pytest.raises(UserError, match=r"(?s)twice\.yaml says some things twice.*line 3: 'fit' is on line 1 already"):
+    with pytest.raises(UserError, match=r"(?s)twice\.yaml has duplicate entries.*line 3: 'fit' is on line 1 already"):
         read("--config", str(path))
 
 

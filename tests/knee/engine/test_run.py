@@ -140,7 +140,7 @@ def test_data_not_seen_from_another_folder_is_told_with_the_file_to_mend(
         for command in commands:
             assert main(command) == 2
             told = capsys.readouterr().err
-            assert f"data.{name} of {run.path} is data/{name}.csv, which is not there (seen from {tmp_path})" in told
+            assert f"data.{name} of {run.path} is data/{name}.csv, which does not exist (seen from {tmp_path})" in told
             assert f"into {run.private}, as data.{name}: PATH" in told
         private = yaml.safe_load(run.private.read_text())
         run.private.write_text(yaml.safe_dump(private | {f"data.{name}": str(path)}))

@@ -145,7 +145,7 @@ def test_an_earlier_export_is_in_the_way_before_work_begins(export, cases):
         raise AssertionError("a case was computed")
         yield
 
-    with pytest.raises(UserError, match="png: holds an earlier export"):
+    with pytest.raises(UserError, match="png: contains an earlier export"):
         replace(export).write(never(), {})
     with pytest.raises(UserError, match="exists already"):
         replace(export, formats=("html",)).write(never(), {})

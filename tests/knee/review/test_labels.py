@@ -112,7 +112,7 @@ def test_a_new_version_of_the_manifest_is_read_again(manifest, key, tmp_path):
     assert later.table["grade_original"].tolist()[:2] == ["1", ""], "the first original stays"
     with pytest.raises(UserError, match="exists already"):
         write_labels(tmp_path / "runs" / "reviewed.csv", manifest, labels)
-    with pytest.raises(UserError, match="is the manifest that was reviewed"):
+    with pytest.raises(UserError, match="is the reviewed manifest itself"):
         write_labels(manifest.path, manifest, labels, force=True)
 
 

@@ -65,7 +65,7 @@ def test_a_table_that_is_a_link_stays_one(tmp_path, table):
     assert [verdict.case for verdict in _read(shared)] == ["c1", "c2"]
     assert list(shared.parent.iterdir()) == [shared]
     shared.unlink()
-    with pytest.raises(UserError, match="is a link to nowhere; bring back what it leads to"):
+    with pytest.raises(UserError, match="is a broken link; restore its target"):
         import_verdicts([tmp_path / "b.json"], table, expected=EXPECTED)
     assert not shared.exists()
 
@@ -149,13 +149,15 @@ def test_all_faults_are_told_at_once_and_nothing_is_imported(tmp_path, table):
     assert len(caught.value.faults) == 10
     for part in ("'c9' is not one of this run", "final_grade 5 is not 0–4", "True", "'maybe'", "yesterday", "7"):
         assert part in told
-    assert "verdict 8: names no case" in told and "judges it twice" in told
+    assert "verdict 8: names no case" in told and "has two different verdicts" in told
     assert not table.exists()
 
 
 def test_a_comment_that_no_table_could_hold_is_refused(tmp_path, table):
     file = _file(tmp_path / "a.json", _entry(comment="x" * 10_000), _entry("c2", comment="x" * 140_000))
-    with pytest.raises(Faults, match="case 'c2': comment has 140000 letters, the most is 10000; shorten it") as caught:
+    with pytest.raises(
+        Faults, match="case 'c2': comment has 140000 characters, at most 10000 are allowed; shorten it"
+    ) as caught:
         import_verdicts([file], table, expected=EXPECTED)
     assert len(caught.value.faults) == 1 and not table.exists()
 
@@ -163,7 +165,7 @@ def test_a_comment_that_no_table_could_hold_is_refused(tmp_path, table):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"run": "other"}, "is of run 'other', not 'run'; its model is this run's: .* renamed, name it as before"),
+        ({"run": "other"}, "is of run 'other', not 'run'; it has this run's model: .* renamed, rename it back"),
         ({"run": "other", "model_hash": "x"}, "is of run 'other', not 'run'; import it into that run"),
         ({"model_hash": "older"}, "another model's maps"),
         ({"grades": 3}, "has 3 grades, the run has 5"),
@@ -235,7 +237,7 @@ def test_a_table_that_was_altered_is_refused_row_by_row(tmp_path, table):
     )
     before = table.read_bytes()
     for read in (_read, lambda path: import_verdicts([_file(tmp_path / "a.json", _entry())], path, expected=EXPECTED)):
-        with pytest.raises(Faults, match="8 errors; mend these rows, or restore the table from a backup") as caught:
+        with pytest.raises(Faults, match="8 errors; fix these rows, or restore the table from a backup") as caught:
             read(table)
         told = [fault.removeprefix("verdicts.csv line ") for fault in caught.value.faults]
         assert told[:3] == [

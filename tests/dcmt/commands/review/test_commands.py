@@ -176,9 +176,9 @@ def test_readings_become_labels_and_training_takes_them(reviewed, save, grader_v
     first, second = (save(reviewed.read([*unlabeled, *wrong], reviewer=name)) for name in ("R1", "R2"))
     capsys.readouterr()
     assert main(["review", "import", str(run), str(first), str(second)]) == 0
-    assert "14 verdicts added, 0 known already" in capsys.readouterr().out
+    assert "14 verdicts added, 0 already in the table" in capsys.readouterr().out
     assert main(["review", "import", str(run), str(first)]) == 0
-    assert "0 verdicts added, 7 known already" in capsys.readouterr().out
+    assert "0 verdicts added, 7 already in the table" in capsys.readouterr().out
     assert len(read_verdicts(run / "local" / "verdicts.csv", run="tiny", grades=3)) == 14
     out = reviewed.manifest.with_name("manifest_reviewed.csv")
     assert main(["review", "labels", str(run), "--out", str(out), "--force"]) == 0
@@ -241,10 +241,10 @@ def test_verdicts_that_cannot_be_taken_are_refused_whole(reviewed, save, tmp_pat
     assert main(["review", "import", str(reviewed.run), str(changed)]) == 2
     assert "--revise" in capsys.readouterr().err
     assert main(["review", "import", str(reviewed.run), str(changed), "--revise"]) == 0
-    assert "1 of them in place of earlier ones" in capsys.readouterr().out
+    assert "1 of them replacing earlier ones" in capsys.readouterr().out
     before = save([replace(sound[0], final_grade=(sound[0].final_grade + 2) % 3, time="2025-02-01T12:00:00Z")])
     assert main(["review", "import", str(reviewed.run), str(before), "--revise"]) == 0
-    told = "1 verdicts added, 1 of them older than what the table holds of their readers, which still counts"
+    told = "1 verdicts added, 1 of them older than their readers' verdicts in the table, which stay in force"
     assert told in capsys.readouterr().out
 
 
@@ -276,8 +276,8 @@ def test_labels_of_a_run_whose_data_moved_tell_where_to_write_its_place(reviewed
     capsys.readouterr()
     assert main(["review", "labels", str(reviewed.run), "--out", str(tmp_path / "new.csv")]) == 2
     told = " ".join(capsys.readouterr().err.split())
-    assert f"data.manifest of {reviewed.run} is {gone}, which is not there" in told
-    assert f"write where it is now into {private}, as data.manifest: PATH" in told
+    assert f"data.manifest of {reviewed.run} is {gone}, which does not exist" in told
+    assert f"write the current path into {private}, as data.manifest: PATH" in told
 
 
 def test_a_case_knows_how_its_image_was_prepared(grader_config):
@@ -293,9 +293,9 @@ def test_a_case_knows_how_its_image_was_prepared(grader_config):
     ("options", "message"),
     [
         (["--format", "html,pdf"], "format pdf; choose from html, png, nifti, dicom"),
-        (["--by", "flip"], "say how many with --cases N"),
-        (["--cases", "0"], "--cases is 0; ask for at least 1"),
-        (["--cases", "2", "--by", "mismatch"], "no recorded grade to differ from"),
+        (["--by", "flip"], "give their number with --cases N"),
+        (["--cases", "0"], "--cases is 0; give at least 1"),
+        (["--cases", "2", "--by", "mismatch"], "no recorded grades to compare with"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_told(prepared, tmp_path, capsys, options, message):

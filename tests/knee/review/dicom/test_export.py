@@ -273,7 +273,7 @@ def test_a_map_that_shows_nothing_has_no_region(write_source, case_of, export, m
     flat = replace(make_case(1).teacher, evidence=np.ones((16, 16), np.float32))
     exported = export.write(case_of(write_source("DX", _source_values("DX")), "R", teacher=flat))
     assert "teacher_report" not in _named(exported) and "student_report" in _named(exported)
-    assert exported.left_out == ("case 000000000001: the teacher's map shows nothing, so there is no region to export",)
+    assert exported.left_out == ("case 000000000001: the teacher's map is empty, so there is no region to export",)
 
 
 def test_a_speck_too_small_for_an_outline_makes_no_report(write_source, case_of, export):
@@ -293,7 +293,7 @@ def test_text_within_the_pixels_is_warned_of_and_names_may_be_in_any_script(writ
     path = write_source("DX", _source_values("DX"), BurnedInAnnotation="YES")
     named = replace(export, run=replace(run, run="膝 durchläuft " + "x" * 80))
     exported = named.write(case_of(path, "R"))
-    assert "text is burned into the pixels" in exported.left_out[0]
+    assert "text burned into the pixels" in exported.left_out[0]
     capture = pydicom.dcmread(_named(exported)["teacher_capture"])
     assert "3f9ac2d17be04410, run 膝" in capture.ContributingEquipmentSequence[0].ManufacturerModelName
 
@@ -343,7 +343,7 @@ def test_values_that_the_standard_does_not_know_are_left_empty_where_the_patient
         path = write_source("MR", _source_values("MR"), **odd)
     exported = replace(export, keep_identity=True).write(case_of(path, "L"))
     assert len(exported.files) == 6
-    told = "PatientBirthDate, PatientSex, StudyTime: what its file says is no value of the standard, and is left empty"
+    told = "PatientBirthDate, PatientSex, StudyTime: the value in its file is not valid DICOM, and is left empty"
     assert exported.left_out == (f"case 000000000001: {told}",)
     for file in exported.files:
         made = pydicom.dcmread(file)

@@ -120,8 +120,8 @@ def test_a_node_that_is_not_there_is_named(objects):
 @pytest.mark.parametrize(
     ("node", "told"),
     [
-        (Node("no-such-machine.invalid", 104, "NODE"), "no machine of this name is known"),
-        (Node("bad..name", 104, "NODE"), "no machine of this name is known"),
+        (Node("no-such-machine.invalid", 104, "NODE"), "the host name is unknown"),
+        (Node("bad..name", 104, "NODE"), "the host name is unknown"),
         (Node("localhost", 104, "A-TITLE-THAT-IS-TOO-LONG"), "is not 1–16 plain letters or digits"),
         (Node("localhost", 104, "KNÖTCHEN"), "is not 1–16 plain letters or digits"),
         (Node("localhost", 104, "NODE", " "), "is not 1–16 plain letters or digits"),
@@ -135,9 +135,9 @@ def test_an_address_that_cannot_be_right_is_told(node, told, objects):
 
 def test_only_dicom_objects_are_sent(tmp_path, objects):
     (tmp_path / "a.txt").write_text("no")
-    with pytest.raises(Faults, match=r"a\.txt: is no DICOM object"):
+    with pytest.raises(Faults, match=r"a\.txt: is not a DICOM object"):
         send([*objects[:1], tmp_path / "a.txt", tmp_path / "none.dcm"], Node("127.0.0.1", 1))
-    with pytest.raises(UserError, match="no file to send"):
+    with pytest.raises(UserError, match="no files to send"):
         send([], Node("127.0.0.1", 1))
     with pytest.raises(UserError, match="port 70000"):
         send(objects[:1], Node("127.0.0.1", 70000))
@@ -182,7 +182,7 @@ def test_a_node_for_other_objects_is_told_from_one_that_refuses(objects):
     port = _free_port()
     running = server.start_server(("127.0.0.1", port), block=False)
     try:
-        with pytest.raises(UserError, match="takes none of the kinds of object"):
+        with pytest.raises(UserError, match="accepts none of the kinds of object"):
             send(objects[:1], Node("127.0.0.1", port, "ECHO"))
     finally:
         running.shutdown()

@@ -262,7 +262,7 @@ def test_a_file_is_taken_up_where_the_browser_keeps_nothing(browser, keeps_nothi
     earlier.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
     browser.execute_script("document.getElementById('reader').click()")
     browser.find_element("id", "resume").send_keys(str(earlier))
-    _wait(lambda: browser.find_element("id", "resume-note").text == "1 cases taken up.")
+    _wait(lambda: browser.find_element("id", "resume-note").text == "1 cases loaded.")
     assert browser.execute_script("return document.getElementById('progress-text').textContent") == "1 of 12 reviewed"
     browser.find_element("id", "reader-name").send_keys("\ue007")
     assert _handed_in(browser) == [(cases[3].case, 1, "agree")]
@@ -278,7 +278,7 @@ def test_after_a_file_was_taken_up_the_first_unread_case_is_shown(browser, open_
     earlier.write_text(json.dumps(verdicts_document(said, grade_set="kl", grades=5)))
     browser.execute_script("document.getElementById('reader').click()")
     browser.find_element("id", "resume").send_keys(str(earlier))
-    _wait(lambda: browser.find_element("id", "resume-note").text == "5 cases taken up.")
+    _wait(lambda: browser.find_element("id", "resume-note").text == "5 cases loaded.")
     browser.find_element("id", "reader-name").send_keys("\ue007")
     _wait(lambda: _drawn(browser) == cases[5].case)
     assert browser.find_element("id", "progress-text").text == "5 of 12 reviewed"
@@ -600,7 +600,7 @@ def test_a_small_original_and_a_lost_one_are_said(browser, open_page, original_c
         ({"blind_grade": True}, "has the grade true"),
         ({"final_grade": "2"}, 'has the grade "2"'),
         ({"verdict": "maybe"}, "unknown verdict"),
-        ({"comment": 7}, "is not a text"),
+        ({"comment": 7}, "is not text"),
         ({"time": "yesterday"}, "has no time like"),
     ],
 )
@@ -616,6 +616,6 @@ def test_a_verdicts_file_is_checked_before_it_is_taken_up(browser, open_page, ru
     browser.execute_script("document.getElementById('reader').click()")
     browser.find_element("id", "resume").send_keys(str(tmp_path / "earlier.json"))
     note = _wait(lambda: browser.find_element("id", "resume-note").text)
-    assert note.startswith("Nothing of this file was taken up: ") and told in note
+    assert note.startswith("This file was not loaded: ") and told in note
     browser.find_element("id", "reader-name").send_keys("\ue007")
     assert browser.find_element("id", "progress-text").text == "0 of 12 reviewed"
