@@ -7,8 +7,6 @@ whatever the type of the input and the autocast context.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -69,7 +69,10 @@ def case_pictures(
         for number, row in enumerate(attended[0].rows):
             square = _grey(attended[0].images[number])
             original = shown_original(sources(int(row)), square)
-            looks = [_look(name, batch, number, names, original, attention.threshold) for name, batch in zip(graders, attended, strict=True)]
+            looks = [
+                _look(name, batch, number, names, original, attention.threshold)
+                for name, batch in zip(graders, attended, strict=True)
+            ]
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
             note = f"  ({original.note})" if original.note else ""
             panel = case_panel(
