@@ -124,11 +124,9 @@ def browse(path: Path) -> None:
 
     try:
         browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-        loads, works = [], []
+        loads = []
         for _ in range(3):
-            before = work()
             browser.get(path.as_uri())
-            works.append(work() - before)
             browser.find_element("id", "reader-name").send_keys("R1", "\ue007") if not loads else None
             time.sleep(1)
             timing = "return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
@@ -139,7 +137,7 @@ def browse(path: Path) -> None:
         times = browser.execute_async_script(REDRAW)
     finally:
         browser.quit()
-    print(f"opened in {min(loads):.0f} ms, of which {min(works):.0f} ms are work of its main thread")
+    print(f"opened in {min(loads):.0f} ms")
     print(f"the next case is shown in {np.median(shown):.0f} ms ({a_case:.0f} ms of work), at most {max(shown):.0f} ms")
     print(f"a redraw takes {np.median(times):.1f} ms, at most {max(times):.1f} ms")
 

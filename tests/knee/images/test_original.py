@@ -39,7 +39,8 @@ def test_a_map_made_of_the_square_lies_where_the_image_is(tmp_path, shape, box, 
         scale = shown.pixels.shape[0] / shape[0]
         found = shown.place(square / 255)
         assert found.shape == shown.pixels.shape and found.min() >= 0 and found.max() <= 1
-        assert _peak(found) == pytest.approx(_peak(shown.pixels - 40.0), abs=max(2, 5 * scale))
+        drawn = _peak(shown.pixels - 40.0)
+        assert _peak(found) == pytest.approx(drawn, abs=max(2, 5 * scale))
     assert max(original.shrunk().pixels.shape) == min(max(shape), MOST_PX)
 
 
