@@ -80,7 +80,8 @@ def _plan(options: argparse.Namespace) -> DataPlan:
 
 def train_missing(study: Study, runs: Sequence[Run], plan: DataPlan, options: argparse.Namespace) -> None:
     """Train the runs without a current result. Raises RuntimeError where some failed, after the others."""
-    out, work = options.out / "runs", options.work
+    out: Path = options.out / "runs"
+    work: Path = options.work
     about = {seed: plan.about(seed) for seed in dict.fromkeys(run.seed for run in runs)}
     jobs = [make_job(study, run, about[run.seed], more=options.train) for run in runs]
     missing = [job for job in jobs if not is_done(job, out)]

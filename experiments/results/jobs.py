@@ -25,7 +25,7 @@ _NO_EFFECT = (
 _CONSISTENCY_LOSSES = ("loss.probability_consistency", "loss.attention_consistency", "loss.flip_consistency")
 _OF_CONSISTENCY = ("loss.ramp", "loss.ramp_start", "loss.teacher_temperature", "loss.teacher_flip")
 """Options without effect where no consistency loss has a weight."""
-_BEFORE: Mapping[type[Any], Mapping[str, Any]] = {
+_BEFORE: dict[type[GraderConfig | SegmenterConfig], dict[str, Any]] = {
     GraderConfig: {"model.normalise": "fixed"},
     SegmenterConfig: {"data.labeled_per_batch": 16, "fit.validate_every": 100},
 }

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.results.statistics import Estimate, Results
 from experiments.results.study import Cell, Claim, Network, Study, percent
-from knee.evaluation.figures import COLORS, save_figure
+from knee.evaluation.figures import save_figure
 from knee.grades import load_grade_set
 from knee.io.files import write_text
 
@@ -36,12 +36,16 @@ def write_tables(results: Results, folder: Path) -> None:
     """Tables and figure of a study.
 
     ``STUDY.md`` has every method by labeled fraction, ``STUDY_claims.md`` the claims, ``STUDY_per_grade.md`` the metrics by
-    grade. ``STUDY.csv`` is in long form, one line per cell, network and metric, with the metrics by grade too.
+    grade. ``STUDY.csv`` is in long form, one line per cell, network and metric, those by grade included.
     """
     study = results.study
     claims = [claim_line(results, claim) for claim in study.claims]
-    metrics = list(dict.fromkeys([*study.metrics, *(name for _, _, name in grade_metrics(study) if study.per_grade)]))
-    numbers = [line for cell in study.cells for line in _csv_lines(results, cell, metrics)]
+    by_grade = [name for _, _, name in grade_metrics(study) if name not in study.metrics]
+    numbers = [
+        line
+        for cell in study.cells
+        for line in _csv_lines(results, cell, [*study.metrics, *(by_grade if cell.fraction in study.per_grade else ())])
+    ]
     pages = {
         "": (study.title, main_table(results)),
         "_claims": (f"{study.title}: what holds", claims_table(study, claims)),
@@ -270,14 +274,17 @@ def _draw_row(axis: Axes, title: str, found: Mapping[float, Estimate | None], nu
     known = {place: one for place, one in found.items() if one}
     values, low, high = np.array([(one.value, one.low, one.high) for one in known.values()]).T
     # With few patients a metric may be outside the percentiles of its draws.
-    bars = np.clip([values - low, high - values], 0, None)
-    style: dict[str, Any] = {
-        "color": COLORS[number % len(COLORS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "markersize": 8,
-    }
     axis.errorbar(
-        list(known), values, yerr=bars, label=title, linewidth=1.2, elinewidth=1.6, markeredgecolor="white", **style
+        list(known),
+        values,
+        yerr=np.clip([values - low, high - values], 0, None),
+        label=title,
+        color=COLORS[number % len(COLORS)],
+        fmt=f"{_MARKERS[number % len(_MARKERS)]}-",
+        linewidth=1.2,
+        elinewidth=1.6,
+        markersize=8,
+        markeredgecolor="white",
     )
     for place, one in known.items():
         axis.scatter([place] * len(one.by_seed), list(one.by_seed.values()), s=8, color="black", linewidths=0, zorder=4)
