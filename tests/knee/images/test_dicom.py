@@ -60,7 +60,11 @@ def test_a_header_that_contradicts_its_bits_is_refused(tmp_path):
     lower = RNG.integers(1, 1 << 12, (20, 16)).astype(np.uint16)
     with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they lie lower"):
         read(tmp_path, dicom_bytes(lower, BitsStored=12, HighBit=15))
-    for fields in ({"BitsStored": 12, "HighBit": 16}, {"BitsStored": 12, "HighBit": 9}, {"BitsStored": 0, "HighBit": 11}):
+    for fields in (
+        {"BitsStored": 12, "HighBit": 16},
+        {"BitsStored": 12, "HighBit": 9},
+        {"BitsStored": 0, "HighBit": 11},
+    ):
         with pytest.raises(UserError, match="which is impossible"):
             read(tmp_path, dicom_bytes(lower, **fields))
 
@@ -235,7 +239,9 @@ def test_jpeg_lossless_is_read_with_the_extra_and_names_it_without(tmp_path):
     if importlib.util.find_spec("gdcm"):
         np.testing.assert_array_equal(read(tmp_path, data).values, DEEP)
     else:
-        with pytest.raises(UserError, match=r"no installed decoder reads \(JPEG Lossless.*pip install 'dcmt-knee\[dicom\]'"):
+        with pytest.raises(
+            UserError, match=r"no installed decoder reads \(JPEG Lossless.*pip install 'dcmt-knee\[dicom\]'"
+        ):
             read(tmp_path, data)
 
 
