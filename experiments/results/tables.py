@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.results.statistics import Estimate, Results
 from experiments.results.study import Cell, Claim, Network, Study, percent
-from knee.evaluation.figures import save_figure
+from knee.evaluation.figures import COLORS, save_figure
 from knee.grades import load_grade_set
 from knee.io.files import write_text
 
