@@ -26,7 +26,6 @@ from knee.engine.run import RunFolder, file_hash, is_trained, open_run, other_sp
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
-from knee.io.plain import shown
 from knee.nn.flips import FlipAveraged
 
 log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def load_run(
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:
-        raise UserError(f"{path} is a run of kind {shown(kind)}; this command needs a grader's run")
+        raise UserError(f"{path} is a run of kind {kind:.80}; this command needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)

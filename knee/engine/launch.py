@@ -13,7 +13,6 @@ from knee.engine.run import UNTRAINED, RunFolder, create_run, open_run, require_
 from knee.engine.training import RunConfig
 from knee.errors import UserError
 from knee.grades import load_grade_set
-from knee.io.plain import shown
 
 log = logging.getLogger(__name__)
 SAFE_ON_RESUME = (
@@ -98,7 +97,7 @@ def _resumed(
         hint = "resume it with the command that started it"
         if found in UNTRAINED:
             hint = f"dcmt {found} has nothing to resume: run it again"
-        raise UserError(f"{path} is a run of kind {shown(found)}, not {kind}; {hint}")
+        raise UserError(f"{path} is a run of kind {found:.80}, not {kind}; {hint}")
     before = config_from_values(kind_of_config, values, where=str(run.config))
     after = read_config(kind_of_config, changes, program=program, defaults=before)
     changed = [name for name in option_names(kind_of_config) if attrgetter(name)(before) != attrgetter(name)(after)]

@@ -21,6 +21,8 @@ from tests.hostile import IN_JSON, IN_YAML, copied, fields, listing, spoil
 
 Figures = dict[str, str]
 MOST_SECONDS = 10.0
+MANY = 20
+"""Of a document with more fields, each gets every third value, the next field the ones after."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,11 @@ def evaluated(trained_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) 
 def load(run: Path) -> None:
     loaded = load_run(run, checkpoint="last", device="cpu")
     assert loaded.precision is None
+
+
+def load_last(run: Path) -> None:
+    """The last checkpoint and no other; for a damaged one ``load`` takes the one before."""
+    assert load_run(run, checkpoint=6, device="cpu").precision is None
 
 
 def load_with_data(run: Path) -> None:
@@ -50,7 +57,7 @@ DOCUMENTS: dict[str, tuple[dict[str, str], Callable[[Path], None]]] = {
     "local/paths.yaml": (IN_YAML, load_with_data),
     "grade_set.yaml": (IN_YAML, load),
     "checkpoints/best.json": (IN_JSON, load_with_data),
-    "state.json": (IN_JSON, load),
+    "state.json": (IN_JSON, load_last),
     "metrics_test.json": (IN_JSON, verify),
 }
 
@@ -92,8 +99,10 @@ def test_every_field(
         spoil(config, ("data", "grade_set"), '"(in local/paths.yaml)"')
     values: Any = json.loads(kept) if path.suffix == ".json" else yaml.safe_load(kept)
     before, found = listing(phantom.parent), {}
-    for place in fields(values):
-        for name, raw in raws.items():
+    places = fields(values)
+    every = 3 if len(places) > MANY else 1
+    for number, place in enumerate(places):
+        for name, raw in list(raws.items())[number % every :: every]:
             path.unlink()
             path.write_bytes(kept)
             spoil(path, place, raw)

@@ -13,7 +13,6 @@ from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, open_run
 from knee.errors import UserError
 from knee.io.files import typed
-from knee.io.plain import shown
 from knee.review.key import KeyedCase, read_key
 
 
@@ -50,7 +49,7 @@ def open_reviewed(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Keye
     run, values = open_run(path)
     kind = values.pop("kind")
     if kind not in KINDS:
-        raise UserError(f"{path} is a run of kind {shown(kind)}; a review needs a grader's run")
+        raise UserError(f"{path} is a run of kind {kind:.80}; a review needs a grader's run")
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not key_path(run).exists():
         raise UserError(f"{path} was not exported for review yet; export it first: dcmt review export {typed(path)}")
