@@ -56,7 +56,7 @@ def test_unknown_names_offer_near_ones():
 
 
 def test_models_without_patches_are_refused_with_another():
-    assert "take timm:resnet50" in refusal(clip_towers, "RN50", image_size=224)
+    assert "use timm:resnet50" in refusal(clip_towers, "RN50", image_size=224)
     assert "use a ViT" in refusal(clip_towers, "coca_ViT-B-32", image_size=224)
     assert {"ViT-B-16-quickgelu", "ViT-B-16"} <= set(supported_clip_models())
     assert not {"RN50", "coca_ViT-B-32"} & set(supported_clip_models())
@@ -166,7 +166,7 @@ def test_embeddings_of_the_grades_from_a_file(tmp_path):
     grader = build_clip_grader(config, KL, image_size=64)
     assert grader.image_tower.embed_dim == 6
     assert torch.equal(grader.text_tower(), torch.eye(5, 6))
-    assert "must hold 3 rows" in refusal(read_text_embeddings, path, 3)
+    assert "must contain 3 rows" in refusal(read_text_embeddings, path, 3)
     np.save(path, np.full((5, 6), np.nan))
     assert "finite" in refusal(read_text_embeddings, path, 5)
     path.write_text("x", encoding="utf-8")

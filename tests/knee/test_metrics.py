@@ -92,7 +92,7 @@ class TestThresholdIou:
             (np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), "one size"),
             (np.zeros((4, 4)), np.zeros((4, 4)), "first axis"),
             (np.full((1, 2, 2), 1.5), np.ones((1, 2, 2)), r"attention must be in \[0, 1\]"),
-            (np.zeros((1, 2, 2)), np.full((1, 2, 2), 255), "mask must lie"),
+            (np.zeros((1, 2, 2)), np.full((1, 2, 2), 255), "mask must be"),
             (np.full((1, 2, 2), np.nan), np.ones((1, 2, 2)), "NaN"),
         ],
     )
@@ -194,7 +194,7 @@ class TestCalibration:
         ("probabilities", "grades", "message"),
         [
             ([[0.5, 0.6]], [0], "sum to 1"),
-            ([[2.0, -1.0]], [0], "lie in"),
+            ([[2.0, -1.0]], [0], "must be in"),
             ([[np.nan, 1.0]], [0], "NaN"),
             ([[1.0, 0.0]], [2], "no column"),
             ([[1.0, 0.0]], [0, 1], "1 rows"),

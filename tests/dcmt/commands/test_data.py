@@ -191,8 +191,8 @@ def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest
         (["--missing", "9"], "--missing describes the spreadsheet of --grades; give --grades too"),
         (["--grades", "g.csv", "--side", "1=right"], "--side 1=right: a side is L or R"),
         (["--grades", "g.csv", "--column", "grade"], "'grade' is not NAME=VALUE"),
-        (["--grades", "g.csv", "--only", "v=a", "--only", "v=b"], "--only v=… is given twice; keep one"),
-        (["--grades", "g.csv", "--side", "1=L", "--side", "1=R"], "--side 1=… is given twice; keep one"),
+        (["--grades", "g.csv", "--only", "v=a", "--only", "v=b"], "--only v=… is given twice; keep only one"),
+        (["--grades", "g.csv", "--side", "1=L", "--side", "1=R"], "--side 1=… is given twice; keep only one"),
         (["--grades", "g.csv"], "g.csv: cannot be read"),
     ],
 )

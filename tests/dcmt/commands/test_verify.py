@@ -100,16 +100,16 @@ def test_difference_that_was_touched_is_named(run: RunFolder, verify: Verify) ->
     ("names", "value", "told"),
     [
         (("best_iou_of_grid",), 0.999, "best_iou_of_grid: reported 0.999"),
-        (("best_iou_of_grid",), "0.5", "best_iou_of_grid: reported 0.5"),
+        (("best_iou_of_grid",), "0.5", "best_iou_of_grid: reported '0.5'"),
         (("best_iou_of_grid",), None, "best_iou_of_grid: reported None"),
-        (("split",), "val", "split: reported val, it is test"),
+        (("split",), "val", "split: reported 'val', but it is test"),
         (("trained_on",), True, "trained_on: reported True"),
         (("teacher", "cases"), 99, "teacher cases: reported 99"),
         (("student", "graded_patients"), 99, "student graded_patients: reported 99"),
         (("teacher", "grades"), ["a", "b", "c"], "teacher grades: reported"),
         (("teacher", "metrics", "kappa"), None, "teacher kappa: reported None"),
         (("teacher_minus_student", "tiou"), None, "teacher_minus_student tiou: reported None"),
-        (("teacher", "metrics", "kappa", "value"), "0.9", "teacher kappa value: reported 0.9"),
+        (("teacher", "metrics", "kappa", "value"), "0.9", "teacher kappa value: reported '0.9'"),
         (("teacher", "metrics", "better"), {"value": 1.0}, "teacher better: reported {'value': 1.0}"),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_manifest_that_changed_is_told_and_what_it_leaves_out_is_counted(
     touch_metrics(run, "left_out", value=0)
     code, told = verify()
     assert code == 2
-    assert "left_out: reported 0, by manifest and split it is 2" in told
+    assert "left_out: reported 0, but by manifest and split it is 2" in told
 
 
 def test_masks_that_a_segmenter_wrote_are_counted(
@@ -325,7 +325,7 @@ def test_masks_that_a_segmenter_wrote_are_counted(
     assert json.loads(run.metrics("test").read_text())["masks_by_segmenter"] == 3
     assert verify()[0] == 0
     touch_metrics(run, "masks_by_segmenter", value=0)
-    assert "masks_by_segmenter: reported 0, by manifest and split it is 3" in verify()[1]
+    assert "masks_by_segmenter: reported 0, but by manifest and split it is 3" in verify()[1]
 
 
 def test_metrics_of_an_earlier_checkpoint_are_verified_by_it(run: RunFolder, verify: Verify) -> None:

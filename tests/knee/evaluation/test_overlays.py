@@ -130,7 +130,7 @@ def test_verdict() -> None:
         (np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((4, 4)), r"must be \(H, W\)"),
         (np.zeros((4, 4), dtype=np.uint8), np.zeros((4, 5)), "attention .* image's shape"),
         (np.zeros((4, 4), dtype=np.uint8), np.full((4, 4), 2.0), r"attention must be in \[0, 1\]"),
-        (np.zeros((4, 4), dtype=np.uint8), np.full((4, 4), np.nan), "attention must lie"),
+        (np.zeros((4, 4), dtype=np.uint8), np.full((4, 4), np.nan), "attention must be"),
     ],
 )
 def test_refuses(image: np.ndarray, x: np.ndarray, message: str) -> None:

@@ -308,7 +308,7 @@ def test_what_was_left_out_before_is_told(trained_run, reviewed, tmp_path, capsy
     """The steps out of order: each names the one to begin with."""
     (tmp_path / "some.json").write_text("{}")
     for command, message in (
-        (["import", trained_run.path, tmp_path / "some.json"], "begin with: dcmt review export"),
+        (["import", trained_run.path, tmp_path / "some.json"], "export it first: dcmt review export"),
         (["labels", reviewed.run, "--out", tmp_path / "new.csv"], "hand them in with: dcmt review import"),
         (["send", reviewed.run, "--host", "localhost", "--port", 1], "export with --format dicom first"),
         (["export", tmp_path], "is not a run folder"),
