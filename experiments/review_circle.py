@@ -65,8 +65,7 @@ class Graded(NamedTuple):
     corrected: int = 0
 
 
-Results = Sequence[Mapping[str, Graded]]
-"""For each seed the model of each arm, and "start"."""
+Results = Sequence[Mapping[str, Graded]]  # for each seed: "start" and each arm
 
 
 def main() -> None:
@@ -217,14 +216,8 @@ def choose(options: argparse.Namespace, reviewed: Path, arm: str, seed: int) -> 
     for split, count, by in (("unlabeled", options.cases, options.by), ("train", options.again, "mismatch")):
         if not count:
             continue
-        run(
-            "review",
-            "export",
-            reviewed,
-            "--split",
-            split,
-            *(["--cases", count, "--by", by] if arm == "doubted" else []),
-        )
+        ranked = ["--cases", count, "--by", by] if arm == "doubted" else []
+        run("review", "export", reviewed, "--split", split, *ranked)
         found = [keyed for keyed in read_key(key_path(RunFolder(reviewed))).values() if keyed.split == split]
         # Sorted by image: names of cases depend on a salt, which differs between data folders.
         found.sort(key=lambda keyed: keyed.image)

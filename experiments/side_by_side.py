@@ -45,7 +45,7 @@ def side_by_side(
 
     Raises:
         RuntimeError: some work failed; names each log.
-        KeyboardInterrupt: stopped by a signal.
+        SystemExit: stopped by a signal, exit code 130.
     """
     found: dict[str, Any] = {}
     failed: list[str] = []
@@ -76,7 +76,7 @@ def side_by_side(
             for process in active_children():
                 process.terminate()
             print("stopping: trainings save their state; the same command resumes them", flush=True)
-            raise
+            raise SystemExit(130) from None
     if failed:
         raise RuntimeError("; ".join(failed))
     return found

@@ -67,5 +67,5 @@ def test_the_processes_end_with_their_parent(number, tmp_path):
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(number)
-        assert process.wait(timeout=30) != 0
+        assert process.wait(timeout=60) == (130 if number == signal.SIGTERM else -number)
     assert _ends(int((tmp_path / "pid").read_text()))
