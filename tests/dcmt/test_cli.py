@@ -245,7 +245,7 @@ def test_letters_that_the_terminal_lacks_are_written_out(command_environment: di
         write_png(images / name, np.zeros((8, 8), np.uint8))
     for encoding in ("latin-1", "ascii", "utf-8"):
         done = subprocess.run(
-            [sys.executable, "-m", "dcmt.cli", "manifest", str(images), "--force"],
+            [sys.executable, "-m", "dcmt.cli", "manifest", str(images), "--force", "--pattern", "file"],
             env=command_environment | {"PYTHONIOENCODING": encoding},
             capture_output=True,
             check=False,
