@@ -29,6 +29,8 @@ from knee.engine.record import code_version
 from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
 
+collect_ignore = ["damage.py", "hostile.py", "reader.py"]
+"""Run as scripts, by processes of their own."""
 Prepare = Callable[[], None]
 Figures = dict[str, str]
 """What the bench measured, by name."""

@@ -219,7 +219,8 @@ def test_zero_shot_leaves_a_run_of_one_network(clip_file, tmp_path, phantom, cap
     assert main(["predict", str(run), str(image), "--out", str(out), "--no-overlays"]) == 0
     assert "has no student" in refusal(capsys, "predict", run, image, "--out", tmp_path / "p", "--student")
     assert "of kind zeroshot" in refusal(capsys, "train", "--resume", run)
-    assert "exists already" in refusal(capsys, "zeroshot", "--config", clip_file)
+    assert main(["zeroshot", "--config", str(clip_file), "--split", "val"]) == 0
+    assert (tmp_path / "runs" / "clip-zeroshot-2" / "metrics_val.json").is_file()
 
 
 def test_zero_shot_needs_no_image_to_train_on(clip_file, phantom, tmp_path, capsys):
