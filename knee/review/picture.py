@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from knee.attention import THRESHOLD
 from knee.evaluation.overlays import contour_of, legend_strip, notes_strip, overlay, verdict
+from knee.review import CLAIM
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.claim import CLAIM
 from knee.review.page.html import ReviewRun
 
 _SMALLEST_WIDTH = 512

@@ -410,7 +410,8 @@ def test_what_would_be_ignored_or_is_out_of_range_is_refused(
 
 
 def test_supervised_training_on_weak_views_is_a_choice_of_weights(grader_config: Make) -> None:
-    grader_config(**METHOD, **{"fixmatch.unlabeled_weight": 0, "data.unlabeled_per_batch": 0})
+    config = grader_config(**METHOD, **{"fixmatch.unlabeled_weight": 0, "data.unlabeled_per_batch": 0})
+    assert (config.method, config.fixmatch.unlabeled_weight) == ("fixmatch", 0)
 
 
 def test_every_method_of_the_config_makes_a_task() -> None:

@@ -19,8 +19,8 @@ from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.plain import read_json
 from knee.io.tables import shortened
+from knee.review import CLAIM
 from knee.review.cases import CaseFacts, ReviewCase, most_doubtful
-from knee.review.claim import CLAIM
 from knee.review.collect import review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.page.html import ReviewRun

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcmt.commands.options import external_model_option
 from dcmt.commands.registry import command, group
-from knee.review.claim import CLAIM
+from knee.review import CLAIM
 
 group("review", "export cases and attention maps for readers; turn their verdicts into labels")
 

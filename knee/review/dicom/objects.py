@@ -15,8 +15,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from knee.review import CLAIM
 from knee.review.cases import NetworkView
-from knee.review.claim import CLAIM
 from knee.review.page.html import ReviewRun
 from knee.review.picture import Picture
 

@@ -24,8 +24,8 @@ from knee.evaluation.colors import difference_colors, heat_colors, heat_cover
 from knee.grades import GradeSet
 from knee.images.original import Original
 from knee.io.files import whole_file
+from knee.review import CLAIM
 from knee.review.cases import NetworkView, ReviewCase
-from knee.review.claim import CLAIM
 from knee.review.writer import Exported, Writer
 
 SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "review.js")

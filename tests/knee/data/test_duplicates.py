@@ -38,3 +38,5 @@ def test_copies_within_a_split_blank_images_and_unused_rows_are_no_leak() -> Non
     images[3] = images[5] = 7  # nothing to see, in val and test
     images[4] = images[2]  # row 4 is in no split
     refuse_shared_pictures(images, split_of(train=[0, 1, 2], val=[3], test=[5]), TABLE, where="m.csv")
+    with pytest.raises(Faults, match="1 pictures are in two splits"):  # the same pictures, row 4 in a split now
+        refuse_shared_pictures(images, split_of(train=[0, 1, 2], val=[3], test=[4, 5]), TABLE, where="m.csv")

@@ -46,6 +46,7 @@ def test_a_reader_that_goes_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
         record = logging.LogRecord("knee", logging.INFO, __file__, 1, "step %d", (1,), None)
         handler.emit(record)
         handler.emit(record)  # goes nowhere, without an error
+        assert os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
 
 
 def test_letters_that_the_terminal_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
