@@ -119,7 +119,7 @@ def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[s
     """What an evaluation says of itself, and is not so."""
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
-            yield f"{name}: reported {shown(stored.get(name))}, it is {found}"
+            yield f"{name}: reported {stored.get(name)!s:.80}, it is {found}"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
@@ -136,7 +136,7 @@ def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
             inner = what if name == "metrics" else f"{what} {name}"
             yield from _differing(inner, reported.get(name), found.get(name))
     elif not _close(reported, found):
-        yield f"{what}: reported {shown(reported)}, the stored predictions give {found}"
+        yield f"{what}: reported {reported!s:.80}, the stored predictions give {found}"
 
 
 def _metrics_of(part: Any) -> Mapping[str, Any]:
@@ -162,13 +162,13 @@ def _weight_faults(
     faults = list(_fact_faults(table, data, rows))
     grid, now = reported.get("best_iou_of_grid"), best_reachable(loaded, data, data.rows(split))
     if not _close(grid, now, GRID_TOLERANCE):
-        faults.append(f"best_iou_of_grid: reported {shown(grid)}, the masks give {now}")
+        faults.append(f"best_iou_of_grid: reported {grid!s:.80}, the masks give {now}")
     for name, found in (
         ("masks_by_segmenter", masks_by_segmenter(data, data.rows(split))),
         ("left_out", data.split.absent[split]),
     ):
         if reported.get(name, 0) != found:
-            faults.append(f"{name}: reported {shown(reported.get(name, 0))}, by manifest and split it is {found}")
+            faults.append(f"{name}: reported {reported.get(name, 0)!s:.80}, by manifest and split it is {found}")
     furthest = 0.0
     for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
         apart = np.abs(graded.probabilities - stored[name].probabilities).max(1)
