@@ -29,6 +29,7 @@ from knee.io.plain import read_json, shown
 log = logging.getLogger(__name__)
 
 _MOST_SAMPLES = 1_000_000
+_LONGEST_NAME = 4096
 LAST_DIGIT = 1.5e-6
 """Stored metrics have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
@@ -256,9 +257,11 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
         table = pd.read_csv(path, converters=names).astype({"grade": "Int64"})
         if missing := [name for name in names if name not in table]:
             raise ValueError(f"no column {', '.join(missing)}")
+        if longest := [name for name in names if (table[name].str.len() > _LONGEST_NAME).any()]:
+            raise ValueError(f"a text of more than {_LONGEST_NAME} letters in {', '.join(longest)}")
         _check_values(table, networks, grade_set.count)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} cannot be read ({error}); evaluate the run anew") from error
+        raise UserError(f"{path} cannot be read ({error!s:.300}); evaluate the run anew") from error
     return table
 
 
@@ -266,6 +269,8 @@ def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> N
     """Raises ValueError or KeyError for a table that no evaluation writes."""
     if table.empty:
         raise ValueError("no rows")
+    if np.isinf(table.select_dtypes("float").to_numpy(np.float64)).any():
+        raise ValueError("an infinite number")
     if not table["grade"].dropna().between(0, count - 1).all():
         raise ValueError(f"a grade that is not 0 to {count - 1}")
     for name in networks:
