@@ -260,6 +260,10 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
         if longest := [name for name in names if (table[name].str.len() > _LONGEST_NAME).any()]:
             raise ValueError(f"a text of more than {_LONGEST_NAME} letters in {', '.join(longest)}")
         _check_values(table, networks, grade_set.count)
+        for name in networks:
+            columns = vars(predictions_of(table, name, grade_set)).values()
+            if any(np.isinf(column).any() for column in columns if column is not None):
+                raise ValueError(f"an infinite number of the {name}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} cannot be read ({error!s:.300}); evaluate the run anew") from error
     return table
@@ -269,8 +273,6 @@ def _check_values(table: pd.DataFrame, networks: Sequence[str], count: int) -> N
     """Raises ValueError or KeyError for a table that no evaluation writes."""
     if table.empty:
         raise ValueError("no rows")
-    if np.isinf(table.select_dtypes("float").to_numpy(np.float64)).any():
-        raise ValueError("an infinite number")
     if not table["grade"].dropna().between(0, count - 1).all():
         raise ValueError(f"a grade that is not 0 to {count - 1}")
     for name in networks:
