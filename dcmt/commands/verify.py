@@ -29,6 +29,7 @@ from knee.io.plain import read_json, shown
 log = logging.getLogger(__name__)
 
 _MOST_SAMPLES = 1_000_000
+_LONGEST_NAME = 4096
 LAST_DIGIT = 1.5e-6
 """Tolerance for stored metrics, which have six digits."""
 PROBABILITY_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
@@ -254,7 +255,13 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
         table = pd.read_csv(path, converters=names).astype({"grade": "Int64"})
         if missing := [name for name in names if name not in table]:
             raise ValueError(f"no column {', '.join(missing)}")
+        if longest := [name for name in names if (table[name].str.len() > _LONGEST_NAME).any()]:
+            raise ValueError(f"a text of more than {_LONGEST_NAME} letters in {', '.join(longest)}")
         _check_values(table, networks, grade_set.count)
+        for name in networks:
+            columns = vars(predictions_of(table, name, grade_set)).values()
+            if any(np.isinf(column).any() for column in columns if column is not None):
+                raise ValueError(f"an infinite number of the {name}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} cannot be read ({error}); run dcmt evaluate again") from error
     return table

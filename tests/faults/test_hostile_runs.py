@@ -133,5 +133,5 @@ def test_every_column_of_the_predictions(column: str, evaluated: Path) -> None:
         cells[number] = value
         path.write_text("\n".join([header, ",".join(cells), rest]), encoding="utf-8")
         came = outcome(verify, evaluated)
+        path.write_text(kept, encoding="utf-8")
         assert came in ("refused", "read"), f"{value[:20]}: {came}"
-    path.write_text(kept, encoding="utf-8")
