@@ -228,7 +228,7 @@ def _stored_metrics(run: RunFolder, split: str) -> dict[str, Any]:
             f"{path} does not exist; evaluate first: dcmt evaluate {typed(run.path)} --split {split}"
         ) from error
     except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a valid metrics file ({error}); run dcmt evaluate again") from error
+        raise UserError(f"{path} is not a valid metrics file ({error!s:.200}); run dcmt evaluate again") from error
     return values
 
 
@@ -263,7 +263,7 @@ def _stored_predictions(run: RunFolder, split: str, networks: Sequence[str], gra
             if any(np.isinf(column).any() for column in columns if column is not None):
                 raise ValueError(f"an infinite number of the {name}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run dcmt evaluate again") from error
+        raise UserError(f"{path} cannot be read ({error!s:.200}); run dcmt evaluate again") from error
     return table
 
 
