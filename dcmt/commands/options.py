@@ -183,11 +183,13 @@ def external_model_option(parser: Parser) -> None:
     )
 
 
-def _run_options(parser: Parser) -> None:
+def run_options(parser: Parser, *, device: bool = True) -> None:
+    """The run folder, its checkpoint, and, where networks are evaluated (``device``), how."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    parser.add_argument("--device", default="auto")
-    external_model_option(parser)
+    if device:
+        parser.add_argument("--device", default="auto")
+        external_model_option(parser)
 
 
 @command(
@@ -197,7 +199,7 @@ def _run_options(parser: Parser) -> None:
 )
 def evaluate(parser: Parser) -> None:
     """Options of ``dcmt evaluate``."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(parser)
     _flip_option(parser)
@@ -225,7 +227,7 @@ def verify(parser: Parser) -> None:
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument("images", type=Path, help="one image or a folder of images")
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
@@ -261,7 +263,7 @@ def compare(parser: Parser) -> None:
 )
 def attention(parser: Parser) -> None:
     """Options of ``dcmt attention``."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     parser.add_argument(
         "--cases", type=_count, default=24, help="number of cases, spread over the grades; 0: all (default 24)"

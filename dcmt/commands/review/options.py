@@ -5,19 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcmt.commands.options import external_model_option
+from dcmt.commands.options import run_options
 from dcmt.commands.registry import command, group
 from knee.review import CLAIM
 
 group("review", "export cases and attention maps for readers; turn their verdicts into labels")
-
-
-def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    if device:
-        parser.add_argument("--device", default="auto")
-        external_model_option(parser)
 
 
 @command(
@@ -28,7 +20,7 @@ def _run_options(parser: argparse.ArgumentParser, *, device: bool = True) -> Non
 )
 def export_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review export``."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument(
         "--split",
         choices=("unlabeled", "train", "val", "test"),
@@ -59,7 +51,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 )
 def import_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review import``."""
-    _run_options(parser, device=False)
+    run_options(parser, device=False)
     parser.add_argument(
         "verdicts", type=Path, nargs="+", help="JSON files downloaded from the page, by one or more readers"
     )
@@ -123,7 +115,7 @@ def send_options(parser: argparse.ArgumentParser) -> None:
 )
 def sanity_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review sanity``."""
-    _run_options(parser)
+    run_options(parser)
     parser.add_argument("--split", choices=("train", "val", "test", "unlabeled"), default="test")
     parser.add_argument("--steps", type=int, default=8, help="steps from the original to random weights (default 8)")
     parser.add_argument("--images", type=int, default=32, help="number of images (default 32)")
