@@ -6,6 +6,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,10 +96,12 @@ class Trainee:
         return self.process
 
     def train(self, name: str, *changes: str, prepare: Prepare | None = None) -> BaseProcess:
-        """A new run, or the resuming of the one that is there."""
+        """A new run, or resume the one that is there; a folder without a config, left by an early kill, is removed first."""
         run = self.run(name)
-        if (run.path / "metrics.csv").exists():
+        if run.config.exists():  # the last file that a new run folder gets; without it the new run would be NAME-2
             return self.start("train", "--resume", run.path, prepare=prepare)
+        if run.path.exists():
+            shutil.rmtree(run.path)
         options = ["--config", self.config, "--runs", self.folder, "--name", name, *changes]
         return self.start("train", *options, prepare=prepare)
 

@@ -137,6 +137,15 @@ def test_fifty_kills(
     assert min(kills[kind] for kind in KINDS) >= 10
 
 
+@pytest.mark.parametrize("operation", [1, 2, 4, 6, 8, 10])
+def test_kill_before_the_first_row_of_metrics(operation: int, trainee: Trainee, undisturbed: Undisturbed) -> None:
+    process = trainee.train("run", prepare=kill_at_operation(trainee.run("run").path, operation))
+    assert trainee.finish(process) == -signal.SIGKILL
+    assert not has_logged(trainee)
+    assert trainee.finish(trainee.train("run")) == 0, trainee.output()
+    assert_same(trainee.run("run"), undisturbed.outcome)
+
+
 def test_kill_between_the_best_checkpoint_and_its_note(trainee: Trainee, undisturbed: Undisturbed) -> None:
     def arm() -> None:
         def die(*_: object) -> None:
