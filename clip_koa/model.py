@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clip_koa.head import ImageFeatures, SimilarityScale, similarities, similarity_maps
 from clip_koa.towers import GradeTexts, ImageTower, TextTower
 from knee.nn.normalise import Normalise, normalised
+from knee.nn.padding import cell_weights
 from knee.task import Grading
 
 
@@ -63,7 +64,7 @@ class ClipGrader(nn.Module):
             pooled_is_mean=self.image_tower.pooled_is_mean,
             against_mean=self.against_mean,
         )
-        return Grading(logits, maps)
+        return Grading(logits, maps * cell_weights(images, (maps.shape[2], maps.shape[3])))
 
     def embed(self, images: Tensor) -> ImageFeatures:
         """images (B, 1, H, W) in [0, 1] → embeddings; the gray channel is repeated three times."""

@@ -21,6 +21,7 @@ from clip_koa.head import ImageFeatures
 from clip_koa.model import ClipGrader
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.nn.padding import cell_weights
 from knee.task import Grading
 
 
@@ -44,7 +45,7 @@ class ProbeGrader(nn.Module):
             pooled = F.normalize(features.pooled.float(), dim=1)
             patches = F.normalize(features.patches.float(), dim=1)
             maps = torch.einsum("bdhw,kd->bkhw", patches, self.classifier.weight)
-            return Grading(self.classifier(pooled), maps)
+            return Grading(self.classifier(pooled), maps * cell_weights(images, (maps.shape[2], maps.shape[3])))
 
 
 def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:

@@ -23,6 +23,7 @@ from dcmt.schedules import default_teacher_decay, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask
 from knee.grades import load_grade_set
+from knee.nn.padding import content_of
 from knee.task import Batch, StepLosses, Validation
 
 _SMALLEST_SHARE = 1e-6
@@ -155,6 +156,7 @@ class FixMatch:
                 (batch.student.shape[-2], batch.student.shape[-1]),
                 sharpness=self.sharpness,
                 threshold=self.threshold,
+                content=content_of(batch.teacher[:labeled]),
             )
             terms["attention"] = masked_attention_loss(f, batch, self.loss)  # L_a, Eq. 2
             monitors |= attention_monitors(f)

@@ -19,6 +19,7 @@ from dcmt.schedules import default_teacher_decay, exponential_ramp, teacher_deca
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
 from knee.nn.flips import mean_logits, with_flipped
+from knee.nn.padding import content_of
 from knee.task import Batch, Grading, StepLosses, Validation
 
 
@@ -126,7 +127,9 @@ class MeanTeacher:
 
         def soft_mask(class_maps: Tensor) -> Tensor:
             size = (batch.student.shape[-2], batch.student.shape[-1])
-            return attention_mask(class_maps, classes, size, sharpness=self.sharpness, threshold=self.threshold)
+            content = content_of(batch.student[: len(class_maps)])
+            options = {"sharpness": self.sharpness, "threshold": self.threshold}
+            return attention_mask(class_maps, classes, size, content=content, **options)
 
         uses_both = teacher is not None and self.loss.attention_consistency
         return soft_mask(student.class_maps[:count]), soft_mask(teacher.class_maps) if teacher and uses_both else None

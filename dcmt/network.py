@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from knee.errors import UserError
 from knee.nn.backbones import cut_after, pretrained_settings
 from knee.nn.normalise import Normalise, normalised
+from knee.nn.padding import cell_weights
 from knee.nn.weights import no_retries_offline, read_state
 from knee.task import Grading
 
@@ -55,8 +56,9 @@ class GradingNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(float(std)))
 
     def forward(self, images: Tensor) -> Grading:
-        """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w)."""
+        """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w), both without padding (``nn.padding``)."""
         features = self.features(normalised(images, self.mean, self.std, self.normalise))
+        features = features * cell_weights(images, (features.shape[2], features.shape[3]), dtype=features.dtype)
         logits = self.classifier(self.dropout(features.mean((2, 3))))
         weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
         return Grading(logits, F.conv2d(features, weight[:, :, None, None]))

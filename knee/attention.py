@@ -50,13 +50,16 @@ def _interpolation(positions: int, pixels: int, device: torch.device) -> Tensor:
         return F.interpolate(unit[:, None], size=pixels, mode="linear", align_corners=False)[:, 0].T.contiguous()
 
 
-def attention_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) -> Tensor:
+def attention_map(
+    class_maps: Tensor, classes: Tensor, size: tuple[int, int], *, content: Tensor | None = None
+) -> Tensor:
     """The class's map scaled to x in [0, 1] per image.
 
     class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32. A map that is constant
-    after rectification (for example all zero) is empty: x = 0 everywhere. Differentiable in ``class_maps``.
+    after rectification (for example all zero) is empty: x = 0 everywhere. Differentiable in ``class_maps``. With ``content``
+    (B, H, W) bool, x is 0 where it is false, as in the padding of an image.
     """
-    x, _ = _scaled(rectified_map(class_maps, classes, size))
+    x, _ = _scaled(_within(rectified_map(class_maps, classes, size), content))
     return x
 
 
@@ -67,13 +70,14 @@ def attention_mask(
     *,
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
+    content: Tensor | None = None,
 ) -> Tensor:
     """The soft mask f = σ(ω(x − σ₀)) of the class's map; ω is ``sharpness``, σ₀ is ``threshold``.
 
     class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32 in [0, 1]. An empty map gives
-    exactly f = 0 (see ``empty_attention``). Differentiable in ``class_maps``.
+    exactly f = 0 (see ``empty_attention``). Differentiable in ``class_maps``. ``content`` is as for ``attention_map``.
     """
-    x, shows = _scaled(rectified_map(class_maps, classes, size))
+    x, shows = _scaled(_within(rectified_map(class_maps, classes, size), content))
     return soft_threshold(x, sharpness=sharpness, threshold=threshold) * shows[:, None, None]
 
 
@@ -99,6 +103,10 @@ def gradient_share(attention: Tensor, *, at_least: float = 0.0066) -> Tensor:
     """
     f = attention.detach()
     return (f * (1 - f) > at_least).float().mean()
+
+
+def _within(x: Tensor, content: Tensor | None) -> Tensor:
+    return x if content is None else x * content
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor]:

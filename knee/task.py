@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """
 
     student: Tensor
-    """(B, 1, H, W) float32 in [0, 1]: the student's view."""
+    """(B, 1, H, W) float32 in [0, 1], padding marked (``knee.nn.padding``): the student's view."""
     teacher: Tensor
     """(B, 1, H, W) float32 in [0, 1]: the teacher's view; the same crop, flip and rotation."""
     grades: Tensor
@@ -42,6 +42,8 @@ class Batch(NamedTuple):
     """(L, H, W) float32 in {0, 1}; all zero where there is no mask."""
     has_mask: Tensor
     """(L,) bool."""
+    content: Tensor | None = None
+    """(B, H, W) uint8, 0 in the padding, before it is marked in the images; None without padding."""
 
 
 class StepLosses(NamedTuple):

@@ -35,6 +35,7 @@ from knee.engine.training import start
 from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.metrics import grading_metrics
+from knee.nn.padding import as_input
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:
 
 def _images(data: KneeData, rows: Rows, device: torch.device) -> Iterator[Tensor]:
     for images, _ in data.loader(rows):
-        yield images.to(device).float() / 255
+        yield as_input(images.to(device))
 
 
 def _read(

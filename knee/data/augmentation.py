@@ -27,13 +27,13 @@ _UNIT_LEVELS = _LEVELS / _LEVELS.std()
 
 
 def geometry(config: ViewConfig) -> Any:
-    """Horizontal flip and one affine warp of an image (bilinear) and its mask (nearest neighbour); padding is black."""
+    """Horizontal flip and one affine warp of an image (bilinear), its mask and content (nearest neighbour); black outside."""
     steps: list[Any] = []
     if config.horizontal_flip > 0:
         steps.append(A.HorizontalFlip(p=config.horizontal_flip))
     if max(config.rotate_degrees, config.translate, config.zoom_out, config.zoom_in) > 0:
         steps.append(Pose(config))
-    return A.Compose(steps)
+    return A.Compose(steps, additional_targets={"content": "mask"})
 
 
 def photometrics(config: ViewConfig) -> Any:

@@ -23,6 +23,7 @@ from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
 from knee.data.views import ImageArray, Views, draw_seed
 from knee.errors import UserError
 from knee.images.masks import dilate
+from knee.nn.padding import mark_padding, padded_content
 from knee.task import Batch
 
 Rows = npt.NDArray[np.int64]
@@ -101,6 +102,8 @@ class LabeledViews(NamedTuple):
     teacher: ImageArray
     grade: int
     mask: ImageArray | None
+    content: ImageArray | None = None
+    """(S, S), 0 in the padding; None without padding."""
 
 
 class UnlabeledViews(NamedTuple):
@@ -108,6 +111,7 @@ class UnlabeledViews(NamedTuple):
 
     student: ImageArray
     teacher: ImageArray
+    content: ImageArray | None = None
 
 
 class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
@@ -122,11 +126,18 @@ class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
     def __getitem__(self, draw: Draw) -> LabeledViews | UnlabeledViews:
         seed = draw_seed(self.seed, draw.stream, draw.position)
         if draw.stream == "unlabeled":
-            student, teacher, _ = self.views(self.unlabeled[draw.index], seed=seed)
-            return UnlabeledViews(student, teacher)
+            image = self.unlabeled[draw.index]
+            views = self.views(image, content=_content(image), seed=seed)
+            return UnlabeledViews(views.student, views.teacher, views.content)
         item = self.labeled[draw.index]
-        student, teacher, mask = self.views(item.image, item.mask, seed=seed)
-        return LabeledViews(student, teacher, item.grade, mask)
+        views = self.views(item.image, item.mask, content=_content(item.image), seed=seed)
+        return LabeledViews(views.student, views.teacher, item.grade, views.mask, views.content)
+
+
+def _content(image: ImageArray) -> ImageArray | None:
+    """Where the image (S, S) is not padding, as uint8; None without padding."""
+    content = padded_content(torch.from_numpy(np.array(image))[None, None])[0]
+    return None if content.all() else content.numpy().astype(np.uint8)
 
 
 def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
@@ -147,7 +158,15 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
         grades=torch.tensor([item.grade for item in labeled], dtype=torch.int64),
         masks=torch.from_numpy(masks),
         has_mask=torch.tensor([item.mask is not None for item in labeled], dtype=torch.bool),
+        content=_contents(items),
     )
+
+
+def _contents(items: Sequence[LabeledViews | UnlabeledViews]) -> Tensor | None:
+    if all(item.content is None for item in items):
+        return None
+    whole = np.ones_like(items[0].student)
+    return torch.from_numpy(np.stack([whole if item.content is None else item.content for item in items]))
 
 
 def images_to(images: Tensor, device: torch.device | str, *, channels_last: bool = False) -> Tensor:
@@ -158,10 +177,15 @@ def images_to(images: Tensor, device: torch.device | str, *, channels_last: bool
 
 
 def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = False) -> Batch:
-    """The batch of ``collate`` on the device: images float32 in [0, 1], masks float32 in {0, 1}."""
+    """The batch of ``collate`` on the device: images float32 in [0, 1] with padding marked, masks float32 in {0, 1}."""
+    student = images_to(batch.student, device, channels_last=channels_last)
+    teacher = images_to(batch.teacher, device, channels_last=channels_last)
+    if batch.content is not None:
+        content = batch.content.to(device, non_blocking=True)
+        student, teacher = mark_padding(student, content), mark_padding(teacher, content)
     return Batch(
-        student=images_to(batch.student, device, channels_last=channels_last),
-        teacher=images_to(batch.teacher, device, channels_last=channels_last),
+        student=student,
+        teacher=teacher,
         grades=batch.grades.to(device, non_blocking=True),
         masks=batch.masks.to(device, non_blocking=True).to(torch.float32),
         has_mask=batch.has_mask.to(device, non_blocking=True),

@@ -41,6 +41,8 @@ class TwoViews(NamedTuple):
     """uint8 (S, S)."""
     mask: ImageArray | None
     """uint8 (S, S) in {0, 1}, or None if the image has none."""
+    content: ImageArray | None = None
+    """uint8 (S, S), 0 in the padding and wherever it was moved to; None if the image has no padding."""
 
 
 class Views:
@@ -63,8 +65,10 @@ class Views:
         """Workers rebuild the pipelines from the configuration."""
         return Views, (self.config, self.size)
 
-    def __call__(self, image: ImageArray, mask: ImageArray | None = None, *, seed: int) -> TwoViews:
-        """Image uint8 (S, S), mask uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
+    def __call__(
+        self, image: ImageArray, mask: ImageArray | None = None, *, content: ImageArray | None = None, seed: int
+    ) -> TwoViews:
+        """Image uint8 (S, S), mask and content uint8 (S, S) in {0, 1} or None; ``seed`` ≥ 0, see ``draw_seed``.
 
         The input is never modified, and the result never shares its memory.
         """
@@ -77,10 +81,14 @@ class Views:
         for pipeline in (self._geometry, self._student, self._teacher):
             pipeline.set_random_state(*generators)
         # A mask of None consumes the same random numbers, so a sample's views are the same with and without its mask.
-        moved = self._geometry(image=np.array(image), mask=None if mask is None else np.array(mask))
+        moved = self._geometry(
+            image=np.array(image),
+            mask=None if mask is None else np.array(mask),
+            content=None if content is None else np.array(content),
+        )
         student = self._student(image=moved["image"])["image"]
         teacher = self._teacher(image=moved["image"])["image"]
-        return TwoViews(student, teacher if teacher is not student else teacher.copy(), moved["mask"])
+        return TwoViews(student, teacher if teacher is not student else teacher.copy(), moved["mask"], moved["content"])
 
 
 def draw_seed(seed: int, stream: str, position: int) -> int:

@@ -20,6 +20,7 @@ from knee.attention import SHARPNESS, THRESHOLD, attention_map, soft_threshold
 from knee.errors import NotFinite
 from knee.metrics import per_image_iou
 from knee.nn.flips import jensen_shannon
+from knee.nn.padding import as_input, content_of
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ class Attended(NamedTuple):
     rows: NDArray[np.int64]
     """(B,) row numbers."""
     images: Tensor
-    """(B, 1, S, S) float32 in [0, 1]."""
+    """(B, 1, S, S) float32 in [0, 1], padding marked."""
     probabilities: Tensor
     """(B, K) float32."""
     predicted: Tensor
@@ -96,7 +97,7 @@ def iterate_attention(
     device = torch.device(device)
     with _eval_mode(grader):
         for images, rows in loader:
-            images = _as_float(images.to(device, non_blocking=True))
+            images = as_input(images.to(device, non_blocking=True))
             yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, flip)
 
 
@@ -155,12 +156,6 @@ def _eval_mode(grader: Grader) -> Iterator[None]:
             module.training = mode
 
 
-def _as_float(images: Tensor) -> Tensor:
-    if images.ndim != 4 or images.shape[1] != 1:
-        raise ValueError(f"images {tuple(images.shape)} must be (B, 1, S, S)")
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
-
-
 @torch.no_grad()
 def _attend(
     grader: Grader,
@@ -175,7 +170,8 @@ def _attend(
     probabilities = grading.logits.float().softmax(1)
     predicted = probabilities.argmax(1)
     batch = torch.arange(len(images), device=images.device)
-    attention = attention_map(grading.class_maps, predicted, (images.shape[2], images.shape[3]))
+    size = (images.shape[2], images.shape[3])
+    attention = attention_map(grading.class_maps, predicted, size, content=content_of(images))
     shows = attention.amax((1, 2), keepdim=True) > 0
     return Attended(
         rows=rows.astype(np.int64),

@@ -19,6 +19,7 @@ from knee.errors import UserError
 from knee.evaluation.figures import save_figure
 from knee.io.files import write_json
 from knee.metrics import exceeded_share
+from knee.nn.padding import as_input
 from knee.review.sanity import sanity_figure, weight_randomisation
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def sanity_command(options: argparse.Namespace) -> int:
     chosen = select(options)
     loaded, data = chosen.loaded, chosen.data
     shown = chosen.spread(options.images).rows
-    images = torch.from_numpy(np.array(data.cache.images[shown]))[:, None].float() / 255
+    images = as_input(torch.from_numpy(np.array(data.cache.images[shown]))[:, None])
     teacher = loaded.networks["teacher"]
     # Text embeddings of a trained run are computed only once, so shuffling the text encoder would change nothing. A probe does
     # not use texts at all.

@@ -10,6 +10,7 @@ from knee.attention import attention_mask
 from knee.errors import UserError
 from knee.evaluation.predictions import iterate_attention, predict
 from knee.nn.flips import jensen_shannon
+from knee.nn.padding import content_of
 from knee.task import Grading
 
 
@@ -113,7 +114,8 @@ class TestPredict:
         network = Brightness()
         for batch in iterate_attention(network, batches(images), sharpness=30, threshold=0.3):
             maps = network(batch.images).class_maps
-            expected = attention_mask(maps, batch.predicted, (12, 12), sharpness=30, threshold=0.3)
+            content = content_of(batch.images)
+            expected = attention_mask(maps, batch.predicted, (12, 12), sharpness=30, threshold=0.3, content=content)
             assert torch.equal(batch.mask, expected)
             assert batch.attention.min() >= 0 and batch.attention.max() <= 1
 
