@@ -37,9 +37,9 @@ class Look(NamedTuple):
     """One network's attention on one image, with the text above it."""
 
     attention: NDArray[Any]
-    """x: (H, W) in [0, 1]."""
-    mask: NDArray[Any]
-    """f, or any map that crosses 0.5 where f does: (H, W) in [0, 1]."""
+    """x, or an evidence map: (H, W) in [0, 1]."""
+    mask: NDArray[Any] | None
+    """f, or any map that crosses 0.5 where f does: (H, W) in [0, 1]; None to draw no contour."""
     text: str
     """The network's prediction, as text by `verdict`."""
 

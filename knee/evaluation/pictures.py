@@ -51,7 +51,7 @@ def case_pictures(
 
     The pictures show the originals, up to 1,024 px, in their own orientation. ``names`` are those of the grades; ``captions``
     and ``sources`` are by row number. Captions are part of the picture, so they must not identify a patient. Each network's
-    attention is that of its own predicted grade.
+    attention is that of its own predicted grade; the evidence map of the last one comes after it.
     """
     batches = list(loader) if len(graders) > 1 else loader
     streams = [
@@ -62,8 +62,9 @@ def case_pictures(
             precision=precision,
             sharpness=attention.sharpness,
             threshold=attention.threshold,
+            evidence=place == len(graders) - 1,
         )
-        for grader in graders.values()
+        for place, grader in enumerate(graders.values())
     ]
     for attended in zip(*streams, strict=True):
         for number, row in enumerate(attended[0].rows):
@@ -73,6 +74,7 @@ def case_pictures(
                 _look(name, batch, number, names, original, attention.threshold)
                 for name, batch in zip(graders, attended, strict=True)
             ]
+            looks.append(_evidence(attended[-1], number, names, original))
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
             note = f"  ({original.note})" if original.note else ""
             panel = case_panel(
@@ -94,6 +96,14 @@ def _look(
         mask=contour_of(x, threshold),
         text=verdict(name, batch.probabilities[number].cpu().numpy(), names),
     )
+
+
+def _evidence(batch: Attended, number: int, names: tuple[str, ...], original: Original) -> Look:
+    assert batch.evidence is not None
+    assert batch.against is not None
+    grade, other = int(batch.predicted[number]), int(batch.against[number])
+    text = f"evidence: {grade} {names[grade]} against {other} {names[other]}"
+    return Look(original.place(batch.evidence[number].cpu().numpy()), None, text)
 
 
 def _grey(image: Tensor) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from knee.attention import SHARPNESS, THRESHOLD, attention_map, soft_threshold
 from knee.errors import NotFinite
+from knee.evaluation.evidence import evidence_maps
 from knee.metrics import per_image_iou
 from knee.nn.flips import jensen_shannon
 from knee.nn.padding import as_input, content_of
@@ -53,6 +54,10 @@ class Attended(NamedTuple):
     """(B,) float32: the largest value of the rectified class map before scaling, which x no longer contains."""
     flipped: Tensor | None
     """(B, K) float32 probabilities for the horizontally flipped images; None unless requested."""
+    evidence: Tensor | None = None
+    """(B, S, S) float32 in [0, 1]: evidence maps (``knee.evaluation.evidence``); None unless requested."""
+    against: Tensor | None = None
+    """(B,) int64: the grade that ``evidence`` compares the predicted one with."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +93,19 @@ def iterate_attention(
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
     flip: bool = False,
+    evidence: bool = False,
 ) -> Iterator[Attended]:
     """Grades one batch at a time and yields it with its maps; memory does not grow with the number of batches.
 
     The loader yields images (B, 1, S, S), uint8 or float in [0, 1], with their row numbers (B,). ``precision`` is the
     autocast type (None: float32). The network is in eval mode meanwhile. Raises `NotFinite` for outputs that are not finite.
+    ``flip`` also grades the horizontal flips; ``evidence`` adds evidence maps, for a backward pass.
     """
     device = torch.device(device)
     with _eval_mode(grader):
         for images, rows in loader:
             images = as_input(images.to(device, non_blocking=True))
-            yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, flip)
+            yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, flip, evidence)
 
 
 def predict(
@@ -165,8 +172,10 @@ def _attend(
     sharpness: float,
     threshold: float,
     flip: bool,
+    evidence: bool,
 ) -> Attended:
-    grading = _grade(grader, images, precision, rows)
+    found = evidence_maps(grader, images, precision=precision) if evidence else None
+    grading = _checked(found.grading, rows) if found else _grade(grader, images, precision, rows)
     probabilities = grading.logits.float().softmax(1)
     predicted = probabilities.argmax(1)
     batch = torch.arange(len(images), device=images.device)
@@ -182,12 +191,17 @@ def _attend(
         mask=soft_threshold(attention, sharpness=sharpness, threshold=threshold) * shows,
         map_maximum=grading.class_maps[batch, predicted].float().relu().amax((1, 2)),
         flipped=_grade(grader, images.flip(-1), precision, rows).logits.float().softmax(1) if flip else None,
+        evidence=found.maps if found else None,
+        against=found.against if found else None,
     )
 
 
 def _grade(grader: Grader, images: Tensor, precision: torch.dtype | None, rows: NDArray[Any]) -> Grading:
     with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
-        grading = grader(images)
+        return _checked(grader(images), rows)
+
+
+def _checked(grading: Grading, rows: NDArray[Any]) -> Grading:
     if not torch.isfinite(grading.logits).all():
         wrong = rows[(~torch.isfinite(grading.logits)).any(1).cpu().numpy()]
         raise NotFinite(wrong, len(rows))

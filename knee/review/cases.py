@@ -25,7 +25,7 @@ class NetworkView:
 
     probabilities: NDArray[np.float64]
     """(K,), each in [0, 1], sum 1."""
-    evidence: NDArray[np.float32]
+    class_map: NDArray[np.float32]
     """(h, w) ≥ 0 on the grid of the last feature map: the map of the predicted grade, rectified, not scaled."""
 
     @property
@@ -34,15 +34,15 @@ class NetworkView:
         return int(np.argmax(self.probabilities))
 
     def attention(self, size: int) -> NDArray[np.float32]:
-        """x (size, size) in [0, 1], scaled per image; all zero where the evidence is the same everywhere."""
-        evidence = torch.from_numpy(np.ascontiguousarray(self.evidence, np.float32))[None, None]
+        """x (size, size) in [0, 1], scaled per image; all zero where the class map is the same everywhere."""
+        class_map = torch.from_numpy(np.ascontiguousarray(self.class_map, np.float32))[None, None]
         only = torch.zeros(1, dtype=torch.int64)
-        return np.asarray(attention_map(evidence, only, (size, size))[0].numpy(), np.float32)
+        return np.asarray(attention_map(class_map, only, (size, size))[0].numpy(), np.float32)
 
     @property
     def maximum(self) -> float:
-        """The largest evidence before scaling. A scaled map always has a hot spot, even if the evidence is weak."""
-        return float(np.max(self.evidence))
+        """The largest value before scaling. A scaled map always has a hot spot, even if the class map is weak."""
+        return float(np.max(self.class_map))
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class ReviewCase(CaseFacts):
     teacher: NetworkView
     flip_disagreement: float
     """Total variation of the teacher's probabilities for the image and its horizontal flip, in [0, 1]."""
+    evidence: NDArray[np.float32] | None = None
+    """(S, S) in [0, 1]: the teacher's evidence map (``knee.evaluation.evidence``)."""
+    evidence_against: int | None = None
+    """The grade that the evidence map compares the teacher's grade with: the second most probable one."""
     cartilage: NDArray[np.bool_] | None = None
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None
@@ -79,6 +83,10 @@ class ReviewCase(CaseFacts):
         """x of ``student`` or ``teacher`` on the original's pixels (h, w), in [0, 1]."""
         view: NetworkView = getattr(self, network)
         return original.place(view.attention(self.image.shape[0]))
+
+    def evidence_on(self, original: Original) -> NDArray[np.float32] | None:
+        """The evidence map on the original's pixels (h, w), in [0, 1]; None where there is none."""
+        return None if self.evidence is None else original.place(self.evidence)
 
     @property
     def distance(self) -> float:

@@ -41,7 +41,7 @@ def review_cases(
     options: dict[str, Any] = {"device": device, "precision": precision, "sharpness": sharpness, "threshold": threshold}
     batches = zip(
         iterate_attention(recorders[0], for_student, **options),
-        iterate_attention(recorders[1], for_teacher, flip=True, **options),
+        iterate_attention(recorders[1], for_teacher, flip=True, evidence=True, **options),
         strict=True,
     )
     for by_student, by_teacher in batches:
@@ -49,6 +49,9 @@ def review_cases(
         images = (by_teacher.images[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
         flipped = _array(by_teacher.flipped)
         attended = (by_teacher.mask > 0.5).cpu().numpy()
+        assert by_teacher.evidence is not None
+        assert by_teacher.against is not None
+        evidence = by_teacher.evidence.cpu().numpy()
         for number, row in enumerate(by_teacher.rows.tolist()):
             fact, cartilage = facts(row), None
             if masks is not None and (has_mask is None or has_mask[row]):
@@ -58,6 +61,8 @@ def review_cases(
                 student=views[0][number],
                 teacher=views[1][number],
                 flip_disagreement=total_variation(views[1][number].probabilities, flipped[number]),
+                evidence=evidence[number],
+                evidence_against=int(by_teacher.against[number]),
                 cartilage=cartilage,
                 overlap=_overlap(attended[number], cartilage),
                 **vars(fact),
@@ -74,8 +79,9 @@ class _Recorder(nn.Module):
 
     def forward(self, images: Tensor) -> Grading:
         """The grader's output, which is kept."""
-        self.outputs.append(self.grader(images))
-        return self.outputs[-1]
+        grading = self.grader(images)
+        self.outputs.append(Grading(*(part.detach() for part in grading)))
+        return grading
 
     def views(self, batch: Attended) -> list[NetworkView]:
         """The network's output for each image of the batch, without the flipped images."""
@@ -83,8 +89,8 @@ class _Recorder(nn.Module):
         self.outputs.clear()
         chosen = maps[torch.arange(len(maps), device=maps.device), batch.predicted].float().relu().cpu().numpy()
         return [
-            NetworkView(probabilities, evidence)
-            for probabilities, evidence in zip(_array(batch.probabilities), chosen, strict=True)
+            NetworkView(probabilities, class_map)
+            for probabilities, class_map in zip(_array(batch.probabilities), chosen, strict=True)
         ]
 
 

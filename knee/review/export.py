@@ -21,7 +21,7 @@ from knee.review.png import PngWriter
 from knee.review.writer import NotMade, Writer
 
 _CASE = re.compile(r"c[0-9a-f]{10}")
-_WRITTEN = re.compile(r"([^_]+)_(?:source|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
+_WRITTEN = re.compile(r"([^_]+)_(?:source|evidence|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
 
 
 @dataclass(frozen=True)

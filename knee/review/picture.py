@@ -32,10 +32,12 @@ def case_picture(
 ) -> Picture:
     """Image (H, W) and attention x (H, W), both on the original pixels, with the legend below.
 
-    ``network`` is ``student`` or ``teacher``. Small images are enlarged by a whole factor, so that the text fits.
+    ``network`` is ``student`` or ``teacher``, or ``evidence`` for the teacher's evidence map, which has no contour. Small
+    images are enlarged by a whole factor, so that the text fits.
     """
     factor = max(1, -(-_SMALLEST_WIDTH // grey.shape[1]))
-    drawn = overlay(grey, x, contour=contour_of(x, run.threshold), factor=factor)
+    contour = None if network == "evidence" else contour_of(x, run.threshold)
+    drawn = overlay(grey, x, contour=contour, factor=factor)
     width = drawn.shape[1]
     scale = max(1.0, width / _TEXT_WIDTH)
     narrow = round(width / scale)
@@ -46,10 +48,21 @@ def case_picture(
 
 
 def _lines(case: ReviewCase, run: ReviewRun, network: str) -> list[str]:
-    view: NetworkView = getattr(case, network)
+    names = run.grade_set.names
+    if network == "evidence":
+        other = case.evidence_against or 0
+        what = (
+            f"Evidence of the {verdict('teacher', case.teacher.probabilities, names)}: where a change of grey value changes "
+            f"the decision between this grade and {other} {names[other]}. Scaled per image."
+        )
+    else:
+        view: NetworkView = getattr(case, network)
+        what = (
+            f"Attention of the {verdict(network, view.probabilities, names)}; white line: x = {run.threshold:g}. "
+            f"Scaled per image; unscaled maximum {view.maximum:.3g}."
+        )
     return [
-        f"Attention of the {verdict(network, view.probabilities, run.grade_set.names)}; white line: x = {run.threshold:g}. "
-        f"Scaled per image; unscaled maximum {view.maximum:.3g}.",
+        what,
         CLAIM,
         f"Case {case.case} · run {run.run} · model {run.model_hash[:8]}",
     ]

@@ -15,7 +15,7 @@ from knee.review.writer import NETWORKS, Exported, Writer, making
 
 @dataclass
 class PngWriter(Writer):
-    """Writes one picture for each network, ``CASE_NETWORK.png``, with a legend."""
+    """Writes one picture for each map, ``CASE_student.png``, ``CASE_teacher.png`` and ``CASE_evidence.png``, with a legend."""
 
     folder: Path
     run: ReviewRun
@@ -23,15 +23,16 @@ class PngWriter(Writer):
     ending = ".png"
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
-        """Write both pictures of a case."""
+        """Write the pictures of a case."""
         if original.problem:
             return Exported()
         with making("png"):
+            maps = {network: case.attention_on(original, network) for network in NETWORKS}
+            if (evidence := case.evidence_on(original)) is not None:
+                maps["evidence"] = evidence
             pictures = {
-                self.folder / f"{case.case}_{network}.png": case_picture(
-                    original.grey, case.attention_on(original, network), case, self.run, network
-                )
-                for network in NETWORKS
+                self.folder / f"{case.case}_{name}.png": case_picture(original.grey, x, case, self.run, name)
+                for name, x in maps.items()
             }
         for path, picture in pictures.items():
             write_png(path, picture.pixels, force=self.force)

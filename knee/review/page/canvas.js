@@ -8,7 +8,7 @@ const LINES = { student: "#e8a33d", teacher: "#4c9be8" };
 const view = {
   item: null, // the case shown
   hidden: false, // whether the model's output is hidden (blind reading)
-  layer: "teacher",
+  layer: "evidence", // teacher, student, difference (attention), or evidence
   overlay: true, mask: true, cartilage: true, invert: false,
   large: false, // whether the picture also fills the space of the list and the controls
   windowing: false, // whether dragging changes window and level
@@ -49,7 +49,10 @@ async function load(item) {
   const student = attention(item.student, size), teacher = attention(item.teacher, size);
   return {
     grey,
-    fields: { student, teacher, difference: difference(student, teacher) },
+    fields: {
+      student, teacher, difference: difference(student, teacher),
+      evidence: item.evidence ? attention(item.evidence, size) : new Float32Array(size * size),
+    },
     masks: { student: contour(student, size, run.threshold), teacher: contour(teacher, size, run.threshold) },
     cartilage: outlinePath(item.cartilage),
   };
@@ -125,7 +128,7 @@ function drawMaps(ready, item, scale) {
     }
   };
   if (view.cartilage) stroke(ready.cartilage, "#46dcff", [5, 4]);
-  if (!view.mask) return;
+  if (!view.mask || view.layer === "evidence") return;
   if (view.layer !== "difference") stroke(ready.masks[view.layer], "#ffffff", []);
   else for (const network of ["student", "teacher"]) stroke(ready.masks[network], LINES[network], []);
 }
@@ -218,6 +221,12 @@ function followPointers() {
   }).observe(canvas);
 }
 
+function evidenceInWords() {
+  const { teacher, evidence } = view.item || {};
+  const between = evidence ? ` between ${gradeName(teacher.grade)} and ${gradeName(evidence.against)}` : "";
+  return `evidence: where a change of grey value changes the teacher’s decision${between}, scaled per image`;
+}
+
 // The legend uses the colors and cover of the overlay, over the gray of a typical image.
 function drawLegend() {
   const scale = $("scale"), pen = scale.getContext("2d"), sheet = pen.createImageData(256, 10), signed = view.layer === "difference";
@@ -233,9 +242,10 @@ function drawLegend() {
   $("scale-high").textContent = signed ? "student more" : "1";
   // A map scaled per image always has a hot spot, so the legend also shows the unscaled maximum.
   const most = view.item && !signed ? `, unscaled maximum ${view.item[view.layer].max}` : "";
-  $("scale-name").textContent = signed ? "student’s x − teacher’s x" : `${view.layer}’s x, scaled per image${most}`;
+  const evidence = view.layer === "evidence";
+  $("scale-name").textContent = signed ? "student’s x − teacher’s x" : evidence ? evidenceInWords() : `${view.layer}’s x, scaled per image${most}`;
   $("threshold-of-mask").textContent = run.threshold;
   for (const line of $("line-mask-name").querySelectorAll("i")) line.hidden = signed === line.classList.contains("mask");
-  $("line-mask-name").hidden = !view.mask;
+  $("line-mask-name").hidden = !view.mask || evidence;
   $("line-cartilage-name").hidden = !view.cartilage || !view.item?.cartilage;
 }

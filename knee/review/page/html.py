@@ -34,6 +34,7 @@ SCRIPTS = ("fields.js", "store.js", "canvas.js", "worklist.js", "panel.js", "rev
 _BYTES_A_PIXEL = 0.41
 _LEAST_BYTES = 32_000
 _FINER = 4
+_MOST_EVIDENCE = 72
 _PREPARED_BYTES = 13_000
 _LOSSLESS_PIXELS = 512**2  # larger radiographs never fit, and trying would take most of the export's time
 
@@ -117,6 +118,7 @@ def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
         "cartilage": None if case.cartilage is None else _outline(case.cartilage),
         "student": _network_record(case.student),
         "teacher": _network_record(case.teacher),
+        "evidence": _evidence_record(case),
         "doubts": {name: round(value, 4) for name, value in case.doubts.items()},
     }
 
@@ -142,17 +144,28 @@ def image_webp(original: Original) -> bytes:
 
 
 def _network_record(view: NetworkView) -> dict[str, Any]:
-    evidence = np.asarray(view.evidence, np.float32)
-    low, span = float(evidence.min()), float(np.ptp(evidence))
-    # Up-sampling commutes with shift and scale, so the page's own scaling undoes these. All zero marks an empty map.
-    scaled = (evidence - low) / span if span > 1e-6 else np.zeros_like(evidence)
     return {
         "grade": view.grade,  # from the exact probabilities: rounded ones may be equal
         "p": [round(float(p), 4) for p in view.probabilities],
-        "grid": list(evidence.shape),
-        "map": _bytes(np.round(scaled * 255).astype(np.uint8)),
+        **_grid(np.asarray(view.class_map, np.float32)),
         "max": float(f"{view.maximum:.4g}"),
     }
+
+
+def _evidence_record(case: ReviewCase) -> dict[str, Any] | None:
+    """The evidence map, on a coarser grid where it is large: it is smooth over some pixels."""
+    if case.evidence is None:
+        return None
+    size = min(_MOST_EVIDENCE, case.evidence.shape[0])
+    smaller = cv2.resize(case.evidence, (size, size), interpolation=cv2.INTER_AREA)
+    return {"against": case.evidence_against, **_grid(np.asarray(smaller, np.float32))}
+
+
+def _grid(values: NDArray[np.float32]) -> dict[str, Any]:
+    """A map (h, w) as bytes. Up-sampling commutes with shift and scale, so the page's own scaling undoes these."""
+    low, span = float(values.min()), float(np.ptp(values))
+    scaled = (values - low) / span if span > 1e-6 else np.zeros_like(values)  # all zero marks an empty map
+    return {"grid": list(values.shape), "map": _bytes(np.round(scaled * 255).astype(np.uint8))}
 
 
 def _outline(mask: NDArray[np.bool_]) -> list[list[float]]:

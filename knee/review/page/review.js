@@ -6,7 +6,7 @@ const KEYS = [
   ["← →  or  k j", "previous, next case"],
   ["Enter or n", "next case to do"],
   ["Space", "hide or show the overlay"],
-  ["s  t  d", "student, teacher, difference"],
+  ["e  t  s  d", "evidence map; attention of teacher, student, difference"],
   ["o  c", "contour, cartilage"],
   ["+  −  f  z", "zoom in, out, whole image, 1:1"],
   ["l", "large picture"],
@@ -29,9 +29,14 @@ function show(item) {
   say(`Case ${item.case}. ${isVeiled(item) ? "Grade first." : modelInWords(item)}`);
 }
 
+function pressLayer() {
+  for (const button of $("layers").children) button.setAttribute("aria-pressed", String(button.dataset.layer === view.layer));
+}
+
 function choose(layer) {
+  if (layer === "evidence" && !view.item.evidence) return;
   view.layer = layer;
-  for (const button of $("layers").children) button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
+  pressLayer();
   drawLegend();
   refresh();
 }
@@ -127,7 +132,7 @@ const ACTIONS = {
   n: stepToOpen, Enter: stepToOpen,
   a: () => giveVerdict("agree"), x: () => giveVerdict("disagree"), u: () => giveVerdict("unsure"), g: () => giveVerdict("bad_image"),
   " ": () => toggle("overlay"), o: () => toggle("mask"), c: () => toggle("cartilage"), i: () => toggle("invert"),
-  s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"),
+  s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"), e: () => choose("evidence"),
   "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5), "−": () => zoomBy(1 / 1.5), f: showWhole, z: showOneToOne,
   l: () => toggle("large"), w: () => toggle("windowing"), r: () => setWindow({ level: 0, width: 0 }),
   m: () => $("comment").focus(),
@@ -237,6 +242,9 @@ function start() {
   if (last) Object.assign(store, last);
   view.hidden = true;
   view.item = null;
+  view.layer = cases.some((item) => item.evidence) ? "evidence" : "teacher";
+  document.querySelector("[data-layer=evidence]").hidden = view.layer !== "evidence";
+  pressLayer();
   buildGrades();
   fillFilters();
   bindSliders();

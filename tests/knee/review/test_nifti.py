@@ -22,7 +22,7 @@ def case_of(make_case):
         image, geometry = prepare(read_pixels(source).values, SIZE, mirror=side == "L")
         evidence = np.zeros((16, 16), np.float32)
         evidence[4, 11] = 2.0
-        view = replace(make_case(1).teacher, evidence=evidence)
+        view = replace(make_case(1).teacher, class_map=evidence)
         changes = {"image": image, "geometry": geometry, "source": source, "cartilage": None}
         return make_case(1, student=view, teacher=view, side=side, **changes)
 

@@ -52,7 +52,7 @@ def case_of(make_case):
         evidence = np.zeros((16, 16), np.float32)
         evidence[4, 11] = 2.0
         case = make_case(1)
-        views = {name: replace(getattr(case, name), evidence=evidence) for name in ("student", "teacher")}
+        views = {name: replace(getattr(case, name), class_map=evidence) for name in ("student", "teacher")}
         values = {"image": image, "geometry": geometry, "source": path, "side": side, "cartilage": None} | views
         return make_case(1, **(values | changes))
 
@@ -270,7 +270,7 @@ def test_without_spacing_or_geometry_there_is_a_capture_and_a_sentence(write_sou
 
 
 def test_a_map_that_shows_nothing_has_no_region(write_source, case_of, export, make_case):
-    flat = replace(make_case(1).teacher, evidence=np.ones((16, 16), np.float32))
+    flat = replace(make_case(1).teacher, class_map=np.ones((16, 16), np.float32))
     exported = export.write(case_of(write_source("DX", _source_values("DX")), "R", teacher=flat))
     assert "teacher_report" not in _named(exported) and "student_report" in _named(exported)
     assert exported.left_out == ("case 000000000001: the teacher's map is empty, so there is no region to export",)

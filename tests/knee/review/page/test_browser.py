@@ -94,7 +94,7 @@ def test_the_map_is_where_the_evidence_is(browser, open_page, make_case):
     evidence = np.zeros((16, 16), np.float32)
     evidence[4, 11] = 1.0
     case = make_case(1)
-    open_page(cases=[replace(case, teacher=replace(case.teacher, evidence=evidence))], blind=False)
+    open_page(cases=[replace(case, teacher=replace(case.teacher, class_map=evidence))], blind=False)
     _press(browser, "c", "o")
     _settle(browser)
     colour = np.ptp(_pixels(browser), axis=2).astype(float)
@@ -425,7 +425,7 @@ def test_three_grades_are_shown_where_there_are_three(browser, open_page, run, m
     from knee.review.cases import NetworkView
 
     case = make_case(1)
-    view = NetworkView(np.array([0.2, 0.5, 0.3]), case.student.evidence)
+    view = NetworkView(np.array([0.2, 0.5, 0.3]), case.student.class_map)
     open_page(
         cases=[replace(case, student=view, teacher=view)], run=replace(run, grade_set=load_grade_set("cartilage"))
     )
@@ -442,7 +442,7 @@ def test_of_twelve_grades_the_last_are_clicked_and_the_help_says_so(browser, ope
 
     names = tuple(f"g{number}" for number in range(12))
     case = make_case(1)
-    view = NetworkView(np.full(12, 1 / 12), case.student.evidence)
+    view = NetworkView(np.full(12, 1 / 12), case.student.class_map)
     cases = [replace(case, case=f"{number:012x}", student=view, teacher=view) for number in range(2)]
     open_page(cases=cases, run=replace(run, grade_set=GradeSet("own", "t", names, names, "kappa")))
     text = "return [...document.querySelectorAll('#key-list dt, #key-list dd')].slice(0, 2).map((e) => e.textContent)"
@@ -458,7 +458,7 @@ def test_the_models_grade_is_that_of_its_exact_probabilities(browser, open_page,
     from knee.review.cases import NetworkView
 
     case = make_case(1)
-    view = NetworkView(np.array([0.2, 0.39998, 0.40002]), case.teacher.evidence)
+    view = NetworkView(np.array([0.2, 0.39998, 0.40002]), case.teacher.class_map)
     three = replace(run, grade_set=load_grade_set("cartilage"))
     open_page(cases=[replace(case, student=view, teacher=view)], run=three, blind=False)
     assert view.grade == 2
@@ -489,7 +489,7 @@ def original_case(tmp_path, make_case):
         image, geometry = prepare(values, 128, mirror=mirror)
         evidence = cv2.resize((image > 180).astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
         case = make_case(1, image=image, source=tmp_path / "original.png", geometry=geometry, cartilage=None)
-        views = {name: replace(getattr(case, name), evidence=evidence) for name in ("student", "teacher")}
+        views = {name: replace(getattr(case, name), class_map=evidence) for name in ("student", "teacher")}
         return replace(case, **views)
 
     return make

@@ -69,7 +69,7 @@ def test_the_policy_forbids_everything_but_its_own_style_and_script(tmp_path, ru
 
 def test_a_flat_map_shows_nothing(make_case):
     case = make_case(1)
-    flat = replace(case.student, evidence=np.full((16, 16), 0.7, np.float32))
+    flat = replace(case.student, class_map=np.full((16, 16), 0.7, np.float32))
     record = case_record(replace(case, student=flat), shown_original(None, case.image))["student"]
     assert set(base64.b64decode(record["map"])) == {0}
     assert record["max"] == pytest.approx(0.7)
