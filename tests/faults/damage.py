@@ -153,6 +153,20 @@ def damaged(name: str, data: bytes, shown: str, rng: np.random.Generator) -> Ite
     yield bad(0, "header gone", bytes(64 if "dcm" not in name else 140) + data[64 if "dcm" not in name else 140 :])
     other = ".jpg" if suffix != ".jpg" else ".png"
     yield bad(0, "wrong extension", data, suffix=other)
+    yield from (bad(0, damage, changed, may_differ=True) for damage, changed in transfers(data, rng))
+    yield bad(0, "written twice", data + data)
+
+
+def transfers(data: bytes, rng: np.random.Generator) -> Iterator[tuple[str, bytes]]:
+    """What copying and old disks do: line ends changed, blocks exchanged or missing, a number of all ones."""
+    yield "copied as text", data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    first, second = sorted(int(place) for place in rng.integers(0, len(data) // 64, 2) * 64)
+    block, other = data[first : first + 64], data[second : second + 64]
+    yield "blocks exchanged", data[:first] + other + data[first + 64 : second] + block + data[second + 64 :]
+    place = int(rng.integers(8, len(data) - 4))
+    yield "number of all ones", patched(data, place, b"\xff" * 4)
+    hole = int(rng.integers(len(data) // 2))
+    yield "hole", data[:hole] + data[hole + len(data) // 4 :]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
