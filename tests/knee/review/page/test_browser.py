@@ -104,6 +104,33 @@ def test_the_map_is_where_the_evidence_is(browser, open_page, make_case):
     assert centre == pytest.approx([4.5 / 16, 11.5 / 16], abs=0.01)
 
 
+def test_evidence_map_is_shown_first_where_there_is_one(browser, open_page, make_case):
+    evidence = np.zeros((128, 128), np.float32)
+    evidence[88:92, 24:28] = 1.0
+    open_page(cases=[make_case(1, evidence=evidence, evidence_against=2)], blind=False)
+    pressed = "return document.querySelector('#layers [aria-pressed=true]').dataset.layer"
+    assert browser.execute_script(pressed) == "evidence"
+    assert "decision between" in browser.find_element("id", "scale-name").text
+    assert not browser.find_element("id", "line-mask-name").is_displayed()
+    _press(browser, "c")
+    _settle(browser)
+    color = np.ptp(_pixels(browser), axis=2).astype(float)
+    rows, columns = np.indices(color.shape)
+    center = np.array([(rows * color).sum(), (columns * color).sum()]) / color.sum() / len(color)
+    assert center == pytest.approx([90 / 128, 26 / 128], abs=0.02)
+    _press(browser, "t")
+    assert browser.execute_script(pressed) == "teacher"
+    _press(browser, "e")
+    assert browser.execute_script(pressed) == "evidence"
+
+
+def test_no_evidence_map_no_button_for_it(browser, open_page, make_case):
+    open_page(cases=[make_case(1)], blind=False)
+    assert not browser.find_element("css selector", "[data-layer=evidence]").is_displayed()
+    _press(browser, "e")
+    assert browser.find_element("css selector", "[data-layer=teacher]").get_attribute("aria-pressed") == "true"
+
+
 def test_the_scaled_map_is_that_of_python(browser, open_page, make_case):
     cases = open_page(cases=[make_case(1)], blind=False)
     _press(browser, "c", "o")
