@@ -12,6 +12,8 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
+from knee.review.dicom.terms import limit_to_terms
+
 _KEPT = """
 SOPClassUID ImageType Modality PresentationIntentType InstanceNumber SeriesNumber
 SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns BitsAllocated BitsStored HighBit
@@ -39,8 +41,6 @@ KEPT_WITHIN = {
 }
 """Attributes kept within the items of each sequence in ``KEPT``: no free text, no nested sequence, nothing private."""
 
-_LOOKUP_UNITS = ("OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
-
 EMPTIED = (
     "StudyDate",
     "StudyTime",
@@ -60,7 +60,8 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
     """A copy of a single-frame image with only the attributes in ``KEPT`` and ``KEPT_WITHIN``, named after its case.
 
     Its identifiers are replaced by salted ones: a study stays one study, and the holder of the salt can find the source.
-    Pixels are copied unchanged, including burned-in text; compressed pixels are decompressed.
+    Pixels are copied unchanged, including burned-in text; compressed pixels are decompressed. Other values are limited to
+    the standard's terms and to numbers.
     """
     copy = Dataset()
     for keyword in KEPT:
@@ -72,6 +73,7 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
             setattr(copy, keyword, items)
     if "AcquisitionContextSequence" in source:
         copy.AcquisitionContextSequence = []  # may hold free text
+    limit_to_terms(copy)
     # The caret marks the text before it as the whole family name.
     copy.PatientName, copy.PatientID = f"{case}^", case
     copy.PatientIdentityRemoved = "YES"
@@ -88,11 +90,19 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
         # OW is of 16-bit words, so pixels of 8 bits are swapped in pairs.
         word = max(copy.BitsAllocated // 8, 2 if copy["PixelData"].VR == "OW" else 1)
         copy.PixelData = np.frombuffer(copy.PixelData, f">u{word}").astype(f"<u{word}").tobytes()
+    _cut_pixels(copy)
     copy.file_meta = type(source.file_meta)()
     copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID
     copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
     return copy
+
+
+def _cut_pixels(image: Dataset) -> None:
+    """Remove what follows the last pixel in the pixel data; a zero makes their number of bytes even."""
+    samples = image.Rows * image.Columns * image.get("SamplesPerPixel", 1)
+    size = samples * image.BitsAllocated // 8
+    image.PixelData = image.PixelData[:size] + bytes(size % 2)
 
 
 def _rebuilt(item: Dataset, sequence: str) -> Dataset:
@@ -101,9 +111,6 @@ def _rebuilt(item: Dataset, sequence: str) -> Dataset:
     for keyword in KEPT_WITHIN[sequence]:
         if keyword in item:
             made[keyword] = item[keyword]
-    # Required; meant for terms of the standard, but free text is possible too.
-    if "ModalityLUTType" in made and made.ModalityLUTType not in _LOOKUP_UNITS:
-        made.ModalityLUTType = "US"
     return made
 
 
