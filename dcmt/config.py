@@ -28,7 +28,8 @@ class ModelConfig:
     backbone: str = "resnet18"
     """Any timm model by name."""
     pretrained: bool = False
-    """Start from timm's weights for this name (needs the network once)."""
+    """Start from ImageNet's weights of this name: those of an installed package (tf_efficientnet_lite0 with the extra
+    `weights`), else timm's, which needs the network once."""
     weights: str = ""
     """Start from this local file (safetensors, or a state dict that loads without running code)."""
     start: str = ""
@@ -37,6 +38,8 @@ class ModelConfig:
     """Input pixels per position of the last feature map; 0 keeps the backbone's own."""
     stage: int = -1
     """The stage whose feature map is graded, in timm's numbering; -1 is the last. Later stages are cut off."""
+    frozen_stages: int = 0
+    """The stem and this many stages are not trained, which makes a step cheaper; for pretrained weights."""
     dropout: float = 0.0
     """Dropout rate of the pooled features."""
     normalise: Normalise = "image"
@@ -46,6 +49,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         require(self.stride >= 0, "model.stride", self.stride, "0 or more")
+        require(self.frozen_stages >= 0, "model.frozen_stages", self.frozen_stages, "0 or more")
         both = self.pretrained and self.weights
         require(
             not both,

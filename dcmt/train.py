@@ -31,6 +31,7 @@ from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.nn.weights import packaged_file
 from knee.task import Task
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def refuse_external(config: GraderConfig, *, fresh: bool = False) -> None:
         from clip_koa.build import refuse_external_models
 
         refuse_external_models(config.clip, fresh=fresh and not config.model.start)
-    elif fresh and config.model.pretrained:
+    elif fresh and config.model.pretrained and packaged_file(config.model.backbone) is None:
         raise UserError(
             f"the run has no checkpoint yet, so resuming would download the weights of {config.model.backbone}; add {EXTERNAL} "
             "if you want that, or start a new run"
@@ -159,6 +160,7 @@ def build_grader(
         detach_classifier=config.attention.detach_classifier,
         pretrained=config.model.pretrained and fresh,
         weights=config.model.weights if fresh else "",
+        frozen_stages=config.model.frozen_stages,
         normalise=config.model.normalise,
         mean=0.5 if mean is None else mean,
         std=0.25 if std is None else std,
