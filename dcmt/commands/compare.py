@@ -16,7 +16,7 @@ from knee.data.prepare import KneeData
 from knee.errors import Faults, UserError
 from knee.evaluation.figures import confusion_figure, save_figure
 from knee.evaluation.report import difference, report
-from knee.evaluation.summary import metric_table
+from knee.evaluation.summary import metric_table, operating_table
 from knee.io.files import refuse_existing, write_json
 from knee.io.tables import shortened
 
@@ -55,8 +55,12 @@ def compare_command(options: argparse.Namespace) -> int:
     )
     for line in metric_table(columns):
         log.info(line)
-    log.info("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
-    for line in metric_table(columns, names=[f"f1_{grade}" for grade in range(len(grades))])[1:]:
+    log.info("F1 and recall by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
+    by_grade = [f"{name}_{grade}" for name in ("f1", "recall") for grade in range(len(grades))]
+    for line in (
+        *metric_table(columns, names=by_grade)[1:],
+        *operating_table(columns, grades, first.grade_set.disease_from),
+    ):
         log.info(line)
     if written:
         numbers, figure = written

@@ -25,7 +25,7 @@ from knee.engine.run import is_trained
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, predictions_table, report
-from knee.evaluation.summary import grade_table, metric_table
+from knee.evaluation.summary import grade_table, metric_table, operating_table
 from knee.io.files import write_json
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,10 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
     if grid is not None:
         masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
         lines.append(f"{'':18}the best IoU that the attention grid can reach on {masks} masks is {grid:.3f}")
-    lines += grade_table(last) if last["graded"] else []
+    if last["graded"]:
+        lines += grade_table(last)
+        shown = {name: reports[name]["metrics"] for name in names}
+        lines += operating_table(shown, last["grades"], data.grade_set.disease_from)
     if origin["masks_by_segmenter"]:
         lines.append(
             f"{'':18}{origin['masks_by_segmenter']} of the masks were predicted by a segmenter: on these, TIoU measures "

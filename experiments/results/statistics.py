@@ -14,6 +14,7 @@ from experiments.results.store import Stored
 from experiments.results.study import Cell, Network, Run, Study
 from knee.errors import UserError
 from knee.evaluation.intervals import patient_weights, percentile_interval
+from knee.grades import load_grade_set
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
 from knee.nn.flips import jensen_shannon
 
@@ -119,6 +120,7 @@ def draws(run: Stored, network: Network, *, samples: int) -> dict[str, Floats]:
 def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, Floats]]:
     """A function of weights (S, N) that gives every metric, each (S,)."""
     probabilities, grades = run.probabilities(network), run.grades
+    first = load_grade_set(run.about["config"]["data"]["grade_set"]).disease_from
     means: dict[str, Floats] = {}
     iou = run.iou(network)
     if iou is not None and not np.isnan(iou).all():
@@ -129,7 +131,7 @@ def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, F
         means["flip_divergence"] = jensen_shannon(torch.tensor(probabilities), torch.tensor(flipped)).numpy()
 
     def statistics(weights: Floats) -> dict[str, Floats]:
-        of_grades = weighted_metrics(probabilities, grades, weights)
+        of_grades = weighted_metrics(probabilities, grades, weights, disease_from=first)
         return of_grades | {name: weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics
