@@ -98,6 +98,8 @@ class LossConfig:
     """Average the cross-entropy over images and their horizontal flips, ½ (CE + CE^H), as in CLIP-KOA's Eq. 4."""
     flip_consistency: float = 0.0
     """λ of CLIP-KOA's Eq. 4: divergence of the predictions for an image and its flip. On unlabeled images times the ramp-up."""
+    self_training: float = 1.0
+    """Weight of the cross-entropy with the soft targets of data.targets, if these are given; without the ramp-up."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
     ramp_start: float = 0.0
@@ -175,6 +177,8 @@ class GraderConfig:
     def _check_mean_teacher(self) -> None:
         loss = self.loss
         consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
+        if self.data.targets:
+            consistency += loss.self_training
         if self.data.unlabeled_per_batch and not consistency:
             raise ValueError(
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
@@ -191,6 +195,8 @@ class GraderConfig:
         if active := [name for name in others if getattr(self.loss, name)]:
             hint = " ".join(f"--loss.{name} {'false' if name == 'symmetry' else 0}" for name in active)
             raise ValueError(f"method is fixmatch, which does not have the losses {', '.join(active)}; add {hint}")
+        if self.data.targets:
+            raise ValueError("method is fixmatch, which makes its own targets; remove data.targets")
         if bool(unlabeled) != bool(options.unlabeled_weight):
             raise ValueError(
                 f"method is fixmatch with data.unlabeled_per_batch {unlabeled} and fixmatch.unlabeled_weight "

@@ -100,7 +100,7 @@ def load_run(
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)
-    if flip_tta and kind == "grader" and not _trains_on_flips(config):
+    if flip_tta and kind == "grader" and not trains_on_flips(config):
         log.warning(
             f"note: {path} was trained without horizontal flips (views.horizontal_flip 0), so flipped images, as used by "
             "--flip-tta, are outside its training distribution"
@@ -141,7 +141,7 @@ def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:
     return found
 
 
-def _trains_on_flips(config: GraderConfig) -> bool:
+def trains_on_flips(config: GraderConfig) -> bool:
     """Whether the networks are trained on images and their horizontal flips."""
     return bool(config.views.horizontal_flip or config.loss.symmetry or config.loss.flip_consistency)
 

@@ -40,6 +40,15 @@ def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, t
     return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
 
 
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−Σ_k q_k log p_k, mean over images: cross-entropy with soft targets q; p = softmax of the logits.
+
+    Both (B, K), rows of ``targets`` sum to 1 → scalar ≥ 0; smallest, the mean entropy of q, where p = q. Only ``logits`` get
+    a gradient.
+    """
+    return F.cross_entropy(logits.float(), targets.detach().float())
+
+
 def attention_consistency(student_attention: Tensor, teacher_attention: Tensor) -> Tensor:
     """Squared difference of the attention relative to its sum (Huo et al. 2020, Eq. 4), mean over images.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clip_koa.flip_terms import changed_share, grade_and_flip_terms, grade_with_flips
 from dcmt.config import GraderConfig, LossConfig
-from dcmt.losses import attention_consistency, attention_loss, probability_consistency
+from dcmt.losses import attention_consistency, attention_loss, probability_consistency, soft_cross_entropy
 from dcmt.schedules import default_teacher_decay, exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
@@ -81,13 +81,15 @@ class MeanTeacher:
     def losses(self, batch: Batch, step: int) -> StepLosses:
         """Forward passes of both networks and the total of Eq. 5 at optimizer step τ = ``step`` (Figure 1)."""
         loss, ramp, labeled = self.loss, self.ramp(step), len(batch.grades)
-        if not ramp:
+        if not ramp and batch.targets is None:
             batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
         flips = {"symmetry": loss.symmetry, "consistency": bool(loss.flip_consistency and ramp)}
         student, flipped = grade_with_flips(self.student, batch.student, labeled=labeled, **flips)
         teacher = self._teach(batch.teacher) if self.uses_teacher and ramp else None
 
         terms = grade_and_flip_terms(student.logits, flipped, batch.grades, **flips)  # L_c
+        if batch.targets is not None and loss.self_training:
+            terms["self_training"] = soft_cross_entropy(student.logits[labeled:], batch.targets)
         if teacher is not None and loss.probability_consistency:
             terms["probability_consistency"] = probability_consistency(  # L_cc, Eq. 3
                 student.logits, teacher.logits, temperature=loss.teacher_temperature
@@ -156,10 +158,11 @@ def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> 
 
 
 def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:
-    """Eq. 5 with the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of unlabeled images), each with its weight."""
+    """Eq. 5 with more terms: L_c + L_a + L_self + L_flip + w(τ)(L_cc + L_ac + L_flip of unlabeled images), each weighted."""
     factors = {
         "grade": loss.grade,
         "attention": loss.attention,
+        "self_training": loss.self_training,
         "flip_consistency": loss.flip_consistency,
         "probability_consistency": loss.probability_consistency * ramp,
         "attention_consistency": loss.attention_consistency * ramp,

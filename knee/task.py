@@ -42,6 +42,8 @@ class Batch(NamedTuple):
     """(L, H, W) float32 in {0, 1}; all zero where there is no mask."""
     has_mask: Tensor
     """(L,) bool."""
+    targets: Tensor | None = None
+    """(B − L, K) float32: predicted probabilities of the grades for the unlabeled images, if there are any."""
 
 
 class StepLosses(NamedTuple):

@@ -109,6 +109,11 @@ def split(parser: Parser) -> None:
 
 
 config_command("train", "train a grader (train --help lists every option)", runs="dcmt.train:train_command")
+config_command(
+    "self-train",
+    "train in rounds, each on soft targets for the unlabeled images (self-train --help lists every option)",
+    runs="dcmt.self_training:self_train_command",
+)
 group("segment", "train the cartilage segmenter, or write masks with it")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dcmt.losses import attention_consistency, attention_loss, probability_consistency
+from dcmt.losses import attention_consistency, attention_loss, probability_consistency, soft_cross_entropy
 
 SHAPES = [(1, 1, 1), (2, 3, 4), (5, 16, 16), (3, 7, 31)]
 
@@ -150,3 +150,23 @@ def test_gradient_against_finite_differences(name: str) -> None:
         down[0, row, column] -= step
         slope = (function(up, s) - function(down, s)) / (2 * step)
         assert float(f.grad[0, row, column]) == pytest.approx(float(slope), rel=2e-2, abs=1e-4)
+
+
+def test_soft_cross_entropy_is_least_at_its_targets_and_equals_the_hard_one_for_one_hot_targets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=generator, requires_grad=True)
+    targets = torch.randn(6, 5, generator=generator).softmax(1).requires_grad_()
+    found = soft_cross_entropy(logits, targets)
+    q, log_p = targets.detach().numpy(), logits.detach().log_softmax(1).numpy()
+    plain = -sum(float(q[i, k] * log_p[i, k]) for i in range(6) for k in range(5)) / 6
+    assert float(found.detach()) == pytest.approx(plain, rel=1e-5)
+    entropy = float(torch.special.entr(targets.detach()).sum(1).mean())
+    assert (
+        float(soft_cross_entropy(targets.detach().log(), targets.detach())) == pytest.approx(entropy, rel=1e-5) < plain
+    )
+    found.backward()
+    assert targets.grad is None
+    torch.testing.assert_close(logits.grad, (logits.softmax(1) - targets).detach() / 6)
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    hard = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(soft_cross_entropy(logits, torch.eye(5)[labels]), hard)
