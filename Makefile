@@ -66,7 +66,7 @@ results-radiographs: install
 	$(BIN)/python -m experiments.results radiographs --radiographs $(RADIOGRAPHS) $(RESULTS)
 
 results-pretrained: install
-	$(BIN)/pip install -q '.[weights]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,weights]'
 	$(BIN)/python -m experiments.results radiographs_pretrained --radiographs $(RADIOGRAPHS) $(RESULTS)
 
 results-radiographs-gpu: install
