@@ -80,6 +80,12 @@ class LossConfig:
 
     grade: float = 1.0
     """Weight of the cross-entropy of the labeled images."""
+    label_spread: float = 0.0
+    """Share of each label that goes to the neighbouring grades: soft labels."""
+    ordinal: float = 0.0
+    """Weight of the ordinal loss of the labeled images, beside the cross-entropy."""
+    mixup: float = 0.0
+    """α of mixup of the batch's images; 0: no mixup. Not with attention, consistency or flip losses."""
     attention: float = 1.0
     """Weight of the attention loss (Eq. 2), on labeled images with a mask."""
     mse_weight: float = 0.5
@@ -110,6 +116,12 @@ class LossConfig:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             require(value >= 0, f"loss.{option.name}", value, "0 or more")
+        require(self.label_spread < 1, "loss.label_spread", self.label_spread, "at least 0 and below 1")
+        spatial = ("attention", "probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        active = [name for name in spatial if getattr(self, name)]
+        require(not (self.mixup and active), "loss.mixup", self.mixup, f"0 if {' and '.join(active)} have a weight")
+        both = self.label_spread and self.symmetry
+        require(not both, "loss.label_spread", self.label_spread, "0 if loss.symmetry is true")
         require(self.ramp_start < 1, "loss.ramp_start", self.ramp_start, "at least 0 and below 1")
         require(self.teacher_temperature > 0, "loss.teacher_temperature", self.teacher_temperature, "above 0")
 
@@ -191,7 +203,8 @@ class GraderConfig:
 
     def _check_fixmatch(self) -> None:
         options, unlabeled = self.fixmatch, self.data.unlabeled_per_batch
-        others = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        consistency = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        others = (*consistency, "label_spread", "ordinal", "mixup")
         if active := [name for name in others if getattr(self.loss, name)]:
             hint = " ".join(f"--loss.{name} {'false' if name == 'symmetry' else 0}" for name in active)
             raise ValueError(f"method is fixmatch, which does not have the losses {', '.join(active)}; add {hint}")
