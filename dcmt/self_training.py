@@ -78,7 +78,7 @@ def soft_targets(predictions: Tensor, prior: Tensor, *, temperature: float = 0.5
 def self_train_command(arguments: Sequence[str]) -> int:
     """``dcmt self-train``."""
     if asks_for_help(arguments):
-        log.info(train_help(GraderConfig, program="dcmt self-train", more=_HELP))
+        log.info(train_help(GraderConfig, program="dcmt self-train", resumes=False, more=_HELP))
         return 0
     parser = argparse.ArgumentParser(prog="dcmt self-train", allow_abbrev=False, add_help=False)
     for name, kind in (("rounds", int), ("networks", int), ("temperature", float), ("labeled-share", float)):

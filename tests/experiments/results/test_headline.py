@@ -64,6 +64,12 @@ def test_table_and_figure_are_written_with_the_columns_of_the_headline(both, tmp
     ]  # fmt: skip
     assert len(table) == 6
     assert (tmp_path / "headline.png").stat().st_size > 10_000
+    page = (tmp_path / "headline.md").read_text(encoding="utf-8")
+    semi = headline(both).query("row == 'self_training'").iloc[0]
+    wanted = f"{semi['minus_twin']:.3f} [{semi['minus_twin_low']:.3f}, {semi['minus_twin_high']:.3f}] |"
+    assert f"| ImageNet weights | 10 % | self_training | semi | 2 | {semi['kappa']:.3f} [" in page
+    assert wanted in page
+    assert page.count("| – | – |") == (table["kind"] != "semi").sum()
     write_headline({"random": both["random"], "imagenet": Results(RADIOGRAPHS_PRETRAINED, {})}, tmp_path)
     assert set(pd.read_csv(tmp_path / "headline.csv")["start"]) == {"random"}
 
