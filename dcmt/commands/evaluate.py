@@ -19,6 +19,7 @@ from dcmt.loaded import (
     manifest_changed,
     masks_by_segmenter,
     refuse_trained_images,
+    with_prior_correction,
 )
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
@@ -43,6 +44,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     )
     refuse_trained_images(loaded.run.path, loaded.kind, split, allowed=options.trained_on)
     data = load_data(loaded)
+    if options.prior_correction:
+        loaded = with_prior_correction(loaded, data)
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"the split has no {split} images; evaluate another with --split")
@@ -54,6 +57,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
         "checkpoint_step": loaded.checkpoint.step,
         "trained_on": split == "train" and is_trained(loaded.kind),
         "flip_tta": loaded.flip_tta,
+        "prior_corrected": loaded.prior_corrected,
         "manifest_changed": manifest_changed(loaded, data),
         "left_out": data.split.absent[split],
         "best_iou_of_grid": best_reachable(loaded, data, rows),
@@ -129,6 +133,8 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
         lines.append(f"{left_out} are left out: not in the manifest, or bad rows")
     if origin["flip_tta"]:
         lines.append("flip TTA: predictions are averaged over each image and its horizontal flip")
+    if origin["prior_corrected"]:
+        lines.append("predictions are corrected for the distribution of the training labels")
     lines += [
         f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "
         "bootstrap over patients",

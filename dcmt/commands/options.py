@@ -169,6 +169,14 @@ def _flip_tta_option(parser: Parser) -> None:
     )
 
 
+def _prior_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--prior-correction",
+        action="store_true",
+        help="divide the probabilities by the frequencies of the training labels, which favors rare grades (balanced accuracy)",
+    )
+
+
 def _flip_option(parser: Parser) -> None:
     parser.add_argument(
         "--flip",
@@ -209,6 +217,7 @@ def evaluate(parser: Parser) -> None:
     _trained_on_option(parser)
     _flip_option(parser)
     _flip_tta_option(parser)
+    _prior_option(parser)
 
 
 @command(
@@ -259,6 +268,7 @@ def compare(parser: Parser) -> None:
     _trained_on_option(parser)
     _flip_option(parser)
     _flip_tta_option(parser)
+    _prior_option(parser)
 
 
 @command(
