@@ -82,7 +82,7 @@ def draw_mixture(count: int, alpha: float) -> Mixture:
 
     Mixup (Zhang et al. 2018, arXiv 1710.09412); λ ≥ ½ as in MixMatch, so that labeled images stay mostly labeled ones.
     """
-    weight = float(torch.distributions.Beta(alpha, alpha).sample())  # type: ignore[no-untyped-call]
+    weight = float(torch.distributions.Beta(alpha, alpha).sample())
     return Mixture(max(weight, 1 - weight), torch.randperm(count))
 
 

@@ -11,6 +11,7 @@ With ``twin`` the targets are those of the labeled images, so what the method do
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from dcmt.fixmatch import align_distribution
 from dcmt.loaded import LoadedRun, grade_rows, load_run, trains_on_flips
 from dcmt.train import train_grader, training_batches
 from knee.data.prepare import KneeData, load_knee_data
-from knee.data.targets import write_targets
+from knee.data.targets import origin_path, write_targets
 from knee.engine.launch import default_name, run_path, split_options
 from knee.engine.options import asks_for_help, config_from_values, read_config, train_help
 from knee.engine.run import create_run, file_hash, open_run, removed_unless_begun
@@ -124,8 +125,10 @@ def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | Non
     trained: list[Path] = []
     for number in range(rounds.rounds + 1):
         if number:
-            targets = folder / f"targets-{twin}round{number}.csv"
-            if not targets.exists():
+            targets = folder / "local" / f"targets-{twin}round{number}.csv"
+            if targets.exists():
+                _check_origin(targets, trained, rounds)
+            else:
                 predict_targets(trained, data, rows, targets, temperature=rounds.temperature)
             of_round = student_config(config, targets, labeled_share=rounds.labeled_share)
         trained = []
@@ -202,9 +205,25 @@ def predict_targets(runs: Sequence[Path], data: KneeData, rows: Rows, path: Path
         "mean_target": targets.mean(0).numpy().round(6).tolist(),
         "split_sha256": file_hash(data.split.path),
     }
+    path.parent.mkdir(mode=0o700, exist_ok=True)  # names images
     write_targets(path, data.manifest.table["image"].iloc[rows].tolist(), targets.numpy(), origin)
     means = ", ".join(" ".join(f"{share:.3f}" for share in origin[name]) for name in ("mean_prediction", "mean_target"))
     log.info(f"targets of {len(rows)} images: {path}; mean prediction and mean target by grade: {means}")
+
+
+def _check_origin(targets: Path, runs: Sequence[Path], rounds: Rounds) -> None:
+    """Raises UserError if the targets were predicted by other networks, or with another temperature."""
+    try:
+        origin = json.loads(origin_path(targets).read_text(encoding="utf-8"))
+        found = [one["run"] for one in origin["networks"]], origin["temperature"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{origin_path(targets)} cannot be read ({error}); remove {targets} to predict it again"
+        ) from error
+    if found != ([path.name for path in runs], rounds.temperature):
+        raise UserError(
+            f"{targets} was predicted with other --networks or --temperature; give those, or another --name"
+        )
 
 
 def _load(path: Path) -> LoadedRun:

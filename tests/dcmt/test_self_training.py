@@ -84,38 +84,40 @@ def test_rounds_write_targets_of_unlabeled_images_and_continue(
     assert last == folder / "round1-s1"
     assert sorted(path.name for path in folder.glob("round*")) == ["round0-s1", "round0-s2", "round1-s1"]
     data = load_knee_data(config.data)
-    table = pd.read_csv(folder / "targets-round1.csv")
+    table = pd.read_csv(folder / "local" / "targets-round1.csv")
     assert sorted(table["image"]) == sorted(data.manifest.table["image"].iloc[data.unlabeled])
     np.testing.assert_allclose(table[["p_0", "p_1", "p_2"]].sum(axis=1), 1, atol=1e-5)
-    origin = json.loads((folder / "targets-round1.json").read_text())
+    origin = json.loads((folder / "local" / "targets-round1.json").read_text())
     assert [one["run"] for one in origin["networks"]] == ["round0-s1", "round0-s2"]
     assert (origin["labeled_images"], origin["images"]) == (0, len(data.unlabeled))
     assert {name for _, name, _ in read_metrics(last / "metrics.csv")} >= {"loss/grade", "loss/self_training"}
 
     # Without its last checkpoint the student continues; finished networks and the targets are left as they are.
-    before = (folder / "targets-round1.csv").stat().st_mtime_ns
+    before = (folder / "local" / "targets-round1.csv").stat().st_mtime_ns
     shutil.rmtree(last / "checkpoints" / "step_00000004")
     for continued in ([last], []):
         said.clear()
         assert self_train(config, Rounds(rounds=1, networks=2), folder) == last
         assert [line for line in said if "continuing" in line] == [f"\ncontinuing {path}" for path in continued]
-    assert (folder / "targets-round1.csv").stat().st_mtime_ns == before
+    assert (folder / "local" / "targets-round1.csv").stat().st_mtime_ns == before
 
     # A student is not continued on other targets.
     shutil.rmtree(last / "checkpoints" / "step_00000004")
-    text = (folder / "targets-round1.csv").read_text()
-    (folder / "targets-round1.csv").write_text(text + "\n")
+    text = (folder / "local" / "targets-round1.csv").read_text()
+    (folder / "local" / "targets-round1.csv").write_text(text + "\n")
     with pytest.raises(UserError, match="changed since the run was started; restore it, or start a new run"):
         self_train(config, Rounds(rounds=1, networks=2), folder)
-    (folder / "targets-round1.csv").write_text(text)
+    (folder / "local" / "targets-round1.csv").write_text(text)
 
+    with pytest.raises(UserError, match="was predicted with other --networks or --temperature; give those"):
+        self_train(config, Rounds(rounds=1, networks=2, temperature=0.7), folder)
     with pytest.raises(UserError, match="was trained with other options; give those, or another --name"):
         self_train(replace(config, fit=replace(config.fit, steps=6)), Rounds(rounds=1, networks=2), folder)
 
     # The twin has the same first networks, and targets of labeled images only.
     twin = self_train(config, Rounds(rounds=1, networks=2, twin=True), folder)
     assert twin == folder / "twin-round1-s1"
-    table = pd.read_csv(folder / "targets-twin-round1.csv")
+    table = pd.read_csv(folder / "local" / "targets-twin-round1.csv")
     assert sorted(table["image"]) == sorted(data.manifest.table["image"].iloc[data.labeled])
 
 
