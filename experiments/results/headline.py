@@ -28,7 +28,7 @@ STARTS = {"random": "random weights", "imagenet": "ImageNet weights"}
 def write_headline(results: Mapping[str, Results], folder: Path) -> None:
     """``headline.csv``, ``headline.md`` and ``headline.png``; ``results`` by start (random, imagenet)."""
     table = headline({start: one for start, one in results.items() if one.runs})
-    text = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    text = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
     write_text(folder / "headline.csv", text, force=True)
     lines = "\n".join(["# The few-label result on the published radiographs", "", *headline_page(table), ""])
     write_text(folder / "headline.md", lines, force=True)
