@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 PRECISION := auto
 
-.PHONY: install demo test check bench faults clean-demo results results-full results-radiographs results-radiographs-gpu
+.PHONY: install demo test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make results               the paper's tables on the phantom: hours; may be stopped and started again"
 	@echo "make results-full          the same at 30 and 50 % of the labels, too"
 	@echo "make results-radiographs RADIOGRAPHS=FOLDER   few labels on the published radiographs"
+	@echo "make results-pretrained RADIOGRAPHS=FOLDER   the same from ImageNet weights, and self-training"
 	@echo "make results-radiographs-gpu RADIOGRAPHS=FOLDER   the same with larger networks, on a GPU"
 
 install: $(VENV)/installed
@@ -63,6 +64,10 @@ results-full: install
 RADIOGRAPHS ?= data/knee_kl224
 results-radiographs: install
 	$(BIN)/python -m experiments.results radiographs --radiographs $(RADIOGRAPHS) $(RESULTS)
+
+results-pretrained: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,weights]'
+	$(BIN)/python -m experiments.results radiographs_pretrained --radiographs $(RADIOGRAPHS) $(RESULTS)
 
 results-radiographs-gpu: install
 	$(BIN)/python -m experiments.results radiographs_gpu --radiographs $(RADIOGRAPHS) --jobs 1 --threads 8 $(RESULTS)

@@ -28,7 +28,8 @@ class ModelConfig:
     backbone: str = "resnet18"
     """Any timm model by name."""
     pretrained: bool = False
-    """Start from timm's weights for this name (needs the network once)."""
+    """Start from ImageNet's weights of this name: those of an installed package (tf_efficientnet_lite0 with the extra
+    `weights`), else timm's, which needs the network once."""
     weights: str = ""
     """Start from this local file (safetensors, or a state dict that loads without running code)."""
     start: str = ""
@@ -37,6 +38,8 @@ class ModelConfig:
     """Input pixels per position of the last feature map; 0 keeps the backbone's own."""
     stage: int = -1
     """The stage whose feature map is graded, in timm's numbering; -1 is the last. Later stages are cut off."""
+    frozen_stages: int = 0
+    """The stem and this many stages are not trained, which makes a step cheaper; for pretrained weights."""
     dropout: float = 0.0
     """Dropout rate of the pooled features."""
     normalise: Normalise = "image"
@@ -46,6 +49,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
         require(self.stride >= 0, "model.stride", self.stride, "0 or more")
+        require(self.frozen_stages >= 0, "model.frozen_stages", self.frozen_stages, "0 or more")
         both = self.pretrained and self.weights
         require(
             not both,
@@ -76,6 +80,12 @@ class LossConfig:
 
     grade: float = 1.0
     """Weight of the cross-entropy of the labeled images."""
+    label_spread: float = 0.0
+    """Share of each label that goes to the neighbouring grades: soft labels."""
+    ordinal: float = 0.0
+    """Weight of the ordinal loss of the labeled images, beside the cross-entropy."""
+    mixup: float = 0.0
+    """α of mixup of the batch's images; 0: no mixup. Not with attention, consistency or flip losses."""
     attention: float = 1.0
     """Weight of the attention loss (Eq. 2), on labeled images with a mask."""
     mse_weight: float = 0.5
@@ -94,6 +104,8 @@ class LossConfig:
     """Average the cross-entropy over images and their horizontal flips, ½ (CE + CE^H), as in CLIP-KOA's Eq. 4."""
     flip_consistency: float = 0.0
     """λ of CLIP-KOA's Eq. 4: divergence of the predictions for an image and its flip. On unlabeled images times the ramp-up."""
+    self_training: float = 1.0
+    """Weight of the cross-entropy with the soft targets of data.targets, if these are given; without the ramp-up."""
     ramp: float = 1.0
     """Length of the ramp-up w(τ), as a share of the run's steps."""
     ramp_start: float = 0.0
@@ -104,6 +116,12 @@ class LossConfig:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             require(value >= 0, f"loss.{option.name}", value, "0 or more")
+        require(self.label_spread < 1, "loss.label_spread", self.label_spread, "at least 0 and below 1")
+        spatial = ("attention", "probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        active = [name for name in spatial if getattr(self, name)]
+        require(not (self.mixup and active), "loss.mixup", self.mixup, f"0 if {' and '.join(active)} have a weight")
+        both = self.label_spread and self.symmetry
+        require(not both, "loss.label_spread", self.label_spread, "0 if loss.symmetry is true")
         require(self.ramp_start < 1, "loss.ramp_start", self.ramp_start, "at least 0 and below 1")
         require(self.teacher_temperature > 0, "loss.teacher_temperature", self.teacher_temperature, "above 0")
 
@@ -171,6 +189,8 @@ class GraderConfig:
     def _check_mean_teacher(self) -> None:
         loss = self.loss
         consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
+        if self.data.targets:
+            consistency += loss.self_training
         if self.data.unlabeled_per_batch and not consistency:
             raise ValueError(
                 "data.unlabeled_per_batch is above 0 but no consistency loss has a weight, so the unlabeled images would "
@@ -183,10 +203,13 @@ class GraderConfig:
 
     def _check_fixmatch(self) -> None:
         options, unlabeled = self.fixmatch, self.data.unlabeled_per_batch
-        others = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        consistency = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        others = (*consistency, "label_spread", "ordinal", "mixup")
         if active := [name for name in others if getattr(self.loss, name)]:
             hint = " ".join(f"--loss.{name} {'false' if name == 'symmetry' else 0}" for name in active)
             raise ValueError(f"method is fixmatch, which does not have the losses {', '.join(active)}; add {hint}")
+        if self.data.targets:
+            raise ValueError("method is fixmatch, which makes its own targets; remove data.targets")
         if bool(unlabeled) != bool(options.unlabeled_weight):
             raise ValueError(
                 f"method is fixmatch with data.unlabeled_per_batch {unlabeled} and fixmatch.unlabeled_weight "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
 from knee.nn.flips import FlipAveraged
+from knee.nn.prior import PriorCorrected
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
@@ -51,6 +52,8 @@ class LoadedRun:
     device: torch.device
     flip_tta: bool = False
     """Predictions are averaged over an image and its horizontal flip (`FlipAveraged`)."""
+    prior_corrected: bool = False
+    """Predictions are corrected for the distribution of the training labels (`PriorCorrected`)."""
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -100,7 +103,7 @@ def load_run(
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)
-    if flip_tta and kind == "grader" and not _trains_on_flips(config):
+    if flip_tta and kind == "grader" and not trains_on_flips(config):
         log.warning(
             f"note: {path} was trained without horizontal flips (views.horizontal_flip 0), so flipped images, as used by "
             "--flip-tta, are outside its training distribution"
@@ -141,7 +144,7 @@ def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:
     return found
 
 
-def _trains_on_flips(config: GraderConfig) -> bool:
+def trains_on_flips(config: GraderConfig) -> bool:
     """Whether the networks are trained on images and their horizontal flips."""
     return bool(config.views.horizontal_flip or config.loss.symmetry or config.loss.flip_consistency)
 
@@ -168,6 +171,17 @@ def load_data(loaded: LoadedRun) -> KneeData:
             f"note: {data.manifest.path} changed since {loaded.run.path} was trained; its current rows are used"
         )
     return data
+
+
+def with_prior_correction(loaded: LoadedRun, data: KneeData) -> LoadedRun:
+    """The run with predictions corrected for the distribution of its labels. Raises UserError for a run without training."""
+    if not is_trained(loaded.kind):
+        raise UserError(
+            f"{loaded.run.path} was not trained on labels, so there is no prior; leave out --prior-correction"
+        )
+    counts = torch.from_numpy(np.bincount(data.grades[data.labeled], minlength=loaded.grade_set.count))
+    networks = {name: PriorCorrected(one, counts).to(loaded.device).eval() for name, one in loaded.networks.items()}
+    return replace(loaded, networks=networks, prior_corrected=True)
 
 
 def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:

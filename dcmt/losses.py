@@ -5,6 +5,9 @@ Weights are applied only in ``dcmt.mean_teacher``, where the total of Eq. 5 is c
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,6 +41,63 @@ def probability_consistency(student_logits: Tensor, teacher_logits: Tensor, *, t
     """
     teacher = teacher_logits.detach().float() / temperature
     return F.mse_loss(student_logits.float().softmax(1), teacher.softmax(1))
+
+
+def soft_labels(grades: Tensor, count: int, *, spread: float = 0.0) -> Tensor:
+    """Targets (L, K) of grades (L,): 1 − spread for the grade, and ``spread`` shared by its neighbours on the scale.
+
+    Label smoothing (Szegedy et al. 2016) within ± 1 grade, the usual disagreement of readers of KL grades; spread in [0, 1).
+    A grade at an end has one neighbour, which gets all of it.
+    """
+    kernel = torch.eye(count, device=grades.device)
+    neighbours = torch.diag(torch.ones(count - 1, device=grades.device), 1)
+    neighbours = neighbours + neighbours.T
+    kernel = (1 - spread) * kernel + spread * neighbours / neighbours.sum(1, keepdim=True)
+    return kernel[grades]
+
+
+def ordinal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of P(grade ≥ k), mean over images and the K − 1 thresholds k: a miss by two grades costs more.
+
+    The loss of CORAL (Cao et al. 2020, arXiv 1901.07884), with the cumulative probabilities of the softmax in place of a head
+    of its own: logits and targets (B, K) → scalar ≥ 0. (CORN's conditional probabilities, Shi et al. 2023, would give the
+    cross-entropy itself.) Only ``logits`` get a gradient.
+    """
+    log_p = logits.float().log_softmax(1)
+    at_least = log_p.flip(1).logcumsumexp(1).flip(1)[:, 1:]
+    below = log_p.logcumsumexp(1)[:, :-1]
+    wanted = targets.detach().float().flip(1).cumsum(1).flip(1)[:, 1:]
+    return -(wanted * at_least + (1 - wanted) * below).mean()
+
+
+class Mixture(NamedTuple):
+    """How the images of a batch are mixed: each with weight λ ≥ ½ with the one at its place in ``order``."""
+
+    weight: float
+    order: Tensor
+
+
+def draw_mixture(count: int, alpha: float) -> Mixture:
+    """λ = max(λ', 1 − λ'), λ' ~ Beta(α, α), and a random order of ``count`` images, from torch's global generator.
+
+    Mixup (Zhang et al. 2018, arXiv 1710.09412); λ ≥ ½ as in MixMatch, so that labeled images stay mostly labeled ones.
+    """
+    weight = float(torch.distributions.Beta(alpha, alpha).sample())
+    return Mixture(max(weight, 1 - weight), torch.randperm(count))
+
+
+def mixed(values: Tensor, mixture: Mixture) -> Tensor:
+    """λ x + (1 − λ) x[order], of images or targets; (B, …) → (B, …)."""
+    return torch.lerp(values[mixture.order.to(values.device)], values, mixture.weight)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−Σ_k q_k log p_k, mean over images: cross-entropy with soft targets q; p = softmax of the logits.
+
+    Both (B, K), rows of ``targets`` sum to 1 → scalar ≥ 0; smallest, the mean entropy of q, where p = q. Only ``logits`` get
+    a gradient.
+    """
+    return F.cross_entropy(logits.float(), targets.detach().float())
 
 
 def attention_consistency(student_attention: Tensor, teacher_attention: Tensor) -> Tensor:

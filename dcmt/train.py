@@ -21,6 +21,7 @@ from dcmt.mean_teacher import MeanTeacher
 from dcmt.network import build_network
 from dcmt.validation import GraderValidation
 from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
+from knee.data.targets import read_targets
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.launch import new_or_resumed
 from knee.engine.lock import RunLock
@@ -31,6 +32,7 @@ from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.nn.weights import packaged_file
 from knee.task import Task
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
         checkpoint = latest_checkpoint(run) if resume else None
         if resume and not external_model:
             refuse_external(config, fresh=checkpoint is None)
+        origin = targets_used(config, checkpoint)
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
         if checkpoint is None:
             record_data(run, data)
@@ -85,7 +88,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
             checkpoint=checkpoint,
             command="python train.py --resume {run}",
             next_command="dcmt evaluate {run}",
-            state=prompts_used(config, data.grade_set, checkpoint),
+            state={**prompts_used(config, data.grade_set, checkpoint), **origin},
             validation=partial(
                 GraderValidation, data, device=device, attention=config.attention, cases=config.report.cases
             ),
@@ -93,13 +96,18 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
 
 
 def training_batches(config: GraderConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:
-    """The two streams of a config: labeled images with dilated masks, and unlabeled ones."""
+    """The two streams of a config: labeled images with dilated masks, and unlabeled ones or those with soft targets."""
+    targets = None
+    if config.data.targets:
+        path = Path(config.data.targets)
+        targets = read_targets(path, data.manifest, data.split, grades=data.grade_set.count)
     return TrainingBatches(
         data,
         config.data,
         config.views,
         rows=data.labeled,
-        unlabeled=data.unlabeled,
+        unlabeled=data.unlabeled if targets is None else targets.rows,
+        targets=None if targets is None else targets.probabilities,
         dilation=config.data.mask_dilation,
         seed=config.fit.seed,
         device=device,
@@ -116,7 +124,7 @@ def refuse_external(config: GraderConfig, *, fresh: bool = False) -> None:
         from clip_koa.build import refuse_external_models
 
         refuse_external_models(config.clip, fresh=fresh and not config.model.start)
-    elif fresh and config.model.pretrained:
+    elif fresh and config.model.pretrained and packaged_file(config.model.backbone) is None:
         raise UserError(
             f"the run has no checkpoint yet, so resuming would download the weights of {config.model.backbone}; add {EXTERNAL} "
             "if you want that, or start a new run"
@@ -159,6 +167,7 @@ def build_grader(
         detach_classifier=config.attention.detach_classifier,
         pretrained=config.model.pretrained and fresh,
         weights=config.model.weights if fresh else "",
+        frozen_stages=config.model.frozen_stages,
         normalise=config.model.normalise,
         mean=0.5 if mean is None else mean,
         std=0.25 if std is None else std,
@@ -221,6 +230,16 @@ def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: M
             f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config has {normalise}; "
             f"give --model.normalise {before.model.normalise}, or remove model.start"
         )
+
+
+def targets_used(config: GraderConfig, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """The hash of the soft targets, if any. Raises UserError if a resumed run was trained with others."""
+    if not config.data.targets:
+        return {}
+    found = file_hash(Path(config.data.targets))
+    if checkpoint is not None and checkpoint.state.get("targets_sha256") != found:
+        raise UserError(f"{config.data.targets} changed since the run was started; restore it, or start a new run")
+    return {"targets_sha256": found}
 
 
 def prompts_used(config: GraderConfig, grade_set: GradeSet, checkpoint: Checkpoint | None) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from knee.errors import Faults, UserError
 from knee.io.unique_yaml import read_unique
 
 _KEYS = ("name", "title", "best_metric", "grades")
-BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent")
-"""The metrics that can select the best checkpoint: computed during training; larger is better."""
+_OPTIONAL = ("disease_from",)
+BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "balanced_accuracy", "kappa_balanced")
+"""The metrics that can select the best checkpoint: computed during training; larger is better. kappa_balanced is the mean of
+kappa and balanced accuracy: unlike kappa alone, it falls if a grade in the middle is never predicted."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class GradeSet:
     names: tuple[str, ...]
     descriptions: tuple[str, ...]
     best_metric: str
+    disease_from: int = 1
+    """The first grade that counts as disease, from 1 to K − 1."""
 
     @property
     def count(self) -> int:
@@ -74,7 +78,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
     """The grade set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file.
 
     The file has ``name``, ``title``, ``best_metric`` (one of ``BEST_METRICS``) and ``grades``: a list of ``name`` and
-    ``description``, grade 0 first.
+    ``description``, grade 0 first; and if it is not 1, ``disease_from``.
 
     Raises:
         UserError: no such set or file; Faults: all errors in the file.
@@ -99,6 +103,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
         names=tuple(grade["name"] for grade in grades),
         descriptions=tuple(grade["description"].strip() for grade in grades),
         best_metric=content["best_metric"],
+        disease_from=content.get("disease_from", 1),
     )
 
 
@@ -112,7 +117,9 @@ def grade_set_yaml(grade_set: GradeSet) -> str:
         {"name": name, "description": description}
         for name, description in zip(grade_set.names, grade_set.descriptions, strict=True)
     ]
-    head = {"name": grade_set.name, "title": grade_set.title, "best_metric": grade_set.best_metric}
+    head: dict[str, Any] = {"name": grade_set.name, "title": grade_set.title, "best_metric": grade_set.best_metric}
+    if grade_set.disease_from != 1:
+        head["disease_from"] = grade_set.disease_from
     return yaml.safe_dump({**head, "grades": grades}, sort_keys=False, allow_unicode=True)
 
 
@@ -137,7 +144,9 @@ def _faults(content: Any) -> list[str]:
     if not isinstance(content, dict):
         return ["is not a mapping with the keys " + ", ".join(_KEYS)]
     faults = [f"key '{key}' is missing" for key in _KEYS if key not in content]
-    faults += [f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in _KEYS]
+    faults += [
+        f"key '{key}' is unknown; the keys are {', '.join(_KEYS)}" for key in content if key not in (*_KEYS, *_OPTIONAL)
+    ]
     faults += [f"'{key}' is not text" for key in _KEYS[:3] if key in content and not isinstance(content[key], str)]
     if isinstance(content.get("name"), str) and not content["name"].strip():
         faults.append("'name' is empty; write a short name, such as kl")
@@ -149,6 +158,9 @@ def _faults(content: Any) -> list[str]:
     grades = content.get("grades", [])
     if "grades" in content and (not isinstance(grades, list) or len(grades) < 2):
         return [*faults, "'grades' is not a list of at least two grades"]
+    first = content.get("disease_from", 1)
+    if isinstance(first, bool) or not isinstance(first, int) or not 0 < first < len(grades):
+        faults.append(f"'disease_from' is {first!r}; write a grade from 1 to {max(len(grades) - 1, 1)}")
     for number, grade in enumerate(grades):
         if not isinstance(grade, dict) or set(grade) != {"name", "description"}:
             faults.append(f"grade {number} does not have exactly the keys name and description")

@@ -23,6 +23,8 @@ Integers = NDArray[np.int64]
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 """The IoU thresholds of TIoU (Huo et al. 2020, section 3.3)."""
+OPERATING_POINTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""Thresholds on the probability of disease, from which a knee counts as diseased."""
 
 
 class Reliability(NamedTuple):
@@ -130,29 +132,53 @@ def reliability(probabilities: Any, grades: Any, *, bins: int = 15) -> Reliabili
 def grading_metrics(probabilities: Any, grades: Any, grade_set: GradeSet) -> dict[str, float]:
     """Every grading metric by name, from probabilities (N, K) and grades (N,).
 
-    ``accuracy``, ``recall``, ``precision``, ``macro_f1`` and ``auc`` (macro over the grades that cases have; AUC one
-    versus rest), ``kappa``, ``adjacent``, ``mae`` (grades), ``ece``, and ``recall_0``, ``precision_0``, ``f1_0``,
+    ``accuracy``, ``balanced_accuracy`` (macro recall), ``recall``, ``precision``, ``macro_f1`` and ``auc`` (macro over the
+    grades that cases have; AUC one versus rest), ``kappa``, ``kappa_balanced`` (mean of kappa and balanced accuracy),
+    ``adjacent``, ``mae`` (grades), ``ece``, those of `disease_metrics`, and ``recall_0``, ``precision_0``, ``f1_0``,
     ``auc_0`` … of each grade. NaN where undefined. Raises ValueError if the values are not probabilities of the grade
     set's grades.
     """
     probabilities, grades = checked(probabilities, grades)
     if probabilities.shape[1] != grade_set.count:
         raise ValueError(f"probabilities of {probabilities.shape[1]} grades; {grade_set.name} has {grade_set.count}")
-    values = weighted_metrics(probabilities, grades, np.ones((1, len(grades))))
+    values = weighted_metrics(probabilities, grades, np.ones((1, len(grades))), disease_from=grade_set.disease_from)
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def weighted_metrics(probabilities: Floats, grades: Integers, weights: Floats) -> dict[str, Floats]:
+def weighted_metrics(
+    probabilities: Floats, grades: Integers, weights: Floats, *, disease_from: int = 1
+) -> dict[str, Floats]:
     """The metrics of `grading_metrics` for S weightings of the cases at once.
 
-    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts. Each value is (S,); NaN where
-    undefined, for example if all weights are 0.
+    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts; ``disease_from`` as in
+    `disease_metrics`. Each value is (S,); NaN where undefined, for example if all weights are 0.
     """
     count = probabilities.shape[1]
     values = confusion_metrics(weighted_confusion(grades, probabilities.argmax(axis=1), weights, count=count))
     aucs = np.stack([_auc(probabilities[:, grade], grades == grade, weights) for grade in range(count)], axis=1)
     values |= {"auc": _mean_of_known(aucs), "ece": _calibration_error(probabilities, grades, weights, bins=15)}
+    values |= disease_metrics(probabilities[:, disease_from:].sum(axis=1), grades >= disease_from, weights)
     return values | {f"auc_{grade}": aucs[:, grade] for grade in range(count)}
+
+
+def disease_metrics(probability: Floats, diseased: NDArray[np.bool_], weights: Floats) -> dict[str, Floats]:
+    """Detection of disease: grades from ``disease_from`` of the grade set on, such as KL ≥ 2, against lower ones.
+
+    Probability of disease (N,), whether a case is diseased (N,), weights (S, N) → ``auc_disease`` (ROC), and for each
+    threshold t of ``OPERATING_POINTS`` ``sensitivity_t``, ``specificity_t`` and ``net_benefit_t``: the share of true positives
+    minus t / (1 − t) times the share of false positives, the ordinate of a decision curve (Vickers and Elkin 2006,
+    doi:10.1177/0272989X06295361). Each (S,); a case is positive if its probability is at least t.
+    """
+    values = {"auc_disease": _auc(probability, diseased, weights)}
+    total, positives = weights.sum(axis=1), weights @ diseased.astype(np.float64)
+    for threshold in OPERATING_POINTS:
+        # A float32 softmax of exact halves may be off by 1e-8.
+        called = probability >= threshold - 1e-6
+        found, false = (weights @ (called & group).astype(np.float64) for group in (diseased, ~diseased))
+        values[f"sensitivity_{threshold:g}"] = _ratio(found, positives)
+        values[f"specificity_{threshold:g}"] = 1 - _ratio(false, total - positives)
+        values[f"net_benefit_{threshold:g}"] = _ratio(found - false * threshold / (1 - threshold), total)
+    return values
 
 
 def confusion(grades: NDArray[np.int64], predicted: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -183,12 +209,16 @@ def confusion_metrics(confusion: Floats) -> dict[str, Floats]:
     precision = np.where(support > 0, hits / np.maximum(given, 1e-12), np.nan)
     f1 = np.where(support > 0, _ratio(2 * hits, support + given), np.nan)
     by_chance = np.einsum("sk,sl,kl->s", support, given, distance**2)
+    balanced = _mean_of_known(recall)
+    kappa = 1 - _ratio(np.einsum("skl,kl->s", confusion, distance**2) * total, by_chance)
     values = {
         "accuracy": _ratio(hits.sum(axis=1), total),
-        "recall": _mean_of_known(recall),
+        "balanced_accuracy": balanced,
+        "recall": balanced,
         "precision": _mean_of_known(precision),
         "macro_f1": _mean_of_known(f1),
-        "kappa": 1 - _ratio(np.einsum("skl,kl->s", confusion, distance**2) * total, by_chance),
+        "kappa": kappa,
+        "kappa_balanced": (kappa + balanced) / 2,
         "adjacent": _ratio(np.einsum("skl,kl->s", confusion, distance <= 1), total),
         "mae": _ratio(np.einsum("skl,kl->s", confusion, distance), total),
     }

@@ -44,6 +44,8 @@ class Batch(NamedTuple):
     """(L,) bool."""
     content: Tensor | None = None
     """(B, H, W) uint8, 0 in the padding, before it is marked in the images; None without padding."""
+    targets: Tensor | None = None
+    """(B − L, K) float32: predicted probabilities of the grades for the unlabeled images, if there are any."""
 
 
 class StepLosses(NamedTuple):

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from dcmt.loaded import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images
+from dcmt.loaded import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images, with_prior_correction
 from knee.data.prepare import KneeData
 from knee.errors import Faults, UserError
 from knee.evaluation.figures import confusion_figure, save_figure
 from knee.evaluation.report import difference, report
-from knee.evaluation.summary import metric_table
+from knee.evaluation.summary import metric_table, operating_table
 from knee.io.files import refuse_existing, write_json
 from knee.io.tables import shortened
 
@@ -44,19 +44,32 @@ def compare_command(options: argparse.Namespace) -> int:
     written = [options.out / name for name in ("comparison.json", "confusion.png")] if options.out else []
     for path in written:
         refuse_existing(path, force=options.force)
-    values = compare(first, second, titles, split=options.split, network=options.network, flip=options.flip)
+    values = compare(
+        first,
+        second,
+        titles,
+        split=options.split,
+        network=options.network,
+        flip=options.flip,
+        prior_correction=options.prior_correction,
+    )
     runs = values["runs"]
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
     grades = runs[titles[0]]["grades"]
     networks = f"{options.network} of both" + (", flip TTA" if options.flip_tta else "")
+    networks += ", prior correction" if options.prior_correction else ""
     log.info(
         f"{networks}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, with the same samples for both"
     )
     for line in metric_table(columns):
         log.info(line)
-    log.info("F1 by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
-    for line in metric_table(columns, names=[f"f1_{grade}" for grade in range(len(grades))])[1:]:
+    log.info("F1 and recall by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
+    by_grade = [f"{name}_{grade}" for name in ("f1", "recall") for grade in range(len(grades))]
+    for line in (
+        *metric_table(columns, names=by_grade)[1:],
+        *operating_table(columns, grades, first.grade_set.disease_from),
+    ):
         log.info(line)
     if written:
         numbers, figure = written
@@ -155,7 +168,14 @@ def _unpaired(first: pd.DataFrame, second: pd.DataFrame, data: KneeData, others:
 
 
 def compare(
-    first: LoadedRun, second: LoadedRun, titles: tuple[str, str], *, split: str, network: str, flip: bool
+    first: LoadedRun,
+    second: LoadedRun,
+    titles: tuple[str, str],
+    *,
+    split: str,
+    network: str,
+    flip: bool,
+    prior_correction: bool = False,
 ) -> dict[str, Any]:
     """``runs``: both reports under their titles, and ``difference``: the second minus the first with paired intervals."""
     for loaded in (first, second):
@@ -163,6 +183,8 @@ def compare(
             raise UserError(f"{loaded.run.path} has no {network}; compare the teachers with --network teacher")
     data = load_data(first)
     others = load_data(second)
+    if prior_correction:
+        first, second = with_prior_correction(first, data), with_prior_correction(second, others)
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"the split has no {split} images; compare on another by --split")
@@ -179,6 +201,7 @@ def compare(
         "split": split,
         "network": network,
         "flip_tta": first.flip_tta,
+        "prior_corrected": first.prior_corrected,
         "first": titles[0],
         "second": titles[1],
         "runs": {

@@ -19,13 +19,14 @@ from dcmt.loaded import (
     manifest_changed,
     masks_by_segmenter,
     refuse_trained_images,
+    with_prior_correction,
 )
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, predictions_table, report
-from knee.evaluation.summary import grade_table, metric_table
+from knee.evaluation.summary import grade_table, metric_table, operating_table
 from knee.io.files import write_json
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
     )
     refuse_trained_images(loaded.run.path, loaded.kind, split, allowed=options.trained_on)
     data = load_data(loaded)
+    if options.prior_correction:
+        loaded = with_prior_correction(loaded, data)
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"the split has no {split} images; evaluate another with --split")
@@ -54,6 +57,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
         "checkpoint_step": loaded.checkpoint.step,
         "trained_on": split == "train" and is_trained(loaded.kind),
         "flip_tta": loaded.flip_tta,
+        "prior_corrected": loaded.prior_corrected,
         "manifest_changed": manifest_changed(loaded, data),
         "left_out": data.split.absent[split],
         "best_iou_of_grid": best_reachable(loaded, data, rows),
@@ -129,6 +133,8 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
         lines.append(f"{left_out} are left out: not in the manifest, or bad rows")
     if origin["flip_tta"]:
         lines.append("flip TTA: predictions are averaged over each image and its horizontal flip")
+    if origin["prior_corrected"]:
+        lines.append("predictions are corrected for the distribution of the training labels")
     lines += [
         f"{last['graded']} graded images of {last['graded_patients']} patients; {last['interval']['level']:.0%} intervals, "
         "bootstrap over patients",
@@ -137,7 +143,10 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
     if grid is not None:
         masks = f"{GRID_MASKS} of these {last['with_mask']}" if last["with_mask"] > GRID_MASKS else "these"
         lines.append(f"{'':18}the best IoU that the attention grid can reach on {masks} masks is {grid:.3f}")
-    lines += grade_table(last) if last["graded"] else []
+    if last["graded"]:
+        lines += grade_table(last)
+        shown = {name: reports[name]["metrics"] for name in names}
+        lines += operating_table(shown, last["grades"], data.grade_set.disease_from)
     if origin["masks_by_segmenter"]:
         lines.append(
             f"{'':18}{origin['masks_by_segmenter']} of the masks were predicted by a segmenter: on these, TIoU measures "

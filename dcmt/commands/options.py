@@ -109,6 +109,11 @@ def split(parser: Parser) -> None:
 
 
 config_command("train", "train a grader (train --help lists every option)", runs="dcmt.train:train_command")
+config_command(
+    "self-train",
+    "train in rounds, each on soft targets for the unlabeled images (self-train --help lists every option)",
+    runs="dcmt.self_training:self_train_command",
+)
 group("segment", "train the cartilage segmenter, or write masks with it")
 
 
@@ -164,6 +169,14 @@ def _flip_tta_option(parser: Parser) -> None:
     )
 
 
+def _prior_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--prior-correction",
+        action="store_true",
+        help="divide the probabilities by the frequencies of the training labels, which favors rare grades (balanced accuracy)",
+    )
+
+
 def _flip_option(parser: Parser) -> None:
     parser.add_argument(
         "--flip",
@@ -204,6 +217,7 @@ def evaluate(parser: Parser) -> None:
     _trained_on_option(parser)
     _flip_option(parser)
     _flip_tta_option(parser)
+    _prior_option(parser)
 
 
 @command(
@@ -254,6 +268,7 @@ def compare(parser: Parser) -> None:
     _trained_on_option(parser)
     _flip_option(parser)
     _flip_tta_option(parser)
+    _prior_option(parser)
 
 
 @command(

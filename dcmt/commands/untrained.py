@@ -174,6 +174,13 @@ def _keep(run: RunFolder, network: nn.Module, config: GraderConfig, data: KneeDa
 
 
 def _evaluate(run: RunFolder, options: argparse.Namespace, device: str) -> int:
-    chosen = {"run": run.path, "checkpoint": "last", "device": device, "flip": True, "flip_tta": False}
+    chosen = {
+        "run": run.path,
+        "checkpoint": "last",
+        "device": device,
+        "flip": True,
+        "flip_tta": False,
+        "prior_correction": False,
+    }
     chosen["external_model"] = True  # the model comes from the user's own config
     return evaluate_command(argparse.Namespace(**chosen, split=options.split, trained_on=options.trained_on))

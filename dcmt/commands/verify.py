@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dcmt.loaded import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
+from dcmt.loaded import (
+    LoadedRun,
+    best_reachable,
+    grade_rows,
+    load_data,
+    load_run,
+    masks_by_segmenter,
+    with_prior_correction,
+)
 from knee.data.prepare import KneeData
 from knee.engine.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError
@@ -157,6 +165,8 @@ def _weight_faults(
 ) -> tuple[list[str], float]:
     """Stored values that weights and manifest do not reproduce, and the largest difference of a probability."""
     data = load_data(loaded)
+    if reported.get("prior_corrected") is True:
+        loaded = with_prior_correction(loaded, data)
     rows = _rows_of(table, data, split)
     precision = loaded.checkpoint.precision
     tolerance = PROBABILITY_TOLERANCE[precision]

@@ -3,6 +3,7 @@
     python -m experiments.results phantom                             the phantom, three seeds: make results
     python -m experiments.results phantom --full                      30 and 50 % of the labels too: make results-full
     python -m experiments.results radiographs --radiographs FOLDER    the published radiographs: make results-radiographs
+    python -m experiments.results radiographs_pretrained --radiographs FOLDER   from ImageNet weights: make results-pretrained
     python -m experiments.results radiographs_gpu --radiographs FOLDER   larger networks, on a GPU: make results-radiographs-gpu
     python -m experiments.results phantom --tables-only               tables and figure from the stored runs, no training
 
@@ -18,8 +19,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.results.headline import write_headline
 from experiments.results.jobs import ROOT, Job, fingerprint, make_job
 from experiments.results.phantom import PHANTOM
+from experiments.results.pretrained import RADIOGRAPHS_PRETRAINED
 from experiments.results.radiographs import RADIOGRAPHS, RADIOGRAPHS_GPU
 from experiments.results.statistics import SAMPLES, Results
 from experiments.results.store import read_result
@@ -30,7 +33,7 @@ from experiments.side_by_side import Work, side_by_side
 from knee.errors import UserError
 
 OUT = ROOT / "docs" / "results"
-STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS, RADIOGRAPHS_GPU)}
+STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS, RADIOGRAPHS_PRETRAINED, RADIOGRAPHS_GPU)}
 TRIAL_STEPS, TRIAL_SAMPLES = 20, 200
 
 
@@ -62,6 +65,10 @@ def _run(options: argparse.Namespace, study: Study) -> int:
     results = load_results(study, out / "runs", samples=options.samples, more=options.train)
     if results.runs:
         write_tables(results, out)
+        if study in (RADIOGRAPHS, RADIOGRAPHS_PRETRAINED):
+            starts = {"random": RADIOGRAPHS, "imagenet": RADIOGRAPHS_PRETRAINED}
+            found = {name: results if one is study else load_results(one, out / "runs") for name, one in starts.items()}
+            write_headline(found, out)
     elif options.tables_only:
         raise UserError(f"no run of {study.name} is stored in {out / 'runs'}; give another folder by --out")
     if results.stale:

@@ -18,7 +18,7 @@ from segmentation.config import SegmenterConfig
 
 ROOT = Path(__file__).parents[2]
 _NO_EFFECT = (
-    "name", "runs", "report.", "data.manifest", "data.split", "data.cache", "data.workers",
+    "name", "runs", "report.", "data.manifest", "data.split", "data.cache", "data.workers", "data.targets",
     "fit.threads", "fit.log_every", "fit.checkpoint_minutes", "fit.precision",
 )  # fmt: skip
 """Options without effect on the numbers, but for their last digits; a result records its precision."""
@@ -41,6 +41,8 @@ class Job(NamedTuple):
     """Of train.py, without the paths of data and run."""
     tta: bool
     """Predict the horizontal flips too."""
+    rounds: tuple[str, ...] = ()
+    """Options of `dcmt self-train`, which then trains the run."""
 
     @property
     def name(self) -> str:
@@ -62,8 +64,11 @@ def make_job(study: Study, run: Run, data: dict[str, Any], *, more: Sequence[str
         "data": data,
         "config": split_private(config)[0],
     }
+    rounds = study.row(run.row).rounds
+    if rounds:
+        about["rounds"] = list(rounds)
     arguments = (*shared, f"--data.labeled_fraction={run.fraction:g}", f"--fit.seed={run.seed}")
-    return Job(about, arguments, tta=any("TTA" in network for network in study.networks))
+    return Job(about, arguments, tta=any("TTA" in network for network in study.networks), rounds=rounds)
 
 
 def row_arguments(study: Study, row: Row, fraction: float, more: Sequence[str] = ()) -> tuple[str, ...]:
@@ -93,7 +98,8 @@ def fingerprint(about: Mapping[str, Any]) -> str:
         segmenter = deciding(SegmenterConfig, data["phantom"]["segmenter"])
         data = {"phantom": {**data["phantom"], "segmenter": segmenter}}
     config = deciding(GraderConfig, about["config"])
-    return digest([config, data, about["checkpoint"], about.get("version", 1)])
+    rounds = [about["rounds"]] if "rounds" in about else []
+    return digest([config, data, about["checkpoint"], about.get("version", 1), *rounds])
 
 
 def deciding(kind: type[GraderConfig | SegmenterConfig], values: Mapping[str, Any]) -> dict[str, Any]:

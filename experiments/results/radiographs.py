@@ -26,9 +26,17 @@ _FLIP_LOSSES = ("--loss.symmetry=true", "--loss.flip_consistency=10")
 
 ROWS = (
     Row("supervised", "Supervised", ("kl_xray.yaml", "rows/supervised.yaml"), TTA),
-    Row("mean_teacher", "Mean teacher", _MEAN_TEACHER, TTA, _CONSISTENCY),
-    Row("mean_teacher_mirror", "Mean teacher, flip-averaged targets", ("kl_xray.yaml",), TTA, _NO_MASKS),
-    Row("clip_koa", "Mean teacher, CLIP-KOA head", ("dcmt_clip_koa.yaml",), TTA, _NO_MASKS),
+    Row("mean_teacher", "Mean teacher", _MEAN_TEACHER, TTA, _CONSISTENCY, kind="semi"),
+    Row("mean_teacher_mirror", "Mean teacher, flip-averaged targets", ("kl_xray.yaml",), TTA, _NO_MASKS, kind="semi"),
+    Row(
+        "clip_koa",
+        "Mean teacher, CLIP-KOA head",
+        ("dcmt_clip_koa.yaml",),
+        TTA,
+        _NO_MASKS,
+        kind="semi",
+        twin="clip_koa_supervised",
+    ),
     # How much of the row above is due to its head, not to unlabeled images:
     Row(
         "clip_koa_supervised",
@@ -36,9 +44,17 @@ ROWS = (
         ("dcmt_clip_koa.yaml",),
         TTA,
         (*_NO_MASKS, "--loss.probability_consistency=0", "--data.unlabeled_per_batch=0"),
+        kind="twin",
     ),
     # and to its flip losses.
-    Row("mean_teacher_flip", "Mean teacher, flip losses", _MEAN_TEACHER, TTA, (*_CONSISTENCY, *_FLIP_LOSSES)),
+    Row(
+        "mean_teacher_flip",
+        "Mean teacher, flip losses",
+        _MEAN_TEACHER,
+        TTA,
+        (*_CONSISTENCY, *_FLIP_LOSSES),
+        kind="semi",
+    ),
 )
 
 _MAIN = ("supervised", "mean_teacher_mirror", "clip_koa")

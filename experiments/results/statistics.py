@@ -14,6 +14,7 @@ from experiments.results.store import Stored
 from experiments.results.study import Cell, Network, Run, Study
 from knee.errors import UserError
 from knee.evaluation.intervals import patient_weights, percentile_interval
+from knee.grades import load_grade_set
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
 from knee.nn.flips import jensen_shannon
 
@@ -100,23 +101,24 @@ class Results:
         run = self.run(cell, seed)
         key = run.name, network
         if key not in self._known:
-            self._known[key] = draws(run, network, samples=self.samples)
+            first = load_grade_set(self.study.grade_set).disease_from
+            self._known[key] = draws(run, network, samples=self.samples, disease_from=first)
         return self._known[key]
 
 
-def draws(run: Stored, network: Network, *, samples: int) -> dict[str, Floats]:
+def draws(run: Stored, network: Network, *, samples: int, disease_from: int = 1) -> dict[str, Floats]:
     """Each metric of a network as (1 + samples,): its value, then its values for resampled patients.
 
     The draws depend only on the patients and grades of the test images.
     """
-    statistics = _statistics(run, network)
+    statistics = _statistics(run, network, disease_from)
     seed = zlib.crc32(np.stack([run.patients, run.grades]).astype("<i8").tobytes())
     weightings = [np.ones((1, len(run.grades))), *patient_weights(run.patients, samples=samples, seed=seed)]
     found = [statistics(weights) for weights in weightings]
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
-def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, Floats]]:
+def _statistics(run: Stored, network: Network, disease_from: int) -> Callable[[Floats], dict[str, Floats]]:
     """A function of weights (S, N) that gives every metric, each (S,)."""
     probabilities, grades = run.probabilities(network), run.grades
     means: dict[str, Floats] = {}
@@ -129,7 +131,7 @@ def _statistics(run: Stored, network: Network) -> Callable[[Floats], dict[str, F
         means["flip_divergence"] = jensen_shannon(torch.tensor(probabilities), torch.tensor(flipped)).numpy()
 
     def statistics(weights: Floats) -> dict[str, Floats]:
-        of_grades = weighted_metrics(probabilities, grades, weights)
+        of_grades = weighted_metrics(probabilities, grades, weights, disease_from=disease_from)
         return of_grades | {name: weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics

@@ -29,6 +29,12 @@ class Row:
     options: tuple[str, ...] = ()
     trained_as: str = ""
     """The row whose runs this one evaluates, where it has none of its own."""
+    rounds: tuple[str, ...] = ()
+    """Options of `dcmt self-train`, which then trains the row."""
+    kind: Literal["labels_only", "semi", "twin"] = "labels_only"
+    """semi: uses unlabeled images; twin: as a semi row, but its extra terms see the labeled images only."""
+    twin: str = ""
+    """The twin of a semi row."""
 
 
 class Cell(NamedTuple):

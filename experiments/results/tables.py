@@ -20,7 +20,8 @@ from knee.io.files import write_text
 
 TITLES = {
     "recall": "Recall", "macro_f1": "F1", "auc": "AUC", "tiou": "TIoU", "accuracy": "Accuracy", "kappa": "Kappa",
-    "adjacent": "Adjacent", "ece": "ECE", "flip_changed": "Flip changed", "flip_divergence": "Flip JSD",
+    "adjacent": "Adjacent", "balanced_accuracy": "Balanced accuracy", "mae": "MAE", "auc_disease": "AUC of KL ≥ 2",
+    "recall_1": "Recall of grade 1", "ece": "ECE", "flip_changed": "Flip changed", "flip_divergence": "Flip JSD",
 }  # fmt: skip
 _NOTHING = "–"
 _MARKERS = "osD^vhp"

@@ -110,13 +110,16 @@ def make_data(plan: DataPlan, seed: int, work: Path, version: int) -> Data:
 def run_job(job: Job, data: Data, work: Path, out: Path, threads: int = 1) -> None:
     """Train the run below ``work``, or resume it, and store its result in ``out``. Raises UserError."""
     path = run_path(job, work)
-    if path.exists():
+    where = [f"--data.manifest={data.manifest}", f"--data.split={data.split}", f"--runs={work}", f"--name={path.name}"]
+    arguments = ["train", *job.arguments, *where, f"--fit.threads={threads}"]
+    if job.rounds:  # continues by itself
+        arguments[:1] = ["self-train", *job.rounds]
+    elif path.exists():
         arguments = ["train", "--resume", str(path)]
-    else:
-        arguments = ["train", *job.arguments, f"--data.manifest={data.manifest}", f"--data.split={data.split}"]
-        arguments += [f"--runs={work}", f"--name={path.name}", f"--fit.threads={threads}"]
     if dcmt(arguments):
         raise UserError(f"{job.name}: training failed")
+    if job.rounds:
+        path = last_round(path)
     last = RunFolder(path).checkpoints.latest()[0]
     fit = job.about["config"]["fit"]
     if last is None or (last.step < fit["steps"] and not fit["epochs"]):
@@ -125,6 +128,14 @@ def run_job(job: Job, data: Data, work: Path, out: Path, threads: int = 1) -> No
     table = predict_test(loaded, load_data(loaded), tta=job.tta)
     write_result(out, table, _about(job, loaded, seconds=last.state["progress"]["seconds"]))
     _keep_one_checkpoint(loaded)
+
+
+def last_round(folder: Path) -> Path:
+    """The run of the last round of self-training. Raises UserError if it has not been reached."""
+    runs = sorted(folder.glob("*round*-s*/config.yaml"), key=lambda path: path.parent.name.partition("round")[2])
+    if not runs or runs[-1].parent.name.startswith("round0"):
+        raise UserError(f"{folder}: stopped before its last round; the same command continues it")
+    return runs[-1].parent
 
 
 def run_path(job: Job, work: Path) -> Path:
@@ -138,7 +149,7 @@ def _about(job: Job, loaded: LoadedRun, *, seconds: float) -> dict[str, Any]:
     return {
         **{name: value for name, value in job.about.items() if name not in ("data", "config")},
         "commit": state["versions"]["dcmt"],
-        "steps": job.about["config"]["fit"]["steps"],
+        "steps": loaded.config.fit.steps if not loaded.config.fit.epochs else state["progress"]["step"],
         "checkpoint_step": loaded.checkpoint.step,
         "seconds": round(float(seconds), 1),
         "device": _device(loaded),

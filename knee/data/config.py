@@ -26,6 +26,8 @@ class DataConfig:
     """Labeled images in a batch."""
     unlabeled_per_batch: int = 10
     """Unlabeled images in a batch; 0 trains on the labeled images only."""
+    targets: str = ""
+    """A file of soft targets, as dcmt self-train writes it; its images replace the unlabeled ones."""
     mask_dilation: float = 18.0
     """Diameter of the ellipse that dilates the cartilage masks, in pixels of a 256-pixel image; 0 disables dilation."""
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -54,6 +56,12 @@ class DataConfig:
             "data.unlabeled_per_batch",
             self.unlabeled_per_batch,
             "from 0 to 10,000",
+        )
+        require(
+            not self.targets or self.unlabeled_per_batch > 0,
+            "data.unlabeled_per_batch",
+            self.unlabeled_per_batch,
+            "above 0 if data.targets is given",
         )
         require(0 <= self.mask_dilation <= 256, "data.mask_dilation", self.mask_dilation, "from 0 to 256 pixels")
         low, high = self.percentiles

@@ -1,7 +1,7 @@
 """Datasets and loaders: two-stream batches for training and plain batches for evaluation, from memory-mapped arrays.
 
 The arrays are read one row at a time, so memory use does not grow with the number of images. The dataset of unlabeled
-images has only pixels and row numbers; it cannot hold a grade or a mask.
+images has pixels, row numbers and at most soft targets that networks predicted; it cannot hold a grade or a mask.
 """
 
 from __future__ import annotations
@@ -31,14 +31,20 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnlabeledImages:
-    """Images without labels: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are used."""
+    """Images without labels: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are used.
+
+    ``targets`` float32 (U, K), if given, are predicted probabilities of the grades, one row for each of ``rows``.
+    """
 
     images: ImageArray
     rows: Rows
+    targets: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images)
         object.__setattr__(self, "rows", _checked_rows(self.rows, len(self.images)))
+        if self.targets is not None and len(self.targets) != len(self.rows):
+            raise ValueError(f"{len(self.targets)} targets for {len(self.rows)} rows: one per row")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,11 +113,12 @@ class LabeledViews(NamedTuple):
 
 
 class UnlabeledViews(NamedTuple):
-    """Two views (S, S) uint8 of an unlabeled image."""
+    """Two views (S, S) uint8 of an unlabeled image, and its soft target (K,) if there is one."""
 
     student: ImageArray
     teacher: ImageArray
     content: ImageArray | None = None
+    target: npt.NDArray[np.float32] | None = None
 
 
 class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
@@ -126,9 +133,10 @@ class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
     def __getitem__(self, draw: Draw) -> LabeledViews | UnlabeledViews:
         seed = draw_seed(self.seed, draw.stream, draw.position)
         if draw.stream == "unlabeled":
-            image = self.unlabeled[draw.index]
+            image, targets = self.unlabeled[draw.index], self.unlabeled.targets
             views = self.views(image, content=_content(image), seed=seed)
-            return UnlabeledViews(views.student, views.teacher, views.content)
+            target = None if targets is None else targets[draw.index]
+            return UnlabeledViews(views.student, views.teacher, views.content, target)
         item = self.labeled[draw.index]
         views = self.views(item.image, item.mask, content=_content(item.image), seed=seed)
         return LabeledViews(views.student, views.teacher, item.grade, views.mask, views.content)
@@ -152,6 +160,7 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
     for mask, item in zip(masks, labeled, strict=True):
         if item.mask is not None:
             mask[:] = item.mask
+    targets = [item.target for item in items[len(labeled) :] if isinstance(item, UnlabeledViews)]
     return Batch(
         student=torch.from_numpy(np.stack([item.student for item in items])[:, None]),
         teacher=torch.from_numpy(np.stack([item.teacher for item in items])[:, None]),
@@ -159,6 +168,7 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
         masks=torch.from_numpy(masks),
         has_mask=torch.tensor([item.mask is not None for item in labeled], dtype=torch.bool),
         content=_contents(items),
+        targets=torch.from_numpy(np.stack(known)) if (known := [one for one in targets if one is not None]) else None,
     )
 
 
@@ -189,6 +199,7 @@ def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = 
         grades=batch.grades.to(device, non_blocking=True),
         masks=batch.masks.to(device, non_blocking=True).to(torch.float32),
         has_mask=batch.has_mask.to(device, non_blocking=True),
+        targets=None if batch.targets is None else batch.targets.to(device, non_blocking=True),
     )
 
 

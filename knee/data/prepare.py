@@ -213,6 +213,7 @@ class TrainingBatches:
         seed: int,
         device: torch.device,
         channels_last: bool,
+        targets: NDArray[np.float32] | None = None,
     ) -> None:
         labeled = LabeledImages(
             data.cache.images,
@@ -223,9 +224,8 @@ class TrainingBatches:
             data.cache.has_mask,
             dilation=dilation,
         )
-        streams = TwoStreams(
-            labeled, UnlabeledImages(data.cache.images, unlabeled), Views(views, config.image_size), seed=seed
-        )
+        others = UnlabeledImages(data.cache.images, unlabeled, targets)
+        streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
         sampler = TwoStreamBatchSampler(
             range(len(rows)),
             range(len(unlabeled)),

@@ -195,15 +195,18 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return bool({"--help", "-h"} & set(arguments))
 
 
-def train_help(kind_of_config: type[Any], *, program: str, by_grades: bool = True, more: str = "") -> str:
+def train_help(
+    kind_of_config: type[Any], *, program: str, by_grades: bool = True, resumes: bool = True, more: str = ""
+) -> str:
     """The help text of a training command; ``by_grades`` false: without a labeled fraction; ``more``: additional lines."""
     fraction = "  --labeled-fraction F   short for --data.labeled_fraction F\n" if by_grades else ""
+    resume = "  --resume RUN           continue a run exactly where it stopped\n" if resumes else ""
     return (
         f"{make_parser(kind_of_config, program=program).format_help()}\n"
         "in addition:\n"
         f"{fraction}"
         "  --skip-bad             short for --data.skip_bad true: leave out bad rows and list them in RUN/local/rejected.csv\n"
-        "  --resume RUN           continue a run exactly where it stopped\n"
+        f"{resume}"
         f"{more}"
         "\nResearch use only: not a medical device, not for diagnosis."
     )

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PRIVATE = "(in local/paths.yaml)"
 UNTRAINED = ("zeroshot", "probe")
 """Kinds of run without training."""
-_PATHS = ("runs", "data.manifest", "data.split", "data.cache", "model.weights", "model.start")
+_PATHS = ("runs", "data.manifest", "data.split", "data.cache", "data.targets", "model.weights", "model.start")
 _MOST_YAML_BYTES = 1 << 18
 _FILE_SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".npy", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 

@@ -197,7 +197,10 @@ def _statistics(
             raise ValueError(f"{probabilities.shape[1]} grades predicted; {grade_set.name} has {grade_set.count}")
 
     def statistics(weights: Floats) -> dict[str, Floats]:
-        of_grades = metrics.weighted_metrics(probabilities, grades, weights[:, graded]) if graded.any() else {}
+        of_grades: dict[str, Floats] = {}
+        if graded.any():
+            first = grade_set.disease_from
+            of_grades = metrics.weighted_metrics(probabilities, grades, weights[:, graded], disease_from=first)
         return of_grades | {name: metrics.weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics

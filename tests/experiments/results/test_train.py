@@ -19,7 +19,7 @@ from dcmt.mean_teacher import MeanTeacher
 from experiments.results import train
 from experiments.results.jobs import ROOT, Job, resolved
 from experiments.results.store import predict_test, read_result
-from experiments.results.train import Data, PhantomPlan, RadiographPlan, make_data, run_job, run_path
+from experiments.results.train import Data, PhantomPlan, RadiographPlan, last_round, make_data, run_job, run_path
 from knee.engine.run import RunFolder, split_private
 from knee.errors import UserError
 from knee.images.read import write_png
@@ -78,6 +78,26 @@ def test_a_run_is_trained_stored_and_resumed(tiny_job, data, tmp_path):
     run_job(other, data, tmp_path, tmp_path / "out")
     assert run_path(other, tmp_path) != folder.path, "another config has a run folder of its own"
     assert read_result(tmp_path / "out", "tiny").about["steps"] == 1
+
+
+def test_self_training_stores_the_network_of_its_last_round(tiny_job, data, tmp_path):
+    job = tiny_job()
+    more = ("--data.unlabeled_per_batch=0", "--data.allow_missing_grades=true")
+    none = ("--loss.attention=0", "--loss.probability_consistency=0", "--loss.attention_consistency=0")
+    rounds = ("--rounds=1", "--networks=1")
+    about = {**job.about, "rounds": list(rounds)}
+    trained = job._replace(about=about, arguments=(*job.arguments, *more, *none), rounds=rounds)
+    assert run_path(trained, tmp_path) != run_path(job, tmp_path)
+    with pytest.raises(UserError, match="stopped before its last round; the same command continues it"):
+        last_round(run_path(trained, tmp_path))
+    run_job(trained, data, tmp_path, tmp_path / "out")
+    folder = run_path(trained, tmp_path)
+    assert last_round(folder) == folder / "round1-s1"
+    loaded = load_run(folder / "round1-s1", checkpoint="last", device="cpu")
+    prepared = load_data(loaded)
+    one = grade_rows(loaded, prepared, prepared.rows("test"))["teacher"]
+    found = read_result(tmp_path / "out", "tiny")
+    np.testing.assert_allclose(found.probabilities("teacher"), one.probabilities, atol=2e-4)
 
 
 def test_a_stopped_run_is_not_stored_and_is_resumed(tiny_job, data, tmp_path, monkeypatch):

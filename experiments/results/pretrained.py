@@ -1,0 +1,63 @@
+"""Few labels on real radiographs (doi:10.17632/56rmx5bjcr.1) from ImageNet weights: labels alone, self-training, its twin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.results.radiographs import RADIOGRAPHS, TTA
+from experiments.results.study import Cell, Claim, Row, grid
+
+_BASE = ("kl_pretrained.yaml",)
+_ROUNDS = ("--rounds=1", "--networks=1")
+ROWS = (
+    Row("supervised", "Supervised", _BASE, TTA),
+    Row("self_training", "Self-training", _BASE, TTA, rounds=_ROUNDS, kind="semi", twin="self_training_twin"),
+    Row(
+        "self_training_twin",
+        "Self-training, targets of labeled images only",
+        _BASE,
+        TTA,
+        rounds=(*_ROUNDS, "--twin"),
+        kind="twin",
+    ),
+)
+_NAMES = tuple(row.name for row in ROWS)
+_FEW = (0.05, 0.1, 0.25)
+PUBLISHED_CLIP_KOA = 0.7186
+
+CLAIMS = (
+    *(
+        Claim(
+            metric, Cell("self_training", fraction), Cell(second, fraction), "interval" if metric == "kappa" else "none"
+        )
+        for fraction in _FEW
+        for metric in ("kappa", "balanced_accuracy", "recall_1")
+        for second in ("supervised", "self_training_twin")
+    ),
+    Claim("kappa", Cell("supervised", 0.1), 0.75, source="goal"),
+    Claim("kappa", Cell("supervised", 1.0), 0.83, source="goal"),
+    Claim("accuracy", Cell("supervised", 1.0), 0.70, source="goal"),
+    Claim("accuracy", Cell("supervised", 1.0), PUBLISHED_CLIP_KOA, source="Jeong & Lee 2025, 400 million pairs"),
+)
+
+RADIOGRAPHS_PRETRAINED = replace(
+    RADIOGRAPHS,
+    name="radiographs_pretrained",
+    title="Few labels on real radiographs, from ImageNet weights",
+    command="make results-pretrained RADIOGRAPHS=data/knee_kl224 RESULTS=--full",
+    rows=ROWS,
+    runs=(*grid(_NAMES, [0.1], [0]), *grid(("supervised",), [1.0], [0])),
+    more_runs=(*grid(_NAMES, [0.1], [1, 2]), *grid(_NAMES, [0.05, 0.25], [0])),
+    metrics=("accuracy", "balanced_accuracy", "kappa", "adjacent", "macro_f1", "mae", "auc_disease", "recall_1", "ece"),
+    claims=CLAIMS,
+    networks=("teacher", "teacher + TTA"),
+    options=(),
+    # Every epoch of all labels; 3 validations in the runs with fewer.
+    options_at={
+        0.05: ("--fit.epochs=20", "--fit.validate_every=120"),
+        0.1: ("--fit.validate_every=120",),
+        0.25: ("--fit.epochs=6", "--fit.validate_every=180"),
+        1.0: ("--fit.epochs=5", "--fit.validate_every=361"),
+    },
+    per_grade=(0.1, 1.0),
+)
