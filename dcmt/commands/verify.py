@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dcmt.loaded import LoadedRun, best_reachable, grade_rows, load_data, load_run, masks_by_segmenter
+from dcmt.reference import for_inference, is_temperature, mode
 from knee.data.prepare import KneeData
 from knee.engine.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError
@@ -51,6 +52,8 @@ def verify_command(options: argparse.Namespace) -> int:
     evaluated = _Evaluated(from_table, table["grade"], table["patient"], loaded.grade_set)
     try:
         faults = [*_head_faults(stored, options.split, loaded.kind), *evaluated.faults(stored)]
+        faults += _temperature_faults(stored, loaded)
+        calibrated = _calibrated_as(stored, loaded)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{run.metrics(options.split)} is not a valid metrics file ({type(error).__name__}: {error}); "
@@ -61,7 +64,7 @@ def verify_command(options: argparse.Namespace) -> int:
         f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}"
     )
     if not options.no_weights:
-        weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
+        weight_faults, furthest = _weight_faults(calibrated, table, from_table, stored, options.split)
         log.info(
             f"{len(table)} images graded again with the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
             f"largest difference of a probability: {furthest:.2g}"
@@ -106,7 +109,8 @@ class _Evaluated:
         """Reported values of the networks and their difference that the stored predictions do not reproduce."""
         for name, one in self.predictions.items():
             how = _bootstrap(stored[name]["interval"])
-            again = report(one, self.grades, self.patients, self.grade_set, **how)
+            temperature = _temperature(stored[name])
+            again = report(one, self.grades, self.patients, self.grade_set, **how, temperature=temperature)
             yield from _differing(name, stored[name], again)
         name = "teacher_minus_student"
         if "student" in self.predictions:
@@ -121,6 +125,29 @@ def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[s
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
             yield f"{name}: reported {shown(stored.get(name))}, but it is {found}"
+
+
+def _temperature(part: Mapping[str, Any]) -> float | None:
+    """The temperature by which a network's stored predictions were calibrated."""
+    value = part.get("temperature")
+    if value is not None and not is_temperature(value):
+        raise ValueError(f"temperature is {shown(value)}")
+    return value
+
+
+def _calibrated_as(stored: Mapping[str, Any], loaded: LoadedRun) -> LoadedRun:
+    """The run with the temperatures of a metrics file, which may be older than those of the run."""
+    known = {name: _temperature(stored[name]) for name in loaded.bare if isinstance(stored.get(name), dict)}
+    used = {mode(name, flip_tta=loaded.flip_tta): value or 1.0 for name, value in known.items()}
+    return replace(loaded, networks=for_inference(loaded.bare, used, flip_tta=loaded.flip_tta))
+
+
+def _temperature_faults(stored: Mapping[str, Any], loaded: LoadedRun) -> Iterator[str]:
+    """Temperatures in a metrics file that are not those of the run."""
+    for name in loaded.bare:
+        used = _temperature(stored[name]) if name in stored else None
+        if used is not None and used != loaded.temperature(name):
+            yield f"{name} temperature: reported {used}, the run has {loaded.temperature(name)}; run dcmt evaluate again"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_OF_GRADES = ("accuracy", "precision", "recall", "macro_f1", "auc", "kappa", "adjacent", "mae", "ece")
+_OF_GRADES = (
+    "accuracy",
+    "precision",
+    "recall",
+    "macro_f1",
+    "auc",
+    "kappa",
+    "adjacent",
+    "mae",
+    "ece",
+    "ece_uncalibrated",
+)
 SHOWN = (*_OF_GRADES, "tiou", "flip_changed", "flip_divergence")
 _PER_GRADE = ("precision", "recall", "f1")
 Entry = Mapping[str, float | None]
