@@ -39,6 +39,8 @@ from knee.nn.temperature import RANGE, Tempered, fit_temperature
 log = logging.getLogger(__name__)
 
 _MOST_IMAGES = 2500
+_LEAST_GRADED = 30
+"""With fewer graded validation images no temperature is fitted: it would follow chance."""
 _MOST_HEADERS = 256
 _MOST_BYTES = 1 << 27
 _MOST_FEATURES = 4096
@@ -73,7 +75,7 @@ class Reference:
     """Temperatures of a checkpoint's networks, and what its training images are like."""
 
     temperatures: Mapping[str, float]
-    """By network, with ``_flip_tta`` for predictions with flip TTA; empty without graded validation images."""
+    """By network, with ``_flip_tta`` for predictions with flip TTA; empty with fewer than 30 graded validation images."""
     familiarity: Familiarity | None
     """None without training or validation images."""
     knee: NDArray[np.float32] | None
@@ -150,7 +152,11 @@ def measure(
     temperatures, familiarity = {}, None
     graded = validation[data.grades[validation] >= 0]
     options: dict[str, Any] = {"device": device, "precision": precision}
-    for name, network in bare.items() if len(graded) else ():
+    if len(graded) < _LEAST_GRADED:
+        log.info(
+            f"{len(graded)} graded validation images, fewer than {_LEAST_GRADED}: probabilities are not calibrated"
+        )
+    for name, network in bare.items() if len(graded) >= _LEAST_GRADED else ():
         for flip_tta in (False, True):
             plain = for_inference({name: network}, {}, flip_tta=flip_tta)[name]
             found = predict(plain, data.loader(graded), **options)
@@ -205,7 +211,9 @@ def store(reference: Reference, checkpoint: Checkpoint, data: KneeData) -> None:
     """
     record, arrays = _paths(checkpoint)
     if not (checkpoint.folder / "state.json").is_file():
-        log.warning(f"warning: {checkpoint.folder} was removed, so its temperatures are not stored; is the run training?")
+        log.warning(
+            f"warning: {checkpoint.folder} was removed, so its temperatures are not stored; is the run training?"
+        )
         return
     known = reference.familiarity
     tensors = {} if known is None else {name: getattr(known, name) for name in _ARRAYS if name != "knee"}

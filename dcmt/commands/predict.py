@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dcmt.loaded import LoadedRun, load_run
 from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
-from knee.errors import Faults, NotFinite, UserError
+from knee.errors import Faults, NotFinite, UserError, counted
 from knee.evaluation.pictures import case_pictures
 from knee.images.original import Source
 from knee.images.read import write_png
@@ -55,7 +55,6 @@ def predict_command(options: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} is not empty; choose another --out, or overwrite it with --force")
     earlier = _earlier(out)
-    anyway = getattr(options, "grade_anyway", False)
     if note := reference_note(loaded):
         log.warning(note)
     reader = ImageReader(loaded)
@@ -80,19 +79,20 @@ def predict_command(options: argparse.Namespace) -> int:
         )
     if not tables:
         raise UserError(f"no image in {options.images} could be read; see the reasons in {out / 'rejected.csv'}")
+    _report(table, anyway=getattr(options, "grade_anyway", False))
+    grader = name + (" with flip TTA" if loaded.flip_tta else "")
+    graded = table["predicted"].notna().sum()
+    log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
+    return 0
+
+
+def _report(table: pd.DataFrame, *, anyway: bool) -> None:
     for row in table.head(10).to_dict("records"):
         log.info(_result(row))
-    unlike, graded = table["unlike_training"].to_numpy(), table["predicted"].notna().to_numpy()
-    if unlike.any():
-        hint = (
-            "graded because of --grade-anyway"
-            if options.grade_anyway
-            else "not graded; --grade-anyway grades them, too"
-        )
-        log.info(f"{unlike.sum()} images are unlike the training images (column reason): {hint}")
-    grader = name + (" with flip TTA" if loaded.flip_tta else "")
-    log.info(f"{graded.sum()} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
-    return 0
+    unlike = table["unlike_training"].sum()
+    if unlike:
+        hint = "graded because of --grade-anyway" if anyway else "not graded; --grade-anyway grades them, too"
+        log.info(f"{counted(int(unlike), 'image')} unlike the training images (column reason): {hint}")
 
 
 def _result(row: dict[str, Any]) -> str:

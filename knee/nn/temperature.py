@@ -8,8 +8,8 @@ from torch import nn
 
 from knee.task import Grader, Grading
 
-RANGE = (0.05, 20.0)
-"""The temperatures that are fitted and accepted."""
+RANGE = (0.25, 20.0)
+"""The temperatures that are fitted and accepted: with lower ones, probabilities of 0 would hide what they were before."""
 _HALVINGS = 60
 
 
