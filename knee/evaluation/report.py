@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from knee.grades import GradeSet
 
 Floats = NDArray[np.float64]
-_BIASED = ("ece", "ece_uncalibrated")
+BIASED = ("ece", "ece_uncalibrated")
 """Metrics that resampling makes larger; their intervals are moved back by the estimated bias."""
 _OF_ALL_CASES = ("empty_maps", "entropy", "flip_changed", "flip_divergence")
 
@@ -51,8 +51,8 @@ def report(
     statistics = _statistics(predictions, graded, known_grades, grade_set, temperature=temperature)
     values = statistics(np.ones((1, len(predictions))))
     counted = _counted(values, graded, known_grades, ~np.isnan(predictions.iou))
-    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=_BIASED)
-    spread |= {name: (max(spread[name][0], 0.0), spread[name][1]) for name in _BIASED if name in spread}
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=BIASED)
+    spread |= {name: (max(spread[name][0], 0.0), spread[name][1]) for name in BIASED if name in spread}
     counts = metrics.confusion(known_grades, predictions.predicted[graded], grade_set.count)
     return {
         "cases": len(predictions),
@@ -97,7 +97,7 @@ def difference(
 
     values = statistics(np.ones((1, len(first))))
     counted = _counted(values, graded, known_grades, ~np.isnan(first.iou) & ~np.isnan(second.iou))
-    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=_BIASED)
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=BIASED)
     return {
         name: {"value": _plain(values[name][0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
         for name in of_first(np.ones((1, len(first))))
