@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_koa.head import ImageFeatures, SimilarityScale, similarities, similarity_maps
@@ -69,6 +70,10 @@ class ClipGrader(nn.Module):
     def embed(self, images: Tensor) -> ImageFeatures:
         """images (B, 1, H, W) in [0, 1] → embeddings; the gray channel is repeated three times."""
         return self.image_tower(normalised(images, self.mean, self.std, self.normalise).expand(-1, 3, -1, -1))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """images (B, 1, H, W) in [0, 1] → (B, D), of unit length."""
+        return F.normalize(self.embed(images).pooled.float(), dim=1)
 
     def freeze_text(self) -> None:
         """Stop training the text tower and cache its embeddings, for prediction and export."""

@@ -47,6 +47,10 @@ class ProbeGrader(nn.Module):
             maps = torch.einsum("bdhw,kd->bkhw", patches, self.classifier.weight)
             return Grading(self.classifier(pooled), maps * cell_weights(images, (maps.shape[2], maps.shape[3])))
 
+    def pooled(self, images: Tensor) -> Tensor:
+        """images (B, 1, H, W) in [0, 1] → (B, D), of unit length."""
+        return self.grader.pooled(images)
+
 
 def blank_probe(grader: nn.Module, grade_set: GradeSet) -> ProbeGrader:
     """A probe on ``grader``, to be filled from a checkpoint. Raises UserError if ``grader`` has no image tower."""

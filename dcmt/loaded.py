@@ -17,6 +17,7 @@ from torch import nn
 from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
 from dcmt.config import GraderConfig
+from dcmt.reference import Image, Marks, Reference, for_inference, is_of, measure, mode, open_reference, store
 from dcmt.train import build_grader, refuse_external
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.checkpoint import Checkpoint
@@ -26,7 +27,6 @@ from knee.engine.run import RunFolder, file_hash, is_trained, open_run, other_sp
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
-from knee.nn.flips import FlipAveraged
 from knee.nn.prior import PriorCorrected
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,27 @@ class LoadedRun:
     checkpoint: Checkpoint
     grade_set: GradeSet
     networks: Mapping[str, nn.Module]
-    """Student and teacher; zero-shot and probe runs have only a teacher."""
+    """Student and teacher as used for predictions: with flip TTA, if requested, and calibrated by their temperatures.
+
+    Zero-shot and probe runs have only a teacher."""
+    bare: Mapping[str, nn.Module]
+    """The same without flip TTA and temperatures."""
     device: torch.device
     flip_tta: bool = False
     """Predictions are averaged over an image and its horizontal flip (`FlipAveraged`)."""
     prior_corrected: bool = False
     """Predictions are corrected for the distribution of the training labels (`PriorCorrected`)."""
+    reference: Reference | None = None
+    """Temperatures, and what the training images are like; None if not measured (``dcmt evaluate`` does it)."""
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """The temperatures by network and mode (``dcmt.reference.mode``); empty if they were not measured."""
+        return self.reference.temperatures if self.reference else {}
+
+    def temperature(self, network: str) -> float | None:
+        """The temperature of a network's predictions; None if it was not measured, so that 1 is used."""
+        return self.temperatures.get(mode(network, flip_tta=self.flip_tta))
 
     @property
     def precision(self) -> torch.dtype | None:
@@ -71,17 +86,29 @@ class LoadedRun:
             "threshold": attention.threshold,
         }
 
-    def predict(
-        self, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
-    ) -> pd.DataFrame:
-        """Grade image files: a table with image, side, grade, name and one probability column for each grade.
+    def marks(self, images: Sequence[Image]) -> Marks | None:
+        """How familiar prepared images are; None if the run has no reference."""
+        if self.reference is None:
+            return None
+        return self.reference.marks(images, self.bare["teacher"], device=self.device, precision=self.precision)
 
-        With ``attention`` also the map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises UserError
-        if a file cannot be read; see ``dcmt.prediction.predict_images``.
+    def predict(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        attention: bool = False,
+        network: str = "teacher",
+        grade_anyway: bool = False,
+    ) -> pd.DataFrame:
+        """Grade image files: a table with image, side, grade, name, one probability column for each grade, and familiarity.
+
+        Images unlike the training images get no grade but a ``reason``, unless ``grade_anyway``. With ``attention`` also the
+        map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises UserError if a file cannot be read; see
+        ``dcmt.prediction.predict_images``.
         """
         from dcmt.prediction import predict_images  # not needed to open a run
 
-        return predict_images(self, paths, attention=attention, network=network)
+        return predict_images(self, paths, attention=attention, network=network, grade_anyway=grade_anyway)
 
 
 def load_run(
@@ -112,7 +139,7 @@ def load_run(
     require_paths(run, config, "data.grade_set")
     grade_set = load_grade_set(config.data.grade_set)
     chosen = choose_device(device)
-    networks: dict[str, nn.Module] = {}
+    bare: dict[str, nn.Module] = {}
     for name in ("student", "teacher"):
         if f"{name}.safetensors" not in found.state["sha256"]:
             continue
@@ -123,10 +150,12 @@ def load_run(
         if isinstance(network, ClipGrader):
             network.freeze_text()
         network = network.to(chosen).eval()
-        networks[name] = FlipAveraged(network) if flip_tta else network
-    if "teacher" not in networks:
+        bare[name] = network
+    if "teacher" not in bare:
         raise UserError(f"{found.folder} has no teacher; train the run again, or restore its own checkpoint")
-    return LoadedRun(run, kind, config, found, grade_set, networks, chosen, flip_tta)
+    reference = open_reference(found)
+    networks = for_inference(bare, reference.temperatures if reference else {}, flip_tta=flip_tta)
+    return LoadedRun(run, kind, config, found, grade_set, networks, bare, chosen, flip_tta, reference)
 
 
 def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:
@@ -182,6 +211,21 @@ def with_prior_correction(loaded: LoadedRun, data: KneeData) -> LoadedRun:
     counts = torch.from_numpy(np.bincount(data.grades[data.labeled], minlength=loaded.grade_set.count))
     networks = {name: PriorCorrected(one, counts).to(loaded.device).eval() for name, one in loaded.networks.items()}
     return replace(loaded, networks=networks, prior_corrected=True)
+
+
+def with_reference(loaded: LoadedRun, data: KneeData) -> LoadedRun:
+    """The run with its reference, which is measured and stored if there is none for this checkpoint and manifest."""
+    if loaded.reference is not None and is_of(loaded.checkpoint, data):
+        return loaded
+    found = measure(loaded.bare, data, device=loaded.device, precision=loaded.precision)
+    store(found, loaded.checkpoint, data)
+    networks = for_inference(loaded.bare, found.temperatures, flip_tta=loaded.flip_tta)
+    return replace(loaded, reference=found, networks=networks)
+
+
+def row_marks(loaded: LoadedRun, data: KneeData, rows: Rows) -> Marks | None:
+    """How familiar the images of ``rows`` are; None if the run has no reference."""
+    return loaded.marks([Image(data.cache.images[row], data.cache.geometry(row)) for row in rows])
 
 
 def manifest_changed(loaded: LoadedRun, data: KneeData) -> bool:

@@ -63,6 +63,10 @@ class GradingNetwork(nn.Module):
         weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
         return Grading(logits, F.conv2d(features, weight[:, :, None, None]))
 
+    def pooled(self, images: Tensor) -> Tensor:
+        """images (B, 1, H, W) in [0, 1] → (B, C), what the classifier sees."""
+        return self.features(normalised(images, self.mean, self.std, self.normalise)).mean((2, 3))
+
     def features(self, normalised: Tensor) -> Tensor:
         """(B, 1, H, W) → (B, C, h, w), the feature map of the chosen stage."""
         maps: Sequence[Tensor] = self.backbone.forward_intermediates(  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dcmt.reference import Image, Marks
 from knee.data.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError
 from knee.evaluation.predictions import iterate_attention, predict
@@ -21,10 +23,13 @@ from knee.images.geometry import Geometry
 from knee.images.original import Source
 from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.intake.naming import side_in_path
+from knee.io.files import typed
 from knee.io.tables import shortened
 
 if TYPE_CHECKING:
     from dcmt.loaded import LoadedRun
+
+log = logging.getLogger(__name__)
 
 _BATCH = 32
 _CHUNK = 256
@@ -32,12 +37,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
 def predict_images(
-    loaded: LoadedRun, paths: Iterable[str | Path], *, attention: bool = False, network: str = "teacher"
+    loaded: LoadedRun,
+    paths: Iterable[str | Path],
+    *,
+    attention: bool = False,
+    network: str = "teacher",
+    grade_anyway: bool = False,
 ) -> pd.DataFrame:
     """Grade image files: one row for each file with image, side, grade, name and probabilities of the grades (p_0, p_1, …).
 
-    ``attention`` adds a column of arrays (H, W) float32 in [0, 1], each on the pixels of its own file: the map x of the
-    predicted grade, not thresholded. ``network`` is teacher or student.
+    ``familiarity`` and ``reason`` compare each image with the training images, if the run knows them. An image with a reason
+    is unlike them and gets no grade (missing values), unless ``grade_anyway``. ``attention`` adds a column of arrays (H, W)
+    float32 in [0, 1], each on the pixels of its own file: the map x of the predicted grade, not thresholded. ``network`` is
+    teacher or student.
 
     Raises:
         UserError: no paths, a network that the run does not have, or unreadable files (all of them are named).
@@ -49,12 +61,15 @@ def predict_images(
         raise UserError("no images to grade: the list of paths is empty")
     if network not in loaded.networks:
         raise UserError(f"{loaded.run.path} has no {network}; it has {', '.join(loaded.networks)}")
+    if note := reference_note(loaded):
+        log.warning(note)
     reader = ImageReader(loaded)
     tables, maps = [], []
     for start in range(0, len(files), _CHUNK):
         images, read = reader.read(files[start : start + _CHUNK])
         if read and not reader.rejected:
-            tables.append(grade_images(loaded, network, images, [str(path) for path in read]))
+            table = grade_images(loaded, network, images, [str(path) for path in read])
+            tables.append(marked(table, reader.marks(images), grade_anyway=grade_anyway))
             maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
     if reader.rejected:
         errors = [f"{path}: {reason}" for path, reason in reader.rejected]
@@ -62,7 +77,8 @@ def predict_images(
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
     table.insert(1, "side", reader.sides)
-    table = table[["image", "side", "grade", "name", *(f"p_{grade}" for grade in range(loaded.grade_set.count))]]
+    shares = [f"p_{grade}" for grade in range(loaded.grade_set.count)]
+    table = table[["image", "side", "grade", "name", *shares, "familiarity", "reason"]]
     return table.assign(attention=pd.Series(maps, dtype=object)) if attention else table
 
 
@@ -92,15 +108,45 @@ def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files:
     return table
 
 
+def marked(table: pd.DataFrame, marks: Marks | None, *, grade_anyway: bool) -> pd.DataFrame:
+    """The predictions with the columns familiarity, unlike_training and reason.
+
+    Images unlike the training images lose all columns of the network, unless ``grade_anyway``.
+    """
+    count = len(table)
+    familiarity, reasons = marks or Marks(np.full(count, np.nan), [""] * count)
+    unlike = np.array([bool(reason) for reason in reasons])
+    table = table.astype({"predicted": "Int64", **({"empty": "boolean"} if "empty" in table else {})})
+    if "flip_changed" in table:
+        table = table.astype({"flip_changed": "boolean"})
+    if not grade_anyway and unlike.any():
+        table.loc[unlike, table.columns.drop(["image", "side"], errors="ignore")] = pd.NA
+    return table.assign(familiarity=familiarity, unlike_training=unlike, reason=reasons)
+
+
+def reference_note(loaded: LoadedRun) -> str:
+    """A note if the run does not know what its training images are like; else empty."""
+    if loaded.reference is not None and loaded.reference.familiarity is not None:
+        return ""
+    run = typed(loaded.run.path)
+    if loaded.reference is not None:
+        return f"note: {run} has no training or validation images, so images unlike them are graded like any other"
+    return (
+        f"note: {run} does not store what its training images are like, so any image is graded, and probabilities are not "
+        f"calibrated (temperature 1); add both with: dcmt evaluate {run} --split val"
+    )
+
+
 class ImageReader:
     """Prepares images like the run's training data; collects unreadable files, and the sides and sources of all others."""
 
     def __init__(self, loaded: LoadedRun) -> None:
-        self._data = loaded.config.data
+        self._loaded, self._data = loaded, loaded.config.data
         self._template = loaded.run.template()
         self.rejected: list[tuple[str, str]] = []
         self.sides: list[str] = []
         self.sources: list[Source] = []
+        self.modalities: list[str] = []
         self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
         """The side whose images are flipped horizontally (L or R); empty if neither is."""
 
@@ -122,10 +168,16 @@ class ImageReader:
             self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
             image, geometry, inverted = self._prepare(pixels, self.sides[-1])
             images.append(image)
+            self.modalities.append(pixels.modality)
             self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def marks(self, images: NDArray[np.uint8]) -> Marks | None:
+        """How familiar the images (n, S, S) are that the last ``read`` returned."""
+        facts = zip(images, self.sources[-len(images) :], self.modalities[-len(images) :], strict=True)
+        return self._loaded.marks([Image(image, source.geometry, modality) for image, source, modality in facts])
 
     def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
         """The square input, its position on the image, and whether the image was a negative."""

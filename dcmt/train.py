@@ -58,6 +58,16 @@ def train_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def keep_reference(config: GraderConfig, run: RunFolder, data: KneeData) -> None:
+    """Store the temperatures of the best checkpoint and what its training images are like (``dcmt.reference``)."""
+    from dcmt.loaded import load_run, with_reference  # which imports this module
+
+    try:
+        with_reference(load_run(run.path, checkpoint="best", device=config.fit.device, external_model=True), data)
+    except UserError as error:
+        log.warning(f"warning: {error}; the run is complete, and dcmt evaluate measures its images again")
+
+
 def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external_model: bool = False) -> Progress:
     """Train student and teacher in a run folder, from the start or from its last checkpoint.
 
@@ -77,7 +87,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
         if checkpoint is None:
             record_data(run, data)
-        return fit(
+        progress = fit(
             task,
             batches,
             run,
@@ -93,6 +103,10 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
                 GraderValidation, data, device=device, attention=config.attention, cases=config.report.cases
             ),
         )
+        patience = config.fit.patience
+        if progress.step >= steps or (patience and progress.validations_since_best >= patience):
+            keep_reference(config, run, data)
+        return progress
 
 
 def training_batches(config: GraderConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:

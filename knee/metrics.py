@@ -112,7 +112,7 @@ def expected_calibration_error(probabilities: Any, grades: Any, *, bins: int = 1
     0.4
     """
     probabilities, grades = checked(probabilities, grades)
-    return float(_calibration_error(probabilities, grades, np.ones((1, len(grades))), bins)[0])
+    return float(weighted_calibration_error(probabilities, grades, np.ones((1, len(grades))), bins=bins)[0])
 
 
 def reliability(probabilities: Any, grades: Any, *, bins: int = 15) -> Reliability:
@@ -156,7 +156,7 @@ def weighted_metrics(
     count = probabilities.shape[1]
     values = confusion_metrics(weighted_confusion(grades, probabilities.argmax(axis=1), weights, count=count))
     aucs = np.stack([_auc(probabilities[:, grade], grades == grade, weights) for grade in range(count)], axis=1)
-    values |= {"auc": _mean_of_known(aucs), "ece": _calibration_error(probabilities, grades, weights, bins=15)}
+    values |= {"auc": _mean_of_known(aucs), "ece": weighted_calibration_error(probabilities, grades, weights)}
     values |= disease_metrics(probabilities[:, disease_from:].sum(axis=1), grades >= disease_from, weights)
     return values | {f"auc_{grade}": aucs[:, grade] for grade in range(count)}
 
@@ -251,7 +251,8 @@ def checked(probabilities: Any, grades: Any) -> tuple[Floats, Integers]:
     return probabilities, grades
 
 
-def _calibration_error(probabilities: Floats, grades: Integers, weights: Floats, bins: int) -> Floats:
+def weighted_calibration_error(probabilities: Floats, grades: Integers, weights: Floats, *, bins: int = 15) -> Floats:
+    """`expected_calibration_error` (S,) of checked probabilities (N, K) and grades (N,) under weights (S, N)."""
     confidence, place = _confidence_bins(probabilities, bins)
     gaps = np.zeros((len(grades), bins))
     gaps[np.arange(len(grades)), place] = (probabilities.argmax(axis=1) == grades) - confidence

@@ -26,6 +26,14 @@ class Grader(Protocol):
         ...
 
 
+class Embedder(Protocol):
+    """A network that returns the features from which it grades an image."""
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images (B, 1, H, W) in [0, 1] → (B, C), unbounded."""
+        ...
+
+
 class Batch(NamedTuple):
     """A two-stream batch: the labeled images first, then the unlabeled ones, in two views of one geometry.
 

@@ -19,8 +19,11 @@ from dcmt.loaded import (
     manifest_changed,
     masks_by_segmenter,
     refuse_trained_images,
+    row_marks,
     with_prior_correction,
+    with_reference,
 )
+from dcmt.reference import Marks
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
 from knee.errors import UserError
@@ -49,9 +52,11 @@ def evaluate_command(options: argparse.Namespace) -> int:
     rows = data.rows(split)
     if not len(rows):
         raise UserError(f"the split has no {split} images; evaluate another with --split")
+    loaded = with_reference(loaded, data)
     # With flip TTA an image and its flip get the same prediction, so flips need not be graded.
     found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.flip_tta)
-    reports = make_reports(found, data, rows, samples=loaded.config.report.bootstrap)
+    reports = make_reports(loaded, found, data, rows)
+    unlike = row_marks(loaded, data, rows)
     origin = {
         "split": split,
         "checkpoint_step": loaded.checkpoint.step,
@@ -62,9 +67,10 @@ def evaluate_command(options: argparse.Namespace) -> int:
         "left_out": data.split.absent[split],
         "best_iou_of_grid": best_reachable(loaded, data, rows),
         "masks_by_segmenter": masks_by_segmenter(data, rows),
+        "unlike_training": None if unlike is None else int(sum(map(bool, unlike.reasons))),
     }
     write_json(loaded.run.metrics(split), {**origin, **reports})
-    write_predictions(loaded.run.predictions(split), found, data, rows)
+    write_predictions(loaded.run.predictions(split), found, data, rows, unlike)
     draw_figures(loaded, found, data, rows, split=split)
     for line in summary(origin, reports, list(found), data):
         log.info(line)
@@ -75,12 +81,14 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def make_reports(
-    found: Mapping[str, Predictions], data: KneeData, rows: Rows, *, samples: int
+    loaded: LoadedRun, found: Mapping[str, Predictions], data: KneeData, rows: Rows
 ) -> dict[str, dict[str, Any]]:
     """The report of each network, and the differences of the teacher minus each other network (paired intervals)."""
+    samples = loaded.config.report.bootstrap
     grades, patients = data.manifest.table["grade"].iloc[rows], data.patients.iloc[rows]
     reports: dict[str, dict[str, Any]] = {
-        name: report(one, grades, patients, data.grade_set, samples=samples) for name, one in found.items()
+        name: report(one, grades, patients, data.grade_set, samples=samples, temperature=loaded.temperature(name))
+        for name, one in found.items()
     }
     for name, one in found.items():
         if name != "teacher":
@@ -90,7 +98,9 @@ def make_reports(
     return reports
 
 
-def write_predictions(target: Path, found: Mapping[str, Predictions], data: KneeData, rows: Rows) -> None:
+def write_predictions(
+    target: Path, found: Mapping[str, Predictions], data: KneeData, rows: Rows, unlike: Marks | None
+) -> None:
     """Write the predictions, one row for each case: first the teacher's, then those of other networks. Names patients."""
     table = predictions_table(
         found["teacher"],
@@ -101,6 +111,8 @@ def write_predictions(target: Path, found: Mapping[str, Predictions], data: Knee
     )
     # ``dcmt verify`` uses these patients, so that it works after changes to the manifest.
     table.insert(2, "patient", data.patients.iloc[rows].to_numpy())
+    if unlike is not None:
+        table["familiarity"], table["unlike_training"] = unlike.familiarity, unlike.reasons
     table.to_csv(target, index=False)
     target.chmod(0o600)
 
@@ -147,6 +159,17 @@ def summary(origin: Mapping[str, Any], reports: Mapping[str, Any], names: Sequen
         lines += grade_table(last)
         shown = {name: reports[name]["metrics"] for name in names}
         lines += operating_table(shown, last["grades"], data.grade_set.disease_from)
+    if last["temperature"] is not None:
+        lines.append(
+            f"{'':18}probabilities are calibrated on the validation images: temperature "
+            + ", ".join(f"{reports[name]['temperature']:.3f} ({name})" for name in names)
+            + "; ece_uncalibrated is that before"
+        )
+    if origin["unlike_training"]:
+        lines.append(
+            f"{'':18}{origin['unlike_training']} of the images are unlike the training images (column unlike_training); "
+            "dcmt predict would not grade them"
+        )
     if origin["masks_by_segmenter"]:
         lines.append(
             f"{'':18}{origin['masks_by_segmenter']} of the masks were predicted by a segmenter: on these, TIoU measures "

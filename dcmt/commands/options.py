@@ -246,6 +246,9 @@ def predict(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
     _flip_tta_option(parser)
+    parser.add_argument(
+        "--grade-anyway", action="store_true", help="also grade images that are unlike the training images"
+    )
     parser.add_argument("--no-overlays", action="store_true")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dcmt.loaded import LoadedRun, load_run
-from dcmt.prediction import ImageReader, grade_images, image_loader
-from knee.errors import Faults, NotFinite, UserError
+from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
+from knee.errors import Faults, NotFinite, UserError, counted
 from knee.evaluation.pictures import case_pictures
 from knee.images.original import Source
 from knee.images.read import write_png
@@ -54,6 +55,8 @@ def predict_command(options: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()) and not options.force:
         raise UserError(f"{out} is not empty; choose another --out, or overwrite it with --force")
     earlier = _earlier(out)
+    if note := reference_note(loaded):
+        log.warning(note)
     reader = ImageReader(loaded)
     with ExitStack() as undo:
         tables = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
@@ -76,12 +79,30 @@ def predict_command(options: argparse.Namespace) -> int:
         )
     if not tables:
         raise UserError(f"no image in {options.images} could be read; see the reasons in {out / 'rejected.csv'}")
-    for row in table.head(10).to_dict("records"):
-        probability = row[f"p_{row['predicted']}"]
-        log.info(f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {probability:.2f})")
+    _report(table, anyway=getattr(options, "grade_anyway", False))
     grader = name + (" with flip TTA" if loaded.flip_tta else "")
-    log.info(f"{len(table)} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
+    graded = table["predicted"].notna().sum()
+    log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
+
+
+def _report(table: pd.DataFrame, *, anyway: bool) -> None:
+    for row in table.head(10).to_dict("records"):
+        log.info(_result(row))
+    unlike = table["unlike_training"].sum()
+    if unlike:
+        hint = "graded because of --grade-anyway" if anyway else "not graded; --grade-anyway grades them, too"
+        log.info(f"{counted(int(unlike), 'image')} unlike the training images (column reason): {hint}")
+
+
+def _result(row: dict[str, Any]) -> str:
+    """One line about one image."""
+    if pd.isna(row["predicted"]):
+        return f"{row['image']}: not graded: {row['reason']}"
+    mark = f"; {row['reason']}" if row["reason"] else ""
+    return (
+        f"{row['image']}: {row['predicted']} {row['predicted_name']} (p {row['p_' + str(row['predicted'])]:.2f}{mark})"
+    )
 
 
 def _grade_all(
@@ -112,10 +133,14 @@ def _grade_all(
             except NotFinite as error:
                 raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
             table.insert(1, "side", reader.sides[-len(read) :])
+            table = marked(table, reader.marks(images), grade_anyway=getattr(options, "grade_anyway", False))
             tables.append(table)
-            if not options.no_overlays:
-                _note_drawn(options.out, files)
-                _write_overlays(loaded, name, images, files, reader.sources[-len(read) :], options.out)
+            graded = np.flatnonzero(table["predicted"].notna())
+            if not options.no_overlays and len(graded):
+                shown = [files[number] for number in graded]
+                sources = [reader.sources[-len(read) :][number] for number in graded]
+                _note_drawn(options.out, shown)
+                _write_overlays(loaded, name, images[graded], shown, sources, options.out)
     return tables
 
 

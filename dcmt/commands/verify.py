@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from dcmt.loaded import (
     masks_by_segmenter,
     with_prior_correction,
 )
+from dcmt.reference import for_inference, is_temperature
 from knee.data.prepare import KneeData
 from knee.engine.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError
@@ -33,6 +34,7 @@ from knee.evaluation.report import difference, report
 from knee.grades import GradeSet
 from knee.io.files import typed
 from knee.io.plain import read_json, shown
+from knee.nn.temperature import tempered
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ def verify_command(options: argparse.Namespace) -> int:
     evaluated = _Evaluated(from_table, table["grade"], table["patient"], loaded.grade_set)
     try:
         faults = [*_head_faults(stored, options.split, loaded.kind), *evaluated.faults(stored)]
+        faults += _temperature_faults(stored, loaded)
+        temperatures = {name: _temperature(stored[name]) or 1.0 for name in networks}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{run.metrics(options.split)} is not a valid metrics file ({type(error).__name__}: {error}); "
@@ -69,7 +73,7 @@ def verify_command(options: argparse.Namespace) -> int:
         f"{compared} metrics with their intervals recomputed from {run.predictions(options.split)}: {_verdict(faults)}"
     )
     if not options.no_weights:
-        weight_faults, furthest = _weight_faults(loaded, table, from_table, stored, options.split)
+        weight_faults, furthest = _weight_faults(loaded, table, from_table, temperatures, stored, options.split)
         log.info(
             f"{len(table)} images graded again with the weights of step {loaded.checkpoint.step}: {_verdict(weight_faults)}; "
             f"largest difference of a probability: {furthest:.2g}"
@@ -114,7 +118,8 @@ class _Evaluated:
         """Reported values of the networks and their difference that the stored predictions do not reproduce."""
         for name, one in self.predictions.items():
             how = _bootstrap(stored[name]["interval"])
-            again = report(one, self.grades, self.patients, self.grade_set, **how)
+            temperature = _temperature(stored[name])
+            again = report(one, self.grades, self.patients, self.grade_set, **how, temperature=temperature)
             yield from _differing(name, stored[name], again)
         name = "teacher_minus_student"
         if "student" in self.predictions:
@@ -129,6 +134,22 @@ def _head_faults(stored: Mapping[str, Any], split: str, kind: str) -> Iterator[s
     for name, found in (("split", split), ("trained_on", split == "train" and is_trained(kind))):
         if stored.get(name) != found:
             yield f"{name}: reported {shown(stored.get(name))}, but it is {found}"
+
+
+def _temperature(part: Mapping[str, Any]) -> float | None:
+    """The temperature by which a network's stored predictions were calibrated."""
+    value = part.get("temperature")
+    if value is not None and not is_temperature(value):
+        raise ValueError(f"temperature is {shown(value)}")
+    return value
+
+
+def _temperature_faults(stored: Mapping[str, Any], loaded: LoadedRun) -> Iterator[str]:
+    """Temperatures in a metrics file that are not those of the run."""
+    for name in loaded.bare:
+        used = _temperature(stored[name]) if name in stored else None
+        if used is not None and loaded.reference is not None and used != loaded.temperature(name):
+            yield f"{name} temperature: reported {used}, the run has {loaded.temperature(name)}; run dcmt evaluate again"
 
 
 def _bootstrap(how: Mapping[str, Any]) -> dict[str, int]:
@@ -160,10 +181,15 @@ def _weight_faults(
     loaded: LoadedRun,
     table: pd.DataFrame,
     stored: Mapping[str, Predictions],
+    temperatures: Mapping[str, float],
     reported: Mapping[str, Any],
     split: str,
 ) -> tuple[list[str], float]:
-    """Stored values that weights and manifest do not reproduce, and the largest difference of a probability."""
+    """Stored values that weights and manifest do not reproduce, and the largest difference of a probability.
+
+    Probabilities are compared as they were before calibration, since a high temperature makes all of them alike.
+    """
+    loaded = replace(loaded, networks=for_inference(loaded.bare, {}, flip_tta=loaded.flip_tta))
     data = load_data(loaded)
     if reported.get("prior_corrected") is True:
         loaded = with_prior_correction(loaded, data)
@@ -182,17 +208,18 @@ def _weight_faults(
             faults.append(f"{name}: reported {shown(reported.get(name, 0))}, but by manifest and split it is {found}")
     furthest = 0.0
     for name, graded in grade_rows(loaded, data, rows, names=tuple(stored)).items():
-        gaps = np.abs(graded.probabilities - stored[name].probabilities).max(1)
+        before = tempered(stored[name].probabilities, 1 / temperatures[name])
+        gaps = np.abs(graded.probabilities - before).max(1)
         furthest = max(furthest, float(gaps.max()))
         faults += [
             f"{name} {case}: a probability differs by {gap:.3g}, more than {tolerance:g}"
             for case, gap in zip(table["case"], gaps, strict=True)
             if gap > tolerance
         ]
-        before, after = _mean_overlap(stored[name]), _mean_overlap(graded)
-        if abs(before - after) > OVERLAP_TOLERANCE[precision] or np.isnan(before) != np.isnan(after):
+        was, now = _mean_overlap(stored[name]), _mean_overlap(graded)
+        if abs(was - now) > OVERLAP_TOLERANCE[precision] or np.isnan(was) != np.isnan(now):
             faults.append(
-                f"{name}: the mean IoU of attention and masks is {before:.4f} as stored, {after:.4f} with the weights"
+                f"{name}: the mean IoU of attention and masks is {was:.4f} as stored, {now:.4f} with the weights"
             )
     return faults, furthest
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from experiments.results.store import Stored
 from experiments.results.study import Cell, Network, Run, Study
 from knee.errors import UserError
-from knee.evaluation.intervals import patient_weights, percentile_interval
+from knee.evaluation.intervals import patient_weights, percentile_interval, shifted_interval
+from knee.evaluation.report import BIASED
 from knee.grades import load_grade_set
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
 from knee.nn.flips import jensen_shannon
@@ -65,7 +66,7 @@ class Results:
         seeds = self.seeds(cell)
         if not seeds or metric not in self._draws(cell, network, seeds[0]):
             return None
-        return _estimate({seed: self._draws(cell, network, seed)[metric] for seed in seeds})
+        return _estimate({seed: self._draws(cell, network, seed)[metric] for seed in seeds}, biased=metric in BIASED)
 
     def compare(
         self,
@@ -83,7 +84,7 @@ class Results:
         seeds = self.seeds(first[0])
         if not isinstance(second, tuple):
             found = {seed: self._draws(*first, seed)[metric] - second for seed in seeds}
-            return _estimate(found) if found else None
+            return _estimate(found, biased=metric in BIASED) if found else None
         seeds = [seed for seed in seeds if seed in self.seeds(second[0])]
         if not seeds:
             return None
@@ -91,7 +92,7 @@ class Results:
             _check_paired(self.run(first[0], seed), self.run(second[0], seed))
         a, b = ({seed: self._draws(*one, seed)[metric] for seed in seeds} for one in (first, second))
         if not ratio:
-            return _estimate({seed: a[seed] - b[seed] for seed in seeds})
+            return _estimate({seed: a[seed] - b[seed] for seed in seeds}, biased=metric in BIASED)
         with np.errstate(divide="ignore", invalid="ignore"):
             each = {seed: float(a[seed][0] / b[seed][0]) for seed in seeds}
             draws = np.mean(list(a.values()), axis=0) / np.mean(list(b.values()), axis=0)
@@ -137,9 +138,9 @@ def _statistics(run: Stored, network: Network, disease_from: int) -> Callable[[F
     return statistics
 
 
-def _estimate(by_seed: Mapping[int, Floats]) -> Estimate:
+def _estimate(by_seed: Mapping[int, Floats], *, biased: bool) -> Estimate:
     mean = np.mean(list(by_seed.values()), axis=0)
-    low, high = percentile_interval(mean[1:])
+    low, high = shifted_interval(mean[1:], float(mean[0])) if biased else percentile_interval(mean[1:])
     return Estimate(float(mean[0]), low, high, {seed: float(values[0]) for seed, values in by_seed.items()})
 
 

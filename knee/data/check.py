@@ -21,14 +21,13 @@ from knee.grades import GradeSet
 from knee.images.dicom import Subject, read_subject
 from knee.images.read import read_image, read_mask
 from knee.images.slices import is_file
+from knee.images.two_knees import WIDE
 from knee.io.files import write_text
 from knee.io.pool import map_in_order
 
 __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
 
-_WIDE = 1.6
-"""An image whose width is at least this many times its height may show both knees."""
 _MUCH = 0.5
 """A mask that covers a larger share of its image is probably not a cartilage mask."""
 _MOST_LINES = 5
@@ -114,7 +113,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
             size = pixels.values.shape
             seen.remarks = pixels.remarks
             seen.pixels = blake2b(str(size).encode() + pixels.values.tobytes(), digest_size=16).digest()
-            seen.wide = size[1] >= _WIDE * size[0]
+            seen.wide = size[1] >= WIDE * size[0]
             seen.side = pixels.laterality or ""
             seen.subject = read_subject(path)
             side = str(manifest.table["side"].iat[row])
@@ -201,7 +200,7 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
         )
     if wide:
         remarks.append(
-            f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {_WIDE} times as wide as high: if these show both "
+            f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {WIDE} times as wide as high: if these show both "
             "knees, crop them first; an image is graded as one knee"
         )
     if pairs := _named_with_sides(table):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,21 @@ def percentile_interval(values: Floats, *, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
+def shifted_interval(values: Floats, estimate: float, *, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of resampled values, moved by the bootstrap estimate of bias, their mean minus the estimate.
+
+    For means of absolute values, such as the ECE: the chance error of every bin adds to its gap, and resampling adds it once
+    more, so that all resampled values can exceed the estimate (bias: Efron and Tibshirani 1993, section 10.2). The interval
+    is one for the expected value in data sets of this size, which for the ECE is above 0 even if a network is calibrated.
+
+    >>> [round(end, 3) for end in shifted_interval(np.array([0.3, 0.4, 0.5]), 0.2, level=1)]
+    [0.1, 0.3]
+    """
+    low, high = percentile_interval(values, level=level)
+    bias = float(values[~np.isnan(values)].mean()) - estimate if not np.isnan(low) else 0.0
+    return low - bias, high - bias
+
+
 def intervals(
     statistics: Callable[[Floats], dict[str, Floats]],
     patients: ArrayLike,
@@ -49,11 +64,12 @@ def intervals(
     samples: int = 1000,
     seed: int,
     counted: Mapping[str, NDArray[np.bool_]] | None = None,
+    biased: Collection[str] = (),
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals (low, high) of statistics that take weights (S, N) and give values (S,) by name.
 
     Patients (N,). ``counted`` gives, for a statistic that does not count all cases, a mask (N,) of those it counts. With
-    cases of fewer than two patients the spread is unknown: (NaN, NaN).
+    cases of fewer than two patients the spread is unknown: (NaN, NaN). Those named in ``biased`` get a `shifted_interval`.
     """
     chunks = [statistics(weights) for weights in patient_weights(patients, samples=samples, seed=seed)]
     names = np.asarray(patients).astype(str)
@@ -62,7 +78,12 @@ def intervals(
         cases = (counted or {}).get(name, np.ones(len(names), dtype=bool))
         known = len(np.unique(names[cases])) > 1
         draws = np.concatenate([chunk[name] for chunk in chunks])
-        found[name] = percentile_interval(draws) if known else (float("nan"), float("nan"))
+        if not known:
+            found[name] = (float("nan"), float("nan"))
+        elif name in biased:
+            found[name] = shifted_interval(draws, float(statistics(np.ones((1, len(names))))[name][0]))
+        else:
+            found[name] = percentile_interval(draws)
     return found
 
 

@@ -20,11 +20,14 @@ from knee.attention import attention_mask
 from knee.evaluation.intervals import intervals
 from knee.evaluation.predictions import Predictions
 from knee.nn.flips import jensen_shannon
+from knee.nn.temperature import tempered
 
 if TYPE_CHECKING:
     from knee.grades import GradeSet
 
 Floats = NDArray[np.float64]
+BIASED = ("ece", "ece_uncalibrated")
+"""Metrics that resampling makes larger; their intervals are moved back by the estimated bias."""
 _OF_ALL_CASES = ("empty_maps", "entropy", "flip_changed", "flip_divergence")
 
 
@@ -36,17 +39,20 @@ def report(
     *,
     samples: int = 1000,
     seed: int = 0,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """All metrics of one network with 95 % intervals over patients, as plain values for a JSON file.
 
     ``grades`` (NaN, NA or None where ungraded) and ``patients`` are those of ``predictions.rows``, both (N,). Grading metrics
     count graded cases, attention metrics all cases. Undefined values are None. The report does not contain patient names.
+    With the ``temperature`` that the predictions were calibrated by, also their ECE before (``ece_uncalibrated``).
     """
     graded, known_grades = _known(grades, len(predictions))
-    statistics = _statistics(predictions, graded, known_grades, grade_set)
+    statistics = _statistics(predictions, graded, known_grades, grade_set, temperature=temperature)
     values = statistics(np.ones((1, len(predictions))))
     counted = _counted(values, graded, known_grades, ~np.isnan(predictions.iou))
-    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=BIASED)
+    spread |= {name: (max(spread[name][0], 0.0), spread[name][1]) for name in BIASED if name in spread}
     counts = metrics.confusion(known_grades, predictions.predicted[graded], grade_set.count)
     return {
         "cases": len(predictions),
@@ -55,6 +61,7 @@ def report(
         "graded_patients": len(np.unique(np.asarray(patients)[graded].astype(str))),
         "with_mask": int((~np.isnan(predictions.iou)).sum()),
         "grades": list(grade_set.names),
+        "temperature": temperature,
         "interval": {"level": 0.95, "method": "percentile bootstrap over patients", "samples": samples, "seed": seed},
         "metrics": {
             name: {"value": _plain(value[0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
@@ -90,7 +97,7 @@ def difference(
 
     values = statistics(np.ones((1, len(first))))
     counted = _counted(values, graded, known_grades, ~np.isnan(first.iou) & ~np.isnan(second.iou))
-    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted)
+    spread = intervals(statistics, patients, samples=samples, seed=seed, counted=counted, biased=BIASED)
     return {
         name: {"value": _plain(values[name][0]), "low": _plain(spread[name][0]), "high": _plain(spread[name][1])}
         for name in of_first(np.ones((1, len(first))))
@@ -182,7 +189,12 @@ def _known(grades: ArrayLike, count: int) -> tuple[NDArray[np.bool_], NDArray[np
 
 
 def _statistics(
-    predictions: Predictions, graded: NDArray[np.bool_], grades: NDArray[np.int64], grade_set: GradeSet
+    predictions: Predictions,
+    graded: NDArray[np.bool_],
+    grades: NDArray[np.int64],
+    grade_set: GradeSet,
+    *,
+    temperature: float | None = None,
 ) -> Callable[[Floats], dict[str, Floats]]:
     """A function of weights (S, N) that gives every statistic of the predictions by name, each (S,)."""
     means = {"tiou": metrics.exceeded_share(predictions.iou), "iou": predictions.iou}
@@ -195,12 +207,15 @@ def _statistics(
         probabilities, grades = metrics.checked(predictions.probabilities[graded], grades)
         if probabilities.shape[1] != grade_set.count:
             raise ValueError(f"{probabilities.shape[1]} grades predicted; {grade_set.name} has {grade_set.count}")
+        before = None if temperature is None else tempered(probabilities, 1 / temperature)
 
     def statistics(weights: Floats) -> dict[str, Floats]:
         of_grades: dict[str, Floats] = {}
         if graded.any():
             first = grade_set.disease_from
             of_grades = metrics.weighted_metrics(probabilities, grades, weights[:, graded], disease_from=first)
+        if graded.any() and before is not None:
+            of_grades["ece_uncalibrated"] = metrics.weighted_calibration_error(before, grades, weights[:, graded])
         return of_grades | {name: metrics.weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics

@@ -9,6 +9,7 @@ from knee.metrics import OPERATING_POINTS
 
 _OF_GRADES = (
     "accuracy", "balanced_accuracy", "precision", "macro_f1", "auc", "auc_disease", "kappa", "adjacent", "mae", "ece",
+    "ece_uncalibrated",
 )  # fmt: skip
 SHOWN = (*_OF_GRADES, "tiou", "flip_changed", "flip_divergence")
 _PER_GRADE = ("precision", "recall", "f1")

@@ -85,6 +85,16 @@ def read_subject(path: Path) -> Subject | None:
     return Subject(patient, _dicom_side(dataset) or "")
 
 
+def read_modality(path: Path) -> str:
+    """The modality of a DICOM file, from its header only; '' for all other files."""
+    dataset = _read_header(path, ["Modality"])
+    return "" if dataset is None else _modality(dataset)
+
+
+def _modality(dataset: pydicom.Dataset) -> str:
+    return str(dataset.get("Modality") or "").strip(" \0").upper()[:16]
+
+
 def other_object(path: Path) -> str:
     """The kind of a DICOM object that is not an image of a patient ('Segmentation Storage'); '' for all other files."""
     dataset = _read_header(path, ["SOPClassUID", "Modality"])
@@ -149,7 +159,9 @@ def read_dicom(path: Path) -> Pixels:
     if padded.any():
         values = np.where(shown, values, values[shown].min())
     negative = photometric == "MONOCHROME1"
-    return Pixels(values, _dicom_spacing(dataset), _dicom_side(dataset), negative, remarks=remarks)
+    return Pixels(
+        values, _dicom_spacing(dataset), _dicom_side(dataset), negative, modality=_modality(dataset), remarks=remarks
+    )
 
 
 def _read_dataset(data: bytes) -> pydicom.Dataset:

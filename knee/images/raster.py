@@ -70,6 +70,8 @@ class Pixels:
     place: npt.NDArray[np.float64] | None = None
     """(3, 3): in mm (right, anterior, superior) the first pixel's position, the step down and the step across as rows; all 0
     for a NIfTI file without patient coordinates; None for other formats."""
+    modality: str = ""
+    """The modality that a DICOM file gives ('DX', 'MR'); empty for other formats."""
     remarks: tuple[str, ...] = ()
     """Ignored properties of the file, as phrases that follow 'images' ('with an orientation tag, …')."""
 

@@ -58,6 +58,10 @@ class CaseFacts:
     """``L``, ``R`` or empty: the anatomical side."""
     source: Source | None = None
     """The original file. Its name is never exported."""
+    familiarity: float | None = None
+    """The share of validation images that are at least as unlike the training images, in [0, 1]; None or NaN if unknown."""
+    unlike: str = ""
+    """Why the image is unlike the training images; empty if it is not, or this is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ DOCUMENTS: dict[str, tuple[dict[str, str], Callable[[Path], None]]] = {
     "checkpoints/best.json": (IN_JSON, load_with_data),
     "state.json": (IN_JSON, load_last),
     "metrics_test.json": (IN_JSON, verify),
+    "reference.json": (IN_JSON, load_with_data),
 }
 
 
@@ -91,6 +92,8 @@ def test_every_field(
     monkeypatch.syspath_prepend(str(tmp_path))
     raws, opening = DOCUMENTS[document]
     path = evaluated / document
+    if document == "reference.json":
+        path = next(evaluated.glob("checkpoints/step_*/reference.json"))
     if document == "state.json":
         path = max(evaluated.glob("checkpoints/step_*/state.json"))
     config = evaluated / "config.yaml"

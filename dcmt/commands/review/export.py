@@ -13,7 +13,8 @@ from tqdm import tqdm
 import dcmt
 from dcmt.commands.review.files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from dcmt.commands.selection import Selection, select
-from dcmt.loaded import LoadedRun
+from dcmt.loaded import LoadedRun, row_marks
+from dcmt.reference import Marks
 from knee.errors import UserError
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
@@ -117,17 +118,18 @@ def run_cases(chosen: Selection) -> Iterator[ReviewCase]:
         chosen.loaded.networks["student"],
         chosen.loaded.networks["teacher"],
         chosen.data.loader(chosen.rows),
-        case_facts(chosen),
+        case_facts(chosen, row_marks(chosen.loaded, chosen.data, chosen.rows)),
         masks=chosen.data.masks,
         has_mask=chosen.data.cache.has_mask,
         **chosen.loaded.inference,
     )
 
 
-def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
-    """A function that gives what is known about a row."""
+def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int], CaseFacts]:
+    """A function that gives what is known about a row; ``marks`` are the familiarity of the rows, if it is known."""
     data = chosen.data
     sides = data.manifest.table["side"].tolist()
+    places = {row: place for place, row in enumerate(chosen.rows.tolist())}
 
     def facts(row: int) -> CaseFacts:
         grade = int(chosen.grades[row])
@@ -137,6 +139,8 @@ def case_facts(chosen: Selection) -> Callable[[int], CaseFacts]:
             grade=grade if grade >= 0 else None,
             side=sides[row],
             source=data.source(row),
+            familiarity=None if marks is None else float(marks.familiarity[places[row]]),
+            unlike="" if marks is None else marks.reasons[places[row]],
         )
 
     return facts

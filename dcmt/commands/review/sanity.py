@@ -34,7 +34,7 @@ def sanity_command(options: argparse.Namespace) -> int:
     loaded, data = chosen.loaded, chosen.data
     shown = chosen.spread(options.images).rows
     images = as_input(torch.from_numpy(np.array(data.cache.images[shown]))[:, None])
-    teacher = loaded.networks["teacher"]
+    teacher = loaded.bare["teacher"]
     # Text embeddings of a trained run are computed only once, so shuffling the text encoder would change nothing. A probe does
     # not use texts at all.
     unused = ("grader.text_tower.", "grader.scale.") if isinstance(teacher, ProbeGrader) else ()

@@ -112,6 +112,7 @@ def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
         "height": height,
         "source": original.size[::-1],
         "note": original.note,
+        "unlike": _unlike(case),
         "levels": [round(level, 2) for level in original.window],
         "size": case.image.shape[0],
         "window": [place.left, place.top, place.side, int(place.mirror)],
@@ -121,6 +122,12 @@ def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
         "evidence": _evidence_record(case),
         "doubts": {name: round(value, 4) for name, value in case.doubts.items()},
     }
+
+
+def _unlike(case: ReviewCase) -> str:
+    """The mark of an image that is unlike the training images, with its familiarity where known; else empty."""
+    known = case.familiarity is not None and not np.isnan(case.familiarity)
+    return f"{case.unlike} (familiarity {case.familiarity:.2f})" if case.unlike and known else case.unlike
 
 
 def image_webp(original: Original) -> bytes:

@@ -99,6 +99,8 @@ function showFacts(item, veiled) {
   $("case-facts").textContent = facts.filter(Boolean).join(" · ");
   $("size-note").textContent = item.note;
   $("size-note").hidden = !item.note;
+  $("unlike-note").textContent = item.unlike ? `⚠ Do not trust the model here: ${item.unlike}` : "";
+  $("unlike-note").hidden = !item.unlike;
   $("veil").hidden = !veiled;
   $("legend").classList.toggle("off", veiled || !view.overlay);
   canvas.setAttribute("aria-label", `Case ${item.case}${side ? `, ${side}` : ""}. ${veiled ? "Not graded yet." : modelInWords(item)}`);

@@ -8,6 +8,7 @@ from knee import metrics
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import best_grid_iou, difference, predictions_table, report
 from knee.grades import load_grade_set
+from knee.nn.temperature import tempered
 
 CARTILAGE = load_grade_set("cartilage")
 
@@ -177,3 +178,45 @@ class TestBestGrid:
     def test_refuses_another_shape(self) -> None:
         with pytest.raises(ValueError, match=r"must be \(N, H, W\)"):
             best_grid_iou(self.band(16), (4, 4))
+
+
+class TestCalibrationError:
+    """Resampling makes the ECE larger, so its interval is moved back by the estimated bias."""
+
+    @staticmethod
+    def cases(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions that are a little too certain: logits 1.15 times those that the grades are drawn from."""
+        logits = rng.normal(0, 1.2, (count, 3))
+        true, given = (np.exp(factor * logits) for factor in (1, 1.15))
+        true, given = true / true.sum(1, keepdims=True), given / given.sum(1, keepdims=True)
+        return given, (rng.random((count, 1)) > true.cumsum(1)).sum(1).clip(max=2)
+
+    def test_the_interval_contains_the_estimate(self) -> None:
+        rng, outside = np.random.default_rng(0), 0
+        for _ in range(30):
+            given, grades = self.cases(400, rng)
+            found = report(made(given), grades, range(400), CARTILAGE, samples=200, temperature=1.3)["metrics"]
+            for name in ("ece", "ece_uncalibrated"):
+                assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+            weights = rng.multinomial(400, np.full(400, 1 / 400), 200).astype(float)
+            plain = metrics.weighted_calibration_error(given, grades, weights)
+            outside += np.quantile(plain, 0.025) > metrics.expected_calibration_error(given, grades)
+        assert outside > 0  # what a plain percentile interval does
+
+    def test_the_interval_covers_the_expected_error(self) -> None:
+        rng, trials = np.random.default_rng(1), 120
+        drawn = [self.cases(400, rng) for _ in range(600)]
+        expected = np.mean([metrics.expected_calibration_error(*one) for one in drawn])
+        covered = 0
+        for given, grades in drawn[:trials]:
+            entry = report(made(given), grades, range(400), CARTILAGE, samples=150)["metrics"]["ece"]
+            covered += entry["low"] <= expected <= entry["high"]
+        assert 0.88 <= covered / trials <= 1
+
+    def test_the_error_before_is_that_of_the_uncalibrated_probabilities(self) -> None:
+        given, grades = self.cases(200, np.random.default_rng(2))
+        found = report(made(tempered(given, 1.7)), grades, range(200), CARTILAGE, samples=5, temperature=1.7)
+        before = metrics.expected_calibration_error(given, grades)
+        assert found["metrics"]["ece_uncalibrated"]["value"] == pytest.approx(before, abs=1e-4)
+        assert found["temperature"] == 1.7
+        assert "ece_uncalibrated" not in report(made(given), grades, range(200), CARTILAGE, samples=5)["metrics"]
