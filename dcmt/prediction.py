@@ -18,9 +18,11 @@ from knee.errors import Faults, UserError
 from knee.evaluation.predictions import iterate_attention, predict
 from knee.evaluation.report import predictions_table
 from knee.images.geometry import Geometry
+from knee.images.joints import find_knees
 from knee.images.original import Source
 from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.intake.naming import side_in_path
+from knee.io.files import typed
 from knee.io.tables import shortened
 
 if TYPE_CHECKING:
@@ -92,8 +94,14 @@ def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files:
     return table
 
 
+def two_knees_reason(path: Path) -> str:
+    """Why an image of two knees gets no grade, and what to do."""
+    folder = typed(path.parent)
+    return f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
+
+
 class ImageReader:
-    """Prepares images like the run's training data; collects unreadable files, and the sides and sources of all others."""
+    """Prepares images like the run's training data; collects the sides and sources, and the files that cannot be graded."""
 
     def __init__(self, loaded: LoadedRun) -> None:
         self._data = loaded.config.data
@@ -118,6 +126,9 @@ class ImageReader:
                 pixels = read_image(path)
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            if len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
+                self.rejected.append((str(path), two_knees_reason(path)))
                 continue
             self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
             image, geometry, inverted = self._prepare(pixels, self.sides[-1])
