@@ -42,7 +42,7 @@ def predict_images(
     predicted grade, not thresholded. ``network`` is teacher or student.
 
     Raises:
-        UserError: no paths, a network that the run does not have, or unreadable files (all of them are named).
+        UserError: no paths, a network that the run does not have, or files that cannot be read or show two knees (all named).
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
@@ -60,7 +60,7 @@ def predict_images(
             maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
     if reader.rejected:
         errors = [f"{path}: {reason}" for path, reason in reader.rejected]
-        raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be read:")
+        raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be graded:")
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
     table.insert(1, "side", reader.sides)
@@ -97,7 +97,9 @@ def grade_images(loaded: LoadedRun, name: str, images: NDArray[np.uint8], files:
 def two_knees_reason(path: Path) -> str:
     """Why an image of two knees gets no grade, and what to do."""
     folder = typed(path.parent)
-    return f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
+    return (
+        f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
+    )
 
 
 class ImageReader:

@@ -183,22 +183,28 @@ def fit_close_up(films: Sequence[Film], found: tuple[Values, float], rng: np.ran
         np.concatenate([flat, mirror]), np.concatenate([apart, apart * np.float32([-1, 1, 1])]), 1.0
     )
     antisymmetric = flat - mirror
-    side, _ = ridge(np.concatenate([antisymmetric, -antisymmetric]), np.concatenate([truth, -truth])[:, None], 10.0)
+    side, _ = ridge(np.concatenate([antisymmetric, -antisymmetric]), np.concatenate([truth, -truth])[:, None], 30.0)
     other = np.stack(others)
     negative = np.concatenate([other, flipped(other)]).reshape(2 * len(other), -1)
     labels = np.repeat([1, -1], [2 * len(flat), len(negative)])
     everything = np.concatenate([flat, mirror, negative])
     score, score_bias = ridge(everything, labels[:, None].astype(np.float32), 1.0, balanced(labels))
     print(f"{len(flat)} windows of knees, {len(negative)} of others")
-    scores = everything @ score[:, 0] + score_bias[0]
-    return {
+    fitted = {
+        "filter": found[0],
+        "filter_bias": np.array([found[1]]),
         "offset": offset,
         "offset_bias": offset_bias,
         "score": score[:, 0],
         "score_bias": score_bias,
         "side": side[:, 0],
-        "scales": np.array([log_odds(scores, labels), log_odds(antisymmetric @ side[:, 0], truth)]),
+        "scales": np.ones(2),
     }
+    known = joints.scores(
+        everything, joints.Weights(**{name: value.astype(np.float32) for name, value in fitted.items()})
+    )
+    fitted["scales"] = np.array([log_odds(known, labels), log_odds(antisymmetric @ side[:, 0], truth)])
+    return fitted
 
 
 def log_odds(values: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -213,7 +219,7 @@ def fit(count: int, processes: int) -> None:
     rng = np.random.default_rng(FIT_SEED)
     films = make_films(draw_films(FIT_SEED, count, processes, small=True), rng)
     found = fit_filter(films, rng)
-    stored = {"filter": found[0], "filter_bias": np.array([found[1]]), **fit_close_up(films, found, rng)}
+    stored = fit_close_up(films, found, rng)
     np.savez_compressed(
         Path(joints.__file__).with_suffix(".npz"), **{name: value.astype(np.float16) for name, value in stored.items()}
     )
@@ -239,8 +245,12 @@ def measure(count: int, processes: int, *, spacing: bool) -> None:
             if nearest and errors[-1] < 0.1:
                 sides.append(nearest.side == knee.side)
     close = np.array(errors) < 0.1
-    print(f"{count} films, {len(errors)} knees: {close.sum()} ({close.mean():.1%}) with all edges within 10 % of the box")
-    print(f"right side: {sum(sides)} of {len(sides)} ({np.mean(sides):.1%}); right number: {np.mean(counts):.1%} of films")
+    print(
+        f"{count} films, {len(errors)} knees: {close.sum()} ({close.mean():.1%}) with all edges within 10 % of the box"
+    )
+    print(
+        f"right side: {sum(sides)} of {len(sides)} ({np.mean(sides):.1%}); right number: {np.mean(counts):.1%} of films"
+    )
     print(f"edge error: median {np.median(errors):.3f}, 95th percentile {np.quantile(errors, 0.95):.3f}")
 
 

@@ -41,13 +41,18 @@ def manifest(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
 
 
-@command("crop", "write one image per knee from films of both legs or long views", runs="dcmt.commands.crop:crop_command")
+@command(
+    "crop", "write one image per knee from films of both legs or long views", runs="dcmt.commands.crop:crop_command"
+)
 def crop(parser: Parser) -> None:
     """Options of ``dcmt crop``."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="new folder for crops, manifest and contact sheets")
     parser.add_argument(
-        "--size-mm", type=_millimetres, default=140.0, help="side of a crop in mm where the spacing is known (default 140)"
+        "--size-mm",
+        type=_millimetres,
+        default=140.0,
+        help="side of a crop in mm where the spacing is known (default 140)",
     )
     parser.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
     parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or your own YAML file")

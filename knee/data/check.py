@@ -200,8 +200,8 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
         )
     if both:
         remarks.append(
-            f"{counted(len(both), 'image')} ({_lines(table, both)}) of two knees, but an image is graded as one; make one image "
-            "per knee with dcmt crop"
+            f"{counted(len(both), 'image')} ({_lines(table, both)}) of two knees, but an image is graded as one; make one "
+            "image per knee with dcmt crop"
         )
     if pairs := _named_with_sides(table):
         remarks.append(

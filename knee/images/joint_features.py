@@ -1,8 +1,8 @@
 """Features of knee joints: the strength and orientation of edges in small cells, as in histograms of oriented gradients.
 
-The orientation histogram of a cell is described by its first Fourier coefficients: the mean root of the
-gradient's magnitude, and its mean weighted by the cosine and sine of twice and four times the angle. Twice the angle ignores the sign of an edge, so a
-negative has the same features. Cells are divided by the mean around them.
+The orientation histogram of a cell is described by its first Fourier coefficients: the mean of the root of the gradient's
+magnitude, and its means weighted by the cosine and sine of twice and of four times the angle. Twice the angle ignores the
+sign of an edge, so a negative has the same features. Cells are divided by the mean around them.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Weights(NamedTuple):
     """(20 · 20 · 5): 1 for knees, −1 for others; and its constant."""
     score_bias: Values
     side: Values
-    """(20 · 20 · 5): on the difference between the features and those of the flipped image; 1 for a right knee, −1 for a left."""
+    """(20 · 20 · 5), for the features minus those of the flipped image: 1 for a right knee, −1 for a left."""
     scales: Values
     """Factors that turn score and evidence of the side into log odds."""
 
@@ -112,7 +112,7 @@ def find_knees(image: NDArray[Any], spacing_mm: tuple[float, float] | None = Non
     if pairs:
         _, one, other = max(pairs, key=lambda pair: pair[0])
         left, right = sorted((one, other), key=lambda knee: knee.x)
-        pooled = (left.side_evidence - right.side_evidence) / 2
+        pooled = left.side_evidence - right.side_evidence
         chosen = (replace(left, side_evidence=pooled), replace(right, side_evidence=-pooled))
     else:
         chosen = tuple(sorted(found, key=lambda knee: -knee.score)[:1])  # type: ignore[assignment]
@@ -168,8 +168,17 @@ def close_up(image: Values, x: float, y: float, width: float) -> KneeBox:
         step = np.clip(features_at(image, x, y, width).ravel() @ fitted.offset + fitted.offset_bias, -0.12, 0.12)
         x, y, width = x + float(step[0]) * width, y + float(step[1]) * width, width * math.exp(float(step[2]))
     features = features_at(image, x, y, width)
-    score = float(features.ravel() @ fitted.score + fitted.score_bias[0])
+    score = float(scores(features.reshape(1, -1), fitted)[0])
     return KneeBox(x, y, width, score, float((features - flipped(features)).ravel() @ fitted.side))
+
+
+def scores(windows: Values, fitted: Weights) -> Values:
+    """The mean of the filter's score and the close-up's own for windows (n, 2000) of ``features_at``."""
+    rows, columns = ((outer - inner) // 2 for outer, inner in zip(CLOSE_UP, FILTER, strict=True))
+    maps = windows.reshape(len(windows), *CLOSE_UP, -1)
+    middle = maps[:, rows : rows + FILTER[0], columns : columns + FILTER[1]].reshape(len(windows), -1)
+    by_filter = middle @ fitted.filter.ravel() + fitted.filter_bias[0]
+    return np.asarray((by_filter + windows @ fitted.score + fitted.score_bias[0]) / 2, np.float32)
 
 
 def features_at(image: Values, x: float, y: float, width: float, shape: tuple[int, int] = CLOSE_UP) -> Values:

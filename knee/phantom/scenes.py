@@ -66,8 +66,7 @@ def draw_scene(*, seed: int, number: int, kind: Kind | None = None, longest: int
     longest = longest or int(rng.integers(260, 900))
     pixel = max(height_mm, width_mm) / longest
     page = page_plane(round(height_mm / pixel), round(width_mm / pixel), pixel)
-    build, grades = draw_build(rng), draw_grades(rng)
-    build = replace(build, leg_half=build.leg_half * float(rng.uniform(1.0, 1.35)))
+    build, grades = _draw_wider_build(rng), draw_grades(rng)
     exposure = replace(draw_exposure(rng, 0.03), turn=0.0, shift=(0.0, 0.0), scale=1.0)
     film: Field = np.zeros_like(page.x)
     knees = []
@@ -87,6 +86,18 @@ def draw_scene(*, seed: int, number: int, kind: Kind | None = None, longest: int
             )
     image = _finish(film, page, exposure, rng)
     return Scene(image, tuple(sorted(knees, key=lambda knee: knee.x)), pixel)
+
+
+def _draw_wider_build(rng: np.random.Generator) -> Build:
+    """Bones as in ``draw_build``, with the larger notch and rounder condyles of flexed views, and stouter legs."""
+    build = draw_build(rng)
+    return replace(
+        build,
+        notch=(float(rng.uniform(7, 21)), float(rng.uniform(7, 12))),
+        spines=(float(rng.uniform(3, 9.5)), float(rng.uniform(3, 8))),
+        roundness=float(rng.uniform(0.004, 0.018)),
+        leg_half=build.leg_half * float(rng.uniform(1.0, 1.35)),
+    )
 
 
 def page_plane(height: int, width: int, pixel_mm: float) -> Plane:
@@ -143,7 +154,9 @@ def _add_leg(
     shape = Lattice(rng)
     x = (across + bend) / np.float32(leg.aspect) + np.float32(2.5) * shape.at(across, down, 45.0)
     y = down - np.float32(leg.turn) * np.clip(across, -80, 80)
-    y = y + np.float32(2.5) * (shape.at(across + 300, down + 300, 45.0) - shape.at(across * 0 + 300, down * 0 + 300, 45.0))
+    y = y + np.float32(2.5) * (
+        shape.at(across + 300, down + 300, 45.0) - shape.at(across * 0 + 300, down * 0 + 300, 45.0)
+    )
     if leg.side == "L":
         x = -x
     p = Plane(x, np.clip(y, _UPPER_MM, _LOWER_MM), page.pixel_mm / leg.scale)
@@ -182,5 +195,7 @@ def _finish(film: Field, page: Plane, exposure: Exposure, rng: np.random.Generat
     for letter in ("R", "L", "", "")[int(rng.integers(3)) :]:
         at = int(rng.uniform(0.02, 0.9) * width), int(rng.uniform(0.05, 0.98) * height)
         size = max(0.3, width / 500 * float(rng.uniform(0.5, 1.2)))
-        cv2.putText(image, letter, at, cv2.FONT_HERSHEY_SIMPLEX, size, 255 - black, max(1, round(2 * size)), cv2.LINE_AA)
+        cv2.putText(
+            image, letter, at, cv2.FONT_HERSHEY_SIMPLEX, size, 255 - black, max(1, round(2 * size)), cv2.LINE_AA
+        )
     return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +64,9 @@ def crop_images(folder: Path, out: Path, table: pd.DataFrame, *, size_mm: float)
     rows = table.to_dict("records")
 
     def crop(number: int) -> Cropped:
-        return _crop_image(folder, out, {str(key): value for key, value in rows[number].items()}, names[number], size_mm)
+        return _crop_image(
+            folder, out, {str(key): value for key, value in rows[number].items()}, names[number], size_mm
+        )
 
     mark_as_own(out / CONTACT)
     sheets = ContactSheets(out / CONTACT)
@@ -106,7 +108,7 @@ def crop_names(table: pd.DataFrame) -> list[str]:
 def as_stored(values: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Grey values as integers: unchanged if they are whole numbers from 0 to 65,535, else scaled to that range."""
     low, high = float(values.min()), float(values.max())
-    if 0 <= low and high <= 65535 and np.array_equal(values, np.rint(values)):
+    if low >= 0 and high <= 65535 and np.array_equal(values, np.rint(values)):
         return values.astype(np.uint8 if high <= 255 else np.uint16)
     scaled = (values.astype(np.float64) - low) / max(high - low, 1e-12)
     return np.rint(scaled * 65535).astype(np.uint16)
