@@ -45,11 +45,13 @@ def varied(image: Values, rng: np.random.Generator) -> Values:
         coarse = rng.uniform(-60, 60, (3, 3)).astype(np.float32)
         image = image + cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.3:
-        image = np.minimum(image, np.quantile(image, rng.uniform(0.4, 0.95)))
+        image = np.minimum(image, np.float32(np.quantile(image, rng.uniform(0.4, 0.95))))
     if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6) * max(width, height) / 250)
+        image = np.asarray(
+            cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6) * max(width, height) / 250), np.float32
+        )
     if rng.random() < 0.4:
-        image = image + rng.normal(0, rng.uniform(1, 8), image.shape)
+        image = image + rng.normal(0, rng.uniform(1, 8), image.shape).astype(np.float32)
     return np.asarray(image, np.float32)
 
 
@@ -87,7 +89,7 @@ def make_films(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Film]:
     films: list[Film] = []
     for scene in scenes:
         image = scene.image.astype(np.float32)
-        film = image, [(knee.x, knee.y, knee.width, knee.side) for knee in scene.knees]
+        film: Film = image, [(knee.x, knee.y, knee.width, knee.side) for knee in scene.knees]
         films.append((varied(image, rng) if rng.random() < 0.6 else image, film[1]))
         if scene.knees and rng.random() < 0.8:
             parts = [cropped(film, rng) for _ in range(int(rng.integers(1, 3)))]
@@ -129,7 +131,7 @@ def ridge(
 
 def balanced(labels: NDArray[Any]) -> NDArray[Any]:
     """Weights that give both classes the same total."""
-    return np.where(labels > 0, 1 / (labels > 0).sum(), 1 / (labels < 0).sum())
+    return np.asarray(np.where(labels > 0, 1 / (labels > 0).sum(), 1 / (labels < 0).sum()))
 
 
 def fit_filter(films: Sequence[Film], rng: np.random.Generator, rounds: int = 3) -> tuple[Values, float]:
@@ -155,9 +157,9 @@ def fit_filter(films: Sequence[Film], rng: np.random.Generator, rounds: int = 3)
         template = solved.reshape(*joints.FILTER, CHANNELS)
         found = ((template + template[:, ::-1] * MIRRORED) / 2).astype(np.float32), float(bias[0])
         for film in films[number * share : (number + 1) * share] if number < rounds else ():
-            for score, *place in joints.search(film[0], joints.pyramid(film[0]), found):
-                if score > -0.8 and is_other(*place, film, near=0.2, size=0.3):
-                    one = joints.features_at(film[0], *place, joints.FILTER)
+            for score, x, y, size in joints.search(film[0], joints.pyramid(film[0]), found):
+                if score > -0.8 and is_other(x, y, size, film, near=0.2, size=0.3):
+                    one = joints.features_at(film[0], x, y, size, joints.FILTER)
                     windows += [one, flipped(one)]
                     labels += [-1, -1]
         print(f"round {number}: {len(windows)} windows, {sum(label < 0 for label in labels)} of them not of knees")
@@ -174,13 +176,13 @@ def fit_close_up(films: Sequence[Film], found: tuple[Values, float], rng: np.ran
             windows.append(joints.features_at(film[0], x, y, size))
             offsets.append(((knee[0] - x) / size, (knee[1] - y) / size, math.log(knee[2] / size)))
             sides.append(1 if knee[3] == "R" else -1)
-        for score, *place in joints.search(film[0], joints.pyramid(film[0]), found, most=4):
-            if score > -0.6 and is_other(*place, film, near=0.2, size=0.3):
-                others.append(joints.features_at(film[0], *place))
+        for score, x, y, size in joints.search(film[0], joints.pyramid(film[0]), found, most=4):
+            if score > -0.6 and is_other(x, y, size, film, near=0.2, size=0.3):
+                others.append(joints.features_at(film[0], x, y, size))
     knees, apart, truth = np.stack(windows), np.array(offsets, np.float32), np.array(sides, np.float32)
     flat, mirror = knees.reshape(len(knees), -1), flipped(knees).reshape(len(knees), -1)
     offset, offset_bias = ridge(
-        np.concatenate([flat, mirror]), np.concatenate([apart, apart * np.float32([-1, 1, 1])]), 1.0
+        np.concatenate([flat, mirror]), np.concatenate([apart, apart * np.array([-1, 1, 1], np.float32)]), 1.0
     )
     antisymmetric = flat - mirror
     side, _ = ridge(np.concatenate([antisymmetric, -antisymmetric]), np.concatenate([truth, -truth])[:, None], 30.0)
@@ -188,15 +190,15 @@ def fit_close_up(films: Sequence[Film], found: tuple[Values, float], rng: np.ran
     negative = np.concatenate([other, flipped(other)]).reshape(2 * len(other), -1)
     labels = np.repeat([1, -1], [2 * len(flat), len(negative)])
     everything = np.concatenate([flat, mirror, negative])
-    score, score_bias = ridge(everything, labels[:, None].astype(np.float32), 1.0, balanced(labels))
+    scoring, scoring_bias = ridge(everything, labels[:, None].astype(np.float32), 1.0, balanced(labels))
     print(f"{len(flat)} windows of knees, {len(negative)} of others")
     fitted = {
         "filter": found[0],
         "filter_bias": np.array([found[1]]),
         "offset": offset,
         "offset_bias": offset_bias,
-        "score": score[:, 0],
-        "score_bias": score_bias,
+        "score": scoring[:, 0],
+        "score_bias": scoring_bias,
         "side": side[:, 0],
         "scales": np.ones(2),
     }

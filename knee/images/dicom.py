@@ -88,8 +88,8 @@ def read_subject(path: Path) -> Subject | None:
 def shows_left_first(path: Path) -> bool:
     """Whether a DICOM file's PatientOrientation says that its columns run to the patient's right: a mirrored frontal view."""
     dataset = _read_header(path, ["PatientOrientation"])
-    orientation = dataset.get("PatientOrientation") if dataset else None
-    return bool(orientation) and str(orientation[0])[:1] == "R"
+    orientation = (dataset.get("PatientOrientation") if dataset else None) or [""]
+    return str(orientation[0])[:1] == "R"
 
 
 def other_object(path: Path) -> str:

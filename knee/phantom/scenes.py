@@ -126,8 +126,8 @@ def _arrange(rng: np.random.Generator, kind: Kind) -> tuple[float, float, list[L
     width = float(rng.uniform(gap + 120, max(gap + 150, 430)))
     height = float(rng.uniform(700, 1000) if kind == "whole" else rng.uniform(160, 430))
     middle = float(rng.uniform(-1, 1)) * (width - gap - 118) / 2
-    room = height * 0.07 if kind == "whole" else max(0.0, height / 2 - 62)
-    y = float(rng.uniform(-1, 1)) * room
+    reach = height * 0.07 if kind == "whole" else max(0.0, height / 2 - 62)
+    y = float(rng.uniform(-1, 1)) * reach
     lower = float(rng.normal(0, 5))
     legs = [leg("R", middle - gap / 2, y + lower), leg("L", middle + gap / 2, y - lower)]
     if kind == "none":  # shafts and ankles, or hips: far below or above the joint

@@ -105,11 +105,11 @@ def crop_names(table: pd.DataFrame) -> list[str]:
     return names
 
 
-def as_stored(values: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def as_stored(values: NDArray[np.float32]) -> NDArray[np.uint8 | np.uint16]:
     """Grey values as integers: unchanged if they are whole numbers from 0 to 65,535, else scaled to that range."""
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 65535 and np.array_equal(values, np.rint(values)):
-        return values.astype(np.uint8 if high <= 255 else np.uint16)
+        return values.astype(np.uint8) if high <= 255 else values.astype(np.uint16)
     scaled = (values.astype(np.float64) - low) / max(high - low, 1e-12)
     return np.rint(scaled * 65535).astype(np.uint16)
 
