@@ -29,7 +29,7 @@ BOX_WIDTHS = 1.75
 """Side of a knee's box in widths of its bones: 140 mm for bones 80 mm wide."""
 
 _LONGEST = 512
-_SHRINK = 1.15
+_SHRINK = 1.2
 _SMALLEST = 0.14
 """The narrowest bones looked for, as a share of the image's shorter side."""
 _BONES_MM = (55.0, 110.0)
