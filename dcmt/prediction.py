@@ -20,6 +20,7 @@ from knee.errors import Faults, UserError
 from knee.evaluation.predictions import iterate_attention, predict
 from knee.evaluation.report import predictions_table
 from knee.images.geometry import Geometry
+from knee.images.joints import find_knees
 from knee.images.original import Source
 from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.intake.naming import side_in_path
@@ -52,7 +53,7 @@ def predict_images(
     teacher or student.
 
     Raises:
-        UserError: no paths, a network that the run does not have, or unreadable files (all of them are named).
+        UserError: no paths, a network that the run does not have, or files that cannot be read or show two knees (all named).
     """
     if isinstance(paths, (str, Path)):
         paths = [paths]
@@ -73,7 +74,7 @@ def predict_images(
             maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
     if reader.rejected:
         errors = [f"{path}: {reason}" for path, reason in reader.rejected]
-        raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be read:")
+        raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be graded:")
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
     table.insert(1, "side", reader.sides)
@@ -137,8 +138,16 @@ def reference_note(loaded: LoadedRun) -> str:
     )
 
 
+def two_knees_reason(path: Path) -> str:
+    """Why an image of two knees gets no grade, and what to do."""
+    folder = typed(path.parent)
+    return (
+        f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
+    )
+
+
 class ImageReader:
-    """Prepares images like the run's training data; collects unreadable files, and the sides and sources of all others."""
+    """Prepares images like the run's training data; collects the sides and sources, and the files that cannot be graded."""
 
     def __init__(self, loaded: LoadedRun) -> None:
         self._loaded, self._data = loaded, loaded.config.data
@@ -164,6 +173,9 @@ class ImageReader:
                 pixels = read_image(path)
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            if len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
+                self.rejected.append((str(path), two_knees_reason(path)))
                 continue
             self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
             image, geometry, inverted = self._prepare(pixels, self.sides[-1])

@@ -41,6 +41,24 @@ def manifest(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
 
 
+@command(
+    "crop", "write one image per knee from films of both legs or long views", runs="dcmt.commands.crop:crop_command"
+)
+def crop(parser: Parser) -> None:
+    """Options of ``dcmt crop``."""
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="new folder for crops, manifest and contact sheets")
+    parser.add_argument(
+        "--size-mm",
+        type=_millimetres,
+        default=140.0,
+        help="side of a crop in mm where the spacing is known (default 140)",
+    )
+    parser.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
+    parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or your own YAML file")
+    parser.add_argument("--pattern", help="where the patient's name is, as for dcmt manifest")
+
+
 def _sheet_options(parser: Parser) -> None:
     parser.add_argument("--grades", type=Path, metavar="FILE", help="grades in a spreadsheet: CSV or Excel (.xlsx)")
     sheet = parser.add_argument_group("how to read the spreadsheet, if this is not detected; options may be repeated")
@@ -303,6 +321,16 @@ def _pixels(text: str) -> float:
         value = math.nan
     if not 0 <= value <= 256:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 0 to 256")
+    return value
+
+
+def _millimetres(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 60 <= value <= 400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size from 60 to 400 mm")
     return value
 
 

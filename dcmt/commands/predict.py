@@ -37,7 +37,7 @@ _DRAWN = ".drawn.txt"
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """Grade with the teacher (or student): ``predictions.csv``, overlays, and ``rejected.csv`` for unreadable files."""
+    """Grade with the teacher (or student): ``predictions.csv``, overlays, and ``rejected.csv`` for files without a grade."""
     loaded = load_run(
         options.run,
         checkpoint=options.checkpoint,
@@ -63,7 +63,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if not tables and earlier:
             raise Faults(
                 shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
-                summary=f"no image in {options.images} could be read; {out} was not changed",
+                summary=f"no image in {options.images} could be graded; {out} was not changed",
             )
         if reader.rejected:
             _write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
@@ -71,14 +71,14 @@ def predict_command(options: argparse.Namespace) -> int:
             table = pd.concat(tables, ignore_index=True)
             _write_table(out / "predictions.csv", table)
     if reader.rejected:
-        log.info(f"{len(reader.rejected)} of {len(paths)} files could not be read: {out / 'rejected.csv'}")
+        log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
         log.info(
             f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither in the file nor as L or R at "
             f"the end of its name), so they are graded unflipped; the network was trained with {reader.mirrors} knees flipped"
         )
     if not tables:
-        raise UserError(f"no image in {options.images} could be read; see the reasons in {out / 'rejected.csv'}")
+        raise UserError(f"no image in {options.images} could be graded; see the reasons in {out / 'rejected.csv'}")
     _report(table, anyway=getattr(options, "grade_anyway", False))
     grader = name + (" with flip TTA" if loaded.flip_tta else "")
     graded = table["predicted"].notna().sum()

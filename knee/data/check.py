@@ -19,9 +19,9 @@ from knee.data.manifest import BadRow, Inspection, Manifest, inspect_manifest
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
 from knee.images.dicom import Subject, read_subject
+from knee.images.joints import find_knees
 from knee.images.read import read_image, read_mask
 from knee.images.slices import is_file
-from knee.images.two_knees import WIDE
 from knee.io.files import write_text
 from knee.io.pool import map_in_order
 
@@ -41,7 +41,7 @@ class _Seen:
     reasons: list[str] = field(default_factory=list)
     pixels: bytes | None = None
     """A digest of size and grey values."""
-    wide: bool = False
+    two_knees: bool = False
     covered: float | None = None
     """The share of the image that its mask covers."""
     side: str = ""
@@ -113,7 +113,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
             size = pixels.values.shape
             seen.remarks = pixels.remarks
             seen.pixels = blake2b(str(size).encode() + pixels.values.tobytes(), digest_size=16).digest()
-            seen.wide = size[1] >= WIDE * size[0]
+            seen.two_knees = len(find_knees(pixels.values, pixels.spacing_mm)) == 2
             seen.side = pixels.laterality or ""
             seen.subject = read_subject(path)
             side = str(manifest.table["side"].iat[row])
@@ -190,7 +190,7 @@ def _one_person(table: pd.DataFrame, seen: Sequence[_Seen]) -> tuple[list[BadRow
 def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
     """Findings that are not errors but deserve attention."""
     sideless = [row for row, one in enumerate(seen) if one.side and not table["side"].iat[row]]
-    wide = [row for row, one in enumerate(seen) if one.wide]
+    both = [row for row, one in enumerate(seen) if one.two_knees]
     remarks = []
     if sideless:
         remarks.append(
@@ -198,10 +198,10 @@ def _remarks(table: pd.DataFrame, seen: Sequence[_Seen]) -> list[str]:
             "without a side in the manifest, although the file has it: "
             "write it, or training (data.mirror_side) does not mirror images that predict mirrors"
         )
-    if wide:
+    if both:
         remarks.append(
-            f"{counted(len(wide), 'image')} ({_lines(table, wide)}) at least {WIDE} times as wide as high: if these show both "
-            "knees, crop them first; an image is graded as one knee"
+            f"{counted(len(both), 'image')} ({_lines(table, both)}) of two knees, but an image is graded as one; make one "
+            "image per knee with dcmt crop"
         )
     if pairs := _named_with_sides(table):
         remarks.append(

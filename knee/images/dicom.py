@@ -95,6 +95,13 @@ def _modality(dataset: pydicom.Dataset) -> str:
     return str(dataset.get("Modality") or "").strip(" \0").upper()[:16]
 
 
+def shows_left_first(path: Path) -> bool:
+    """Whether a DICOM file's PatientOrientation says that its columns run to the patient's right: a mirrored frontal view."""
+    dataset = _read_header(path, ["PatientOrientation"])
+    orientation = (dataset.get("PatientOrientation") if dataset else None) or [""]
+    return str(orientation[0])[:1] == "R"
+
+
 def other_object(path: Path) -> str:
     """The kind of a DICOM object that is not an image of a patient ('Segmentation Storage'); '' for all other files."""
     dataset = _read_header(path, ["SOPClassUID", "Modality"])

@@ -126,8 +126,8 @@ def _is_elsewhere(mask: Pixels, image: Pixels, *, single: bool) -> bool:
     return bool(np.linalg.norm(apart, axis=1).max() > 0.1 * min(np.linalg.norm(down), np.linalg.norm(across)))
 
 
-def write_png(path: str | Path, image: npt.NDArray[np.uint8], *, force: bool = False) -> None:
-    """Write (H, W) or RGB (H, W, 3) uint8 as PNG; an existing file is kept unless ``force``.
+def write_png(path: str | Path, image: npt.NDArray[np.uint8 | np.uint16], *, force: bool = False) -> None:
+    """Write (H, W) or RGB (H, W, 3), uint8 or uint16, as PNG; an existing file is kept unless ``force``.
 
     Raises:
         UserError: the file exists, or cannot be written.

@@ -64,7 +64,7 @@ def test_attention_is_on_the_pixels_of_each_file(run: LoadedRun, files: list[Pat
 
 def test_what_cannot_be_graded_is_named(run: LoadedRun, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"not a picture")
-    with pytest.raises(Faults, match=r"2 of 3 images cannot be read") as caught:
+    with pytest.raises(Faults, match=r"2 of 3 images cannot be graded") as caught:
         run.predict([files[0], tmp_path / "bad.png", tmp_path / "missing.png"])
     assert "bad.png" in str(caught.value)
     assert "missing.png" in str(caught.value)

@@ -122,7 +122,7 @@ def test_what_was_there_stays_where_nothing_can_be_read(trained_run: RunFolder, 
     out = tmp_path / "out"
     grade(trained_run, tmp_path / "one", out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"(?s)no image in .*two could be read; .*out was not changed.*empty\.png"):
+    with pytest.raises(UserError, match=r"(?s)no image in .*two could be graded; .*out was not changed.*empty\.png"):
         grade(trained_run, tmp_path / "two", out, force=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -325,7 +325,7 @@ def test_an_image_whose_name_holds_a_line_break_is_listed_and_the_rest_is_graded
     picture(tmp_path / "in" / "plain.png")
     picture(tmp_path / "in" / "tab\tand space.png")
     said = grade(trained_run, tmp_path / "in", tmp_path / "out")
-    assert any("4 of 6 files could not be read" in line for line in said)
+    assert any("4 of 6 files could not be graded" in line for line in said)
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert table["image"].tolist() == ["plain.png", "tab\tand space.png"]
     rejected = pd.read_csv(tmp_path / "out" / "rejected.csv")

@@ -8,6 +8,8 @@ from knee.data.check import check_data, check_images, drop_bad
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images.read import write_png
+from knee.phantom import draw_radiograph
+from knee.phantom.scenes import draw_scene
 
 KL = load_grade_set("kl")
 IMAGE = np.arange(120, dtype=np.uint8).reshape(10, 12)
@@ -171,14 +173,19 @@ def test_the_same_pixels_of_another_patient_or_grade_are_faults(tmp_path, kind):
     assert len(checked(tmp_path, "a.npy,1,L,0,", "./a.npy,2,L,0,").faults()) == 2
 
 
-def test_wide_images_are_a_remark(tmp_path):
-    rng = np.random.default_rng(0)
-    for name, width in (("square", 10), ("knee", 15), ("both", 16), ("wide", 30)):
-        write_png(tmp_path / f"{name}.png", rng.integers(0, 256, (10, width), np.uint8))
-    found = checked(tmp_path, *(f"{name}.png,{name},,0," for name in ("square", "knee", "both", "wide")))
+def test_images_of_two_knees_are_a_remark_whatever_their_shape(tmp_path):
+    pair = draw_scene(seed=7, number=0, kind="both", longest=240).image
+    tall = np.pad(pair, ((0, max(0, pair.shape[1] - pair.shape[0])), (0, 0)))
+    one = draw_radiograph(seed=7, patient=0, side="L", size=120).image
+    wide = np.pad(one, ((0, 0), (60, 60)))
+    for name, image in (("pair", pair), ("tall", tall), ("one", one), ("wide", wide)):
+        write_png(tmp_path / f"{name}.png", image)
+    found = checked(tmp_path, *(f"{name}.png,{name},,0," for name in ("pair", "tall", "one", "wide")))
     assert found.faults() == []
     (remark,) = found.remarks
-    assert remark.startswith("2 images (lines 4, 5) at least 1.6 times as wide as high: if these show both knees, crop")
+    assert remark.startswith(
+        "2 images (lines 2, 3) of two knees, but an image is graded as one; make one image per knee"
+    )
 
 
 @pytest.mark.parametrize(
