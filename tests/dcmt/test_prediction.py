@@ -30,7 +30,7 @@ def files(phantom: Path) -> list[Path]:
 
 def test_the_table_has_a_row_a_file_and_a_probability_a_grade(run: LoadedRun, files: list[Path]) -> None:
     table = run.predict(files)
-    assert list(table) == ["image", "side", "grade", "name", "p_0", "p_1", "p_2"]
+    assert list(table) == ["image", "side", "grade", "name", "p_0", "p_1", "p_2", "familiarity", "reason"]
     assert table["image"].tolist() == [str(path) for path in files]
     probabilities = table[["p_0", "p_1", "p_2"]].to_numpy()
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
