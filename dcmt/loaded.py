@@ -155,7 +155,7 @@ def load_run(
         raise UserError(f"{found.folder} has no teacher; train the run again, or restore its own checkpoint")
     reference = open_reference(found)
     networks = for_inference(bare, reference.temperatures if reference else {}, flip_tta=flip_tta)
-    return LoadedRun(run, kind, config, found, grade_set, networks, bare, chosen, flip_tta, reference)
+    return LoadedRun(run, kind, config, found, grade_set, networks, bare, chosen, flip_tta, reference=reference)
 
 
 def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:

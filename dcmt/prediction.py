@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 32
 _CHUNK = 256
+_MAPS = ("attention", "evidence")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
@@ -48,9 +49,9 @@ def predict_images(
     """Grade image files: one row for each file with image, side, grade, name and probabilities of the grades (p_0, p_1, …).
 
     ``familiarity`` and ``reason`` compare each image with the training images, if the run knows them. An image with a reason
-    is unlike them and gets no grade (missing values), unless ``grade_anyway``. ``attention`` adds a column of arrays (H, W)
-    float32 in [0, 1], each on the pixels of its own file: the map x of the predicted grade, not thresholded. ``network`` is
-    teacher or student.
+    is unlike them and gets no grade (missing values), unless ``grade_anyway``. ``attention`` adds the columns ``attention``
+    (the map x of the predicted grade, not thresholded) and ``evidence`` (the evidence map) of arrays (H, W) float32 in [0, 1],
+    each on the pixels of its own file. ``network`` is teacher or student.
 
     Raises:
         UserError: no paths, a network that the run does not have, or files that cannot be read or show two knees (all named).
@@ -64,14 +65,15 @@ def predict_images(
         raise UserError(f"{loaded.run.path} has no {network}; it has {', '.join(loaded.networks)}")
     if note := reference_note(loaded):
         log.warning(note)
-    reader = ImageReader(loaded)
-    tables, maps = [], []
+    reader = ImageReader(loaded, grade_anyway=grade_anyway)
+    tables: list[pd.DataFrame] = []
+    maps: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
     for start in range(0, len(files), _CHUNK):
         images, read = reader.read(files[start : start + _CHUNK])
         if read and not reader.rejected:
             table = grade_images(loaded, network, images, [str(path) for path in read])
             tables.append(marked(table, reader.marks(images), grade_anyway=grade_anyway))
-            maps += _attention(loaded, network, images, reader.sources[-len(read) :]) if attention else []
+            maps += _maps(loaded, network, images, reader.sources[-len(read) :]) if attention else []
     if reader.rejected:
         errors = [f"{path}: {reason}" for path, reason in reader.rejected]
         raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be graded:")
@@ -80,20 +82,26 @@ def predict_images(
     table.insert(1, "side", reader.sides)
     shares = [f"p_{grade}" for grade in range(loaded.grade_set.count)]
     table = table[["image", "side", "grade", "name", *shares, "familiarity", "reason"]]
-    return table.assign(attention=pd.Series(maps, dtype=object)) if attention else table
+    if not attention:
+        return table
+    return table.assign(
+        **{name: pd.Series([pair[place] for pair in maps], dtype=object) for place, name in enumerate(_MAPS)}
+    )
 
 
-def _attention(
+def _maps(
     loaded: LoadedRun, network: str, images: NDArray[np.uint8], sources: Sequence[Source]
-) -> list[NDArray[np.float32]]:
-    """The map of each image on its file's own pixels."""
-    squares = [
-        square
-        for batch in iterate_attention(loaded.networks[network], image_loader(images), **loaded.inference)
-        for square in batch.attention.float().cpu().numpy()
-    ]
-    restored = (source.geometry.restore(square) for source, square in zip(sources, squares, strict=True))
-    return [np.clip(one, 0, 1).astype(np.float32) for one in restored]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Attention and evidence map of each image on its file's own pixels."""
+    found = []
+    places = iter(sources)
+    for batch in iterate_attention(loaded.networks[network], image_loader(images), evidence=True, **loaded.inference):
+        assert batch.evidence is not None
+        for squares in zip(batch.attention.float().cpu().numpy(), batch.evidence.cpu().numpy(), strict=True):
+            geometry = next(places).geometry
+            x, evidence = (np.clip(geometry.restore(square), 0, 1).astype(np.float32) for square in squares)
+            found.append((x, evidence))
+    return found
 
 
 def image_loader(images: NDArray[np.uint8]) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -149,8 +157,9 @@ def two_knees_reason(path: Path) -> str:
 class ImageReader:
     """Prepares images like the run's training data; collects the sides and sources, and the files that cannot be graded."""
 
-    def __init__(self, loaded: LoadedRun) -> None:
-        self._loaded, self._data = loaded, loaded.config.data
+    def __init__(self, loaded: LoadedRun, *, grade_anyway: bool = False) -> None:
+        """``grade_anyway``: an image of two knees is graded like any other."""
+        self._loaded, self._data, self._anyway = loaded, loaded.config.data, grade_anyway
         self._template = loaded.run.template()
         self.rejected: list[tuple[str, str]] = []
         self.sides: list[str] = []
@@ -174,7 +183,7 @@ class ImageReader:
             except UserError as error:
                 self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
                 continue
-            if len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
+            if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
                 self.rejected.append((str(path), two_knees_reason(path)))
                 continue
             self.sides.append(pixels.laterality or side_in_path(path.as_posix()))

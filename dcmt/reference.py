@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,7 @@ from knee.evaluation.familiarity import Familiarity, features, fit_familiarity
 from knee.evaluation.predictions import predict
 from knee.images.dicom import read_modality
 from knee.images.geometry import Geometry
-from knee.images.negatives import SIDE, mean_thumbnail, thumbnail
 from knee.images.slices import split_slice
-from knee.images.two_knees import WIDE, shows_two
 from knee.io.files import moved_into_place, write_json
 from knee.io.plain import read_json, shown
 from knee.nn.flips import FlipAveraged
@@ -46,10 +44,8 @@ _MOST_HEADERS = 256
 _MOST_BYTES = 1 << 27
 _MOST_FEATURES = 4096
 _MOST_MODALITIES = 20
-_MOST_TWO = 0.01
-"""If more validation images seem to show two knees, as slices may, that is not checked."""
 _RADIOGRAPHS = ("CR", "DX", "DR", "RF", "RG", "XA")
-_ARRAYS = ("center", "whitening", "means", "distances", "knee")
+_ARRAYS = ("center", "whitening", "means", "distances")
 Bytes = NDArray[np.uint8]
 
 
@@ -79,10 +75,6 @@ class Reference:
     """By network, with ``_flip_tta`` for predictions with flip TTA; empty with fewer than 30 graded validation images."""
     familiarity: Familiarity | None
     """None without training or validation images."""
-    knee: NDArray[np.float32] | None
-    """(32, 32), the mean training image; None if the halves of single images look like it, too."""
-    widest: float
-    """Largest width / height of a training image."""
     modalities: tuple[str, ...]
     """Modalities of the training images, as far as their files give them."""
 
@@ -101,10 +93,6 @@ class Reference:
         known = {_kind(name) for name in self.modalities}
         if image.modality and known and _kind(image.modality) not in known:
             return f"its modality is {image.modality}, that of the training images {' or '.join(self.modalities)}"
-        place = image.geometry
-        wide = place.width >= WIDE * place.height and self.widest < WIDE
-        if wide or (self.knee is not None and shows_two(place.content(image.square), self.knee)):
-            return "it may show both knees: crop it to one knee"
         if self.familiarity is not None and not distance <= self.familiarity.threshold:
             return "it is unlike the training images"
         return ""
@@ -170,21 +158,7 @@ def measure(
             for name, rows in (("train", training), ("val", validation))
         }
         familiarity = fit_familiarity(of["train"], classes, of["val"])
-    return Reference(temperatures, familiarity, *_shapes(data, training, validation), _modalities(data, training))
-
-
-def _shapes(data: KneeData, training: Any, validation: Any) -> tuple[NDArray[np.float32] | None, float]:
-    """The mean training image, unless single images seem to show two knees, and the largest width / height."""
-    if not len(training):
-        return None, 1.0
-
-    def contents(rows: Any) -> Iterator[Bytes]:
-        return (data.cache.geometry(row).content(data.cache.images[row]) for row in rows)
-
-    places = [data.cache.geometry(row) for row in training]
-    knee = mean_thumbnail(thumbnail(content) for content in contents(training))
-    doubtful = sum(shows_two(content, knee) for content in contents(validation))
-    return knee if doubtful <= _MOST_TWO * len(validation) else None, max(p.width / p.height for p in places)
+    return Reference(temperatures, familiarity, _modalities(data, training))
 
 
 def _modalities(data: KneeData, rows: Any) -> tuple[str, ...]:
@@ -217,9 +191,7 @@ def store(reference: Reference, checkpoint: Checkpoint, data: KneeData) -> None:
         )
         return
     known = reference.familiarity
-    tensors = {} if known is None else {name: getattr(known, name) for name in _ARRAYS if name != "knee"}
-    if reference.knee is not None:
-        tensors["knee"] = reference.knee
+    tensors = {} if known is None else {name: getattr(known, name) for name in _ARRAYS}
     try:
         with moved_into_place(arrays) as scratch:
             save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, scratch)
@@ -230,7 +202,6 @@ def store(reference: Reference, checkpoint: Checkpoint, data: KneeData) -> None:
                 "manifest_sha256": file_hash(data.manifest.path),
                 "arrays_sha256": _sha256(arrays),
                 "temperatures": dict(reference.temperatures),
-                "widest": reference.widest,
                 "modalities": list(reference.modalities),
             },
         )
@@ -267,16 +238,14 @@ def open_reference(checkpoint: Checkpoint) -> Reference | None:
 
 
 def _reference(values: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]]) -> Reference:
-    temperatures, widest, modalities = values["temperatures"], values["widest"], values["modalities"]
+    temperatures, modalities = values["temperatures"], values["modalities"]
     if not isinstance(temperatures, dict) or not all(map(is_temperature, temperatures.values())):
         raise ValueError(f"temperatures are {shown(temperatures)}, not numbers from {RANGE[0]} to {RANGE[1]:g}")
-    if type(widest) not in (int, float) or not widest > 0:
-        raise ValueError(f"widest is {shown(widest)}, not a ratio of width and height")
     if not isinstance(modalities, list) or len(modalities) > _MOST_MODALITIES:
         raise ValueError(f"modalities are {shown(modalities)}, not a list of names")
     if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 16 for name in modalities):
         raise ValueError(f"modalities are {shown(modalities)}, not short names")
-    return Reference(temperatures, _familiarity(arrays), arrays.get("knee"), float(widest), tuple(modalities))
+    return Reference(temperatures, _familiarity(arrays), tuple(modalities))
 
 
 def is_temperature(value: object) -> bool:
@@ -285,11 +254,9 @@ def is_temperature(value: object) -> bool:
 
 
 def _familiarity(arrays: Mapping[str, NDArray[np.float32]]) -> Familiarity | None:
-    if "knee" in arrays and arrays["knee"].shape != (SIDE, SIDE):
-        raise ValueError(f"knee has the shape {arrays['knee'].shape}, not {(SIDE, SIDE)}")
-    if not arrays.keys() - {"knee"}:
+    if not arrays:
         return None
-    found = Familiarity(*(arrays[name] for name in _ARRAYS if name != "knee"))
+    found = Familiarity(*(arrays[name] for name in _ARRAYS))
     size = len(found.center) if found.center.ndim == 1 else 0
     shapes = found.whitening.shape == (size, size), found.means.ndim == 2 and found.means.shape[1] == size
     if not 0 < size <= _MOST_FEATURES or not all(shapes) or not len(found.means):

@@ -184,7 +184,7 @@ def curves(network: Callable[[Tensor], Any], images: Tensor, grades: Tensor, map
         chosen = torch.from_numpy(first).reshape(count, 1, size, size)
         for name, kept in (("deletion", 1 - chosen), ("insertion", chosen)):
             mixed = images * kept + blurred * (1 - kept)
-            logits = torch.cat([network(part).logits for part in mixed.split(64)])
+            logits = torch.cat([network(part).logits for part in torch.split(mixed, 64)])
             sums[name].append(float(logits.float().softmax(1)[torch.arange(count), grades].mean()))
     return float(np.mean(sums["deletion"])), float(np.mean(sums["insertion"]))
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from knee.images.slices import is_file
 from knee.intake.scan import IMAGE_SUFFIXES, image_files, printable
 from knee.io.files import LONGEST_NAME, moved_into_place
 from knee.io.own_folders import MARK, mark_as_own
-from knee.io.tables import shortened
+from knee.io.tables import plain_text, shortened, spreadsheet_text
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def predict_command(options: argparse.Namespace) -> int:
     earlier = _earlier(out)
     if note := reference_note(loaded):
         log.warning(note)
-    reader = ImageReader(loaded)
+    reader = ImageReader(loaded, grade_anyway=options.grade_anyway)
     with ExitStack() as undo:
         tables = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
         if not tables and earlier:
@@ -79,7 +79,7 @@ def predict_command(options: argparse.Namespace) -> int:
         )
     if not tables:
         raise UserError(f"no image in {options.images} could be graded; see the reasons in {out / 'rejected.csv'}")
-    _report(table, anyway=getattr(options, "grade_anyway", False))
+    _report(table, anyway=options.grade_anyway)
     grader = name + (" with flip TTA" if loaded.flip_tta else "")
     graded = table["predicted"].notna().sum()
     log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
@@ -95,7 +95,7 @@ def _report(table: pd.DataFrame, *, anyway: bool) -> None:
         log.info(f"{counted(int(unlike), 'image')} unlike the training images (column reason): {hint}")
 
 
-def _result(row: dict[str, Any]) -> str:
+def _result(row: Mapping[Any, Any]) -> str:
     """One line about one image."""
     if pd.isna(row["predicted"]):
         return f"{row['image']}: not graded: {row['reason']}"
@@ -133,7 +133,7 @@ def _grade_all(
             except NotFinite as error:
                 raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
             table.insert(1, "side", reader.sides[-len(read) :])
-            table = marked(table, reader.marks(images), grade_anyway=getattr(options, "grade_anyway", False))
+            table = marked(table, reader.marks(images), grade_anyway=options.grade_anyway)
             tables.append(table)
             graded = np.flatnonzero(table["predicted"].notna())
             if not options.no_overlays and len(graded):
@@ -145,6 +145,11 @@ def _grade_all(
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file; names and reasons are quoted, so that no spreadsheet program takes them for formulas."""
+    texts = {
+        name: table[name].map(spreadsheet_text, na_action="ignore") for name in ("image", "reason") if name in table
+    }
+    table = table.assign(**texts)
     with moved_into_place(path) as scratch:
         table.to_csv(scratch, index=False)
 
@@ -161,7 +166,9 @@ def _overlays(out: Path) -> list[Path]:
     images: list[str] = []
     if table.exists():
         try:
-            images = list(pd.read_csv(table, dtype=str, keep_default_na=False).get("image", []))
+            images = [
+                plain_text(name) for name in pd.read_csv(table, dtype=str, keep_default_na=False).get("image", [])
+            ]
         except ValueError as error:
             raise UserError(
                 f"{table} is not a table of an earlier dcmt predict ({' '.join(str(error).split())}), so the old overlays are "

@@ -24,6 +24,7 @@ from knee.images.read import read_image, read_mask
 from knee.images.slices import is_file
 from knee.io.files import write_text
 from knee.io.pool import map_in_order
+from knee.io.tables import spreadsheet_text
 
 __all__ = ["BadRow", "check_data", "check_images", "drop_bad"]
 
@@ -266,6 +267,6 @@ def drop_bad(found: Inspection, reject_path: str | Path | None, *, force: bool =
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(BadRow._fields)
-        writer.writerows(found.bad)
+        writer.writerows([spreadsheet_text(str(value)) for value in row] for row in found.bad)
         write_text(reject_path, stream.getvalue(), force=force)
     return valid
