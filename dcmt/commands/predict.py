@@ -95,7 +95,7 @@ def _report(table: pd.DataFrame, *, anyway: bool) -> None:
         log.info(f"{counted(int(unlike), 'image')} unlike the training images (column reason): {hint}")
 
 
-def _result(row: dict[str, Any]) -> str:
+def _result(row: dict[Any, Any]) -> str:
     """One line about one image."""
     if pd.isna(row["predicted"]):
         return f"{row['image']}: not graded: {row['reason']}"
