@@ -164,7 +164,7 @@ def test_readme_loads_a_run_and_predicts(trained_run: Any, phantom: Path, tmp_pa
     assert [Path(image).name for image in table["image"]] == [image.name for image in images]
     assert {"grade", "name", "attention"} < set(table.columns)
     assert set(table["grade"]) <= {0, 1, 2}
-    others = table.drop(columns=["image", "grade", "name", "attention"]).select_dtypes("number")
+    others = table.drop(columns=["image", "grade", "name", "attention", "familiarity"]).select_dtypes("number")
     probabilities = [name for name in others if others[name].between(0, 1).all()]
     assert len(probabilities) == 3
     assert np.allclose(table[probabilities].sum(axis=1), 1, atol=1e-4)
