@@ -304,3 +304,17 @@ def make_fit(
     yield build
     for tracker in trackers:
         tracker.close()
+
+
+@pytest.fixture(scope="session")
+def trained_segmenter(tmp_path_factory: pytest.TempPathFactory, grader_values: Values) -> RunFolder:
+    """The folder of a tiny segmenter's run, 24 steps; not to be changed."""
+    from segmentation.train import train_segmenter  # its encoders are slow to import
+
+    values = {name: dict(grader_values[name]) for name in ("data", "fit", "report")}
+    values["data"] |= {"unlabeled_per_batch": 0, "labeled_per_batch": 8}
+    values["fit"] |= {"steps": 24, "validate_every": 12, "log_every": 8}
+    config = config_from_values(SegmenterConfig, values, where="test")
+    run = create_run(tmp_path_factory.mktemp("segmenter") / "unet", config, kind="segmenter")
+    train_segmenter(config, run, resume=False)
+    return run

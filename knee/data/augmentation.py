@@ -71,6 +71,7 @@ class Pose(A.DualTransform):  # type: ignore[misc]
         self.scales = (1 - config.zoom_out, 1 + config.zoom_in)
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the affine matrix of one view."""
         height, width = params["shape"][:2]
         uniform = self.py_random.uniform
         center = (width - 1) / 2, (height - 1) / 2
@@ -81,9 +82,11 @@ class Pose(A.DualTransform):  # type: ignore[misc]
         return {"matrix": matrix}
 
     def apply(self, img: Any, matrix: Any, **params: Any) -> Any:
+        """Warp the image, interpolating linearly."""
         return cv2.warpAffine(img, matrix, img.shape[1::-1], flags=cv2.INTER_LINEAR)
 
     def apply_to_mask(self, mask: Any, matrix: Any, **params: Any) -> Any:
+        """Warp the mask; each pixel takes its nearest neighbour."""
         return cv2.warpAffine(mask, matrix, mask.shape[1::-1], flags=cv2.INTER_NEAREST)
 
 
@@ -100,10 +103,12 @@ class LevelNoise(A.ImageOnlyTransform):  # type: ignore[misc]
         self.largest = largest
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the standard deviation and the noise of one view."""
         height, width = params["shape"][:2]
         draws = np.frombuffer(self.random_generator.bytes(height * width), np.uint8).reshape(height, width)
         deviation = 255 * self.py_random.uniform(0, self.largest)
         return {"noise": cv2.LUT(draws, np.rint(deviation * _UNIT_LEVELS).astype(np.int16))}
 
     def apply(self, img: Any, noise: Any, **params: Any) -> Any:
+        """Add the noise, saturating at 0 and 255."""
         return cv2.add(img, noise, dtype=cv2.CV_8U)

@@ -139,6 +139,7 @@ class Window:
 
     @property
     def count(self) -> int:
+        """Number of batches in the window."""
         return len(self.values.get("loss/total", ()))
 
     def add(self, losses: StepLosses) -> None:

@@ -36,19 +36,39 @@ class RunConfig(Protocol):
     """The common part of the configs of graders and segmenters."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the run; empty: a default name."""
+        ...
+
     @property
-    def runs(self) -> str: ...
+    def runs(self) -> str:
+        """Folder that contains the run folders."""
+        ...
+
     @property
-    def data(self) -> DataConfig: ...
+    def data(self) -> DataConfig:
+        """The images, and which of them are labeled."""
+        ...
+
     @property
-    def views(self) -> ViewConfig: ...
+    def views(self) -> ViewConfig:
+        """The augmentation."""
+        ...
+
     @property
-    def optimizer(self) -> OptimizerConfig: ...
+    def optimizer(self) -> OptimizerConfig:
+        """The optimizer and its schedule."""
+        ...
+
     @property
-    def fit(self) -> FitConfig: ...
+    def fit(self) -> FitConfig:
+        """The training loop."""
+        ...
+
     @property
-    def report(self) -> ReportConfig: ...
+    def report(self) -> ReportConfig:
+        """What the run records."""
+        ...
 
 
 def start(config: FitConfig) -> torch.device:

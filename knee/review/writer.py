@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,23 +25,23 @@ class Exported:
     left_out: tuple[str, ...] = ()
 
 
-class Writer:
+class Writer(ABC):
     """Writes the cases of an export in one format, in a ``with`` block around them all."""
 
     ending = ""
     """Suffix of the files that it writes for each case into its folder; empty if it writes one file for all cases."""
 
+    @abstractmethod
     def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write one case; files on the original's pixels are made only if the original could be read.
 
         Raises NotMade where this case cannot be written in this format, UserError where a file cannot be written.
         """
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: Any) -> None:  # noqa: B027 - most formats have nothing to complete
         """Complete the output, or discard it after an error."""
 
 

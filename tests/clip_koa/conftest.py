@@ -12,10 +12,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import knee.nn.weights
 from clip_koa.head import ImageFeatures, SimilarityScale
 from clip_koa.model import ClipGrader
 from clip_koa.prompts import read_prompts
 from clip_koa.towers import FixedTexts, GradeTexts
+from knee.errors import UserError
 from knee.grades import load_grade_set
 
 CONFIG = {
@@ -93,3 +95,20 @@ def patch_grader(counting_texts):
         return ClipGrader(PatchTower(tower.embed_dim), tower, SimilarityScale(), **options)
 
     return make
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No hub, and nothing in its cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(knee.nn.weights, "can_reach", lambda address: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def refusal(build, *args, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        build(*args, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcmt.schedules import exponential_ramp, teacher_decay
+from dcmt.schedules import teacher_decay
 from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teacher
-from knee.engine.schedules import learning_rate_factor
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -79,30 +78,3 @@ def test_refusals() -> None:
         update_teacher(network(), network(), 1.5)
     with pytest.raises(ValueError, match="parameters"):
         update_teacher(nn.Linear(1, 1), network(), 0.5)
-
-
-def test_ramp_limits_and_monotony() -> None:
-    values = [exponential_ramp(step, 40) for step in range(60)]
-    assert values[0] == pytest.approx(2.718281828**-5)
-    assert values == sorted(values)
-    assert values[40:] == [1.0] * 20
-    assert exponential_ramp(0, 0) == 1.0
-
-
-def test_learning_rate_schedules() -> None:
-    assert all(learning_rate_factor(step, 50, schedule="constant") == 1.0 for step in (0, 25, 49))
-    cosine = [learning_rate_factor(step, 50, schedule="cosine", warmup=5) for step in range(50)]
-    assert cosine[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert cosine[5:] == sorted(cosine[5:], reverse=True)
-    with pytest.raises(ValueError, match="not constant, cosine or onecycle"):
-        learning_rate_factor(0, 50, schedule="linear")
-
-
-def test_onecycle_is_that_of_torch() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=100, cycle_momentum=False)
-    for step in range(99):
-        ours = learning_rate_factor(step, 100, schedule="onecycle")
-        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
-        optimizer.step()
-        reference.step()

@@ -16,7 +16,6 @@ from dcmt.cli import main
 from dcmt.config import GraderConfig
 from dcmt.loaded import load_run
 from dcmt.train import build_grader, load_start, train_grader
-from knee.engine.device import choose_device, choose_precision
 from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, create_run, open_run
 from knee.engine.tracking import read_metrics
@@ -134,7 +133,7 @@ def test_what_a_resumed_run_changes_is_in_its_config_from_then_on(
     assert run.private.stat().st_mode & 0o077 == 0
 
 
-def test_what_another_length_does_to_the_schedules_is_told(
+def test_what_another_length_does_to_the_schedules_is_logged(
     tmp_path: Path, grader_config: Make, said: list[str]
 ) -> None:
     """A cosine to 1 % is at its end after two steps of two, half way after two of four."""
@@ -148,7 +147,7 @@ def test_what_another_length_does_to_the_schedules_is_told(
     assert "at step 2, the rate changes from 1.0% to 50.5% of its base" in told[0]
 
 
-def test_without_masks_the_attention_loss_is_left_out_and_said_once(
+def test_without_masks_the_attention_loss_is_left_out_and_logged_once(
     phantom: Path, tmp_path: Path, grader_config: Make, said: list[str]
 ) -> None:
     shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
@@ -179,21 +178,6 @@ def test_supervised_run_needs_no_unlabeled_image(tmp_path: Path, grader_config: 
     config = grader_config(**changes, **{"data.labeled_fraction": 1.0, "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
     assert train_grader(config, run, resume=False).step == 2
-
-
-def test_precision_auto_takes_the_faster_one() -> None:
-    import time
-
-    slow = {"bf16": 0.0, "fp32": 0.01}
-    chosen = choose_precision("auto", torch.device("cpu"), lambda precision: time.sleep(slow[precision]))
-    assert chosen == "bf16"
-    assert choose_precision("fp16", torch.device("cpu"), lambda _: None) == "fp16"
-
-
-def test_device_that_is_not_there_is_told() -> None:
-    with pytest.raises(UserError, match=r"fit\.device 'abacus' cannot be used here"):
-        choose_device("abacus")
-    assert choose_device("cpu").type == "cpu"
 
 
 def test_run_that_starts_from_another_has_its_teacher_in_both_networks(

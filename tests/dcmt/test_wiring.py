@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,20 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dcmt.config import GraderConfig, LossConfig
-from dcmt.loaded import LoadedRun, grade_rows, load_data, load_run
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.train import build_task, training_batches
-from dcmt.validation import GraderValidation
-from knee.attention import attention_mask
 from knee.data.prepare import load_knee_data
-from knee.engine.config import FitConfig, OptimizerConfig
+from knee.engine.config import OptimizerConfig
 from knee.engine.fit import Fit, make_optimizer
-from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
-from knee.engine.training import settle_precision
-from knee.images.masks import dilate
-from knee.metrics import exceeded_share
-from knee.task import Grading
 from segmentation.config import SegmenterConfig
 from segmentation.train import overlap
 from segmentation.train import training_batches as segmenter_batches
@@ -61,7 +51,7 @@ def test_the_default_decay_is_that_of_the_runs_length(grader_config: Make) -> No
     assert build_task(config, data, steps=400).decay == pytest.approx(0.95)
 
 
-def test_images_are_normalised_by_the_training_images_alone(grader_config: Make) -> None:
+def test_images_are_normalised_by_only_the_training_images(grader_config: Make) -> None:
     config = grader_config(**{"model.normalise": "fixed"})
     data = load_knee_data(config.data)
     student: Any = build_task(config, data, steps=4).student
@@ -84,58 +74,6 @@ def test_masks_are_dilated_for_the_attention_and_not_for_the_segmenter(
     segmenter = segmenter_config(**{"data.mask_dilation": 11.0})
     data = load_knee_data(segmenter.data, graded=False)
     assert segmenter_batches(segmenter, data, device=CPU) == 0.0
-
-
-class Brightness(nn.Module):
-    """Looks where an image is bright, on a grid of a quarter of its size; always of the first grade."""
-
-    def forward(self, images: Tensor) -> Grading:
-        maps = nn.functional.avg_pool2d(images, 4).repeat(1, 3, 1, 1)
-        return Grading(torch.tensor([[3.0, 0.0, 0.0]]).repeat(len(images), 1), maps)
-
-
-def plain_iou(loaded: LoadedRun, data: Any, rows: Any, *, dilation: float) -> np.ndarray:
-    """Of {f > 0.5} and the mask, image by image, from the formula's own pieces."""
-    attention, found = loaded.config.attention, []
-    for row in rows:
-        image = torch.from_numpy(np.array(data.cache.images[row]))[None, None].float() / 255
-        maps = Brightness()(image).class_maps
-        f = attention_mask(
-            maps,
-            torch.zeros(1, dtype=torch.int64),
-            (image.shape[2], image.shape[3]),
-            sharpness=attention.sharpness,
-            threshold=attention.threshold,
-        )[0].numpy()
-        mask = dilate(np.array(data.cache.masks[row]), dilation) > 0
-        found.append(((f > 0.5) & mask).sum() / ((f > 0.5) | mask).sum() if mask.any() else np.nan)
-    return np.array(found)
-
-
-@pytest.mark.parametrize("threshold", [0.2, 0.5])
-def test_attention_is_compared_with_dilated_masks_at_the_configs_threshold(
-    threshold: float, trained_run: RunFolder
-) -> None:
-    loaded = load_run(trained_run.path, checkpoint="best", device="cpu")
-    attention = dataclasses.replace(loaded.config.attention, threshold=threshold)
-    loaded = dataclasses.replace(
-        loaded, config=dataclasses.replace(loaded.config, attention=attention), networks={"teacher": Brightness()}
-    )
-    data = load_data(loaded)
-    dilation = loaded.config.data.mask_dilation
-    for split in ("val", "test"):
-        rows = data.rows(split)
-        wanted, undilated = (plain_iou(loaded, data, rows, dilation=size) for size in (dilation, 0.0))
-        assert np.abs(wanted - undilated).max() > 0.02
-        np.testing.assert_allclose(grade_rows(loaded, data, rows)["teacher"].iou, wanted, atol=1e-6)
-        if split == "val":
-            tracker: Any = SimpleNamespace(shows=False)
-            validation = GraderValidation(
-                data, device=CPU, precision="fp32", attention=attention, tracker=tracker, cases=0
-            )
-            tiou = [np.nanmean(exceeded_share(iou)) for iou in (wanted, undilated)]
-            assert tiou[0] != pytest.approx(tiou[1], abs=1e-3)
-            assert validation({"teacher": Brightness()}, 0)["val_teacher/tiou"] == pytest.approx(tiou[0])
 
 
 def test_dice_is_of_undilated_drawn_masks(segmenter_config: Callable[..., SegmenterConfig]) -> None:
@@ -177,23 +115,6 @@ def test_the_optimiser_is_the_one_asked_for(kind: type, small_grader: Callable[.
     }
     if kind is torch.optim.SGD:
         assert (group["momentum"], group["nesterov"]) == (0.9, True)
-
-
-def test_trying_precisions_leaves_no_trace(
-    small_grader: Callable[..., nn.Module], seeded_batches: Callable[[], Any]
-) -> None:
-    task = MeanTeacher(small_grader(dropout=0.5), loss=LossConfig(), decay=0.9, ramp_steps=1)
-    for network in task.networks.values():
-        network.train()
-
-    def state() -> list[Tensor]:
-        return [value.clone() for network in task.networks.values() for value in network.state_dict().values()]
-
-    before, random = state(), torch.get_rng_state()
-    assert settle_precision(FitConfig(precision="auto"), task, seeded_batches(), CPU) in ("bf16", "fp32")
-    assert all(torch.equal(one, other) for one, other in zip(before, state(), strict=True))
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(parameter.grad is None for parameter in task.parameters())
 
 
 def test_the_scale_of_half_precision_goes_on_where_it_was(make_fit: Callable[..., Fit]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from argparse import Namespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from experiments.review_circle import Graded, data_manifest, gain, make_start, read_truth
 
@@ -46,3 +49,49 @@ def test_the_gain_is_the_mean_over_seeds_of_doubted_minus_random_macro_f1():
     assert value == pytest.approx(1 / 5)
     assert low <= value <= high
     assert gain([{"random": one_missed, "doubted": one_missed}], 2) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_the_experiment_of_the_circle_runs(tmp_path, command_environment):
+    """The machinery alone, in a few steps: its numbers are measured in docs/results."""
+    config = tmp_path / "tiny.yaml"
+    values = {
+        "data": {"labeled_per_batch": 4, "unlabeled_per_batch": 2},
+        "model": {"backbone": "resnet10t", "stage": 2, "stride": 8},
+        "fit": {"steps": 2, "validate_every": 2, "precision": "fp32", "device": "cpu", "threads": 1},
+        "report": {"tensorboard": False, "cases": 1, "bootstrap": 100},
+    }
+    config.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "experiments.review_circle", "--folder", str(tmp_path / "circle")]
+    command += [
+        "--patients",
+        "14",
+        "--size",
+        "48",
+        "--fraction",
+        "0.6",
+        "--wrong",
+        "0.2",
+        "--cases",
+        "4",
+        "--again",
+        "3",
+    ]
+    command += ["--config", str(config), "--out", str(tmp_path / "results.md")]
+    for jobs in ("2", "1"):  # again: what is done is not done anew
+        done = subprocess.run(
+            [*command, "--jobs", jobs],
+            env=command_environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "s0_start: done" in done.stdout
+        row = (tmp_path / "results.md").read_text().splitlines()[6].split("|")
+        assert row[1].strip() == "0" and len(row) == 11
+        assert all(0 <= float(value) <= 1 for value in row[4:7])
+    labels = sorted((tmp_path / "circle" / "data").glob("circle_*.csv"))
+    graded = [int(pd.read_csv(path)["grade"].notna().sum()) for path in labels]
+    assert sorted(graded) == [min(graded), min(graded) + 4, min(graded) + 4]

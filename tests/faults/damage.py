@@ -196,15 +196,24 @@ def zlib_bomb() -> bytes:
     return first + again * 255 + packer.flush()
 
 
+_ZEROS = bytes(4_000_000)
+
+
 def absurd_files(good: dict[str, tuple[bytes, str]]) -> Iterator[Bad]:
     """Sizes that nobody's knee has, and files that unpack to more than they are."""
-    zeros = bytes(4_000_000)
+    # Axes beyond the number of axes do not count, and a strip may be declared longer than its rows need.
+    harmless = {"axis3-30000.nii": "deep", "axis5-9.nii": "deep", "tag279-2147483647-raw.tif": "grey"}
+    for name, data in {**_absurd_rasters(good), **_absurd_arrays(good), **_absurd_dicom()}.items():
+        yield Bad(f"absurd-{name}", data, "absurd size", harmless.get(name))
+
+
+def _absurd_rasters(good: dict[str, tuple[bytes, str]]) -> dict[str, bytes]:
     text = chunk(b"zTXt", b"note\0\0" + zlib_bomb())
     profile = chunk(b"iCCP", b"profile\0\0" + zlib_bomb())
     files = {
-        f"{w}x{h}.png": png(w, h, zeros) for w, h in [(0, 9), (1, 2**31 - 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+        f"{w}x{h}.png": png(w, h, _ZEROS) for w, h in [(0, 9), (1, 2**31 - 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
     }
-    files |= {"wide.png": png(2**31 - 1, 1, zeros), "tall.png": png(10_000, 9_999, zeros)}
+    files |= {"wide.png": png(2**31 - 1, 1, _ZEROS), "tall.png": png(10_000, 9_999, _ZEROS)}
     files |= {"text.png": png(48, 64, b"", before=text), "profile.png": png(48, 64, b"", before=profile)}
     for name in ("grey.jpg", "progressive.jpg", "color.jpg"):
         data = good[name][0]
@@ -213,28 +222,20 @@ def absurd_files(good: dict[str, tuple[bytes, str]]) -> Iterator[Bad]:
             files[f"{height}x{width}-{name}"] = patched(data, frame, struct.pack(">HH", height, width))
     for name in ("raw.tif", "lzw.tif", "deflate.tif"):
         data = good[name][0]
-        for tag, value in [
-            (256, 2**31 - 1),
-            (257, 2**31 - 1),
-            (256, 9_000),
-            (257, 9_000),
-            (277, 60_000),
-            (279, 2**31 - 1),
-        ]:
+        tags = [(256, 2**31 - 1), (257, 2**31 - 1), (256, 9_000), (257, 9_000), (277, 60_000), (279, 2**31 - 1)]
+        for tag, value in tags:
             entries = [data.find(struct.pack("<HHI", tag, kind, 1)) for kind in (3, 4)]
             if max(entries) >= 0:
                 files[f"tag{tag}-{value}-{name}"] = patched(data, max(entries) + 2, struct.pack("<HII", 4, 1, value))
-    for shape in [
-        "(1000000000, 1000000000)",
-        "(9999, 9999)",
-        "(-1, 5)",
-        "(64,)",
-        "(64, 48, 1)",
-        "(0, 0)",
-        "((1, 2), 3)",
-    ]:
+    return files
+
+
+def _absurd_arrays(good: dict[str, tuple[bytes, str]]) -> dict[str, bytes]:
+    files = {}
+    shapes = ["(1000000000, 1000000000)", "(9999, 9999)", "(-1, 5)", "(64,)", "(64, 48, 1)", "(0, 0)", "((1, 2), 3)"]
+    for shape in shapes:
         header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-        files[f"shape{len(files)}.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + zeros[:3072]
+        files[f"shape{len(files)}.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + _ZEROS[:3072]
     files["nested.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", 9_000) + b"(" * 9_000
     plain = good["slice.nii"][0]
     for axis, size in [(1, 32_767), (1, -5), (2, 0), (3, 30_000), (0, 200), (5, 9)]:
@@ -245,7 +246,12 @@ def absurd_files(good: dict[str, tuple[bytes, str]]) -> Iterator[Bad]:
     files["bomb.nii.gz"] = gzip.compress(plain, mtime=0) + gzip_bomb()
     files["zeros.nii.gz"] = gzip_bomb()
     huge = patched(patched(plain, 42, struct.pack("<hhh", 30_000, 3_000, 6_000)), 40, struct.pack("<h", 3))
-    files["huge.nii.gz"] = gzip.compress(huge + zeros, mtime=0)
+    files["huge.nii.gz"] = gzip.compress(huge + _ZEROS, mtime=0)
+    return files
+
+
+def _absurd_dicom() -> dict[str, bytes]:
+    files = {}
     for rows, columns in [(65_535, 65_535), (9_999, 9_999), (0, 48), (65, 48)]:
         files[f"{rows}x{columns}.dcm"] = dicom(DEEP, Rows=rows, Columns=columns)
         files[f"{rows}x{columns}-rle.dcm"] = (
@@ -263,10 +269,7 @@ def absurd_files(good: dict[str, tuple[bytes, str]]) -> Iterator[Bad]:
         + struct.pack("<HH2sHIHHI", 0x40, 0x275, b"SQ", 0, 2**32 - 1, 0xFFFE, 0xE000, 2**32 - 1) * 3_000
     )
     files["frames.dcm"] = dicom(DEEP, NumberOfFrames=2**31 - 1)
-    for name, data in files.items():
-        # Axes beyond the number of axes do not count, and a strip may be said to be longer than its rows need.
-        harmless = {"axis3-30000.nii": "deep", "axis5-9.nii": "deep", "tag279-2147483647-raw.tif": "grey"}
-        yield Bad(f"absurd-{name}", data, "absurd size", harmless.get(name))
+    return files
 
 
 def foreign_files() -> Iterator[Bad]:

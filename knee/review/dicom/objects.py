@@ -39,6 +39,7 @@ class Place:
 
     @property
     def common(self) -> dict[str, Any]:
+        """Arguments that all kinds of highdicom objects take; every call gives a new instance UID."""
         return {
             "series_instance_uid": self.series_uid,
             "series_number": self.series_number,
@@ -49,6 +50,7 @@ class Place:
 
     @property
     def device(self) -> dict[str, Any]:
+        """Arguments that name this software, for objects that need a device."""
         return {
             "manufacturer_model_name": "Knee attention review",
             "software_versions": self.version,

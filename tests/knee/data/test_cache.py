@@ -18,7 +18,6 @@ from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
 from knee.images.read import prepare, read_pixels, write_png
 from knee.intake.folders import manifest_from_folder
-from knee.io.checksums import content_digest, remembered_digest
 
 SIZE = 24
 PROJECT = Path(__file__).parents[3]
@@ -171,7 +170,7 @@ def test_two_builds_at_once(files, tmp_path):
     assert list((tmp_path / "c").iterdir()) == [results[0].folder]
 
 
-def test_damaged_cache_is_built_anew(files, tmp_path):
+def test_damaged_cache_is_built_again(files, tmp_path):
     cache = build(files, tmp_path / "c")
     before = np.array(cache.images)
     with (cache.folder / "images.npy").open("r+b") as stream:
@@ -231,20 +230,6 @@ def test_files_with_other_dates_or_in_another_folder_need_no_new_cache(files, tm
     assert build(there, tmp_path / "c").folder == first.folder
 
 
-def test_a_source_is_read_once_while_nothing_about_it_changes(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"one")
-    date = path.stat().st_mtime_ns
-    unsettled = remembered_digest(str(path), {})
-    assert unsettled[0] is None, "a second write within the clock of the file system would have the same date"
-    known = {str(path): [[3, date, path.stat().st_ctime_ns, path.stat().st_ino], "remembered"]}
-    assert remembered_digest(str(path), known)[1] == "remembered"
-    for changed in (b"two", b"more"):
-        path.write_bytes(changed)
-        os.utime(path, ns=(date, date))
-        assert remembered_digest(str(path), known)[1] == content_digest(path)
-
-
 def test_files_that_change_while_they_are_read_make_no_cache(files, tmp_path, monkeypatch):
     prepare_one = knee.data.cache._prepare
 
@@ -260,7 +245,7 @@ def test_files_that_change_while_they_are_read_make_no_cache(files, tmp_path, mo
     assert list((tmp_path / "c").iterdir()) == []
 
 
-def test_full_disk_is_told(files, tmp_path, monkeypatch):
+def test_full_disk_is_reported(files, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 

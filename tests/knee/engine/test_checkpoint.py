@@ -90,7 +90,7 @@ def test_stopped_at_any_moment_of_writing_leaves_the_one_before(
     assert not list(checkpoints.folder.glob(".writing*"))
 
 
-def test_full_disk_is_told_and_frees_what_was_written(
+def test_full_disk_is_reported_and_frees_what_was_written(
     checkpoints: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(1)

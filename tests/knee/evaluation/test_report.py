@@ -113,7 +113,7 @@ class TestDifference:
         same = difference(first, first, grades, range(150), CARTILAGE, samples=20)
         assert all(entry["value"] in (0, None) and entry["high"] in (0, None) for entry in same.values())
 
-    def test_images_of_a_patient_are_no_independent_evidence(self) -> None:
+    def test_images_of_a_patient_are_not_independent_evidence(self) -> None:
         """Ten images of a patient that are all alike tell no more than one: the interval is √10 wider than of 500 patients."""
         rng = np.random.default_rng(3)
         grades = np.repeat(rng.integers(0, 3, 50), 10)

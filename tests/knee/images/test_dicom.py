@@ -1,6 +1,5 @@
 """DICOM of real archives: left-aligned bits, destructive windows, other objects, missing preambles, compressed pixels."""
 
-import importlib.util
 import io
 import struct
 
@@ -8,85 +7,15 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
+from pydicom.pixels.processing import convert_color_space
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from knee.errors import UserError
 from knee.images.dicom import other_object, read_subject
 from knee.images.read import read_pixels
 
-from .test_read import DEEP, GREY, dicom_bytes, pillow_bytes, written
-
-RNG = np.random.default_rng(11)
-TWELVE = RNG.integers(0, 4096, (20, 16)).astype(np.uint16)
-SIGNED = RNG.integers(-2048, 2048, (20, 16)).astype(np.int16)
-
-
-def read(folder, data):
-    return read_pixels(written(folder, "a.dcm", data))
-
-
-@pytest.mark.parametrize("bits", [8, 10, 12, 13])
-@pytest.mark.parametrize("garbage", [False, True])
-@pytest.mark.parametrize("signed", [False, True])
-def test_bits_are_taken_from_where_high_bit_says(tmp_path, bits, garbage, signed):
-    """Whatever lies below them, and whether or not the sign is repeated above."""
-    values = RNG.integers(-(1 << bits - 1) if signed else 0, 1 << bits - signed, (20, 16))
-    for high in range(bits - 1, 16):
-        low = high + 1 - bits
-        stored = (values << low) + (RNG.integers(0, 1 << low, values.shape) if garbage else 0)
-        fields = {"BitsStored": bits, "HighBit": high, "PixelRepresentation": int(signed)}
-        arrays = [stored] if not signed else [stored, stored & ((1 << high + 1) - 1)]
-        for array in arrays:
-            found = read(tmp_path, dicom_bytes(array.astype(np.uint16), **fields)).values
-            np.testing.assert_array_equal(found, values)
-
-
-def test_values_above_the_stored_bits_are_refused_unless_an_overlay_explains_them(tmp_path):
-    fields = {"BitsStored": 12, "HighBit": 11}
-    above = TWELVE | (RNG.integers(0, 2, TWELVE.shape).astype(np.uint16) << 12)
-    with pytest.raises(UserError, match="values of up to bit 12, but its header says 12 bits stored up to bit 11"):
-        read(tmp_path, dicom_bytes(above, **fields))
-    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(above, **fields)))
-    dataset.add_new(0x60000100, "US", 16)
-    dataset.add_new(0x60000102, "US", 12)
-    stream = io.BytesIO()
-    dataset.save_as(stream)
-    np.testing.assert_array_equal(read(tmp_path, stream.getvalue()).values, TWELVE)
-
-
-def test_a_header_that_contradicts_its_bits_is_refused(tmp_path):
-    lower = RNG.integers(1, 1 << 12, (20, 16)).astype(np.uint16)
-    with pytest.raises(UserError, match="12 bits are stored up to bit 15, but they are lower"):
-        read(tmp_path, dicom_bytes(lower, BitsStored=12, HighBit=15))
-    for fields in (
-        {"BitsStored": 12, "HighBit": 16},
-        {"BitsStored": 12, "HighBit": 9},
-        {"BitsStored": 0, "HighBit": 11},
-    ):
-        with pytest.raises(UserError, match="which is impossible"):
-            read(tmp_path, dicom_bytes(lower, **fields))
-
-
-@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("padding", [-2000, 63536])
-def test_padding_counts_with_either_sign_and_may_exceed_the_stored_bits(tmp_path, padding, photometric):
-    values = SIGNED.copy() // 2
-    values[:, :3] = -2000
-    for fields in (
-        {"PixelRepresentation": 1, "BitsStored": 11, "HighBit": 10},
-        {"PixelRepresentation": 1},
-    ):
-        dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(values, PhotometricInterpretation=photometric, **fields)))
-        dataset.add_new(0x00280120, "SS" if padding < 0 else "US", padding)
-        stream = io.BytesIO()
-        dataset.save_as(stream)
-        found = read(tmp_path, stream.getvalue()).values
-        rest = values[:, 3:].astype(np.float64)
-        rest = rest.max() + rest.min() - rest if photometric == "MONOCHROME1" else rest
-        np.testing.assert_array_equal(found[:, 3:], rest)
-        assert (found[:, :3] == rest.min()).all()
+from .samples import DEEP, GREY, TWELVE, compressed, dicom_bytes, pillow_bytes, read, written
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -132,7 +61,7 @@ def test_one_bright_marker_does_not_make_a_window_destructive(tmp_path):
         ("Media Storage Directory Storage", "1.2.840.10008.1.3.10"),
     ],
 )
-def test_objects_that_are_no_images_of_a_patient_are_refused_by_their_kind(tmp_path, name, sop_class):
+def test_objects_that_are_not_images_of_a_patient_are_refused_by_their_kind(tmp_path, name, sop_class):
     path = written(tmp_path, "a.dcm", dicom_bytes(DEEP, SOPClassUID=sop_class))
     assert other_object(path) == name
     with pytest.raises(UserError, match=f"DICOM object of another kind .*{name}"):
@@ -173,78 +102,6 @@ def test_big_endian_is_read(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, stream.getvalue()).values, TWELVE)
 
 
-@pytest.mark.parametrize("frames", [0.02, 1, 2.5, 40])
-def test_zeros_after_the_pixels_never_make_a_taller_picture(tmp_path, frames):
-    zeros = bytes(int(frames * DEEP.nbytes) // 2 * 2)
-    for data in (dicom_bytes(DEEP, PixelData=DEEP.tobytes() + zeros), dicom_bytes(DEEP) + zeros):
-        np.testing.assert_array_equal(read(tmp_path, data).values, DEEP)
-
-
-def compressed(array, syntax, frame, **fields):
-    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(array, **fields)))
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.PixelData = encapsulate([frame])
-    dataset["PixelData"].VR = "OB"
-    dataset["PixelData"].is_undefined_length = True
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("array", [GREY, DEEP, SIGNED], ids=["8", "16", "signed"])
-def test_rle_is_read_exactly(tmp_path, array):
-    fields = {"PixelRepresentation": int(array.dtype.kind == "i")}
-    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(array, **fields)))
-    dataset.compress(RLELossless, generate_instance_uid=False)
-    stream = io.BytesIO()
-    dataset.save_as(stream)
-    np.testing.assert_array_equal(read(tmp_path, stream.getvalue()).values, array)
-
-
-def test_rle_that_unpacks_to_far_more_takes_no_more_memory(tmp_path):
-    segment = b"\x81\0" * 500_000  # 64 MB
-    frame = struct.pack("<16I", 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
-    assert read(tmp_path, compressed(DEEP, RLELossless, frame)).values.shape == DEEP.shape
-    with pytest.raises(UserError, match="1 RLE segments, where 2 are needed"):
-        read(tmp_path, compressed(DEEP, RLELossless, struct.pack("<16I", 1, 64, *[0] * 14) + segment))
-
-
-def test_a_compressed_picture_of_another_size_is_refused(tmp_path):
-    frame = pillow_bytes(np.tile(GREY, (2, 1)), "JPEG")
-    with pytest.raises(UserError, match="compressed picture of 30 × 80 pixels, but its header says 30 × 40"):
-        read(tmp_path, compressed(GREY, JPEGBaseline8Bit, frame))
-
-
-def lossless_jpeg(array):
-    """A JPEG Lossless stream (T.81, annex H; predictor 1) whose Huffman table gives each of 17 categories five bits."""
-    height, width = array.shape
-    before = np.empty(array.shape, int)
-    before[:, 1:], before[1:, 0], before[0, 0] = array[:, :-1], array[:-1, 0], 1 << 15
-    bits = []
-    for difference in (array.astype(int) - before).ravel().tolist():
-        difference = (difference + (1 << 15)) % (1 << 16) - (1 << 15)
-        size = abs(difference).bit_length()
-        extra = f"{difference if difference > 0 else difference + (1 << size) - 1:0{size}b}" if 0 < size < 16 else ""
-        bits.append(f"{size:05b}{extra}")
-    text = "".join(bits)
-    packed = int(text + "1" * (-len(text) % 8), 2).to_bytes(-(-len(text) // 8), "big").replace(b"\xff", b"\xff\0")
-    table = struct.pack(">HB16B17B", 36, 0, 0, 0, 0, 0, 17, *[0] * 11, *range(17))
-    frame = struct.pack(">HBHHB3B", 11, 16, height, width, 1, 1, 0x11, 0)
-    scan = struct.pack(">HB2B3B", 8, 1, 1, 0, 1, 0, 0)
-    return b"\xff\xd8\xff\xc3" + frame + b"\xff\xc4" + table + b"\xff\xda" + scan + packed + b"\xff\xd9"
-
-
-def test_jpeg_lossless_is_read_with_the_extra_and_names_it_without(tmp_path):
-    data = compressed(DEEP, JPEGLosslessSV1, lossless_jpeg(DEEP))
-    if importlib.util.find_spec("gdcm"):
-        np.testing.assert_array_equal(read(tmp_path, data).values, DEEP)
-    else:
-        with pytest.raises(
-            UserError, match=r"no installed decoder reads \(JPEG Lossless.*pip install 'dcmt-knee\[dicom\]'"
-        ):
-            read(tmp_path, data)
-
-
 def test_many_fragments_and_elements_are_refused(tmp_path):
     data = dicom_bytes(DEEP)
     place = data.index(b"\x28\0\x02\0US")
@@ -256,3 +113,90 @@ def test_many_fragments_and_elements_are_refused(tmp_path):
     whole = compressed(GREY, JPEGBaseline8Bit, jpeg.getvalue())
     with pytest.raises(UserError, match=r"fragments|parts"):
         read(tmp_path, whole[:-8] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 20_000 + whole[-8:])
+
+
+def test_dicom_fields(tmp_path):
+    data = dicom_bytes(
+        DEEP, PhotometricInterpretation="MONOCHROME1", ImagerPixelSpacing=[0.1, 0.2], PixelSpacing=[9, 9]
+    )
+    pixels = read_pixels(written(tmp_path, "a.dcm", data))
+    assert pixels.inverted_by_file
+    assert pixels.spacing_mm == (0.1, 0.2)
+    np.testing.assert_array_equal(pixels.values, float(DEEP.max()) + float(DEEP.min()) - DEEP)
+    data = dicom_bytes(DEEP, PixelSpacing=[0.3, 0.3], ImageLaterality="L", RescaleSlope=2, RescaleIntercept=-5)
+    pixels = read_pixels(written(tmp_path, "a.dcm", data))
+    assert (pixels.spacing_mm, pixels.laterality) == ((0.3, 0.3), "L")
+    np.testing.assert_array_equal(pixels.values, DEEP * 2.0 - 5)
+    pixels = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(DEEP, SeriesDescription="SAG_3D_DESS_RIGHT")))
+    assert (pixels.spacing_mm, pixels.laterality) == (None, "R")
+
+
+def test_dicom_window_for_radiographs_and_not_for_mr(tmp_path):
+    window = {"WindowCenter": 30000, "WindowWidth": 10000}
+    clipped = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(DEEP, Modality="DX", **window))).values
+    assert (clipped == clipped.max()).sum() >= (DEEP > 35000).sum() > 0
+    whole = read_pixels(written(tmp_path, "b.dcm", dicom_bytes(DEEP, Modality="MR", **window))).values
+    np.testing.assert_array_equal(whole, DEEP)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 0, "RescaleIntercept": 5},
+        {"RescaleSlope": 2, "RescaleIntercept": None},
+        {"WindowCenter": 30000, "WindowWidth": 0},
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 30000},
+        {"WindowCenter": 30000, "WindowWidth": 10000, "VOILUTFunction": "GAMMA"},
+        {"PixelSpacing": 0.3},
+        {"PixelSpacing": [0.3, 0]},
+        {"ImagerPixelSpacing": None, "PixelSpacing": ""},
+        {"VOILUTSequence": [pydicom.Dataset()]},
+        {"ModalityLUTSequence": [pydicom.Dataset()]},
+    ],
+)
+def test_blanked_or_impossible_headers_leave_the_pixels_as_they_are(tmp_path, fields):
+    pixels = read_pixels(written(tmp_path, "a.dcm", dicom_bytes(DEEP, Modality="DX", **fields)))
+    np.testing.assert_array_equal(pixels.values, DEEP)
+    assert pixels.spacing_mm is None
+
+
+def test_valid_fields_of_a_header_are_used_next_to_invalid_ones(tmp_path):
+    window = {"WindowCenter": [30000, 9], "WindowWidth": [10000, 0], "VOILUTFunction": ""}
+    data = dicom_bytes(
+        DEEP, Modality="DX", RescaleSlope=None, **window, ImagerPixelSpacing=0.1, PixelSpacing=[0.3, 0.2]
+    )
+    pixels = read_pixels(written(tmp_path, "a.dcm", data))
+    assert (pixels.values == pixels.values.max()).sum() >= (DEEP > 35000).sum() > 0
+    assert pixels.spacing_mm == (0.3, 0.2)
+    table = pydicom.Dataset()
+    levels = np.array([7, 50, 100, 200], "<u2")
+    table.LUTDescriptor, table.LUTData = [4, 0, 16], levels.tobytes()
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        data = dicom_bytes(DEEP % 4, Modality="DX", WindowWidth=0, **{name: [table]})
+        values = read_pixels(written(tmp_path, "lut.dcm", data)).values
+        np.testing.assert_array_equal(values, levels[DEEP % 4])
+
+
+def test_a_ramp_in_color_reads_alike_as_rgb_and_as_ybr(tmp_path):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
+    neutral = np.full_like(ramp, 128)
+    stored = {"RGB": (ramp, ramp, ramp), "YBR_FULL": (ramp, neutral, neutral)}
+    for photometric, planes in stored.items():
+        color = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+        size = {"Rows": 4, "Columns": 256}
+        data = dicom_bytes(np.stack(planes, 2), **color, **size)
+        values = read_pixels(written(tmp_path, f"{photometric}.dcm", data)).values
+        np.testing.assert_allclose(values, ramp, atol=0.01)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+def test_a_picture_in_color_is_refused_in_dicom_as_in_other_formats(tmp_path, photometric):
+    overlay = np.stack([GREY, GREY, GREY], 2)
+    overlay[: GREY.shape[0] // 2] = 200, 40, 40
+    stored = overlay if photometric == "RGB" else convert_color_space(overlay, "RGB", photometric)
+    color = {"PhotometricInterpretation": photometric, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    path = written(tmp_path, "screenshot.dcm", dicom_bytes(stored, Rows=40, Columns=30, **color))
+    with pytest.raises(UserError, match=r"screenshot\.dcm.*picture in color \(50% of its pixels\)"):
+        read_pixels(path)

@@ -3,7 +3,11 @@
 import pytest
 
 from knee.errors import UserError
+from knee.grades import load_grade_set
+from knee.intake.folders import manifest_from_folder
 from knee.intake.grade_folders import Scale
+
+from .samples import touch
 
 KL_WORDS = ["Normal", "Doubtful", "Mild", "Moderate", "Severe"]
 
@@ -48,7 +52,7 @@ def test_numbers_that_may_be_patients_are_asked_about_and_both_answers_work(stud
     assert set(study.grades(layout="plain").values()) == {None}
 
 
-def test_a_number_beyond_the_scale_is_no_grade(study, option):
+def test_a_number_beyond_the_scale_is_not_a_grade(study, option):
     study.draw("1/1_L.png", "2/2_L.png", "17/3_L.png")
     message = study.refusal()
     assert "'17' is not a grade from 0 to 4" in message
@@ -57,7 +61,7 @@ def test_a_number_beyond_the_scale_is_no_grade(study, option):
     assert "'17' is not a grade from 0 to 4" in study.refusal(layout="tree")
 
 
-def test_one_grade_beside_ungraded_images_is_a_grade(study):
+def test_one_grade_next_to_ungraded_images_is_a_grade(study):
     study.draw("2/1_L.png", "ungraded/2_L.png")
     assert study.grades() == {"2/1_L.png": 2, "ungraded/2_L.png": None}
 
@@ -90,7 +94,13 @@ def test_with_a_grade_by_pattern_folders_are_not_grades(study):
     assert table[["patient", "grade"]].values.tolist() == [["01", 3], ["02", 2]]
 
 
-def test_a_pattern_of_grades_that_is_no_expression(study):
+def test_a_pattern_of_grades_that_is_not_an_expression(study):
     study.draw("1.png")
     with pytest.raises(UserError, match="is not a regular expression"):
         study.table(pattern="(?P<grade>")
+
+
+def test_grade_names_as_folders(tmp_path):
+    touch(tmp_path, "Normal/1.png", "full-thickness/2.png")
+    table = manifest_from_folder(tmp_path, grade_names=load_grade_set("cartilage").names)
+    assert table["grade"].tolist() == [0, 2]

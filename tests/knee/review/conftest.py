@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from knee.grades import load_grade_set
 from knee.images.original import Source, shown_original
+from knee.images.read import prepare, read_pixels
 from knee.review.cases import NetworkView, ReviewCase
+from knee.review.key import KeyedCase
 from knee.review.page.html import HtmlWriter, ReviewRun
+
+from .readings import GRADES
 
 FLAGS = (
     "--headless",
@@ -185,3 +190,32 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         yield opened
     finally:
         opened.quit()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return tmp_path / "verdicts.csv"
+
+
+@pytest.fixture
+def key() -> dict[str, KeyedCase]:
+    return {
+        f"c{name}": KeyedCase(f"c{name}", f"{name}.png", f"p{name}", "test" if name == "f" else "unlabeled", 1, 2)
+        for name in GRADES
+    }
+
+
+SIZE = 128
+
+
+@pytest.fixture
+def case_of(make_case):
+    def make(source, side="R"):
+        image, geometry = prepare(read_pixels(source).values, SIZE, mirror=side == "L")
+        evidence = np.zeros((16, 16), np.float32)
+        evidence[4, 11] = 2.0
+        view = replace(make_case(1).teacher, class_map=evidence)
+        changes = {"image": image, "geometry": geometry, "source": source, "cartilage": None}
+        return make_case(1, student=view, teacher=view, side=side, **changes)
+
+    return make

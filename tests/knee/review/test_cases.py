@@ -5,13 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from knee.errors import UserError
-from knee.review.cases import MEASURES, CaseFacts, doubtfulness, most_doubtful, total_variation
-from knee.review.collect import review_cases
-from knee.task import Grading
+from knee.review.cases import MEASURES, doubtfulness, most_doubtful, total_variation
 
 
 def test_doubts_are_known_values(make_case):
@@ -51,49 +47,3 @@ def test_other_choices_are_refused(make_case):
         most_doubtful([make_case(1)], 1, by="size")
     with pytest.raises(UserError, match="0 cases"):
         most_doubtful([make_case(1)], 0)
-
-
-class Quadrants(nn.Module):
-    """Grades by the brightest quarter of the image: grade and map are known; 4 grades, a 4 × 4 grid."""
-
-    def __init__(self, gain: float) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(gain))
-
-    def forward(self, images: Tensor) -> Grading:
-        pooled = nn.functional.adaptive_avg_pool2d(images, 4)
-        quarters = torch.zeros(4, 4, 4)
-        for grade, (row, column) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
-            quarters[grade, row : row + 2, column : column + 2] = 1
-        maps = self.gain * pooled * quarters
-        return Grading(maps.mean((2, 3)), maps)
-
-
-def test_cases_are_what_both_networks_say():
-    images = torch.zeros(3, 1, 32, 32, dtype=torch.uint8)
-    images[0, 0, :16, 16:] = 200  # the top right quarter: grade 1, its mirror image grade 0
-    images[1, 0, 16:, :16] = 200
-    images[2, 0, 16:, 16:] = 100
-    masks = np.zeros((9, 32, 32), np.uint8)
-    masks[7, :16, 16:] = 1
-    facts = {row: CaseFacts(f"c{row}", "unlabeled", grade=row % 4 if row == 7 else None, side="L") for row in (5, 6, 7)}
-    student, teacher = Quadrants(10.0), Quadrants(40.0).train()
-    cases = list(
-        review_cases(
-            student,
-            teacher,
-            [(images[:2], torch.tensor([7, 5])), (images[2:], torch.tensor([6]))],
-            facts.__getitem__,
-            masks=masks,
-            has_mask=np.arange(9) == 7,
-        )
-    )
-    assert [case.case for case in cases] == ["c7", "c5", "c6"]
-    assert [case.teacher.grade for case in cases] == [1, 2, 3]
-    assert np.array_equal(cases[0].image, images[0, 0].numpy())
-    assert cases[0].teacher.class_map == pytest.approx(4 * cases[0].student.class_map)
-    assert cases[0].teacher.maximum == pytest.approx(40 * 200 / 255)
-    assert cases[0].overlap is not None and cases[0].overlap > 0.85 and cases[1].overlap is None
-    assert cases[0].flip_disagreement > 0.5
-    assert cases[0].mismatch == pytest.approx(1 - cases[0].teacher.probabilities[3])
-    assert teacher.training and student.training

@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from knee.data.manifest import Manifest, read_manifest
 from knee.errors import Faults, UserError
 from knee.grades import load_grade_set
-from knee.review.agreement import agreements
-from knee.review.key import KeyedCase, read_key, write_key
+from knee.review.key import KeyedCase
 from knee.review.labels import median_grade, reviewed_labels, write_labels
-from knee.review.verdicts_file import Verdict
 
-GRADES = {"a": "1", "b": "", "c": "3", "d": "", "e": "0", "f": "2"}
+from .readings import GRADES, _verdict
 
 
 @pytest.fixture
@@ -27,18 +23,6 @@ def manifest(tmp_path: Path) -> Manifest:
     return read_manifest(tmp_path / "manifest.csv", load_grade_set("kl"))
 
 
-@pytest.fixture
-def key() -> dict[str, KeyedCase]:
-    return {
-        f"c{name}": KeyedCase(f"c{name}", f"{name}.png", f"p{name}", "test" if name == "f" else "unlabeled", 1, 2)
-        for name in GRADES
-    }
-
-
-def _verdict(case: str, grade: int | None, reviewer: str = "R1", verdict: str = "agree", day: int = 1) -> Verdict:
-    return Verdict(case, reviewer, f"2025-03-0{day}T12:00:00Z", "run", "hash", grade, grade, verdict, "")
-
-
 def test_the_median_of_an_even_number_may_be_no_grade():
     assert median_grade([3]) == 3
     assert median_grade([0, 4, 1]) == 1
@@ -47,7 +31,7 @@ def test_the_median_of_an_even_number_may_be_no_grade():
     assert median_grade([1, 3]) is None  # never a 2 that nobody gave
 
 
-def test_reviewed_grades_stand_beside_the_original_ones(manifest, key):
+def test_reviewed_grades_are_next_to_the_original_ones(manifest, key):
     labels = reviewed_labels(
         manifest,
         [
@@ -70,7 +54,7 @@ def test_reviewed_grades_stand_beside_the_original_ones(manifest, key):
     assert str(labels) == "1 graded, 1 corrected, 1 confirmed, 1 undecided, 1 bad image, 0 skipped"
 
 
-def test_an_unsure_grade_is_no_label_and_the_latest_word_counts(manifest, key):
+def test_an_unsure_grade_is_not_a_label_and_the_latest_verdict_counts(manifest, key):
     labels = reviewed_labels(manifest, [_verdict("cb", 4, verdict="unsure")], key)
     assert labels.undecided == ("cb",)
     labels = reviewed_labels(manifest, [_verdict("cb", 4, day=2), _verdict("cb", 1, day=1)], key)
@@ -127,60 +111,3 @@ def test_a_new_version_in_a_linked_folder_names_images_that_are_there(manifest, 
     write_labels(tmp_path / "far" / "reviewed.csv", linked, reviewed_labels(linked, [_verdict("cb", 4)], key))
     again = read_manifest(tmp_path / "far" / "reviewed.csv", load_grade_set("kl"))
     assert again.image_path(1).resolve() == tmp_path / "b.png"
-
-
-def test_the_key_is_read_as_written(tmp_path, key):
-    write_key(tmp_path / "key.csv", key.values())
-    assert read_key(tmp_path / "key.csv") == key
-    (tmp_path / "key.csv").write_text((tmp_path / "key.csv").read_text().replace("unlabeled,1,2", "unlabeled,x,2", 1))
-    with pytest.raises(Faults, match="line 2"):
-        read_key(tmp_path / "key.csv")
-
-
-def test_agreement_is_that_of_blind_grades():
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 5, 60)
-    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", f"p{n // 2}", "train", 0, int(truth[n])) for n in range(60)}
-    verdicts = [_verdict(f"c{n}", int(truth[n])) for n in range(60)]
-    verdicts += [_verdict(f"c{n}", int((truth[n] + n % 2) % 5), "R2") for n in range(40)]
-    verdicts += [Verdict("c50", "R2", "2025-03-01T12:00:00Z", "run", "hash", None, 4, "agree", "")]
-    between, teacher_one, teacher_two, *student = agreements(verdicts, key, samples=200)
-    assert (between.first, between.second, between.cases) == ("R1", "R2", 40)
-    assert between.exact == pytest.approx(0.5)
-    assert between.low < between.kappa < between.high < 1
-    assert (teacher_one.kappa, teacher_one.exact, teacher_one.low) == (1, 1, 1)
-    assert teacher_two.kappa == between.kappa
-    assert [found.second for found in student] == ["student", "student"]
-    assert student[0].kappa == pytest.approx(0)
-    assert "40 cases" in str(between)
-
-
-def test_of_one_patient_the_agreement_has_no_interval():
-    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", "p1", "train", n % 3, n % 3) for n in range(6)}
-    teacher, _ = agreements([_verdict(f"c{n}", n % 3) for n in range(6)], key, samples=10)
-    assert str(teacher) == "R1 – teacher: kappa 1.00, 100% equal, 100% within one grade, 6 cases"
-
-
-def test_agreement_with_the_model_is_that_of_the_latest_export_s_model():
-    """A later export with other weights took over some cases of the key: one kappa over both would be of no model."""
-    key = {f"c{n}": KeyedCase(f"c{n}", f"{n}.png", f"p{n}", "train", n % 5, n % 5, "first") for n in range(20)}
-    key |= {f"c{n}": replace(key.pop(f"c{n}"), teacher_grade=0, model_hash="second") for n in range(10)}
-    verdicts = [_verdict(f"c{n}", n % 5) for n in range(20)]
-    teacher, student = agreements(verdicts, key, samples=100)
-    assert (teacher.cases, teacher.left_out, teacher.exact) == (10, 10, pytest.approx(0.2))
-    assert (student.cases, student.left_out, student.exact) == (10, 10, 1)
-    assert str(teacher).endswith("10 cases; 10 not known to be of the latest model are left out")
-    both = [*verdicts, *(replace(verdict, reviewer="R2") for verdict in verdicts)]
-    assert (agreements(both, key, samples=100)[0].cases, agreements(both, key, samples=100)[0].left_out) == (20, 0)
-    teacher, _ = agreements(verdicts[10:], key, samples=100)
-    assert str(teacher) == "R1 – teacher: no case in common; 10 not known to be of the latest model are left out"
-
-
-def test_a_key_without_models_is_read_and_counts_as_one_model(tmp_path, key):
-    write_key(tmp_path / "key.csv", key.values())
-    lines = [line.rpartition(",")[0] for line in (tmp_path / "key.csv").read_text().splitlines()]
-    assert lines[0] == "case,image,patient,split,student_grade,teacher_grade", "as keys were before"
-    (tmp_path / "old.csv").write_text("\n".join(lines) + "\n")
-    assert read_key(tmp_path / "old.csv") == key
-    found = agreements([_verdict("ca", 2), _verdict("cb", 1)], read_key(tmp_path / "old.csv"), samples=10)
-    assert [(agreement.cases, agreement.left_out) for agreement in found] == [(2, 0), (2, 0)]

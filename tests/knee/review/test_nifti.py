@@ -2,36 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import nibabel
 import numpy as np
 import pytest
 
-from knee.errors import UserError
-from knee.images.original import Source, read_original
-from knee.images.read import prepare, read_pixels
+from knee.images.original import read_original
+from knee.images.read import read_pixels
 from knee.review.nifti import NiftiWriter, dicom_affine
-from knee.review.png import PngWriter
-
-SIZE = 128
-
-
-@pytest.fixture
-def case_of(make_case):
-    def make(source, side="R"):
-        image, geometry = prepare(read_pixels(source).values, SIZE, mirror=side == "L")
-        evidence = np.zeros((16, 16), np.float32)
-        evidence[4, 11] = 2.0
-        view = replace(make_case(1).teacher, class_map=evidence)
-        changes = {"image": image, "geometry": geometry, "source": source, "cartilage": None}
-        return make_case(1, student=view, teacher=view, side=side, **changes)
-
-    return make
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1), (-1, -1, 1)])
-def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
+def test_a_map_is_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
     rng = np.random.default_rng(0)
     shape, spacing = [40, 36, 30], np.array([0.5, 0.5, 0.5])
     shape[axis], spacing[axis] = 7, 3.0
@@ -60,7 +42,7 @@ def test_a_map_lies_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
     assert written.affine @ corner == pytest.approx(affine @ index)
 
 
-def test_an_mr_slice_lies_where_the_scanner_put_it(tmp_path, case_of, write_source):
+def test_an_mr_slice_is_where_the_scanner_put_it(tmp_path, case_of, write_source):
     source = write_source("MR", np.arange(200 * 160, dtype=np.uint16).reshape(200, 160))
     case = case_of(source, "L")
     written = nibabel.load(NiftiWriter(tmp_path / "out").add(case, read_original(case.source)).files[1])
@@ -88,35 +70,3 @@ def test_the_slice_normal_is_that_of_a_right_handed_scanner():
     assert affine @ [1, 0, 0, 1] == pytest.approx([0, -2, 0, 1])
     assert affine @ [0, 1, 0, 1] == pytest.approx([-3, 0, 0, 1])
     assert affine @ [0, 0, 1, 1] == pytest.approx([0, 0, 4, 1])
-
-
-def test_pictures_have_the_originals_pixels_and_are_not_replaced(tmp_path, case_of, run):
-    cv2.imwrite(str(tmp_path / "knee.png"), np.tile(np.arange(200, dtype=np.uint8), (150, 1)))
-    case = case_of(tmp_path / "knee.png")
-    original = read_original(case.source)
-    paths = PngWriter(tmp_path / "out", run).add(case, original).files
-    assert [path.name for path in paths] == ["000000000001_teacher.png", "000000000001_student.png"]
-    picture = cv2.imread(str(paths[0]))
-    assert picture.shape[1] == 600 and picture.shape[0] > 450
-    assert np.ptp(picture[:450], axis=2).max() > 60
-    plain = nibabel.load(NiftiWriter(tmp_path / "out").add(case, original).files[0])
-    assert plain.shape == (150, 200, 1)
-    with pytest.raises(UserError, match="exists already"):
-        PngWriter(tmp_path / "out", run).add(case, original)
-    cv2.imwrite(str(tmp_path / "knee.png"), np.zeros((10, 20), np.uint8))
-    with pytest.raises(UserError, match="20 × 10 pixels now"):
-        read_original(case.source)
-
-
-def test_a_negative_is_shown_as_the_networks_saw_it(tmp_path, case_of, run):
-    """What the cache turned into a positive, between the percentiles of the run's config."""
-    ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
-    cv2.imwrite(str(tmp_path / "knee.png"), ramp)
-    percentiles = (10.0, 80.0)
-    image, geometry = prepare(ramp, SIZE, percentiles=percentiles, invert=True)
-    original = read_original(Source(tmp_path / "knee.png", geometry, True, percentiles))
-    assert original.grey[0, 0] == 255 and original.grey[0, -1] == 0
-    assert (original.grey == 255).sum(1)[0] == pytest.approx(20, abs=1)
-    assert (original.grey == 0).sum(1)[0] == pytest.approx(40, abs=1)
-    seen = cv2.resize(original.grey, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    assert np.abs(seen.astype(int) - image).max() <= 1

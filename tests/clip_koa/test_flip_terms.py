@@ -196,7 +196,7 @@ def test_the_gradient_makes_the_student_symmetric_and_spares_the_teacher():
     assert task.teacher.weight.grad is None
 
 
-def test_unlabeled_images_alone_move_the_student_through_the_flip_term():
+def test_only_unlabeled_images_move_the_student_through_the_flip_term():
     task = make_task(flip_consistency=1.0)
     losses = task.losses(make_batch(), 10)
     (gradient,) = torch.autograd.grad(losses.terms["flip_consistency_unlabeled"], task.student.weight)

@@ -1,4 +1,4 @@
-"""Names and weights: every refusal is one UserError with a way out; nothing here reaches for the network."""
+"""open_clip towers: as open_clip's own; every refusal is one sentence with a hint; nothing uses the network."""
 
 from __future__ import annotations
 
@@ -14,38 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import knee.nn.weights
-from clip_koa.build import build_clip_grader, read_text_embeddings
-from clip_koa.config import ClipConfig
 from clip_koa.open_clip_towers import BIOMEDCLIP, clip_towers, external_source, supported_clip_models
 from clip_koa.timm_towers import timm_tower
 from knee.errors import UserError
-from knee.grades import load_grade_set
 
-KL = load_grade_set("kl")
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No hub, and nothing in its cache."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(knee.nn.weights, "can_reach", lambda address: False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+from .conftest import refusal
 
 
 @pytest.fixture
 def no_transformers(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "transformers" else real(name))
-
-
-def refusal(build, *args, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        build(*args, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_unknown_names_offer_near_ones():
@@ -73,24 +52,8 @@ def test_offline_is_one_sentence_with_the_two_other_ways(offline):
     assert "local-dir:FOLDER" in refusal(clip_towers, "hf-hub:some/model", image_size=224)
 
 
-def test_the_hub_is_left_as_it_was(offline):
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    refusal(timm_tower, "resnet18", embed_dim=4, image_size=64, pretrained=True)
-    assert before == constants.HF_HUB_OFFLINE
-
-
-def test_random_weights_never_ask_the_hub(monkeypatch):
-    asked = []
-    monkeypatch.setattr(knee.nn.weights, "can_reach", asked.append)
-    tower = timm_tower("test_resnet", embed_dim=4, image_size=64, stride=0)
-    assert sum(weight.numel() for weight in tower.parameters()) > 0
-    assert asked == []
-
-
 @pytest.mark.parametrize("name", ["biomedclip", BIOMEDCLIP])
-def test_biomedclip_says_which_extra_it_needs(no_transformers, offline, name):
+def test_biomedclip_names_the_extra_that_it_needs(no_transformers, offline, name):
     assert "pip install 'dcmt-knee[biomedclip]'" in refusal(clip_towers, name, image_size=224)
 
 
@@ -113,7 +76,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path, clip_folder):
     assert "of another architecture" in refusal(clip_towers, name, image_size=64, pretrained=str(wrong))
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path, clip_folder):
+def test_files_that_are_not_weights_are_refused(tmp_path, clip_folder):
     text = tmp_path / "notes.pt"
     text.write_text("not weights", encoding="utf-8")
     pickled = tmp_path / "model.pt"
@@ -133,75 +96,6 @@ def test_files_that_are_no_weights_are_refused(tmp_path, clip_folder):
         clip_towers, f"local-dir:{clip_folder}", image_size=64, pretrained=str(tmp_path / "empty")
     )
     assert "does not describe a model" in refusal(clip_towers, f"local-dir:{tmp_path}", image_size=64)
-
-
-def test_strides_and_stages_a_backbone_cannot_take():
-    message = refusal(timm_tower, "vgg11", embed_dim=4, image_size=64, stride=16)
-    assert "cannot change its stride in timm; set clip.stride to 0" in message
-    message = refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=16, stage=-4)
-    assert "clip.stride: resnet18 gives a feature map of 24 × 24 for 96 px, a stride of about 4, not 16" in message
-    assert "-1 is the last" in refusal(timm_tower, "resnet18", embed_dim=4, image_size=96, stride=0, stage=9)
-
-
-def test_a_side_that_is_no_multiple_of_the_stride_is_rounded_up():
-    tower = timm_tower("resnet18", embed_dim=4, image_size=112, stride=32)
-    assert tower(torch.zeros(2, 3, 112, 112)).patches.shape == (2, 4, 4, 4)
-
-
-def test_towers_of_different_spaces_are_refused(clip_folder, tmp_path):
-    import numpy as np
-
-    path = tmp_path / "texts.npy"
-    np.save(path, np.ones((5, 7), np.float32))
-    config = ClipConfig(image=f"local-dir:{clip_folder}", text=str(path))
-    assert "24 dimensions" in refusal(build_clip_grader, config, KL, image_size=64)
-
-
-def test_embeddings_of_the_grades_from_a_file(tmp_path):
-    import numpy as np
-
-    path = tmp_path / "texts.npy"
-    np.save(path, np.eye(5, 6))
-    config = ClipConfig(image="timm:test_resnet", text=str(path), pretrained=False, stride=0, train_text=False)
-    grader = build_clip_grader(config, KL, image_size=64)
-    assert grader.image_tower.embed_dim == 6
-    assert torch.equal(grader.text_tower(), torch.eye(5, 6))
-    assert "must contain 3 rows" in refusal(read_text_embeddings, path, 3)
-    np.save(path, np.full((5, 6), np.nan))
-    assert "finite" in refusal(read_text_embeddings, path, 5)
-    path.write_text("x", encoding="utf-8")
-    assert "not a .npy file of numbers" in refusal(read_text_embeddings, path, 5)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"embed_dim": 1}, "clip.embed_dim is 1"),
-        ({"stride": -1}, "clip.stride is -1"),
-        ({"scale_start": 200.0}, "clip.scale_start is 200.0"),
-        ({"image": "timm:resnet18"}, "a timm backbone has no text tower"),
-    ],
-)
-def test_configurations_are_checked_when_built(options, expected):
-    with pytest.raises(ValueError, match=expected):
-        ClipConfig(**options)
-
-
-def test_a_network_for_a_checkpoint_needs_neither_weights_nor_prompts(clip_folder, tmp_path):
-    prompts = tmp_path / "prompts.yaml"
-    prompts.write_text(
-        "grade_set: kl\ngrades: {0: [none], 1: [doubtful, perhaps], 2: [minimal], 3: [moderate], 4: [severe]}\n"
-    )
-    folder = tmp_path / "clip"
-    shutil.copytree(clip_folder, folder)
-    config = ClipConfig(image=f"local-dir:{folder}", prompts=str(prompts))
-    trained = build_clip_grader(config, KL, image_size=32, mean=[0.5], std=[0.25]).eval()
-    (folder / "open_clip_model.safetensors").unlink()
-    prompts.unlink()
-    loaded = build_clip_grader(config, KL, image_size=32, mean=[0.5], std=[0.25], fresh=False).eval()
-    loaded.load_state_dict(trained.state_dict())
-    images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(loaded(images).logits, trained(images).logits)
 
 
 def test_the_activation_is_that_of_the_named_weights_without_fetching_them(offline):
@@ -276,9 +170,56 @@ def test_code_in_a_text_towers_folder_is_never_run(tokenizer_folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_models_that_need_more_than_what_is_installed_are_told():
+def test_models_that_need_more_than_what_is_installed_are_named():
     for name in ("biomedclip", "hf-hub:a/b", "local-dir:x", "roberta-ViT-B-32"):
         assert external_source(name, fresh=False)
     assert "tokenizer" in external_source("ViT-B-16-SigLIP", fresh=True)
     for name in ("ViT-B-16-SigLIP", "ViT-B-16-quickgelu", "EVA02-B-16", "no such model"):
         assert not external_source(name, fresh=False)
+
+
+def test_clip_tower_agrees_with_open_clip(clip_folder):
+    towers = clip_towers(f"local-dir:{clip_folder}", image_size=64)
+    reference = open_clip.create_model(f"local-dir:{clip_folder}")
+    towers.image.eval()
+    reference.eval()
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tokens = towers.text.tokenizer(["a normal knee", "severe osteoarthritis"])
+    with torch.no_grad():
+        features = towers.image(pixels)
+        maps = reference.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True)
+        patches = torch.einsum("bchw,cd->bdhw", maps["image_intermediates"][0], reference.visual.proj)
+        assert torch.allclose(features.pooled, reference.encode_image(pixels), atol=1e-5)
+        assert torch.allclose(features.patches, patches, atol=1e-5)
+        assert torch.allclose(towers.text.encoder(tokens), reference.encode_text(tokens), atol=1e-5)
+    assert towers.scale == pytest.approx(50)
+    assert towers.image.pixel_mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("size", [32, 112, 128])
+def test_clip_position_embeddings_are_interpolated(clip_folder, size):
+    towers = clip_towers(f"local-dir:{clip_folder}", image_size=size)
+    features = towers.image(torch.zeros(1, 3, size, size))
+    assert features.patches.shape == (1, 24, size // 16, size // 16)
+    at_64 = clip_towers(f"local-dir:{clip_folder}", image_size=64)
+    own, other = (tower.image.visual.positional_embedding.detach() for tower in (towers, at_64))
+    assert torch.equal(own[0], other[0])  # the class token's is not interpolated
+    assert own[1:].mean() == pytest.approx(other[1:].mean().item(), abs=0.02)
+
+
+def test_a_frozen_clip_tower_gets_no_gradient_and_stays_in_eval(clip_folder):
+    tower = clip_towers(f"local-dir:{clip_folder}", image_size=64, trainable=False).image
+    tower.train()
+    assert not any(module.training for module in tower.modules())
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert not tower(torch.zeros(1, 3, 64, 64)).patches.requires_grad
+
+
+@pytest.mark.slow
+def test_the_paper_tower_has_a_14_by_14_grid():
+    towers = clip_towers("ViT-B-16-quickgelu", image_size=224, pretrained=False)
+    with torch.no_grad():
+        features = towers.image(torch.zeros(1, 3, 224, 224))
+    assert features.pooled.shape == (1, 512)
+    assert features.patches.shape == (1, 512, 14, 14)
+    assert sum(parameter.numel() for parameter in towers.image.parameters()) == 86_192_640
