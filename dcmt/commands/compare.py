@@ -62,11 +62,10 @@ def compare_command(options: argparse.Namespace) -> int:
         f"{networks}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, with the same samples for both"
     )
-    for line in metric_table(columns):
-        log.info(line)
-    log.info("F1 and recall by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)))
     by_grade = [f"{name}_{grade}" for name in ("f1", "recall") for grade in range(len(grades))]
     for line in (
+        *metric_table(columns),
+        "F1 and recall by grade: " + ", ".join(f"{grade} {name}" for grade, name in enumerate(grades)),
         *metric_table(columns, names=by_grade)[1:],
         *operating_table(columns, grades, first.grade_set.disease_from),
     ):

@@ -163,10 +163,8 @@ def transfers(data: bytes, rng: np.random.Generator) -> Iterator[tuple[str, byte
     first, second = sorted(int(place) for place in rng.integers(0, len(data) // 64, 2) * 64)
     block, other = data[first : first + 64], data[second : second + 64]
     yield "blocks exchanged", data[:first] + other + data[first + 64 : second] + block + data[second + 64 :]
-    place = int(rng.integers(8, len(data) - 4))
-    yield "number of all ones", patched(data, place, b"\xff" * 4)
-    hole = int(rng.integers(len(data) // 2))
-    yield "hole", data[:hole] + data[hole + len(data) // 4 :]
+    yield "number of all ones", patched(data, int(rng.integers(8, len(data) - 4)), b"\xff" * 4)
+    yield "hole", data[: len(data) // 3] + data[len(data) // 2 :]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -327,26 +325,14 @@ def write_corpus(folder: Path, every: int = 1) -> list[dict[str, Any]]:
     index: list[dict[str, Any]] = []
     for name, (data, shown) in good.items():
         (files / name).write_bytes(data)
-        index.append(
-            {
-                "path": str(files / name) + ("#1" if "volume" in name else ""),
-                "damage": "none",
-                "good": shown,
-                "may_differ": False,
-            }
-        )
+        path = str(files / name) + ("#1" if "volume" in name else "")
+        index.append({"path": path, "damage": "none", "good": shown, "may_differ": False})
     several = [bad for name, (data, shown) in good.items() for bad in damaged(name, data, shown, rng)]
     hostile = hostile_files(good["grey.jpg"][0])
     for bad in [*several, *absurd_files(good), *foreign_files(), *hostile][::every]:
         (files / bad.name).write_bytes(bad.data)
-        index.append(
-            {
-                "path": f"{files / bad.name}{bad.slice}",
-                "damage": bad.damage,
-                "good": bad.good,
-                "may_differ": bad.may_differ,
-            }
-        )
+        path = f"{files / bad.name}{bad.slice}"
+        index.append({"path": path, "damage": bad.damage, "good": bad.good, "may_differ": bad.may_differ})
     index += write_links(folder / "links", folder / "outside")
     pictures = {
         "grey": GREY, "deep": DEEP, "float": FLOAT,

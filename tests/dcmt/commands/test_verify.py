@@ -18,6 +18,8 @@ from dcmt.commands.verify import _stored_predictions
 from knee.engine.run import RunFolder
 from knee.grades import load_grade_set
 
+from .conftest import manifest_to_touch
+
 Verify = Callable[..., tuple[int, str]]
 
 
@@ -55,15 +57,6 @@ def touch_metrics(run: RunFolder, *names: Any, value: Any) -> None:
         place = place[name]
     place[names[-1]] = value
     path.write_text(json.dumps(values))
-
-
-def manifest_to_touch(run: RunFolder, phantom: Path, folder: Path) -> Path:
-    """The run's manifest from now on: that of a copy of its data."""
-    shutil.copytree(phantom.parent, folder / "data", ignore=shutil.ignore_patterns("cache"))
-    path = folder / "data" / "manifest.csv"
-    paths = yaml.safe_load(run.private.read_text())
-    run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(path)}))
-    return path
 
 
 def touch_table(run: RunFolder, change: Callable[[pd.DataFrame], None]) -> None:
