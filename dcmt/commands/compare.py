@@ -53,13 +53,11 @@ def compare_command(options: argparse.Namespace) -> int:
         flip=options.flip,
         prior_correction=options.prior_correction,
     )
-    runs = values["runs"]
+    runs, grades = values["runs"], values["runs"][titles[0]]["grades"]
     columns = {title: runs[title]["metrics"] for title in titles} | {DIFFERENCE: values["difference"]}
-    grades = runs[titles[0]]["grades"]
-    networks = f"{options.network} of both" + (", flip TTA" if options.flip_tta else "")
-    networks += ", prior correction" if options.prior_correction else ""
+    ways = (", flip TTA" if options.flip_tta else "") + (", prior correction" if options.prior_correction else "")
     log.info(
-        f"{networks}, {runs[titles[0]]['graded']} graded {options.split} images of "
+        f"{options.network} of both{ways}, {runs[titles[0]]['graded']} graded {options.split} images of "
         f"{runs[titles[0]]['graded_patients']} patients; 95% intervals, bootstrap over patients, with the same samples for both"
     )
     by_grade = [f"{name}_{grade}" for name in ("f1", "recall") for grade in range(len(grades))]
