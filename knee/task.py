@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,8 +43,8 @@ class Batch(NamedTuple):
     """(L, H, W) float32 in {0, 1}; all zero where there is no mask."""
     has_mask: Tensor
     """(L,) bool."""
-    targets: Tensor | None = None
-    """(B − L, K) float32: predicted probabilities of the grades for the unlabeled images, if there are any."""
+    targets: Tensor = torch.zeros(0, 0)
+    """(B − L, K) float32: predicted probabilities of the grades for the images without; empty if there are none."""
 
 
 class StepLosses(NamedTuple):
