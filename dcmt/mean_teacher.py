@@ -92,7 +92,7 @@ class MeanTeacher:
     def losses(self, batch: Batch, step: int) -> StepLosses:
         """Forward passes of both networks and the total of Eq. 5 at optimizer step τ = ``step`` (Figure 1)."""
         loss, ramp, labeled = self.loss, self.ramp(step), len(batch.grades)
-        if not ramp and batch.targets is None:
+        if not ramp and not len(batch.targets):
             batch = batch._replace(student=batch.student[:labeled], teacher=batch.teacher[:labeled])
         flips = {"symmetry": loss.symmetry, "consistency": bool(loss.flip_consistency and ramp)}
         mixture = draw_mixture(len(batch.student), loss.mixup) if loss.mixup else None
@@ -169,7 +169,7 @@ def soft_terms(logits: Tensor, batch: Batch, loss: LossConfig, mixture: Mixture 
     """Terms with soft targets, by name: L_c with soft or mixed labels, the ordinal loss, and self-training; logits (B, K)."""
     labeled = len(batch.grades)
     targets = soft_labels(batch.grades, logits.shape[1], spread=loss.label_spread)
-    if batch.targets is not None:
+    if len(batch.targets):
         targets = torch.cat([targets, batch.targets.to(targets.dtype)])
     if mixture is not None:
         targets = mixed(targets, mixture)
@@ -178,7 +178,7 @@ def soft_terms(logits: Tensor, batch: Batch, loss: LossConfig, mixture: Mixture 
         terms["grade"] = soft_cross_entropy(logits[:labeled], targets[:labeled])
     if loss.ordinal:
         terms["ordinal"] = ordinal_loss(logits[:labeled], targets[:labeled])
-    if batch.targets is not None and loss.self_training:
+    if len(batch.targets) and loss.self_training:
         terms["self_training"] = soft_cross_entropy(logits[labeled:], targets[labeled:])
     return terms
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -52,8 +53,8 @@ class Batch(NamedTuple):
     """(L,) bool."""
     content: Tensor | None = None
     """(B, H, W) uint8, 0 in the padding, before it is marked in the images; None without padding."""
-    targets: Tensor | None = None
-    """(B − L, K) float32: predicted probabilities of the grades for the unlabeled images, if there are any."""
+    targets: Tensor = torch.zeros(0, 0)
+    """(B − L, K) float32: predicted probabilities of the grades for the images without; empty if there are none."""
 
 
 class StepLosses(NamedTuple):

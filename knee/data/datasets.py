@@ -1,7 +1,7 @@
 """Datasets and loaders: two-stream batches for training and plain batches for evaluation, from memory-mapped arrays.
 
 The arrays are read one row at a time, so memory use does not grow with the number of images. The dataset of unlabeled
-images has pixels, row numbers and at most soft targets that networks predicted; it cannot hold a grade or a mask.
+images has only pixels and row numbers; it cannot hold a grade or a mask. Another one has soft targets that networks predicted.
 """
 
 from __future__ import annotations
@@ -31,20 +31,14 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnlabeledImages:
-    """Images without labels: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are used.
-
-    ``targets`` float32 (U, K), if given, are predicted probabilities of the grades, one row for each of ``rows``.
-    """
+    """Images without labels: ``images`` uint8 (N, S, S), of which those at ``rows`` (U,) are used."""
 
     images: ImageArray
     rows: Rows
-    targets: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images)
         object.__setattr__(self, "rows", _checked_rows(self.rows, len(self.images)))
-        if self.targets is not None and len(self.targets) != len(self.rows):
-            raise ValueError(f"{len(self.targets)} targets for {len(self.rows)} rows: one per row")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,6 +46,18 @@ class UnlabeledImages:
     def __getitem__(self, index: int) -> ImageArray:
         """uint8 (S, S)."""
         return np.asarray(self.images[self.rows[index]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TargetImages(UnlabeledImages):
+    """Images with soft targets: ``targets`` float32 (U, K), predicted probabilities of the grades for each of ``rows``."""
+
+    targets: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        UnlabeledImages.__post_init__(self)
+        if len(self.targets) != len(self.rows):
+            raise ValueError(f"{len(self.targets)} targets for {len(self.rows)} rows: one per row")
 
 
 class LabeledItem(NamedTuple):
@@ -113,15 +119,26 @@ class LabeledViews(NamedTuple):
 
 
 class UnlabeledViews(NamedTuple):
-    """Two views (S, S) uint8 of an unlabeled image, and its soft target (K,) if there is one."""
+    """Two views (S, S) uint8 of an unlabeled image."""
 
     student: ImageArray
     teacher: ImageArray
     content: ImageArray | None = None
-    target: npt.NDArray[np.float32] | None = None
 
 
-class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
+class TargetViews(NamedTuple):
+    """Two views (S, S) uint8 of an image with a soft target (K,)."""
+
+    student: ImageArray
+    teacher: ImageArray
+    target: npt.NDArray[np.float32]
+    content: ImageArray | None = None
+
+
+AnyViews = LabeledViews | UnlabeledViews | TargetViews
+
+
+class TwoStreams(Dataset[AnyViews]):
     """Both streams, indexed by ``Draw``: a sample's views depend only on the seed, its stream and its position."""
 
     def __init__(self, labeled: LabeledImages, unlabeled: UnlabeledImages, views: Views, *, seed: int) -> None:
@@ -130,13 +147,15 @@ class TwoStreams(Dataset[LabeledViews | UnlabeledViews]):
         self.views = views
         self.seed = seed
 
-    def __getitem__(self, draw: Draw) -> LabeledViews | UnlabeledViews:
+    def __getitem__(self, draw: Draw) -> AnyViews:
         seed = draw_seed(self.seed, draw.stream, draw.position)
         if draw.stream == "unlabeled":
-            image, targets = self.unlabeled[draw.index], self.unlabeled.targets
+            image = self.unlabeled[draw.index]
             views = self.views(image, content=_content(image), seed=seed)
-            target = None if targets is None else targets[draw.index]
-            return UnlabeledViews(views.student, views.teacher, views.content, target)
+            if isinstance(self.unlabeled, TargetImages):
+                target = self.unlabeled.targets[draw.index]
+                return TargetViews(views.student, views.teacher, target, views.content)
+            return UnlabeledViews(views.student, views.teacher, views.content)
         item = self.labeled[draw.index]
         views = self.views(item.image, item.mask, content=_content(item.image), seed=seed)
         return LabeledViews(views.student, views.teacher, item.grade, views.mask, views.content)
@@ -148,7 +167,7 @@ def _content(image: ImageArray) -> ImageArray | None:
     return None if content.all() else content.numpy().astype(np.uint8)
 
 
-def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
+def collate(items: Sequence[AnyViews]) -> Batch:
     """A batch with images (B, 1, S, S) and masks (L, S, S) as uint8, to keep the transfer small.
 
     The labeled items must come first, as the sampler yields them; ``batch_to`` converts the batch to floats.
@@ -160,7 +179,7 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
     for mask, item in zip(masks, labeled, strict=True):
         if item.mask is not None:
             mask[:] = item.mask
-    targets = [item.target for item in items[len(labeled) :] if isinstance(item, UnlabeledViews)]
+    targets = [item.target for item in items if isinstance(item, TargetViews)]
     return Batch(
         student=torch.from_numpy(np.stack([item.student for item in items])[:, None]),
         teacher=torch.from_numpy(np.stack([item.teacher for item in items])[:, None]),
@@ -168,11 +187,11 @@ def collate(items: Sequence[LabeledViews | UnlabeledViews]) -> Batch:
         masks=torch.from_numpy(masks),
         has_mask=torch.tensor([item.mask is not None for item in labeled], dtype=torch.bool),
         content=_contents(items),
-        targets=torch.from_numpy(np.stack(known)) if (known := [one for one in targets if one is not None]) else None,
+        targets=torch.from_numpy(np.stack(targets)) if targets else torch.zeros(0, 0),
     )
 
 
-def _contents(items: Sequence[LabeledViews | UnlabeledViews]) -> Tensor | None:
+def _contents(items: Sequence[AnyViews]) -> Tensor | None:
     if all(item.content is None for item in items):
         return None
     whole = np.ones_like(items[0].student)
@@ -199,7 +218,7 @@ def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = 
         grades=batch.grades.to(device, non_blocking=True),
         masks=batch.masks.to(device, non_blocking=True).to(torch.float32),
         has_mask=batch.has_mask.to(device, non_blocking=True),
-        targets=None if batch.targets is None else batch.targets.to(device, non_blocking=True),
+        targets=batch.targets.to(device, non_blocking=True),
     )
 
 

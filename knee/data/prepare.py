@@ -23,6 +23,7 @@ from knee.data.config import DataConfig
 from knee.data.datasets import (
     EvalImages,
     LabeledImages,
+    TargetImages,
     TwoStreams,
     UnlabeledImages,
     batch_to,
@@ -224,7 +225,8 @@ class TrainingBatches:
             data.cache.has_mask,
             dilation=dilation,
         )
-        others = UnlabeledImages(data.cache.images, unlabeled, targets)
+        images = data.cache.images
+        others = UnlabeledImages(images, unlabeled) if targets is None else TargetImages(images, unlabeled, targets)
         streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
         sampler = TwoStreamBatchSampler(
             range(len(rows)),

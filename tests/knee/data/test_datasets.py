@@ -19,6 +19,7 @@ from knee.data.datasets import (
     EvalImages,
     LabeledImages,
     LabeledViews,
+    TargetImages,
     TrainLoader,
     TwoStreams,
     UnlabeledImages,
@@ -84,6 +85,20 @@ def test_unlabeled_images_have_no_room_for_grades_or_masks() -> None:
     item = streams()[Draw("unlabeled", 0, 2)]
     assert type(item) is UnlabeledViews
     assert item._fields == ("student", "teacher")
+
+
+def test_targets_go_with_their_image_and_unlabeled_images_have_none() -> None:
+    images, _, _ = arrays()
+    targets = np.random.default_rng(0).dirichlet(np.ones(5), len(UNLABELED)).astype(np.float32)
+    labeled = LabeledImages(images, LABELED, np.arange(len(LABELED)) % 5)
+    served = TwoStreams(labeled, TargetImages(images, UNLABELED, targets), Views(no_views(), SIZE), seed=0)
+    batch = collate([served[Draw("labeled", 0, 0)], served[Draw("unlabeled", 0, 2)], served[Draw("unlabeled", 1, 0)]])
+    assert torch.equal(batch.targets, torch.from_numpy(targets[[2, 0]]))
+    assert np.array_equal(batch.student[1, 0], images[UNLABELED[2]])
+    assert len(batch.grades) == 1
+    assert collate([streams()[Draw("unlabeled", 0, 2)]]).targets.shape == (0, 0)
+    with pytest.raises(ValueError, match="2 targets for"):
+        TargetImages(images, UNLABELED, targets[:2])
 
 
 def test_each_draw_serves_its_row() -> None:
