@@ -38,6 +38,7 @@ from knee.errors import UserError
 from knee.grades import GradeSet, load_grade_set
 from knee.images.masks import DilatedMasks
 from knee.images.original import Source
+from knee.io.pool import require_shared_memory
 from knee.task import Batch
 
 Rows = NDArray[np.int64]
@@ -235,6 +236,9 @@ class TrainingBatches:
             unlabeled_per_batch=config.unlabeled_per_batch,
             seed=seed,
         )
+        images_a_batch = config.labeled_per_batch + config.unlabeled_per_batch
+        # Two views, the mask and the content of each image, one byte a pixel.
+        require_shared_memory(4 * images_a_batch * config.image_size**2, config.workers)
         self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
         self._device = device
         self._channels_last = channels_last

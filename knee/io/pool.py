@@ -1,13 +1,16 @@
-"""Apply a function to many items in threads: results in order, with a progress bar and bounded memory."""
+"""Work in parallel: a function applied to many items in threads, and the shared memory that worker processes need."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from knee.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,3 +37,22 @@ def map_in_order(
             for result in pool.map(function, items[start : start + _WINDOW]):
                 bar.update()
                 yield result
+
+
+_SHARED = "/dev/shm"
+_BATCHES_AHEAD = 2
+
+
+def require_shared_memory(bytes_of_a_batch: int, workers: int) -> None:
+    """Raises UserError if the batches of ``workers`` processes do not fit into shared memory, where they would wait forever.
+
+    Each worker prepares two batches ahead. Does nothing without workers, or where the system has no ``/dev/shm``.
+    """
+    if not workers or not os.path.isdir(_SHARED):  # noqa: PTH112 (a constant path)
+        return
+    needed, free = _BATCHES_AHEAD * workers * bytes_of_a_batch, shutil.disk_usage(_SHARED).free
+    if free < needed:
+        raise UserError(
+            f"{_SHARED} has {free / 2**20:.1f} MiB free, but the batches of {workers} workers need {needed / 2**20:.1f} MiB; "
+            "set data.workers to 0, or give the container more shared memory (docker run --shm-size 1g)"
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from knee.io.pool import map_in_order
+from knee.errors import UserError
+from knee.io.pool import map_in_order, require_shared_memory
 
 
 def test_results_come_in_order_whatever_each_takes() -> None:
@@ -34,3 +36,12 @@ def test_an_error_is_raised_at_its_place() -> None:
     assert [next(found) for _ in range(3)] == [1 / -3, 1 / -2, 1 / -1]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+def test_batches_of_workers_must_fit_into_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4_000_000))
+    require_shared_memory(1_000_000, 2)
+    require_shared_memory(10**12, 0)
+    message = r"/dev/shm has 3\.8 MiB free, but the batches of 2 workers need 3\.9 MiB; set data\.workers to 0"
+    with pytest.raises(UserError, match=message):
+        require_shared_memory(1_010_000, 2)
