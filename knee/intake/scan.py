@@ -27,7 +27,7 @@ class Scan(NamedTuple):
     """The contents of a folder."""
 
     images: list[str]
-    """As ``scan_images``."""
+    """As ``image_files``."""
     headers: dict[str, Header | None]
     """The header of each image; None if it is not DICOM."""
     left_out: dict[str, list[str]]
@@ -40,8 +40,8 @@ class Scan(NamedTuple):
         return [*_left_out_note(self.left_out), *_passed_note(self.passed_over)]
 
 
-def scan_images(folder: Path) -> Scan:
-    """The images below ``folder``: paths, sorted, with '/' between their parts.
+def image_files(folder: str | Path) -> list[str]:
+    """Paths of the images below ``folder``, sorted, with '/' between their parts.
 
     Hidden files are left out, and so are DICOM objects that are not images (a warning lists them) and folders that this
     toolkit wrote (``knee.io.own_folders``). A file without an image suffix is included if its content is DICOM.
@@ -54,6 +54,11 @@ def scan_images(folder: Path) -> Scan:
         Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
             circle.
     """
+    return scan_images(Path(folder)).images
+
+
+def scan_images(folder: Path) -> Scan:
+    """The images of a folder as ``image_files``, with their headers."""
     found = scan(folder)
     for note in _left_out_note(found.left_out):
         _LOG.warning("%s", note)
@@ -61,7 +66,7 @@ def scan_images(folder: Path) -> Scan:
 
 
 def scan(folder: Path) -> Scan:
-    """The images of a folder, and the files that are not used. Raises Faults as ``scan_images``."""
+    """The images of a folder, and the files that are not used. Raises Faults as ``image_files``."""
     names, passed_over = _walk(folder)
     headers: dict[str, Header | None] = {}
     left_out: dict[str, list[str]] = defaultdict(list)

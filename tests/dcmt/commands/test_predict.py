@@ -71,8 +71,8 @@ def test_unknown_sides_are_told_where_they_count(trained_run: RunFolder, tmp_pat
     assert not [line for line in grade(trained_run, tmp_path / "in", tmp_path / "out") if "the side of" in line]
     started = ImageReader.__init__
 
-    def mirroring(self: ImageReader, loaded: object) -> None:
-        started(self, loaded)  # type: ignore[arg-type]
+    def mirroring(self: ImageReader, loaded: object, **given: object) -> None:
+        started(self, loaded, **given)  # type: ignore[arg-type]
         self.mirrors = "L"
 
     monkeypatch.setattr(ImageReader, "__init__", mirroring)

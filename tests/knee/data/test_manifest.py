@@ -17,7 +17,7 @@ from knee.grades import load_grade_set
 from knee.images.read import write_png
 from knee.images.slices import split_slice
 from knee.intake.folders import manifest_from_folder
-from knee.intake.scan import scan_images
+from knee.intake.scan import image_files
 from knee.io.own_folders import MARK, mark_as_own
 
 KL = load_grade_set("kl")
@@ -388,15 +388,15 @@ def test_folders_that_the_toolkit_wrote_hold_no_images(tmp_path):
     touch(tmp_path, "graded/overlays/2/1L.png.png", "runs/one/figures/roc.png")
     (tmp_path / "runs/one/local").mkdir()
     (tmp_path / "runs/one/config.yaml").write_text("kind: grader\n")
-    assert scan_images(tmp_path).images == ["0/2R.png", "2/1L.png"]
+    assert image_files(tmp_path) == ["0/2R.png", "2/1L.png"]
     assert manifest_from_folder(tmp_path)["image"].tolist() == ["0/2R.png", "2/1L.png"]
     # A cache that an earlier version wrote has no mark.
     (cache.folder / MARK).unlink()
-    assert scan_images(tmp_path).images == ["0/2R.png", "2/1L.png"]
+    assert image_files(tmp_path) == ["0/2R.png", "2/1L.png"]
     # Who names such a folder means it, and an array of one's own may be called like one of a cache.
-    assert len(scan_images(tmp_path / "graded/overlays").images) == 1
+    assert len(image_files(tmp_path / "graded/overlays")) == 1
     np.save(tmp_path / "0" / "images.npy", np.arange(64.0).reshape(8, 8))
-    assert len(scan_images(tmp_path).images) == 3
+    assert len(image_files(tmp_path)) == 3
 
 
 def test_grade_names_as_folders(tmp_path):

@@ -6,7 +6,7 @@ import pydicom
 import pytest
 
 from knee.intake.headers import read_header
-from knee.intake.scan import scan_images
+from knee.intake.scan import image_files
 
 NOT_IMAGES = {
     "Segmentation": pydicom.uid.SegmentationStorage,
@@ -36,14 +36,14 @@ def test_objects_without_a_knee_are_left_out_and_listed(study, kind, caplog):
     assert study.grades() == {"1/a.dcm": 1, "3/b.dcm": 3}
     assert f"1 DICOM file left out, not images of a knee ({kind}: 1 ('3/IM2' first))" in study.notes()
     with caplog.at_level(logging.WARNING):
-        assert scan_images(study.images).images == ["1/a.dcm", "3/b.dcm"]
+        assert image_files(study.images) == ["1/a.dcm", "3/b.dcm"]
     assert f"{kind}: 1" in caplog.text
 
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_images_of_all_classes_are_found(study, kind):
     study.draw_dicom("a.dcm", kind=kind)
-    assert scan_images(study.images).images == ["a.dcm"]
+    assert image_files(study.images) == ["a.dcm"]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_images_of_all_classes_are_found(study, kind):
 )
 def test_a_digitised_film_is_an_image_and_a_capture_of_a_result_is_not(study, fields, found):
     study.draw_dicom("a.dcm", kind=pydicom.uid.SecondaryCaptureImageStorage, **fields)
-    assert bool(scan_images(study.images).images) == found
+    assert bool(image_files(study.images)) == found
 
 
 def test_a_folder_of_nothing_else_says_what_it_holds(study):
