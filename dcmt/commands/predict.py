@@ -78,9 +78,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             _write_table(out / "predictions.csv", table)
-            knees = _by_knee(table, series, _root(options.images), loaded.grade_set.names)
-            if len(knees):
-                _write_table(out / _BY_KNEE, knees)
+            _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded.grade_set.names)
     if reader.rejected:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
@@ -93,8 +91,6 @@ def predict_command(options: argparse.Namespace) -> int:
     _report(table, anyway=options.grade_anyway)
     grader = name + (" with flip TTA" if loaded.flip_tta else "")
     graded = table["predicted"].notna().sum()
-    if len(knees):
-        log.info(f"{counted(len(knees), 'volume')}, each graded by the mean of its slices: {out / _BY_KNEE}")
     log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
 
@@ -161,8 +157,14 @@ def _root(images: Path) -> Path:
     return images if images.is_dir() else images.parent
 
 
-def _by_knee(table: pd.DataFrame, series: Mapping[Path, str], root: Path, names: Sequence[str]) -> pd.DataFrame:
-    return by_knee(table, {path.relative_to(root).as_posix(): one for path, one in series.items()}, names)
+def _write_by_knee(
+    path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, names: Sequence[str]
+) -> None:
+    """Write one row for each volume, if there are any."""
+    knees = by_knee(table, {file.relative_to(root).as_posix(): one for file, one in series.items()}, names)
+    if len(knees):
+        _write_table(path, knees)
+        log.info(f"{counted(len(knees), 'volume')}, each graded by the mean of its slices: {path}")
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
