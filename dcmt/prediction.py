@@ -23,6 +23,7 @@ from knee.images.geometry import Geometry
 from knee.images.joints import find_knees
 from knee.images.original import Source
 from knee.images.read import Pixels, looks_inverted, prepare, read_image
+from knee.images.slices import split_slice
 from knee.intake.naming import side_in_path
 from knee.io.files import typed
 from knee.io.tables import shortened
@@ -186,7 +187,7 @@ class ImageReader:
             if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
                 self.rejected.append((str(path), two_knees_reason(path)))
                 continue
-            self.sides.append(pixels.laterality or side_in_path(path.as_posix()))
+            self.sides.append(pixels.laterality or side_in_path(split_slice(path)[0].as_posix()))
             image, geometry, inverted = self._prepare(pixels, self.sides[-1])
             images.append(image)
             self.modalities.append(pixels.modality)

@@ -56,6 +56,7 @@ def manifest(options: argparse.Namespace) -> int:
         grade_count=grade_set.count,
         grade_names=grade_set.names,
         sheet=sheet,
+        slices=options.slices,
     )
     write_manifest(target, table, force=options.force)
     for note in table.attrs["notes"]:

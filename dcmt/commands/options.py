@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 from clip_koa.config import EXTERNAL
+from dcmt.commands import values
 from dcmt.commands.registry import command, config_command, group
 
 Parser = argparse.ArgumentParser
@@ -37,6 +37,7 @@ def manifest(parser: Parser) -> None:
         help="where the patient's name is: folder, file, or a regular expression for the file's path with a group `patient`, "
         "and optionally `side` and `grade`",
     )
+    _slices_option(parser)
     _sheet_options(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
 
@@ -50,13 +51,22 @@ def crop(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder for crops, manifest and contact sheets")
     parser.add_argument(
         "--size-mm",
-        type=_millimetres,
+        type=values.millimetres,
         default=140.0,
         help="side of a crop in mm where the spacing is known (default 140)",
     )
     parser.add_argument("--layout", choices=("auto", "chen", "tree", "plain"), default="auto")
     parser.add_argument("--grade-set", default="kl", help="kl, cartilage, or your own YAML file")
     parser.add_argument("--pattern", help="where the patient's name is, as for dcmt manifest")
+
+
+def _slices_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--slices",
+        type=values.slices,
+        metavar="CHOICE",
+        help="slices of volumes (NIfTI files, DICOM series by position): all, middle:20, or 10-60, numbered from 0",
+    )
 
 
 def _sheet_options(parser: Parser) -> None:
@@ -66,7 +76,7 @@ def _sheet_options(parser: Parser) -> None:
     sheet.add_argument(
         "--column",
         action="append",
-        type=_pair,
+        type=values.pair,
         default=[],
         metavar="ROLE=NAME",
         help="the column of the image, patient, side, visit, split or grade; grade_L and grade_R for one row per patient",
@@ -74,7 +84,7 @@ def _sheet_options(parser: Parser) -> None:
     sheet.add_argument(
         "--side",
         action="append",
-        type=_pair,
+        type=values.pair,
         default=[],
         metavar="VALUE=L",
         help="the value that means left (=L) or right (=R)",
@@ -85,7 +95,7 @@ def _sheet_options(parser: Parser) -> None:
     sheet.add_argument(
         "--only",
         action="append",
-        type=_pair,
+        type=values.pair,
         default=[],
         metavar="NAME=VALUE",
         help="use only the rows with this value",
@@ -93,7 +103,7 @@ def _sheet_options(parser: Parser) -> None:
     sheet.add_argument(
         "--prefer",
         action="append",
-        type=_pair,
+        type=values.pair,
         default=[],
         metavar="NAME=A,B",
         help="if a knee has several grades, use the row with A in the column NAME, else the one with B, and so on",
@@ -153,7 +163,7 @@ def segment_predict(parser: Parser) -> None:
     )
     parser.add_argument("--rows", choices=("train", "all"), default="train", help="the splits whose rows get a mask")
     parser.add_argument(
-        "--dilation", type=_pixels, default=0.0, help="dilation of the written masks, in px at 256 (default 0)"
+        "--dilation", type=values.pixels, default=0.0, help="dilation of the written masks, in px at 256 (default 0)"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="overwrite masks and manifest")
@@ -260,7 +270,8 @@ def verify(parser: Parser) -> None:
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""
     run_options(parser)
-    parser.add_argument("images", type=Path, help="one image or a folder of images")
+    parser.add_argument("images", type=Path, help="one image, a volume, or a folder of images")
+    _slices_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
     _flip_tta_option(parser)
@@ -312,30 +323,3 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
-
-
-def _pixels(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 256:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 0 to 256")
-    return value
-
-
-def _millimetres(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 60 <= value <= 400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size from 60 to 400 mm")
-    return value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, mark, value = text.partition("=")
-    if not mark or not name.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name.strip(), value.strip()

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -20,11 +21,13 @@ from tqdm import tqdm
 from dcmt.loaded import LoadedRun, load_run
 from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
+from knee.evaluation.by_knee import by_knee
 from knee.evaluation.pictures import case_pictures
 from knee.images.original import Source
 from knee.images.read import write_png
-from knee.images.slices import is_file
-from knee.intake.scan import IMAGE_SUFFIXES, image_files, printable
+from knee.images.slices import SliceChoice, is_file
+from knee.intake.scan import IMAGE_SUFFIXES, Scan, printable, scan_images
+from knee.intake.volumes import expand
 from knee.io.files import LONGEST_NAME, moved_into_place
 from knee.io.own_folders import MARK, mark_as_own
 from knee.io.tables import plain_text, shortened, spreadsheet_text
@@ -34,10 +37,14 @@ log = logging.getLogger(__name__)
 _BATCH = 32
 _CHUNK = 256
 _DRAWN = ".drawn.txt"
+_BY_KNEE = "predictions_by_knee.csv"
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """Grade with the teacher (or student): ``predictions.csv``, overlays, and ``rejected.csv`` for files without a grade."""
+    """Grade with the teacher (or student): ``predictions.csv``, overlays, and ``rejected.csv`` for files without a grade.
+
+    If there are volumes, ``predictions_by_knee.csv`` has one row for each.
+    """
     loaded = load_run(
         options.run,
         checkpoint=options.checkpoint,
@@ -48,7 +55,8 @@ def predict_command(options: argparse.Namespace) -> int:
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:
         raise UserError(f"{options.run} has no {name}; leave out --student")
-    paths = find_images(options.images)
+    series = find_slices(options.images, options.slices)
+    paths = list(series)
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder for predictions.csv and overlays with --out")
@@ -70,6 +78,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             _write_table(out / "predictions.csv", table)
+            _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded.grade_set.names)
     if reader.rejected:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
@@ -116,7 +125,7 @@ def _grade_all(
     undo: ExitStack,
 ) -> list[pd.DataFrame]:
     """Grade all readable images and write overlays; returns one table per chunk. ``undo`` removes files after an error."""
-    root = options.images if options.images.is_dir() else options.images.parent
+    root = _root(options.images)
     tables: list[pd.DataFrame] = []
     with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(paths), _CHUNK):
@@ -144,10 +153,26 @@ def _grade_all(
     return tables
 
 
+def _root(images: Path) -> Path:
+    return images if images.is_dir() else images.parent
+
+
+def _write_by_knee(
+    path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, names: Sequence[str]
+) -> None:
+    """Write one row for each volume, if there are any."""
+    knees = by_knee(table, {file.relative_to(root).as_posix(): one for file, one in series.items()}, names)
+    if len(knees):
+        _write_table(path, knees)
+        log.info(f"{counted(len(knees), 'volume')}, each graded by the mean of its slices: {path}")
+
+
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV file; names and reasons are quoted, so that no spreadsheet program takes them for formulas."""
     texts = {
-        name: table[name].map(spreadsheet_text, na_action="ignore") for name in ("image", "reason") if name in table
+        name: table[name].map(spreadsheet_text, na_action="ignore")
+        for name in ("image", "series", "reason")
+        if name in table
     }
     table = table.assign(**texts)
     with moved_into_place(path) as scratch:
@@ -156,7 +181,8 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 def _earlier(out: Path) -> list[Path]:
     """Only the files of an earlier ``dcmt predict`` (also a killed one), which must not be mistaken for new results."""
-    found = (*_overlays(out), out / "predictions.csv", out / "rejected.csv", out / "overlays" / _DRAWN)
+    tables = ("predictions.csv", _BY_KNEE, "rejected.csv")
+    found = (*_overlays(out), *(out / name for name in tables), out / "overlays" / _DRAWN)
     return [path for path in found if path.is_file()]
 
 
@@ -246,15 +272,24 @@ def _write_overlays(
         write_png(overlay_path(out, files[shown.row]), shown.picture, force=True)
 
 
-def find_images(path: Path) -> list[Path]:
-    """The image itself, or all images of a folder. Raises UserError if there are none, or links lead out of the folder."""
+def find_slices(path: Path, choice: SliceChoice | None) -> dict[Path, str]:
+    """The image itself, or all images of a folder, volumes as their chosen slices; each with its series, '' if in none.
+
+    Raises UserError if there are none, links lead out of the folder, or ``choice`` does not apply.
+    """
+    found = _find_images(path)
+    root = _root(path)
+    return {root / one.image: one.series for one in expand(root, found.images, found.headers, choice)}
+
+
+def _find_images(path: Path) -> Scan:
     if path.is_dir():
-        found = [path / name for name in image_files(path)]
-        if not found:
+        found = scan_images(path)
+        if not found.images:
             raise UserError(f"{path} contains no image; supported suffixes are {', '.join(IMAGE_SUFFIXES)}")
         return found
     if (printed := printable(str(path))) != str(path):
         raise UserError(f"{printed} is not valid UTF-8, so it cannot be written to a table; rename the file")
     if not is_file(path):
         raise UserError(f"{path} is neither an image nor a folder")
-    return [path]
+    return Scan([path.name], {}, {}, Counter())

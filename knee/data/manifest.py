@@ -150,6 +150,7 @@ def inspect_manifest(path: str | Path, grade_set: GradeSet) -> Inspection:
             grades.append(None)
     table["grade"] = pd.array(grades, dtype="Int64")
     bad += _spacing_faults(table)
+    bad += _series_faults(table)
     bad.sort(key=lambda row: row.line)
     return Inspection(Manifest(path=path, table=table), tuple(bad), tuple(_leaks(table)))
 
@@ -257,6 +258,24 @@ def _spacing_faults(table: pd.DataFrame) -> list[BadRow]:
             value = math.nan
         values.append(value)
     table["spacing_mm"] = values
+    return bad
+
+
+def _series_faults(table: pd.DataFrame) -> list[BadRow]:
+    """Slices of one series with another patient, side or visit than its first slice."""
+    if "series" not in table:
+        return []
+    bad = []
+    facts = [name for name in ("patient", "side", "visit") if name in table]
+    for series, rows in table[table["series"] != ""].groupby("series", sort=False):
+        first = rows.iloc[0]
+        for row in rows.to_dict("records"):
+            if differing := [name for name in facts if row[name] != first[name]]:
+                reason = (
+                    f"series '{series}' has another {' and '.join(differing)} than on line {first['line']}; a series is one "
+                    "volume of one knee"
+                )
+                bad.append(BadRow(row["line"], row["image"], reason))
     return bad
 
 

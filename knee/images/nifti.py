@@ -60,7 +60,10 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
         view = slice_view(shape, affine)
         count = shape[view.axis]
         if index is None and count > 1:
-            raise ValueError(f"has {count} slices; write one, #0 to #{count - 1}, after the file's name")
+            raise ValueError(
+                f"has {count} slices; write one, #0 to #{count - 1}, after the file's name, or choose several with --slices "
+                "middle:20 (dcmt manifest, dcmt predict)"
+            )
         if (index or 0) >= count:
             raise ValueError(f"has slices #0 to #{count - 1} but no #{index}")
         plane = _read_slice(_stream(file, packed=packed), header, shape, view.axis, index or 0)
@@ -70,6 +73,21 @@ def read_nifti(path: Path, index: int | None) -> Pixels:
     values = values[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
     place = _place(shape, affine, view, index or 0)
     return Pixels(finite(values), _spacing(header, affine, view), None, inverted_by_file=False, place=place)
+
+
+def slice_count(path: Path) -> int:
+    """How many slices a NIfTI file has, according to its header; 1 for other and unreadable files."""
+    # Damaged files can raise almost any exception; the error is reported when the image is read.
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+            if not is_nifti(head):
+                return 1
+            header = parse_header(_stream(file, packed=head[:2] == b"\x1f\x8b").read(540))
+            shape = volume_shape(header)
+            return shape[slice_view(shape, volume_affine(header)).axis]
+    except Exception:
+        return 1
 
 
 def _stream(file: IO[bytes], *, packed: bool) -> IO[bytes]:

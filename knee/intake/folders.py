@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from knee.errors import Faults, UserError, counted
+from knee.images.slices import SliceChoice
 from knee.intake.grade_folders import (
     GradeFolders,
     Scale,
@@ -23,6 +24,7 @@ from knee.intake.scan import IMAGE_SUFFIXES, Scan, scan, stem
 from knee.intake.sheet import Sheet
 from knee.intake.sheet_join import join_sheet, match_images, subjects_of_images
 from knee.intake.visits import visit_in_path
+from knee.intake.volumes import expand, refuse_volumes, slice_mask
 from knee.io.files import relative_name
 
 _CHEN = re.compile(r"(train|val|test)/([0-9])/([0-9]+)([LR])\.png")
@@ -40,6 +42,7 @@ def manifest_from_folder(
     grade_count: int = 10,
     grade_names: Sequence[str] = (),
     sheet: Sheet | None = None,
+    slices: SliceChoice | None = None,
 ) -> pd.DataFrame:
     """The manifest table of a folder of images.
 
@@ -58,16 +61,19 @@ def manifest_from_folder(
 
     ``knee.intake.patients.tell_subjects`` infers patient and side. Alternatively, ``pattern`` is searched in the path below
     the folder: a regular expression with a group ``patient`` and optionally ``side`` and ``grade``, or 'folder' or 'file' for
-    the image's folder or file name. ``attrs["notes"]`` of the table describes in sentences how the folder was read.
+    the image's folder or file name. The slices of a volume have its patient, side and grade, and a name of the volume in the
+    column ``series`` (``knee.intake.volumes.expand``). ``attrs["notes"]`` of the table describes in sentences how the folder
+    was read.
 
     Args:
         relative_to: the folder that the manifest will be written to (default: ``folder``); image paths are relative to it.
         sheet: grades, and optionally patients, sides and splits, from a spreadsheet (``knee.intake.sheet_join``).
+        slices: which slices of volumes become images; needed if there are NIfTI volumes.
 
     Raises:
         UserError: no folder, no images, a file that does not fit the layout or the pattern, an ambiguous grade or patient,
-            links out of the folder, a sheet that fits no image. Faults: all rows of a sheet that contradict each other, an
-            image's name or its folder's grade.
+            volumes without ``slices``, links out of the folder, a sheet that fits no image. Faults: all rows of a sheet that
+            contradict each other, an image's name or its folder's grade.
     """
     folder = Path(folder)
     found = _scanned(folder, layout)
@@ -81,15 +87,16 @@ def manifest_from_folder(
     else:
         scale = Scale(grade_count, tuple(name.lower() for name in grade_names))
         rows, notes = _tree_rows(folder, found, layout, pattern, scale, sheet)
+    rows, sliced = _slices_of(folder, rows, found, slices)
     table = _table(rows, folder.resolve(), Path(relative_to or folder).resolve())
-    table.attrs["notes"] = [*notes, *found.notes()]
+    table.attrs["notes"] = [*notes, *sliced, *found.notes()]
     return table
 
 
 def _table(rows: list[dict[str, object]], folder: Path, start: Path) -> pd.DataFrame:
     """The rows as a manifest's table, with paths relative to ``start``."""
-    table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split", "visit"])
-    for optional in ("split", "visit"):
+    table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split", "visit", "series"])
+    for optional in ("split", "visit", "series"):
         if not (table[optional] != "").any():
             table = table.drop(columns=optional)
     for column in ("image", "mask"):
@@ -97,6 +104,39 @@ def _table(rows: list[dict[str, object]], folder: Path, start: Path) -> pd.DataF
     _refuse_outer_spaces(table["image"].tolist())
     table["grade"] = table["grade"].astype("Int64")
     return table
+
+
+def _slices_of(
+    folder: Path, rows: list[dict[str, object]], found: Scan, slices: SliceChoice | None
+) -> tuple[list[dict[str, object]], list[str]]:
+    """The rows with volumes replaced by rows of their slices, and a sentence that says how many there are.
+
+    Raises UserError as ``knee.intake.volumes.expand``; Faults: a series of two patients or sides.
+    """
+    by_file = {str(row["image"]): row for row in rows}
+    if slices is None:
+        refuse_volumes(folder, list(by_file))
+    images = expand(folder, list(by_file), found.headers, slices)
+    sliced: list[dict[str, object]] = []
+    faults: dict[str, str] = {}
+    owners: dict[str, tuple[str, object]] = {}
+    for one in images:
+        row, side = by_file[one.file], by_file[one.file]["side"]
+        mask = slice_mask(folder, str(row["mask"]), one)
+        sliced.append({**row, "image": one.image, "mask": mask, "series": one.series})
+        owner = f"patient '{row['patient']}'{side and f', side {side}'}"
+        first, known = owners.setdefault(one.series, (one.image, owner))
+        if one.series and known != owner:
+            faults[one.series] = f"{first} and {one.image}: slices of one series, but of {known} and {owner}"
+    if faults:
+        raise Faults(
+            list(faults.values()),
+            summary=f"{folder}: {len(faults)} series of two knees; give --pattern, or correct the sheet:",
+        )
+    names = {one.series for one in images if one.series}
+    inside = sum(bool(one.series) for one in images)
+    chosen = f" (--slices {slices})" if slices else ""
+    return sliced, [f"{inside} slices of {len(names)} volumes{chosen}; column series."] if names else []
 
 
 def _scanned(folder: Path, layout: str) -> Scan:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
@@ -18,7 +19,23 @@ from knee.images.dicom import is_dicom, read_subject
 _QUIET = threading.Lock()
 _DRAWN = ("SD", "SYN", "DRW")
 """Conversion types of scanned documents, synthetic images and drawings."""
-_TAGS = ["SOPClassUID", "ImageType", "ConversionType", "StudyDate", "StudyInstanceUID"]
+_TAGS = [
+    *("SOPClassUID", "ImageType", "ConversionType", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "EchoTime", "Rows", "Columns", "PatientID"),
+]
+
+
+class Plane(NamedTuple):
+    """A slice's place in its series."""
+
+    series: tuple[str, ...]
+    """Equal for slices of one volume: patient, study, series, echo time and size."""
+    position: tuple[float, ...]
+    """Of the first pixel, in mm; () if not given."""
+    orientation: tuple[float, ...]
+    """Direction cosines of rows and columns; () if not given."""
+    number: int | None
+    """The instance number."""
 
 
 class Header(NamedTuple):
@@ -33,6 +50,8 @@ class Header(NamedTuple):
     """The study date, eight digits."""
     study: str
     """The study's identifier. All images of a study show the same person."""
+    plane: Plane | None = None
+    """None for radiographs and for images without a series."""
 
 
 def read_header(path: Path) -> Header | None:
@@ -53,11 +72,38 @@ def read_header(path: Path) -> Header | None:
             other = _not_an_image(kind, str(origin), str(dataset.get("ConversionType", "")))
             date = re.fullmatch("[0-9]{8}", str(dataset.get("StudyDate") or "").strip())
             study = str(dataset.get("StudyInstanceUID") or "").strip(" \0")
+            plane = _plane(dataset)
         subject = read_subject(path)
         patient, side = subject or ("", "")
-        return Header(patient, side, other, date[0] if date else "", study)
+        return Header(patient, side, other, date[0] if date else "", study, plane)
     except Exception:
         return None
+
+
+def _plane(dataset: pydicom.Dataset) -> Plane | None:
+    """The place of an MR or CT slice, or of any image that has a position."""
+    position, orientation = (
+        _finite(dataset.get(name), length)
+        for name, length in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6))
+    )
+    placed = bool(position and orientation)
+    if not dataset.get("SeriesInstanceUID") or not (placed or dataset.get("Modality") in ("MR", "CT")):
+        return None
+    shared = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "EchoTime", "Rows", "Columns")
+    kind = tuple(str(dataset.get(name) or "") for name in shared)
+    number = str(dataset.get("InstanceNumber") or "").strip()
+    return Plane(
+        kind, position if placed else (), orientation if placed else (), int(number) if number.isdecimal() else None
+    )
+
+
+def _finite(values: Any, length: int) -> tuple[float, ...]:
+    """``length`` finite numbers, else ()."""
+    try:
+        numbers = tuple(float(value) for value in values or ())
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == length and all(map(math.isfinite, numbers)) else ()
 
 
 def _not_an_image(kind: str, origin: str, conversion: str) -> str:

@@ -54,10 +54,15 @@ def image_files(folder: str | Path) -> list[str]:
         Faults: folders that cannot be read; names that are not UTF-8; links that lead out of the folder, to nowhere or in a
             circle.
     """
-    found = scan(Path(folder))
+    return scan_images(Path(folder)).images
+
+
+def scan_images(folder: Path) -> Scan:
+    """The images of a folder as ``image_files``, with their headers."""
+    found = scan(folder)
     for note in _left_out_note(found.left_out):
         _LOG.warning("%s", note)
-    return found.images
+    return found
 
 
 def scan(folder: Path) -> Scan:

@@ -19,13 +19,14 @@ import pandas as pd
 import pytest
 
 from dcmt.cli import main
-from dcmt.commands.predict import find_images, overlay_path, predict_command
+from dcmt.commands.predict import find_slices, overlay_path, predict_command
 from dcmt.loaded import load_run
 from dcmt.prediction import ImageReader
 from knee.engine.run import RunFolder
 from knee.errors import NotFinite, UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.images.read import prepare
+from knee.images.slices import parse_slices
 from knee.io.console import show_messages
 
 
@@ -41,6 +42,7 @@ def grade(run: RunFolder, images: Path, out: Path, **changes: object) -> list[st
     options = {"run": run.path, "images": images, "out": out, "checkpoint": "best", "device": "cpu"}
     # The pictures are ramps, unlike the training images of any run.
     options |= {"student": False, "no_overlays": False, "force": False, "flip_tta": False, "grade_anyway": True}
+    options |= {"slices": None}
     show_messages()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert predict_command(argparse.Namespace(**{**options, **changes})) == 0
@@ -69,8 +71,8 @@ def test_unknown_sides_are_told_where_they_count(trained_run: RunFolder, tmp_pat
     assert not [line for line in grade(trained_run, tmp_path / "in", tmp_path / "out") if "the side of" in line]
     started = ImageReader.__init__
 
-    def mirroring(self: ImageReader, loaded: object) -> None:
-        started(self, loaded)  # type: ignore[arg-type]
+    def mirroring(self: ImageReader, loaded: object, **given: object) -> None:
+        started(self, loaded, **given)  # type: ignore[arg-type]
         self.mirrors = "L"
 
     monkeypatch.setattr(ImageReader, "__init__", mirroring)
@@ -230,7 +232,31 @@ def test_a_slice_of_a_volume_is_graded(trained_run: RunFolder, tmp_path: Path) -
     grade(trained_run, Path(f"{path}#2"), tmp_path / "slice")
     assert pd.read_csv(tmp_path / "slice" / "predictions.csv")["image"].tolist() == ["vol 1.nii.gz#2"]
     with pytest.raises(UserError, match="neither an image nor a folder"):
-        find_images(tmp_path / "none.nii.gz#2")
+        find_slices(tmp_path / "none.nii.gz#2", None)
+
+
+def test_a_volume_is_graded_by_slices_and_by_the_mean_of_its_slices(trained_run: RunFolder, tmp_path: Path) -> None:
+    folder, out = tmp_path / "knees", tmp_path / "out"
+    picture(folder / "3_R.png")
+    volume = np.random.default_rng(0).integers(0, 900, (40, 40, 7)).astype(np.int16)
+    volume[:, :, 3] = 5  # constant: cannot be graded
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([0.4, 0.4, 3, 1])), folder / "7_L.nii.gz")
+    grade(trained_run, folder, out, slices=parse_slices("middle:5"), no_overlays=True)
+    table = pd.read_csv(out / "predictions.csv")
+    assert table["image"].tolist() == ["3_R.png", *(f"7_L.nii.gz#{k}" for k in (1, 2, 4, 5))]
+    (knee,) = pd.read_csv(out / "predictions_by_knee.csv").to_dict("records")
+    shares = table.filter(regex="^p_[0-9]+$")[1:]
+    means = shares.mean()
+    assert [knee[name] for name in ("series", "side", "slices", "without_grade")] == ["7_L.nii.gz", "L", 5, 1]
+    assert [knee[name] for name in shares] == pytest.approx(means.tolist())
+    assert knee["predicted"] == means.argmax()
+    # A single volume gives the same; --force removes the table of volumes where there are none.
+    grade(trained_run, folder / "7_L.nii.gz", tmp_path / "one", slices=parse_slices("1-5"), no_overlays=True)
+    assert (tmp_path / "one" / "predictions_by_knee.csv").read_bytes() == (out / "predictions_by_knee.csv").read_bytes()
+    grade(trained_run, folder / "3_R.png", out, force=True)
+    assert not (out / "predictions_by_knee.csv").exists()
+    with pytest.raises(UserError, match="leave out --slices"):
+        grade(trained_run, folder / "3_R.png", tmp_path / "none", slices=parse_slices("all"))
 
 
 def test_own_overlays_and_caches_are_not_graded(trained_run: RunFolder, phantom: Path, tmp_path: Path) -> None:
@@ -310,7 +336,7 @@ def test_one_image_whose_name_no_table_can_hold_is_refused(tmp_path: Path) -> No
     path = tmp_path / os.fsdecode(b"b\xfcd.png")
     (tmp_path / "a.png").rename(path)
     with pytest.raises(UserError, match=r"b\\udcfcd\.png is not valid UTF-8") as caught:
-        find_images(path)
+        find_slices(path, None)
     str(caught.value).encode()
 
 

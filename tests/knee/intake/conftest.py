@@ -69,12 +69,18 @@ class Study:
         return self.folder / "grades.xlsx"
 
     def table(
-        self, sheet: Path | None = None, *, layout: str = "auto", pattern: str | None = None, **options: Any
+        self,
+        sheet: Path | None = None,
+        *,
+        layout: str = "auto",
+        pattern: str | None = None,
+        slices: Any = None,
+        **options: Any,
     ) -> Any:
         """The manifest's table; ``options`` are those of the spreadsheet."""
         read = read_sheet(sheet, KL, **options) if sheet else None
         return manifest_from_folder(
-            self.images, layout, pattern=pattern, sheet=read, grade_count=KL.count, grade_names=KL.names
+            self.images, layout, pattern=pattern, sheet=read, slices=slices, grade_count=KL.count, grade_names=KL.names
         )
 
     def column(self, name: str, sheet: Path | None = None, **options: Any) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""A knee's grade is that of its slices' mean probabilities."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from knee.evaluation.by_knee import by_knee
+
+NAMES = ("none", "mild", "severe")
+
+
+def slices(*rows: tuple[str, int | None, float, float, float]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["image", "predicted", "p_0", "p_1", "p_2"]).astype({"predicted": "Int64"})
+    return table.assign(side="L")
+
+
+def test_the_mean_decides_and_not_the_majority() -> None:
+    table = slices(("a#0", 1, 0.4, 0.6, 0.0), ("a#1", 1, 0.4, 0.6, 0.0), ("a#2", 0, 1.0, 0.0, 0.0), ("b", 2, 0, 0, 1))
+    (knee,) = by_knee(table, {"a#0": "a", "a#1": "a", "a#2": "a", "b": ""}, NAMES).to_dict("records")
+    assert knee["predicted"] == 0
+    assert knee["predicted_name"] == "none"
+    assert [round(knee[f"p_{grade}"], 12) for grade in range(3)] == [0.6, 0.4, 0.0]
+    assert (knee["series"], knee["side"], knee["slices"], knee["without_grade"]) == ("a", "L", 3, 0)
+
+
+def test_slices_without_a_grade_are_counted_and_left_out_of_the_mean() -> None:
+    nothing = float("nan")
+    table = slices(("a#0", 2, 0.0, 0.2, 0.8), ("a#1", None, nothing, nothing, nothing), ("b#0", None, *[nothing] * 3))
+    found = by_knee(table, {"a#0": "a", "a#1": "a", "a#2": "a", "b#0": "b", "c#0": "c"}, NAMES)
+    assert found["series"].tolist() == ["a", "b", "c"]
+    assert found["slices"].tolist() == [3, 1, 1]
+    assert found["without_grade"].tolist() == [2, 1, 1]
+    assert found["predicted"].isna().tolist() == [False, True, True]
+    assert found["predicted_name"].isna().tolist() == [False, True, True]
+    assert found.loc[0, ["p_0", "p_1", "p_2"]].tolist() == [0.0, 0.2, 0.8]
+    assert found.loc[0, "predicted"] == 2
+
+
+def test_no_series_no_rows() -> None:
+    assert by_knee(slices(("a", 0, 1, 0, 0)), {"a": ""}, NAMES).empty
