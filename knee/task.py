@@ -51,8 +51,8 @@ class Batch(NamedTuple):
     """(L, H, W) float32 in {0, 1}; all zero where there is no mask."""
     has_mask: Tensor
     """(L,) bool."""
-    content: Tensor | None = None
-    """(B, H, W) uint8, 0 in the padding, before it is marked in the images; None without padding."""
+    content: Tensor = torch.zeros(0, 0, 0, dtype=torch.uint8)
+    """(B, H, W) uint8, 0 in the padding, before it is marked in the images; empty without padding, and once it is marked."""
     targets: Tensor = torch.zeros(0, 0)
     """(B − L, K) float32: predicted probabilities of the grades for the images without; empty if there are none."""
 

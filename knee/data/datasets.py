@@ -191,9 +191,9 @@ def collate(items: Sequence[AnyViews]) -> Batch:
     )
 
 
-def _contents(items: Sequence[AnyViews]) -> Tensor | None:
+def _contents(items: Sequence[AnyViews]) -> Tensor:
     if all(item.content is None for item in items):
-        return None
+        return torch.zeros(0, 0, 0, dtype=torch.uint8)
     whole = np.ones_like(items[0].student)
     return torch.from_numpy(np.stack([whole if item.content is None else item.content for item in items]))
 
@@ -209,7 +209,7 @@ def batch_to(batch: Batch, device: torch.device | str, *, channels_last: bool = 
     """The batch of ``collate`` on the device: images float32 in [0, 1] with padding marked, masks float32 in {0, 1}."""
     student = images_to(batch.student, device, channels_last=channels_last)
     teacher = images_to(batch.teacher, device, channels_last=channels_last)
-    if batch.content is not None:
+    if len(batch.content):
         content = batch.content.to(device, non_blocking=True)
         student, teacher = mark_padding(student, content), mark_padding(teacher, content)
     return Batch(

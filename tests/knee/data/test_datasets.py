@@ -84,7 +84,7 @@ def test_unlabeled_images_have_no_room_for_grades_or_masks() -> None:
     assert not hasattr(unlabeled, "__dict__")
     item = streams()[Draw("unlabeled", 0, 2)]
     assert type(item) is UnlabeledViews
-    assert item._fields == ("student", "teacher")
+    assert item._fields == ("student", "teacher", "content")
 
 
 def test_targets_go_with_their_image_and_unlabeled_images_have_none() -> None:

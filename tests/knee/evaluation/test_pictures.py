@@ -52,12 +52,13 @@ def test_overlays_of_a_knee_and_its_mirror_image_are_mirror_images(tmp_path):
         sources.append(Source(tmp_path / f"{side}.png", geometry))
     assert np.array_equal(*squares), "the networks see the same"
     one, other = (picture.panel[52:].astype(int) for picture in _pictures(sources, squares))
-    assert one.shape == (600, 2 * 400 + 8, 3)
-    # Lines are drawn by whole pixels, and may be off by one of them.
-    apart = np.abs(one[:, 408:] - other[:, 408:][:, ::-1]).max(2)
-    assert (apart > 24).mean() < 0.03
+    assert one.shape == (600, 3 * 400 + 2 * 8, 3)
+    for start in (408, 816):  # attention, evidence
+        # Lines are drawn by whole pixels, and may be off by one of them.
+        apart = np.abs(one[:, start : start + 400] - other[:, start : start + 400][:, ::-1]).max(2)
+        assert (apart > 24).mean() < 0.03
     assert np.abs(one[:, :400] - other[:, :400][:, ::-1]).max() <= 1
-    colored = np.ptp(one[:, 408:], axis=2) > 60
+    colored = np.ptp(one[:, 408:808], axis=2) > 60
     rows, columns = np.nonzero(colored)
     assert abs(rows.mean() - 430) < 25 and abs(columns.mean() - 110) < 25
 
@@ -68,5 +69,5 @@ def test_large_originals_are_shown_with_1024_pixels_and_lost_ones_as_the_network
     square, geometry = prepare(values, SIZE)
     sources = [Source(tmp_path / "large.png", geometry), Source(tmp_path / "gone.png", geometry)]
     large, lost = (picture.panel for picture in _pictures(sources, [square, square]))
-    assert large.shape[:2] == (52 + 1024, 2 * 819 + 8)
-    assert lost.shape[:2] == (52 + 384, 2 * 384 + 8)
+    assert large.shape[:2] == (52 + 1024, 3 * 819 + 2 * 8)
+    assert lost.shape[:2] == (52 + 384, 3 * 384 + 2 * 8)
