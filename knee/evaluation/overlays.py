@@ -140,23 +140,24 @@ def contact_sheet(panels: Sequence[Rgb], *, columns: int = 4, cartilage: bool = 
 
 
 @cache
-def legend_strip(width: int, *, cartilage: bool) -> Rgb:
+def legend_strip(width: int, *, cartilage: bool, evidence: bool = False) -> Rgb:
     """The legend: the color scale on medium gray, the lines, and the research notice. (h, width, 3).
 
-    One row of 30 px, or two if ``width`` is small.
+    One row of 30 px, or two if ``width`` is small. ``evidence``: of an evidence map, which has no contour.
     """
     narrow = width < 740
     canvas = Image.fromarray(_ground(56 if narrow else 30, width))
     draw, font = ImageDraw.Draw(canvas), _font(13)
     bar = np.tile(np.linspace(0, 1, 110, dtype=np.float32), (12, 1))
-    middle, at = 15, _write(draw, 10, 15, "attention 0", font) + 6
+    middle, at = 15, _write(draw, 10, 15, "evidence 0" if evidence else "attention 0", font) + 6
     canvas.paste(Image.fromarray(paint(np.full(bar.shape, 96, np.uint8), bar)), (at, middle - 6))
     at = _write(draw, at + 116, middle, "1", font) + 22
     if narrow:
         _write(draw, at, middle, "research use only", font, fill=_FAINT)
         middle, at = 41, 10
-    draw.line([(at, middle), (at + 26, middle)], fill=_CONTOUR, width=2)
-    at = _write(draw, at + 32, middle, "attention contour (f = 0.5)", font) + 22
+    if not evidence:
+        draw.line([(at, middle), (at + 26, middle)], fill=_CONTOUR, width=2)
+        at = _write(draw, at + 32, middle, "attention contour (f = 0.5)", font) + 22
     if cartilage:
         for dash in range(3):
             draw.line([(at + 10 * dash, middle), (at + 10 * dash + 6, middle)], fill=_CARTILAGE, width=2)

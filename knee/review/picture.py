@@ -41,7 +41,12 @@ def case_picture(
     width = drawn.shape[1]
     scale = max(1.0, width / _TEXT_WIDTH)
     narrow = round(width / scale)
-    text = np.vstack([legend_strip(narrow, cartilage=False), notes_strip(_lines(case, run, network), narrow)])
+    text = np.vstack(
+        [
+            legend_strip(narrow, cartilage=False, evidence=network == "evidence"),
+            notes_strip(_lines(case, run, network), narrow),
+        ]
+    )
     if scale > 1:
         text = cv2.resize(text, (width, round(text.shape[0] * scale)), interpolation=cv2.INTER_CUBIC)
     return Picture(np.vstack([drawn, text]), factor)
