@@ -166,7 +166,8 @@ def _differing(what: str, reported: Any, found: Any) -> Iterator[str]:
             inner = what if name == "metrics" else f"{what} {name}"
             yield from _differing(inner, reported.get(name), found.get(name))
     elif not _close(reported, found):
-        yield f"{what}: reported {shown(reported)}, the stored predictions give {found}"
+        computed = shown(found) if isinstance(found, (dict, list)) else found
+        yield f"{what}: reported {shown(reported)}, the stored predictions give {computed}"
 
 
 def _metrics_of(part: Any) -> Mapping[str, Any]:

@@ -36,5 +36,5 @@ def test_a_batch_holds_grades_and_masks_of_labeled_images_only(small_batch: Call
     batch = small_batch(4, 2)
     assert len(batch.student) == len(batch.teacher) == 6
     assert len(batch.grades) == len(batch.masks) == len(batch.has_mask) == 4
-    assert batch.content is None and "content" in Batch._field_defaults
-    assert set(Batch._fields) == {"student", "teacher", "grades", "masks", "has_mask", "content"}
+    assert len(batch.content) == len(batch.targets) == 0
+    assert set(Batch._fields) == {"student", "teacher", "grades", "masks", "has_mask", "content", "targets"}

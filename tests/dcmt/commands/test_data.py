@@ -14,6 +14,7 @@ from dcmt.config import GraderConfig
 from knee.data.prepare import load_knee_data
 from knee.data.splits import read_split
 from knee.images.read import write_png
+from knee.phantom.scenes import draw_scene
 
 BAD = {
     3: "KL7",
@@ -148,13 +149,13 @@ def test_manifest_says_how_patients_and_grades_were_told(tmp_path: Path, capsys:
 
 
 def test_check_says_what_is_worth_a_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_png(tmp_path / "1.png", np.arange(200, dtype=np.uint8).reshape(10, 20))
+    write_png(tmp_path / "1.png", draw_scene(seed=7, number=0, kind="both", longest=240).image)
     assert run("manifest", tmp_path) == 0
     capsys.readouterr()
     assert run("check", tmp_path / "manifest.csv") == 0
-    told = capsys.readouterr().out
-    assert "please check: 1 image (line 2) at least 1.6 times as wide as high" in told
-    assert "1 images, all valid" in told
+    printed = capsys.readouterr().out
+    assert "please check: 1 image (line 2) of two knees, but an image is graded as one" in printed
+    assert "1 images, all valid" in printed
 
 
 def test_manifest_takes_grades_from_a_spreadsheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ def test_commands_that_take_a_config_are_found_by_their_words() -> None:
         "segment train",
         "zeroshot",
         "probe",
+        "self-train",
     }
     for given, name in (
         (["train", "--name", "a"], "train"),
