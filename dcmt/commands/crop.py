@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 import logging
-import shlex
 from pathlib import Path
 
 from knee.data.manifest import write_manifest
@@ -15,7 +14,7 @@ from knee.grades import load_grade_set
 from knee.intake.crop.write import crop_images
 from knee.intake.folders import manifest_from_folder
 from knee.intake.scan import claim_folder
-from knee.io.files import write_text
+from knee.io.files import typed, write_text
 from knee.io.tables import shortened
 
 log = logging.getLogger(__name__)
@@ -54,6 +53,6 @@ def crop_command(options: argparse.Namespace) -> int:
         + (f" (reasons in {out / 'rejected.csv'})" if found.rejected else "")
     )
     log.info(f"please check the {counted(len(found.pages), 'contact sheet')}: {found.pages[0]}")
-    manifest = shlex.quote(str(out / "manifest.csv"))
+    manifest = typed(out / "manifest.csv")
     log.info(f"wrote {out / 'manifest.csv'}; next: dcmt split {manifest} --out data_splits/NAME.csv")
     return 0

@@ -11,23 +11,21 @@ from knee.images.slices import SliceChoice, parse_slices
 
 def pixels(text: str) -> float:
     """A number of pixels from 0 to 256."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 256:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from 0 to 256")
-    return value
+    return _within(text, 0, 256, f"{text!r} is not a number of pixels from 0 to 256")
 
 
 def millimetres(text: str) -> float:
     """A size of a crop in mm."""
+    return _within(text, 60, 400, f"{text!r} is not a size from 60 to 400 mm")
+
+
+def _within(text: str, low: float, high: float, refusal: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 60 <= value <= 400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size from 60 to 400 mm")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(refusal)
     return value
 
 

@@ -73,6 +73,7 @@ def intervals(
     """
     chunks = [statistics(weights) for weights in patient_weights(patients, samples=samples, seed=seed)]
     names = np.asarray(patients).astype(str)
+    estimates = statistics(np.ones((1, len(names)))) if biased else {}
     found = {}
     for name in chunks[0]:
         cases = (counted or {}).get(name, np.ones(len(names), dtype=bool))
@@ -81,7 +82,7 @@ def intervals(
         if not known:
             found[name] = (float("nan"), float("nan"))
         elif name in biased:
-            found[name] = shifted_interval(draws, float(statistics(np.ones((1, len(names))))[name][0]))
+            found[name] = shifted_interval(draws, float(estimates[name][0]))
         else:
             found[name] = percentile_interval(draws)
     return found
