@@ -78,7 +78,7 @@ def make_task(options: argparse.Namespace, device: torch.device) -> MeanTeacher:
         options.backbone, grades=3, image_size=options.size, stride=options.stride, stage=options.stage
     )
     task = MeanTeacher(student, loss=LossConfig(), decay=0.99, ramp_steps=100)
-    place(task, device, channels_last=True)
+    place(task.networks, device, channels_last=True)
     return task
 
 

@@ -24,6 +24,7 @@ from knee.engine.checkpoint import Checkpoint
 from knee.engine.device import autocast_type, choose_device, flush_denormals
 from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, file_hash, is_trained, open_run, other_split, require_paths
+from knee.engine.training import place
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
@@ -149,8 +150,8 @@ def load_run(
         found.load_network(name, network)
         if isinstance(network, ClipGrader):
             network.freeze_text()
-        network = network.to(chosen).eval()
-        bare[name] = network
+        bare[name] = network.eval()
+    place(bare, chosen, channels_last=config.fit.channels_last)
     if "teacher" not in bare:
         raise UserError(f"{found.folder} has no teacher; train the run again, or restore its own checkpoint")
     reference = open_reference(found)

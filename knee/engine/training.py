@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from knee.data.config import DataConfig
 from knee.data.prepare import KneeData
@@ -114,7 +115,7 @@ def fit(
     ``next_command`` is the usual next one; ``{run}`` is replaced by the run folder. ``state`` is stored in every checkpoint.
     """
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
-        place(task, device, channels_last=config.fit.channels_last)
+        place(task.networks, device, channels_last=config.fit.channels_last)
         precision = checkpoint.precision if checkpoint else settle_precision(config.fit, task, batches, device)
         if validation is not None:
             task.validation = validation(precision=precision, tracker=tracker)
@@ -170,10 +171,10 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
     keep_config(run, config)
 
 
-def place(task: Task, device: torch.device, *, channels_last: bool) -> None:
-    """Move a task's networks to the device and the memory layout, in place."""
+def place(networks: Mapping[str, nn.Module], device: torch.device, *, channels_last: bool) -> None:
+    """Move networks to the device and the memory layout, in place; depthwise convolutions are far faster channels last."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for network in task.networks.values():
+    for network in networks.values():
         network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
