@@ -187,7 +187,13 @@ class GraderConfig:
             )
 
     def _check_mean_teacher(self) -> None:
-        loss = self.loss
+        loss, slices = self.loss, self.data.slices_per_knee
+        if slices > 1 and (
+            active := [name for name in ("symmetry", "flip_consistency", "mixup") if getattr(loss, name)]
+        ):
+            raise ValueError(
+                f"data.slices_per_knee is {slices}, and the losses {', '.join(active)} compare single images; set them to 0"
+            )
         consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
         if self.data.targets:
             consistency += loss.self_training
@@ -203,6 +209,8 @@ class GraderConfig:
 
     def _check_fixmatch(self) -> None:
         options, unlabeled = self.fixmatch, self.data.unlabeled_per_batch
+        if self.data.slices_per_knee > 1:
+            raise ValueError("data.slices_per_knee above 1 needs method: mean_teacher; fixmatch trains single images")
         consistency = ("probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
         others = (*consistency, "label_spread", "ordinal", "mixup")
         if active := [name for name in others if getattr(self.loss, name)]:

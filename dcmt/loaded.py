@@ -87,6 +87,11 @@ class LoadedRun:
             "threshold": attention.threshold,
         }
 
+    @property
+    def grades_knees(self) -> bool:
+        """Whether the pooled predictions of a knee's slices were trained, so that they grade it (``data.slices_per_knee``)."""
+        return self.config.data.slices_per_knee > 1
+
     def marks(self, images: Sequence[Image]) -> Marks | None:
         """How familiar prepared images are; None if the run has no reference."""
         if self.reference is None:
@@ -218,7 +223,7 @@ def with_reference(loaded: LoadedRun, data: KneeData) -> LoadedRun:
     """The run with its reference, which is measured and stored if there is none for this checkpoint and manifest."""
     if loaded.reference is not None and is_of(loaded.checkpoint, data):
         return loaded
-    found = measure(loaded.bare, data, device=loaded.device, precision=loaded.precision)
+    found = measure(loaded.bare, data, device=loaded.device, precision=loaded.precision, knees=loaded.grades_knees)
     store(found, loaded.checkpoint, data)
     networks = for_inference(loaded.bare, found.temperatures, flip_tta=loaded.flip_tta)
     return replace(loaded, reference=found, networks=networks)

@@ -30,6 +30,7 @@ from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teac
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
 from knee.nn.flips import mean_logits, with_flipped
 from knee.nn.padding import content_of
+from knee.nn.slice_pooling import pool_slices
 from knee.task import Batch, Grading, StepLosses, Validation
 
 
@@ -38,7 +39,8 @@ class MeanTeacher:
 
     ``ramp_steps`` is τ_max of w(τ), counted from ``ramp_start``. Before ``ramp_start``, only labeled images are used, without
     the teacher and without flip consistency. ``decay`` is α. While the teacher has no forward pass, its normalisation
-    statistics are averaged as with ``ema`` even with the policy ``own``, since its own would never be updated.
+    statistics are averaged as with ``ema`` even with the policy ``own``, since its own would never be updated. With ``slices``
+    above 1 each so many images of a batch are slices of one knee, whose pooled prediction is trained on its grade.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class MeanTeacher:
         buffers: BufferPolicy = "own",
         sharpness: float = SHARPNESS,
         threshold: float = THRESHOLD,
+        slices: int = 1,
         best_metric: str = "val_teacher/macro_f1",
     ) -> None:
         self.student = student
@@ -63,6 +66,7 @@ class MeanTeacher:
         self.ramp_start = ramp_start
         self.sharpness = sharpness
         self.threshold = threshold
+        self.slices = slices
         self.best_metric = best_metric
         self.uses_teacher = loss.probability_consistency > 0 or loss.attention_consistency > 0
         self.uses_attention = loss.attention > 0 or loss.attention_consistency > 0
@@ -82,6 +86,7 @@ class MeanTeacher:
             buffers=config.teacher.buffers,
             sharpness=config.attention.sharpness,
             threshold=config.attention.threshold,
+            slices=config.data.slices_per_knee,
             best_metric=best_metric,
         )
 
@@ -100,8 +105,9 @@ class MeanTeacher:
         student, flipped = grade_with_flips(self.student, images, labeled=labeled, **flips)
         teacher = self._teach(batch.teacher) if self.uses_teacher and ramp else None
 
-        terms = grade_and_flip_terms(student.logits, flipped, batch.grades, **flips)  # L_c
-        terms |= soft_terms(student.logits, batch, loss, mixture)
+        logits, knees = of_knees(student.logits, batch, self.slices)
+        terms = grade_and_flip_terms(logits, flipped, knees.grades, **flips)  # L_c
+        terms |= soft_terms(logits, knees, loss, mixture)
         if teacher is not None and loss.probability_consistency:
             terms["probability_consistency"] = probability_consistency(  # L_cc, Eq. 3
                 student.logits, teacher.logits, temperature=loss.teacher_temperature
@@ -163,6 +169,14 @@ class MeanTeacher:
     def validate(self, step: int) -> Mapping[str, float]:
         """Metrics of student and teacher on the validation data."""
         return self.validation(self.networks, step) if self.validation else {}
+
+
+def of_knees(logits: Tensor, batch: Batch, slices: int) -> tuple[Tensor, Batch]:
+    """Pooled logits (L / slices, K) of the labeled knees of a batch, with their grades in it; as given if ``slices`` is 1."""
+    if slices == 1:
+        return logits, batch
+    labeled = logits[: len(batch.grades)].reshape(-1, slices, logits.shape[1])
+    return pool_slices(labeled), batch._replace(grades=batch.grades[::slices])
 
 
 def soft_terms(logits: Tensor, batch: Batch, loss: LossConfig, mixture: Mixture | None) -> dict[str, Tensor]:

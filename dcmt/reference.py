@@ -24,6 +24,7 @@ from knee.data.prepare import KneeData
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.run import file_hash
 from knee.errors import UserError
+from knee.evaluation.by_knee import knee_predictions
 from knee.evaluation.familiarity import Familiarity, features, fit_familiarity
 from knee.evaluation.predictions import predict
 from knee.images.dicom import read_modality
@@ -133,9 +134,17 @@ def features_of(
 
 
 def measure(
-    bare: Mapping[str, nn.Module], data: KneeData, *, device: torch.device, precision: torch.dtype | None
+    bare: Mapping[str, nn.Module],
+    data: KneeData,
+    *,
+    device: torch.device,
+    precision: torch.dtype | None,
+    knees: bool = False,
 ) -> Reference:
-    """Fit the temperatures on the graded validation images, and describe the training images by at most 2,500 of them."""
+    """Fit the temperatures on the graded validation images, and describe the training images by at most 2,500 of them.
+
+    With ``knees`` the temperatures are those of knees, graded by their pooled slices.
+    """
     training, validation = data.rows("train"), data.rows("val")
     training = training[_spread(len(training), _MOST_IMAGES)]
     temperatures, familiarity = {}, None
@@ -149,7 +158,9 @@ def measure(
         for flip_tta in (False, True):
             plain = for_inference({name: network}, {}, flip_tta=flip_tta)[name]
             found = predict(plain, data.loader(graded), **options)
-            temperatures[mode(name, flip_tta=flip_tta)] = fit_temperature(found.probabilities, data.grades[graded])
+            if knees:
+                found = knee_predictions(found, data.series(graded), severest=True)
+            temperatures[mode(name, flip_tta=flip_tta)] = fit_temperature(found.probabilities, data.grades[found.rows])
     if len(training) and len(validation):
         teacher = bare["teacher"]
         classes = predict(teacher, data.loader(training), **options).predicted

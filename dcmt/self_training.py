@@ -110,9 +110,15 @@ def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | Non
     Every run takes as many steps as the first ones. Raises UserError if there is nothing to predict targets for, or ``folder``
     has runs with other options.
     """
-    if config.data.targets or config.method != "mean_teacher" or config.model.head == "text":
+    if (
+        config.data.targets
+        or config.method != "mean_teacher"
+        or config.model.head == "text"
+        or config.data.slices_per_knee > 1
+    ):
         raise UserError(
-            "self-train needs method: mean_teacher, a linear head and no data.targets; leave these options out"
+            "self-train needs method: mean_teacher, a linear head, no data.targets and data.slices_per_knee 1; leave these "
+            "options out"
         )
     data = load_knee_data(config.data, salt_folder=None)
     rows = data.labeled if rounds.twin else data.unlabeled

@@ -100,7 +100,12 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
             next_command="dcmt evaluate {run}",
             state={**prompts_used(config, data.grade_set, checkpoint), **origin},
             validation=partial(
-                GraderValidation, data, device=device, attention=config.attention, cases=config.report.cases
+                GraderValidation,
+                data,
+                device=device,
+                attention=config.attention,
+                cases=config.report.cases,
+                knees=config.data.slices_per_knee > 1,
             ),
         )
         patience = config.fit.patience

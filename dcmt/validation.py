@@ -13,6 +13,7 @@ from knee.attention import AttentionConfig
 from knee.data.prepare import KneeData
 from knee.engine.device import autocast_type
 from knee.engine.tracking import Tracker
+from knee.evaluation.by_knee import knee_predictions
 from knee.evaluation.pictures import case_pictures
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import BEST_METRICS
@@ -38,8 +39,11 @@ class GraderValidation:
         attention: AttentionConfig,
         tracker: Tracker,
         cases: int,
+        knees: bool = False,
     ) -> None:
+        """With ``knees`` metrics are those of knees, graded by their pooled slices; the figures remain those of images."""
         self.data = data
+        self.knees = knees
         rows = data.split.rows("val")
         self.rows = rows[data.grades[rows] >= 0]
         self.device = device
@@ -73,7 +77,10 @@ class GraderValidation:
         )
 
     def _metrics(self, predictions: Predictions) -> dict[str, float]:
-        everything = grading_metrics(predictions.probabilities, self.data.grades[self.rows], self.data.grade_set)
+        graded = predictions
+        if self.knees:
+            graded = knee_predictions(predictions, self.data.series(self.rows), severest=True)
+        everything = grading_metrics(graded.probabilities, self.data.grades[graded.rows], self.data.grade_set)
         values = {name: everything[name] for name in _TRACKED}
         values["empty_maps"] = float(predictions.empty.mean())
         if not np.isnan(predictions.iou).all():

@@ -129,11 +129,44 @@ class TwoStreamBatchSampler:
         self._epoch, self._batch, self._loaded = int(epoch), int(batch), True
 
 
-class NumberedBatches:
-    """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; does not move the cursor."""
+class SlicesOfKnees:
+    """Draws ``count`` slices of each drawn knee: one from each of ``count`` equal parts of its stack.
 
-    def __init__(self, sampler: TwoStreamBatchSampler) -> None:
+    ``labeled`` and ``unlabeled`` hold the stacks: for each knee the positions of its slices in the stream, in order, at least
+    one. A stack of fewer slices repeats some. The choice depends only on the seed, the stream and the number of the draw.
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[npt.NDArray[np.int64]],
+        unlabeled: Sequence[npt.NDArray[np.int64]],
+        *,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.stacks: Mapping[Stream, Sequence[npt.NDArray[np.int64]]] = {"labeled": labeled, "unlabeled": unlabeled}
+        self.count = count
+        self.seed = seed
+
+    def draws(self, knee: Draw) -> list[Draw]:
+        """The slices of a drawn knee, whose ``index`` is its stack; ``count`` draws."""
+        stack = self.stacks[knee.stream][knee.index]
+        rng = np.random.default_rng([self.seed, knee.stream == "unlabeled", knee.position])
+        ends = np.arange(self.count + 1) * len(stack) // self.count
+        places = rng.integers(ends[:-1], np.maximum(ends[1:], ends[:-1] + 1))
+        first = knee.position * self.count
+        return [Draw(knee.stream, first + number, int(stack[place])) for number, place in enumerate(places)]
+
+
+class NumberedBatches:
+    """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; does not move the cursor.
+
+    With ``slices`` the sampler's indices are those of knees, and each is replaced by some of its slices, next to each other.
+    """
+
+    def __init__(self, sampler: TwoStreamBatchSampler, slices: SlicesOfKnees | None = None) -> None:
         self.sampler = sampler
+        self.slices = slices
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -146,7 +179,7 @@ class NumberedBatches:
         for number, indices in enumerate(sampler.batches_from(state["epoch"], state["batch"]), start=first):
             draws = [Draw("labeled", number * labeled + i, index) for i, index in enumerate(indices[:labeled])]
             draws += [Draw("unlabeled", number * unlabeled + i, index) for i, index in enumerate(indices[labeled:])]
-            yield draws
+            yield draws if self.slices is None else [one for knee in draws for one in self.slices.draws(knee)]
 
 
 def _order(indices: npt.NDArray[np.int64], per_batch: int, batches: int, entropy: list[int]) -> npt.NDArray[np.int64]:

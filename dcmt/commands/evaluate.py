@@ -27,6 +27,7 @@ from dcmt.reference import Marks
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
 from knee.errors import UserError
+from knee.evaluation.by_knee import knee_predictions
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, predictions_table, report
 from knee.evaluation.summary import grade_table, metric_table, operating_table
@@ -72,7 +73,10 @@ def evaluate_command(options: argparse.Namespace) -> int:
     write_json(loaded.run.metrics(split), {**origin, **reports})
     write_predictions(loaded.run.predictions(split), found, data, rows, unlike)
     draw_figures(loaded, found, data, rows, split=split)
+    knees = evaluate_knees(loaded, found["teacher"], data, rows, split=split)
     for line in summary(origin, reports, list(found), data):
+        log.info(line)
+    for line in knees:
         log.info(line)
     log.info(
         f"metrics: {loaded.run.metrics(split)}   predictions: {loaded.run.predictions(split)}   figures: {loaded.run.figures}"
@@ -115,6 +119,33 @@ def write_predictions(
         table["familiarity"], table["unlike_training"] = unlike.familiarity, unlike.reasons
     table.to_csv(target, index=False)
     target.chmod(0o600)
+
+
+def evaluate_knees(loaded: LoadedRun, slices: Predictions, data: KneeData, rows: Rows, *, split: str) -> list[str]:
+    """If there are volumes: ``metrics_by_knee_SPLIT.json`` of the teacher, and lines that sum it up; else nothing.
+
+    ``mean`` grades a knee by the mean probabilities of its slices, ``severest`` by its most severe ones; their difference is
+    paired. A knee's grade is that of its first slice.
+    """
+    series = data.series(rows)
+    if not any(series):
+        return []
+    found = {name: knee_predictions(slices, series, severest=name == "severest") for name in ("mean", "severest")}
+    of_knees = found["mean"].rows
+    grades, patients = data.manifest.table["grade"].iloc[of_knees], data.patients.iloc[of_knees]
+    options: dict[str, Any] = {"samples": loaded.config.report.bootstrap}
+    reports: dict[str, Any] = {
+        name: report(one, grades, patients, data.grade_set, **options) for name, one in found.items()
+    }
+    reports["severest_minus_mean"] = difference(
+        found["mean"], found["severest"], grades, patients, data.grade_set, **options
+    )
+    used = "severest" if loaded.grades_knees else "mean"
+    path = loaded.run.metrics(f"by_knee_{split}")
+    write_json(path, {"split": split, "checkpoint_step": loaded.checkpoint.step, "used": used, **reports})
+    shown = {name: reports[name]["metrics"] for name in found}
+    head = f"{reports['mean']['graded']} graded knees of {len(rows)} images, by the teacher; dcmt predict uses {used}"
+    return [head, *metric_table(shown), f"{'':18}metrics by knee: {path}"]
 
 
 def draw_figures(

@@ -78,7 +78,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             _write_table(out / "predictions.csv", table)
-            _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded.grade_set.names)
+            _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded)
     if reader.rejected:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
@@ -157,14 +157,14 @@ def _root(images: Path) -> Path:
     return images if images.is_dir() else images.parent
 
 
-def _write_by_knee(
-    path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, names: Sequence[str]
-) -> None:
+def _write_by_knee(path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, loaded: LoadedRun) -> None:
     """Write one row for each volume, if there are any."""
-    knees = by_knee(table, {file.relative_to(root).as_posix(): one for file, one in series.items()}, names)
+    images = {file.relative_to(root).as_posix(): one for file, one in series.items()}
+    knees = by_knee(table, images, loaded.grade_set.names, severest=loaded.grades_knees)
     if len(knees):
         _write_table(path, knees)
-        log.info(f"{counted(len(knees), 'volume')}, each graded by the mean of its slices: {path}")
+        which = "most severe quarter" if loaded.grades_knees else "mean"
+        log.info(f"{counted(len(knees), 'volume')}, each graded by the {which} of its slices: {path}")
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

@@ -26,6 +26,9 @@ class DataConfig:
     """Labeled images in a batch."""
     unlabeled_per_batch: int = 10
     """Unlabeled images in a batch; 0 trains on the labeled images only."""
+    slices_per_knee: int = 1
+    """With volumes (column series): the slices of a knee in a batch, which then counts knees; their pooled prediction is
+    trained on the knee's grade. 1: each slice is trained on it."""
     targets: str = ""
     """A file of soft targets, as dcmt self-train writes it; its images replace the unlabeled ones."""
     mask_dilation: float = 18.0
@@ -62,6 +65,13 @@ class DataConfig:
             "data.unlabeled_per_batch",
             self.unlabeled_per_batch,
             "above 0 if data.targets is given",
+        )
+        require(1 <= self.slices_per_knee <= 256, "data.slices_per_knee", self.slices_per_knee, "from 1 to 256")
+        require(
+            self.slices_per_knee == 1 or not self.targets,
+            "data.slices_per_knee",
+            self.slices_per_knee,
+            "1 if data.targets is given",
         )
         require(0 <= self.mask_dilation <= 256, "data.mask_dilation", self.mask_dilation, "from 0 to 256 pixels")
         low, high = self.percentiles

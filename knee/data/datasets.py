@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
+from knee.batches import Draw, NumberedBatches, SlicesOfKnees, TwoStreamBatchSampler
 from knee.data.views import ImageArray, Views, draw_seed
 from knee.errors import UserError
 from knee.images.masks import dilate
@@ -256,25 +256,27 @@ class TrainLoader:
 
 
 def train_loader(
-    streams: TwoStreams, sampler: TwoStreamBatchSampler, *, workers: int = 0, pin_memory: bool = False
+    streams: TwoStreams,
+    sampler: TwoStreamBatchSampler,
+    *,
+    slices: SlicesOfKnees | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> TrainLoader:
     """Two-stream batches, identical for any number of workers.
 
-    The sampler's indices are positions in ``streams.labeled`` and ``streams.unlabeled``: ``range(len(...))`` of each.
-    OpenCV is limited to one thread in the workers (or in this process, if there are no workers): images of this size do
-    not benefit from more, and several runs on one machine would slow each other down.
+    The sampler's indices are positions in ``streams.labeled`` and ``streams.unlabeled``, or those of the knees of ``slices``.
+    OpenCV is limited to one thread here and in the workers: images of this size do not benefit from more.
     """
-    for name, indices, images in (
-        ("labeled", sampler.labeled, streams.labeled),
-        ("unlabeled", sampler.unlabeled, streams.unlabeled),
-    ):
+    both = ("labeled", sampler.labeled, streams.labeled), ("unlabeled", sampler.unlabeled, streams.unlabeled)
+    for name, indices, images in both:
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(images):
             raise ValueError(f"{name}: the sampler's indices reach {indices.max()}, there are {len(images)} images")
     if workers == 0:
         cv2.setNumThreads(0)
     loader = DataLoader(
         streams,
-        batch_sampler=NumberedBatches(sampler),
+        batch_sampler=NumberedBatches(sampler, slices),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

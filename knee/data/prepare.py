@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from knee.batches import TwoStreamBatchSampler
+from knee.batches import SlicesOfKnees, TwoStreamBatchSampler
 from knee.data.cache import ImageCache, build_cache
 from knee.data.cases import case_names, load_salt
 from knee.data.check import check_data, drop_bad
@@ -90,6 +90,12 @@ class KneeData:
         return Source(
             self.manifest.image_path(row), self.cache.geometry(row), bool(self.cache.inverted[row]), self.percentiles
         )
+
+    def series(self, rows: Rows) -> list[str]:
+        """The volume of each of ``rows`` (the manifest's column ``series``); '' for an image that is not a slice."""
+        if "series" not in self.manifest.table:
+            return [""] * len(rows)
+        return [str(name) for name in self.manifest.table["series"].iloc[rows]]
 
     def pixels_sha256(self) -> str:
         """SHA-256 of all prepared images and masks, shortened to 16 hex digits; it identifies the data."""
@@ -229,17 +235,23 @@ class TrainingBatches:
         images = data.cache.images
         others = UnlabeledImages(images, unlabeled) if targets is None else TargetImages(images, unlabeled, targets)
         streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
+        slices = None
+        if config.slices_per_knee > 1:
+            stacks = [stacks_of(data, some) for some in (rows, unlabeled)]
+            slices = SlicesOfKnees(*stacks, count=config.slices_per_knee, seed=seed)
         sampler = TwoStreamBatchSampler(
-            range(len(rows)),
-            range(len(unlabeled)),
+            range(len(slices.stacks["labeled"] if slices else rows)),
+            range(len(slices.stacks["unlabeled"] if slices else unlabeled)),
             labeled_per_batch=config.labeled_per_batch,
             unlabeled_per_batch=config.unlabeled_per_batch,
             seed=seed,
         )
-        images_a_batch = config.labeled_per_batch + config.unlabeled_per_batch
+        images_a_batch = (config.labeled_per_batch + config.unlabeled_per_batch) * config.slices_per_knee
         # Two views, the mask and the content of each image, one byte a pixel.
         require_shared_memory(4 * images_a_batch * config.image_size**2, config.workers)
-        self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
+        self._loader = train_loader(
+            streams, sampler, slices=slices, workers=config.workers, pin_memory=device.type == "cuda"
+        )
         self._device = device
         self._channels_last = channels_last
         self.per_epoch = len(sampler)
@@ -251,6 +263,16 @@ class TrainingBatches:
         while True:
             for found in self._loader:
                 yield batch_to(found, self._device, channels_last=self._channels_last)
+
+
+def stacks_of(data: KneeData, rows: Rows) -> list[Rows]:
+    """The knees that ``rows`` (n,) show: the places in ``rows`` of the slices of each series, in the manifest's order.
+
+    An image that is in no series is a knee of one image.
+    """
+    series = data.series(rows)
+    names = [name or f"\n{place}" for place, name in enumerate(series)]
+    return [np.asarray(places) for places in pd.Series(range(len(rows))).groupby(names, sort=False).agg(list)]
 
 
 def drawn_rows(data: KneeData, rows: Rows, *, least: int = 0) -> Rows:

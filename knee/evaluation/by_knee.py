@@ -6,10 +6,49 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from knee.evaluation.predictions import Predictions
+from knee.nn.slice_pooling import pool_slices
+
+Floats = NDArray[np.float64]
 
 
-def by_knee(table: pd.DataFrame, series: Mapping[str, str], names: Sequence[str]) -> pd.DataFrame:
-    """One row per series: the plain mean of its slices' probabilities, and the grade with the highest mean.
+def knee_probabilities(slices: NDArray[np.floating], *, severest: bool) -> Floats:
+    """Probabilities (K,) of a knee from those of its slices (n, K): their mean, or with ``severest`` as ``pool_slices``."""
+    slices = np.asarray(slices, np.float64)
+    if not severest:
+        return np.asarray(slices.mean(0))
+    logs = torch.from_numpy(np.log(np.clip(slices, 1e-30, None)))
+    return np.asarray(pool_slices(logs[None])[0].softmax(0).numpy())
+
+
+def knee_predictions(predictions: Predictions, series: Sequence[str], *, severest: bool) -> Predictions:
+    """One prediction for each knee, from those of its slices (``knee_probabilities``), in the order of their first slices.
+
+    ``series`` (N,) names the volume of each image; an image in none ('') is a knee of its own. ``rows`` of the result are
+    those of the first slices. A knee has no attention map, so ``iou`` is missing.
+    """
+    names = [name or f"\n{place}" for place, name in enumerate(series)]
+    places = [np.asarray(found) for found in pd.Series(range(len(names))).groupby(names, sort=False).agg(list)]
+    shares = np.stack([knee_probabilities(predictions.probabilities[place], severest=severest) for place in places])
+    first = np.array([place[0] for place in places])
+    return Predictions(
+        rows=predictions.rows[first],
+        probabilities=shares.astype(np.float32),
+        predicted=shares.argmax(1),
+        entropy=-(shares * np.log(np.clip(shares, 1e-300, None))).sum(1),
+        map_maximum=np.array([predictions.map_maximum[place].max() for place in places]),
+        empty=np.array([predictions.empty[place].all() for place in places]),
+        iou=np.full(len(places), np.nan),
+    )
+
+
+def by_knee(
+    table: pd.DataFrame, series: Mapping[str, str], names: Sequence[str], *, severest: bool = False
+) -> pd.DataFrame:
+    """One row per series: the probabilities from its slices (``knee_probabilities``), and the grade of the highest one.
 
     Columns: series, side, slices (all that were to be graded), without_grade (slices that are missing from ``table`` or have
     no grade there), predicted, predicted_name, p_0, …. A series without a graded slice has no grade.
@@ -24,7 +63,8 @@ def by_knee(table: pd.DataFrame, series: Mapping[str, str], names: Sequence[str]
     own = table.assign(series=table["image"].map(series).fillna(""))
     sides = own.groupby("series")["side"].first().reindex(slices.index, fill_value="")
     graded = own[own["predicted"].notna()].astype(dict.fromkeys(shares, float)).groupby("series")
-    means = graded[shares].mean().reindex(slices.index)
+    pooled = {name: knee_probabilities(one[shares].to_numpy(), severest=severest) for name, one in graded}
+    means = pd.DataFrame.from_dict(pooled, orient="index", columns=shares, dtype=float).reindex(slices.index)
     known = means.notna().all(axis=1).to_numpy()
     grades = np.argmax(means.fillna(0).to_numpy(), axis=1)
     found = pd.DataFrame({"series": slices.index, "side": sides.to_numpy(), "slices": slices.to_numpy()})

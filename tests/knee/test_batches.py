@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knee.batches import Draw, NumberedBatches, TwoStreamBatchSampler
+from knee.batches import Draw, NumberedBatches, SlicesOfKnees, TwoStreamBatchSampler
 from knee.errors import UserError
 
 
@@ -177,3 +177,42 @@ def test_refusals_say_the_way_out() -> None:
     for state in ({"epoch": 0, "batch": 2}, {"epoch": -1, "batch": 0}):
         with pytest.raises(UserError, match="do not fit epochs of 2 batches"):
             drawn.load_state_dict(state)
+
+
+def stacks(*lengths: int) -> list[np.ndarray]:
+    """Consecutive positions, one stack of each length."""
+    ends = np.cumsum(lengths)
+    return [np.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 40), count=st.integers(1, 12), position=st.integers(0, 1000), seed=st.integers(0, 5))
+def test_one_slice_is_drawn_from_each_part_of_a_stack(length: int, count: int, position: int, seed: int) -> None:
+    slices = SlicesOfKnees(stacks(3, length), [], count=count, seed=seed)
+    drawn = slices.draws(Draw("labeled", position, 1))
+    places = [draw.index - 3 for draw in drawn]
+    for number, place in enumerate(places):
+        assert number * length // count <= place < max((number + 1) * length // count, number * length // count + 1)
+        assert 0 <= place < length
+    assert [draw.position for draw in drawn] == list(range(position * count, position * count + count))
+    assert drawn == slices.draws(Draw("labeled", position, 1))
+    if count <= length:
+        assert len(set(places)) == count
+
+
+def test_batches_of_knees_hold_their_slices_next_to_each_other() -> None:
+    slices = SlicesOfKnees(stacks(4, 2, 5), stacks(3, 3, 3, 3), count=3, seed=0)
+    knees = TwoStreamBatchSampler(range(3), range(4), labeled_per_batch=2, unlabeled_per_batch=1, seed=0)
+    owners = {"labeled": [0] * 4 + [1] * 2 + [2] * 5, "unlabeled": [i for i in range(4) for _ in range(3)]}
+    batches = list(NumberedBatches(knees, slices))
+    for plain, draws in zip(knees.batches_from(0), batches, strict=True):
+        assert [draw.stream for draw in draws] == ["labeled"] * 6 + ["unlabeled"] * 3
+        assert [owners[draw.stream][draw.index] for draw in draws] == [knee for knee in plain for _ in range(3)]
+    everything = [draw for draws in batches for draw in draws]
+    assert len({(draw.stream, draw.position) for draw in everything}) == len(everything)
+
+
+def test_other_slices_are_drawn_the_next_time() -> None:
+    slices = SlicesOfKnees(stacks(40), [], count=4, seed=0)
+    drawn = [tuple(draw.index for draw in slices.draws(Draw("labeled", position, 0))) for position in range(20)]
+    assert len(set(drawn)) > 15

@@ -1,10 +1,12 @@
-"""A knee's grade is that of its slices' mean probabilities."""
+"""A knee's grade is that of its slices: of their mean probabilities, or of the most severe ones."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
-from knee.evaluation.by_knee import by_knee
+from knee.evaluation.by_knee import by_knee, knee_predictions, knee_probabilities
+from knee.evaluation.predictions import Predictions
 
 NAMES = ("none", "mild", "severe")
 
@@ -38,3 +40,36 @@ def test_slices_without_a_grade_are_counted_and_left_out_of_the_mean() -> None:
 
 def test_no_series_no_rows() -> None:
     assert by_knee(slices(("a", 0, 1, 0, 0)), {"a": ""}, NAMES).empty
+
+
+SPARED, WORST = [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]
+
+
+def test_with_severest_the_worst_slices_decide() -> None:
+    shares = np.array([SPARED, SPARED, WORST, SPARED])
+    np.testing.assert_allclose(knee_probabilities(shares, severest=True), WORST)
+    np.testing.assert_allclose(knee_probabilities(shares, severest=False), [0.625, 0.1, 0.275])
+    table = slices(*[(f"a#{number}", int(np.argmax(p)), *p) for number, p in enumerate(shares.tolist())])
+    images = {f"a#{number}": "a" for number in range(4)}
+    assert by_knee(table, images, NAMES, severest=True)["predicted"].tolist() == [2]
+    assert by_knee(table, images, NAMES)["predicted"].tolist() == [0]
+
+
+def test_predictions_of_knees_keep_the_order_of_their_first_slices() -> None:
+    shares = np.array([SPARED, WORST, SPARED, WORST, SPARED], np.float32)
+    images = Predictions(
+        rows=np.array([7, 3, 9, 4, 5]),
+        probabilities=shares,
+        predicted=shares.argmax(1),
+        entropy=np.zeros(5),
+        map_maximum=np.array([1.0, 2.0, 3.0, 4.0, 5.0]),
+        empty=np.array([True, False, True, False, True]),
+        iou=np.full(5, 0.5),
+    )
+    found = knee_predictions(images, ["b", "a", "b", "", "b"], severest=False)
+    assert found.rows.tolist() == [7, 3, 4]
+    assert found.predicted.tolist() == [0, 2, 2]
+    assert found.map_maximum.tolist() == [5.0, 2.0, 4.0]
+    assert found.empty.tolist() == [True, False, False]
+    assert np.isnan(found.iou).all()
+    np.testing.assert_allclose(found.entropy, -(shares[[0, 1, 3]] * np.log(shares[[0, 1, 3]])).sum(1), rtol=1e-5)
