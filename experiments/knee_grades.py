@@ -1,10 +1,10 @@
 """Grade knees from their slices: trained slice by slice, or as knees (docs/results.md, "A knee from its slices").
 
-    dcmt phantom data/phantom_knees --patients 580 --seed 3
-    python -m experiments.knee_grades manifest data/phantom_knees      a knee has the highest grade of its slices
-    dcmt split data/phantom_knees/knees.csv --out data_splits/knees.csv
-    python train.py --config configs/phantom.yaml --config configs/rows/supervised.yaml … (docs/log.md)
-    python -m experiments.knee_grades compare runs/SLICES runs/KNEES   paired, on the test split
+dcmt phantom data/phantom_knees --patients 580 --seed 3
+python -m experiments.knee_grades manifest data/phantom_knees      a knee has the highest grade of its slices
+dcmt split data/phantom_knees/knees.csv --out data_splits/knees.csv
+python train.py --config configs/phantom.yaml --config configs/rows/supervised.yaml … (docs/log.md)
+python -m experiments.knee_grades compare runs/SLICES runs/KNEES   paired, on the test split
 """
 
 from __future__ import annotations

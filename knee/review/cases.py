@@ -60,6 +60,10 @@ class CaseFacts:
     """The original file. Its name is never exported."""
     familiarity: float | None = None
     """The share of validation images that are at least as unlike the training images, in [0, 1]; None or NaN if unknown."""
+    stack: str = ""
+    """The pseudonym of the volume that the image is a slice of; empty if it is none. Its slices are one case on the page."""
+    place: int = 0
+    """Orders the slices of a volume."""
     unlike: str = ""
     """Why the image is unlike the training images; empty if it is not, or this is unknown."""
 

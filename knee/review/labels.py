@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from knee.data.manifest import Manifest, write_manifest
@@ -62,7 +63,7 @@ def reviewed_labels(
 ) -> ReviewedLabels:
     """The manifest's table with ``grade`` as reviewed, by ``RULE``.
 
-    Adds ``grade_original`` (kept if it exists already), ``review`` (the outcome, empty for cases without a reading) and
+    A volume (column ``series``) is graded as a whole. Adds ``grade_original`` (kept if it exists already), ``review`` (the outcome, empty for cases without a reading) and
     ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in the
     key, or its image is not in the manifest. Withdrawn verdicts are ignored.
     """
@@ -87,9 +88,11 @@ def reviewed_labels(
         recorded = None if missing[row] else int(table["grade"].to_numpy()[row])
         outcome, grade = _resolve(readings[case], recorded)
         groups[outcome].append(case)
-        table.at[row, "grade"] = pd.NA if grade is None else grade
-        table.at[row, "review"] = outcome
-        table.at[row, "reviewers"] = spreadsheet_text(";".join(sorted(verdict.reviewer for verdict in readings[case])))
+        readers = spreadsheet_text(";".join(sorted(verdict.reviewer for verdict in readings[case])))
+        for one in _same_knee(table, row):
+            table.at[one, "grade"] = pd.NA if grade is None else grade
+            table.at[one, "review"] = outcome
+            table.at[one, "reviewers"] = readers
     names = ("graded", "corrected", "confirmed", "undecided", "bad_image", "skipped")
     return ReviewedLabels(table, *(tuple(groups[name]) for name in names))
 
@@ -105,6 +108,13 @@ def write_labels(path: Path, manifest: Manifest, labels: ReviewedLabels, *, forc
     for column in ("image", "mask"):
         table[column] = [manifest.named_in(Path(path).parent, name) for name in table[column]]
     write_manifest(path, table, force=force)
+
+
+def _same_knee(table: pd.DataFrame, row: int) -> list[int]:
+    """The rows of all slices of the volume of ``row``, which was graded as a whole; ``row`` alone if it is no slice."""
+    if "series" not in table or not table["series"].iat[row]:
+        return [row]
+    return [int(one) for one in np.flatnonzero((table["series"] == table["series"].iat[row]).to_numpy())]
 
 
 def _resolve(readings: list[Verdict], recorded: int | None) -> tuple[str, int | None]:

@@ -6,8 +6,10 @@ import argparse
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 import dcmt
@@ -15,13 +17,14 @@ from dcmt.commands.review.files import keep_private, key_path, model_hash, revie
 from dcmt.commands.selection import Selection, select
 from dcmt.loaded import LoadedRun, row_marks
 from dcmt.reference import Marks
+from knee.data.cases import case_name
 from knee.errors import UserError
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.plain import read_json
 from knee.io.tables import shortened
 from knee.review import CLAIM
-from knee.review.cases import CaseFacts, ReviewCase, most_doubtful
+from knee.review.cases import CaseFacts, ReviewCase, doubtfulness, most_doubtful
 from knee.review.collect import review_cases
 from knee.review.export import Identity, ReviewExport
 from knee.review.page.html import ReviewRun
@@ -57,7 +60,10 @@ def export_command(options: argparse.Namespace) -> int:
     cases: Iterable[ReviewCase] = tqdm(
         run_cases(chosen), total=len(chosen.rows), desc="grading", unit="case", disable=None
     )
-    if options.cases is not None:
+    if options.cases is not None and any(chosen.data.series(chosen.rows)):
+        chosen = most_doubtful_knees(chosen, cases, options.cases, by=options.by or "all")
+        cases = tqdm(run_cases(chosen), total=len(chosen.rows), desc="writing", unit="case", disable=None)
+    elif options.cases is not None:
         cases = tqdm(
             most_doubtful(cases, options.cases, by=options.by or "all"), desc="writing", unit="case", disable=None
         )
@@ -108,6 +114,7 @@ def review_run(loaded: LoadedRun, title: str | None = None, *, sanity: bool = Fa
         grade_set=loaded.grade_set,
         title=title or f"Knee attention review: {name}",
         threshold=loaded.config.attention.threshold,
+        severest=loaded.grades_knees,
         sanity_figure=_SANITY if sanity else None,
     )
 
@@ -125,10 +132,22 @@ def run_cases(chosen: Selection) -> Iterator[ReviewCase]:
     )
 
 
+def most_doubtful_knees(chosen: Selection, cases: Iterable[ReviewCase], count: int, *, by: str) -> Selection:
+    """The rows of the ``count`` knees with the most doubtful slice; whole volumes, in the manifest's order.
+
+    Only doubts are kept of ``cases``, so that memory does not grow with the slices; the caller grades the chosen rows again.
+    """
+    knees = [name or f"\n{row}" for row, name in enumerate(chosen.data.series(chosen.rows))]
+    doubts = pd.Series([doubtfulness(case, by) for case in cases]).groupby(knees, sort=False).max()
+    most = set(doubts.sort_values(ascending=False, kind="stable").index[:count])
+    return replace(chosen, rows=chosen.rows[[knee in most for knee in knees]])
+
+
 def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int], CaseFacts]:
     """A function that gives what is known about a row; ``marks`` are the familiarity of the rows, if it is known."""
     data = chosen.data
     sides = data.manifest.table["side"].tolist()
+    series = dict(zip(chosen.rows.tolist(), data.series(chosen.rows), strict=True))
     places = {row: place for place, row in enumerate(chosen.rows.tolist())}
 
     def facts(row: int) -> CaseFacts:
@@ -139,6 +158,8 @@ def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int],
             grade=grade if grade >= 0 else None,
             side=sides[row],
             source=data.source(row),
+            stack=case_name(data.salt, f"series {series[row]}") if series[row] else "",
+            place=places[row],
             familiarity=None if marks is None else float(marks.familiarity[places[row]]),
             unlike="" if marks is None else marks.reasons[places[row]],
         )

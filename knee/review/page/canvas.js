@@ -6,7 +6,7 @@ const heat = bytesOf(run.colors.heat), diverging = bytesOf(run.colors.difference
 const LINES = { student: "#e8a33d", teacher: "#4c9be8" };
 
 const view = {
-  item: null, // the case shown
+  item: null, // the case shown, or one of its slices
   hidden: false, // whether the model's output is hidden (blind reading)
   layer: "evidence", // teacher, student, difference (attention), or evidence
   overlay: true, mask: true, cartilage: true, invert: false,
@@ -19,7 +19,7 @@ const view = {
 
 const canvas = $("canvas"), context = canvas.getContext("2d", { alpha: false });
 const picture = document.createElement("canvas"), overlay = document.createElement("canvas");
-const prepared = new Map(); // case → image pixels and fields, of the last few cases
+const prepared = new Map(); // picture → its pixels and fields, of the last ones
 const painted = { picture: "", overlay: "" };
 
 // Side of the smallest square around the image. At zoom 1 the canvas shows this square, with the image in its center.
@@ -27,16 +27,16 @@ const frameOf = (item) => Math.max(item.width, item.height);
 
 // The case's pixels and fields. The promise is stored, so that they are computed once for all callers.
 function prepare(item) {
-  if (!prepared.has(item.case)) {
-    if (prepared.size > 6) prepared.delete(prepared.keys().next().value);
-    prepared.set(item.case, load(item));
+  if (!prepared.has(item.picture)) {
+    if (prepared.size > 24) prepared.delete(prepared.keys().next().value);
+    prepared.set(item.picture, load(item));
   }
-  return prepared.get(item.case);
+  return prepared.get(item.picture);
 }
 
 async function load(item) {
   const image = new Image(), { width, height, size } = item;
-  image.src = `data:image/webp;base64,${document.getElementById(`image-${item.case}`).textContent}`;
+  image.src = `data:image/webp;base64,${document.getElementById(`image-${item.picture}`).textContent}`;
   await image.decode();
   const sheet = document.createElement("canvas");
   sheet.width = width;
@@ -88,8 +88,8 @@ function paintOverlay(ready, size) {
 function draw(ready) {
   const { item } = view;
   const wanted = {
-    picture: [item.case, view.level, view.width, view.invert].join(),
-    overlay: [item.case, view.layer, view.opacity, view.threshold].join(),
+    picture: [item.picture, view.level, view.width, view.invert].join(),
+    overlay: [item.picture, view.layer, view.opacity, view.threshold].join(),
   };
   if (wanted.picture !== painted.picture) paintPicture(ready, item);
   if (wanted.overlay !== painted.overlay) paintOverlay(ready, item.size);
@@ -140,6 +140,7 @@ async function redraw() {
   const began = performance.now();
   draw(ready);
   canvas.dataset.case = item.case;
+  canvas.dataset.picture = item.picture;
   canvas.dataset.drawn = String(turn);
   canvas.dataset.milliseconds = (performance.now() - began).toFixed(2);
 }

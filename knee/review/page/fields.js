@@ -91,3 +91,30 @@ function outlinePath(outlines) {
   }
   return path;
 }
+
+// The teacher's probabilities for a knee from those of its slices: their mean, or the mean logits of the most severe quarter.
+function pooled(slices, severest) {
+  const shares = slices.map((slice) => slice.teacher.p), grades = shares[0].map((_, grade) => grade);
+  if (!severest) return grades.map((grade) => shares.reduce((sum, p) => sum + p[grade], 0) / shares.length);
+  const expected = (p) => p.reduce((sum, share, grade) => sum + share * grade, 0);
+  const most = [...shares].sort((one, other) => expected(other) - expected(one)).slice(0, Math.ceil(shares.length / 4));
+  const raised = grades.map((grade) => Math.exp(most.reduce((sum, p) => sum + Math.log(Math.max(p[grade], 1e-5)), 0) / most.length));
+  return raised.map((value) => value / raised.reduce((sum, one) => sum + one, 0));
+}
+
+// The cases of the page: slices of one knee, which share a case, are one. Each record gets all `slices`, in order, and the
+// teacher's grade of the knee (null for a single image).
+function casesOf(records) {
+  const stacks = new Map();
+  for (const item of records) stacks.set(item.case, [...(stacks.get(item.case) || []), item]);
+  return [...stacks.values()].map((found) => {
+    const [lead] = found, slices = [...found].sort((one, other) => one.place - other.place);
+    const p = slices.length > 1 ? pooled(slices, run.severest) : null;
+    const knee = p && { p, grade: p.indexOf(Math.max(...p)) };
+    for (const item of slices) Object.assign(item, { slices, knee });
+    const doubts = slices.flatMap((item) => Object.entries(item.doubts));
+    lead.doubts = {};
+    for (const [name, value] of doubts) lead.doubts[name] = Math.max(value, lead.doubts[name] ?? 0);
+    return lead;
+  });
+}

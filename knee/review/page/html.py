@@ -51,6 +51,8 @@ class ReviewRun:
     title: str = "Knee attention review"
     threshold: float = THRESHOLD
     """σ₀: the contour is drawn where x = σ₀, which is where f = σ(ω(x − σ₀)) = 0.5 for any ω."""
+    severest: bool = False
+    """Whether a volume's grade is that of its most severe slices, not of their mean (``knee.evaluation.by_knee``)."""
     sanity_figure: str | None = None
     """Path of the weight-randomisation figure, relative to the review page."""
 
@@ -68,6 +70,7 @@ class HtmlWriter(Writer):
         self._head, self._tail = _page(run).split("<!--cases-->")
         self._open = ExitStack()
         self._count = 0
+        self._leads: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Raises UserError where the file exists (unless ``force``)."""
@@ -79,9 +82,10 @@ class HtmlWriter(Writer):
     def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write one case: its record, and its image in a separate element, which is decoded only when shown."""
         original = original.shrunk()
-        self._page.write(
-            f'<script type="application/json" class="case">{_json(case_record(case, original))}</script>\n'
-        )
+        # A volume is graded once, as the case of its first slice.
+        lead = self._leads.setdefault(case.stack, case.case) if case.stack else case.case
+        record = _json({**case_record(case, original), "case": lead})
+        self._page.write(f'<script type="application/json" class="case">{record}</script>\n')
         image = base64.b64encode(image_webp(original)).decode()
         self._page.write(f'<script type="text/plain" id="image-{html.escape(case.case)}">{image}</script>\n')
         self._count += 1
@@ -105,6 +109,8 @@ def case_record(case: ReviewCase, original: Original) -> dict[str, Any]:
     place, (height, width) = original.geometry, original.pixels.shape
     return {
         "case": case.case,
+        "picture": case.case,
+        "place": case.place,
         "split": case.split,
         "side": case.side,
         "grade": case.grade,
@@ -213,6 +219,7 @@ def _run_record(run: ReviewRun) -> dict[str, Any]:
         "gradeSet": run.grade_set.name,
         "grades": [{"name": name, "description": description} for name, description in grades],
         "threshold": run.threshold,
+        "severest": run.severest,
         "verdictsName": run.verdicts_name,
         "sanityFigure": run.sanity_figure,
         "colors": {"heat": _bytes(heat_colors()), "difference": _bytes(difference_colors())},

@@ -53,8 +53,8 @@ function giveVerdict(verdict) {
   refresh();
 }
 
-const modelInWords = ({ student, teacher }) =>
-  `Teacher: ${gradeName(teacher.grade)}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(student.grade)}, ${percent(Math.max(...student.p))}.`;
+const modelInWords = ({ student, teacher, knee }) =>
+  `${knee ? `Whole knee, by the teacher: ${gradeName(knee.grade)}. This slice: ` : ""}Teacher: ${gradeName(teacher.grade)}, ${percent(Math.max(...teacher.p))}. Student: ${gradeName(student.grade)}, ${percent(Math.max(...student.p))}.`;
 
 // Show the current state of the case; called after every change to it.
 function refresh() {
@@ -93,10 +93,14 @@ const sizeInWords = ({ source: [width, height], width: shown }) =>
   `${width} × ${height} px${shown < width ? `, shown at ${Math.round((100 * shown) / width)} %` : ""}`;
 
 function showFacts(item, veiled) {
-  const at = worklist.shown.indexOf(item), side = { L: "left knee", R: "right knee" }[item.side] || "";
+  const at = place(), side = { L: "left knee", R: "right knee" }[item.side] || "";
   $("case-name").textContent = item.case;
   const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side, sizeInWords(item), item.split];
   $("case-facts").textContent = facts.filter(Boolean).join(" · ");
+  const { slices } = item, shown = slices.indexOf(item) + 1;
+  $("slices").hidden = slices.length < 2;
+  Object.assign($("slice"), { min: 1, max: slices.length, value: shown });
+  $("slice-value").textContent = `${shown} of ${slices.length}`;
   $("size-note").textContent = item.note;
   $("size-note").hidden = !item.note;
   $("unlike-note").textContent = item.unlike ? `⚠ Do not trust the model here: ${item.unlike}` : "";
@@ -116,6 +120,7 @@ function showModel(item, veiled) {
   const doubts = item.doubts, number = (name) => (name in doubts ? doubts[name].toFixed(2) : "–");
   const rows = [
     ["Recorded grade", gradeName(item.grade)],
+    ...(item.knee ? [["Whole knee, teacher", `${gradeName(item.knee.grade)}, ${percent(Math.max(...item.knee.p))}`]] : []),
     ["Unscaled maximum, student", String(item.student.max)],
     ["Unscaled maximum, teacher", String(item.teacher.max)],
     ["Student–teacher distance", number("distance")],

@@ -4,6 +4,7 @@ const KEYS = [
   [`0 – ${lastKey}`, `grade${clickedGrades}`],
   ["a  x  u  g", "agree, disagree, unsure, bad image"],
   ["← →  or  k j", "previous, next case"],
+  [", .", "previous, next slice of a volume"],
   ["Enter or n", "next case to do"],
   ["Space", "hide or show the overlay"],
   ["e  t  s  d", "evidence map; attention of teacher, student, difference"],
@@ -18,7 +19,7 @@ const KEYS = [
 ];
 
 function show(item) {
-  view.item = item;
+  view.item = middleOf(item);
   view.zoom = 1;
   keepInside();
   // An unfinished comment belongs to the previous case.
@@ -26,8 +27,21 @@ function show(item) {
   drawLegend();
   refresh();
   showPlace();
-  say(`Case ${item.case}. ${isVeiled(item) ? "Grade first." : modelInWords(item)}`);
+  say(`Case ${item.case}. ${isVeiled(item) ? "Grade first." : modelInWords(view.item)}`);
 }
+
+// Show another slice of the same knee, at the same zoom; numbers are counted from 0.
+function showSlice(number) {
+  const { slices } = view.item, next = slices[Math.min(Math.max(number, 0), slices.length - 1)];
+  if (next === view.item) return;
+  view.item = next;
+  keepInside();
+  drawLegend();
+  refresh();
+  for (const near of [slices[number + 1], slices[number - 1]]) if (near) prepare(near);
+}
+
+const stepSlice = (by) => showSlice(view.item.slices.indexOf(view.item) + by);
 
 function pressLayer() {
   for (const button of $("layers").children) button.setAttribute("aria-pressed", String(button.dataset.layer === view.layer));
@@ -117,6 +131,7 @@ function bindButtons() {
     show(byName.get(button.dataset.case));
     $("list").classList.remove("open");
   });
+  $("slice").addEventListener("input", () => showSlice(Number($("slice").value) - 1));
   $("comment").addEventListener("input", () => {
     store.change(view.item.case, { comment: $("comment").value });
   });
@@ -130,6 +145,7 @@ const ACTIONS = {
   j: () => step(1), ArrowRight: () => step(1), ArrowDown: () => step(1),
   k: () => step(-1), ArrowLeft: () => step(-1), ArrowUp: () => step(-1),
   n: stepToOpen, Enter: stepToOpen,
+  ",": () => stepSlice(-1), ".": () => stepSlice(1),
   a: () => giveVerdict("agree"), x: () => giveVerdict("disagree"), u: () => giveVerdict("unsure"), g: () => giveVerdict("bad_image"),
   " ": () => toggle("overlay"), o: () => toggle("mask"), c: () => toggle("cartilage"), i: () => toggle("invert"),
   s: () => choose("student"), t: () => choose("teacher"), d: () => choose("difference"), e: () => choose("evidence"),
@@ -148,7 +164,7 @@ function pan(key) {
 }
 
 // Keys that repeat while held. Other keys do not, since a verdict would be given and withdrawn in turn.
-const repeatsWhenHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k"].includes(key);
+const repeatsWhenHeld = (key) => key.startsWith("Arrow") || ["+", "=", "-", "−", "j", "k", ",", "."].includes(key);
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
@@ -200,7 +216,7 @@ function present() {
   $("reader").textContent = `${store.reader}${store.blind ? " · blind" : ""}`;
   arrange();
   const first = worklist.shown.find((item) => !store.entry(item.case).verdict) || worklist.shown[0] || cases[0];
-  show(view.item || first);
+  show(view.item ? byName.get(view.item.case) : first);
 }
 
 function bindStart() {

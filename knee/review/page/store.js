@@ -1,7 +1,7 @@
 // The reader's verdicts: one entry for each case, saved in the browser at every change, and the file to download.
 
 const run = JSON.parse(document.getElementById("run").textContent);
-const cases = [...document.querySelectorAll("script.case")].map((element) => JSON.parse(element.textContent));
+const cases = casesOf([...document.querySelectorAll("script.case")].map((element) => JSON.parse(element.textContent)));
 const byName = new Map(cases.map((item) => [item.case, item]));
 const VERDICTS = { agree: "Agree", disagree: "Disagree", unsure: "Unsure", bad_image: "Bad image" };
 const SCHEMA = "knee-review-verdicts/1";

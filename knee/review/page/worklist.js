@@ -9,6 +9,8 @@ const ORDERS = {
   mismatch: "recorded grade doubted",
 };
 
+const middleOf = (item) => item.slices[item.slices.length >> 1];
+const place = () => worklist.shown.indexOf(byName.get(view.item.case));
 const worklist = { shown: [], buttons: new Map() };
 const gradeName = (grade) => (grade === null || grade === undefined ? "–" : `${grade} ${run.grades[grade].name}`);
 // Predictions and recorded grades stay hidden until this reader has graded the case.
@@ -40,7 +42,7 @@ function passes(item) {
   if (status === "open" ? entry.verdict : status === "done" ? !entry.verdict : status !== "all" && entry.verdict !== status) return false;
   if ($("split").value && item.split !== $("split").value) return false;
   if (store.blind) return true;
-  const predicted = $("predicted").value, recorded = $("recorded").value, grade = item.teacher.grade;
+  const predicted = $("predicted").value, recorded = $("recorded").value, grade = (item.knee || item.teacher).grade;
   if (predicted && grade !== Number(predicted)) return false;
   if (recorded === "none") return item.grade === null;
   if (recorded === "other") return item.grade !== null && item.grade !== grade;
@@ -93,10 +95,10 @@ function showPlace() {
     else button.removeAttribute("aria-current");
     if (here) button.scrollIntoView({ block: "nearest" });
   }
-  const at = worklist.shown.indexOf(view.item);
+  const at = place();
   $("previous").disabled = at <= 0;
   $("next").disabled = at >= worklist.shown.length - 1;
-  for (const near of [worklist.shown[at + 1], worklist.shown[at - 1]]) if (near) prepare(near);
+  for (const near of [worklist.shown[at + 1], worklist.shown[at - 1]]) if (near) prepare(middleOf(near));
 }
 
 function showProgress() {
@@ -108,13 +110,13 @@ function showProgress() {
 }
 
 function step(by) {
-  const at = worklist.shown.indexOf(view.item) + by;
+  const at = place() + by;
   if (at >= 0 && at < worklist.shown.length) show(worklist.shown[at]);
 }
 
 // Go to the next case without a verdict, starting again from the top at the end of the list.
 function stepToOpen() {
-  const { shown } = worklist, at = shown.indexOf(view.item);
+  const { shown } = worklist, at = place();
   const next = [...shown.slice(at + 1), ...shown.slice(0, at + 1)].find((item) => !store.entry(item.case).verdict);
   if (next) show(next);
   else notice(`All ${shown.length} cases of this list are reviewed. Download your verdicts, top right.`);

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,12 @@ def test_a_new_version_in_a_linked_folder_names_images_that_are_there(manifest, 
     write_labels(tmp_path / "far" / "reviewed.csv", linked, reviewed_labels(linked, [_verdict("cb", 4)], key))
     again = read_manifest(tmp_path / "far" / "reviewed.csv", load_grade_set("kl"))
     assert again.image_path(1).resolve() == tmp_path / "b.png"
+
+
+def test_a_volume_is_graded_as_a_whole(manifest, key):
+    table = manifest.table.assign(series=["", "knee", "", "knee", "", ""])
+    (case,) = [name for name in key if key[name].image == "b.png"]
+    labels = reviewed_labels(replace(manifest, table=table), [_verdict(case, 4)], key)
+    assert labels.graded == (case,)
+    assert labels.table["grade"].fillna(-1).tolist() == [1, 4, 3, 4, 0, 2]
+    assert labels.table["review"].tolist() == ["", "graded", "", "graded", "", ""]

@@ -1,0 +1,102 @@
+"""Knees graded from the slices of their volumes, from training to review."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dcmt.cli import main
+from dcmt.config import GraderConfig
+from dcmt.train import train_grader, training_batches
+from knee.data.prepare import load_knee_data, stacks_of
+from knee.data.splits import write_split
+from knee.engine.run import RunFolder, create_run
+from knee.metrics import quadratic_kappa
+from knee.nn.slice_pooling import pool_slices
+
+from .commands.review.conftest import _cases
+
+Make = Callable[..., GraderConfig]
+
+
+@pytest.fixture(scope="session")
+def knees(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom's manifest with one series and one grade for each patient."""
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False)
+    table["series"] = table["patient"]
+    table["grade"] = table.groupby("patient")["grade"].transform("max")
+    for column in ("image", "mask"):
+        table[column] = [str(phantom.parent / name) if name else "" for name in table[column]]
+    folder = tmp_path_factory.mktemp("knees")
+    table.to_csv(folder / "manifest.csv", index=False)
+    split = pd.read_csv(phantom.parent / "split.csv", dtype=str)
+    split["image"] = [str(phantom.parent / name) for name in split["image"]]
+    write_split(folder / "split.csv", split)
+    return folder
+
+
+@pytest.fixture
+def config(grader_config: Make, knees: Path) -> GraderConfig:
+    data = {"data.manifest": str(knees / "manifest.csv"), "data.split": str(knees / "split.csv")}
+    return grader_config(**data, **{"data.labeled_per_batch": 2, "data.slices_per_knee": 3, "loss.attention": 0.0})
+
+
+def test_a_batch_holds_slices_of_as_many_knees(config: GraderConfig) -> None:
+    data = load_knee_data(config.data)
+    batch = next(training_batches(config, data, device=torch.device("cpu")).from_batch(0))
+    assert len(batch.grades) == 2 * 3
+    assert len(batch.student) == (2 + 2) * 3
+    assert (batch.grades.reshape(2, 3) == batch.grades[::3, None]).all()
+    stacks = stacks_of(data, data.labeled)
+    assert sorted(np.concatenate(stacks).tolist()) == list(range(len(data.labeled)))
+    assert all(len(set(data.patients.iloc[data.labeled[stack]])) == 1 for stack in stacks)
+
+
+def test_a_run_of_knees_is_trained_evaluated_predicted_and_reviewed(
+    config: GraderConfig, knees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: RunFolder = create_run(tmp_path / "run", config, kind="grader")
+    train_grader(config, run, resume=False)
+    assert main(["evaluate", str(run.path), "--device", "cpu"]) == 0
+    assert "dcmt predict uses severest" in capsys.readouterr().out
+    found = json.loads(run.metrics("by_knee_test").read_text(encoding="utf-8"))
+    slices = pd.read_csv(run.predictions("test"))
+    shares = [f"p_{grade}" for grade in range(3)]
+    by_patient = slices.groupby("patient", sort=False)
+    logs = [torch.from_numpy(np.log(one[shares].to_numpy()))[None] for _, one in by_patient]
+    grades = by_patient["grade"].first().to_numpy()
+    predicted = {
+        "severest": np.array([int(pool_slices(one)[0].argmax()) for one in logs]),
+        "mean": np.array([int(one[0].exp().mean(0).argmax()) for one in logs]),
+    }
+    for name, graded in predicted.items():
+        metrics = found[name]["metrics"]
+        assert found[name]["cases"] == len(grades)
+        assert metrics["accuracy"]["value"] == pytest.approx((graded == grades).mean(), abs=1e-6)
+        assert metrics["kappa"]["value"] == pytest.approx(quadratic_kappa(grades, graded), abs=1e-6)
+    assert main(["verify", str(run.path), "--device", "cpu"]) == 0
+
+    out = tmp_path / "review"
+    options = ["--split", "test", "--cases", "1", "--format", "html", "--out", str(out)]
+    assert main(["review", "export", str(run.path), *options, "--device", "cpu"]) == 0
+    records = _cases(out)
+    assert len(records) == 4
+    assert len({record["case"] for record in records}) == 1
+    assert len({record["picture"] for record in records}) == 4
+    assert [record["place"] for record in records] == sorted(record["place"] for record in records)
+
+
+def test_losses_of_single_images_are_refused_with_knees(grader_config: Make) -> None:
+    for name, value in (("loss.mixup", 0.2), ("loss.flip_consistency", 1.0)):
+        changes = {"data.slices_per_knee": 2, name: value, "loss.attention": 0.0}
+        if name == "loss.mixup":
+            changes |= {"loss.probability_consistency": 0.0, "loss.attention_consistency": 0.0}
+            changes |= {"data.unlabeled_per_batch": 0}
+        with pytest.raises(Exception, match=r"slices_per_knee is 2"):
+            grader_config(**changes)
