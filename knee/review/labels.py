@@ -63,9 +63,9 @@ def reviewed_labels(
 ) -> ReviewedLabels:
     """The manifest's table with ``grade`` as reviewed, by ``RULE``.
 
-    A volume (column ``series``) is graded as a whole. Adds ``grade_original`` (kept if it exists already), ``review`` (the outcome, empty for cases without a reading) and
-    ``reviewers``. Raises Faults where a case is of the validation or test split (unless ``skip_held_out``), not in the
-    key, or its image is not in the manifest. Withdrawn verdicts are ignored.
+    A volume (column ``series``) is graded as a whole. Adds ``grade_original`` (kept if it exists already), ``review`` (the
+    outcome, empty for cases without a reading) and ``reviewers``. Raises Faults where a case is of the validation or test
+    split (unless ``skip_held_out``), not in the key, or its image is not in the manifest. Withdrawn verdicts are ignored.
     """
     readings: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in latest_verdicts(verdicts).values():

@@ -10,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from dcmt.cli import main
-from dcmt.config import GraderConfig
+from dcmt.config import GraderConfig, LossConfig
+from dcmt.losses import ordinal_loss
+from dcmt.mean_teacher import MeanTeacher
 from dcmt.train import train_grader, training_batches
 from knee.data.prepare import load_knee_data, stacks_of
 from knee.data.splits import write_split
 from knee.engine.run import RunFolder, create_run
 from knee.metrics import quadratic_kappa
 from knee.nn.slice_pooling import pool_slices
+from knee.task import Batch
 
 from .commands.review.conftest import _cases
 
@@ -56,6 +60,24 @@ def test_a_batch_holds_slices_of_as_many_knees(config: GraderConfig) -> None:
     stacks = stacks_of(data, data.labeled)
     assert sorted(np.concatenate(stacks).tolist()) == list(range(len(data.labeled)))
     assert all(len(set(data.patients.iloc[data.labeled[stack]])) == 1 for stack in stacks)
+
+
+def test_slices_of_a_knee_are_trained_by_their_pooled_prediction(
+    small_grader: Callable[..., nn.Module], small_batch: Callable[..., Batch]
+) -> None:
+    batch = small_batch(labeled=6, unlabeled=3)._replace(grades=torch.tensor([1, 1, 1, 2, 2, 2]))
+    task = MeanTeacher(small_grader(), loss=LossConfig(ordinal=1.0), decay=0.9, ramp_steps=10, slices=3)
+    losses = task.losses(batch, 4)
+    task.student.train()
+    logits = task.student(batch.student).logits[:6].reshape(2, 3, -1)
+    pooled = pool_slices(logits)
+    grades = torch.tensor([1, 2])
+    targets = nn.functional.one_hot(grades, pooled.shape[1]).float()
+    torch.testing.assert_close(losses.terms["grade"], nn.functional.cross_entropy(pooled, grades))
+    torch.testing.assert_close(losses.terms["ordinal"], ordinal_loss(pooled, targets))
+    plain = MeanTeacher(small_grader(), loss=LossConfig(), decay=0.9, ramp_steps=10).losses(batch, 4)
+    for name in ("attention", "probability_consistency", "attention_consistency"):
+        torch.testing.assert_close(losses.terms[name], plain.terms[name])
 
 
 def test_a_run_of_knees_is_trained_evaluated_predicted_and_reviewed(

@@ -15,7 +15,6 @@ from dcmt.config import LossConfig
 from dcmt.losses import Mixture, mixed, ordinal_loss, soft_cross_entropy, soft_labels
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.schedules import exponential_ramp
-from knee.nn.slice_pooling import pool_slices
 from knee.task import Batch, Grading, StepLosses
 
 Nets = Callable[..., nn.Module]
@@ -348,19 +347,3 @@ def test_mixup_mixes_images_and_targets_of_labeled_and_unlabeled_images_alike(
 def test_combinations_without_a_meaning_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(**values)
-
-
-def test_slices_of_a_knee_are_trained_by_their_pooled_prediction(small_grader: Nets, small_batch: Batches) -> None:
-    batch = small_batch(labeled=6, unlabeled=3)._replace(grades=torch.tensor([1, 1, 1, 2, 2, 2]))
-    task = MeanTeacher(small_grader(), loss=LossConfig(ordinal=1.0), decay=0.9, ramp_steps=10, slices=3)
-    losses = task.losses(batch, 4)
-    task.student.train()
-    logits = task.student(batch.student).logits[:6].reshape(2, 3, -1)
-    pooled = pool_slices(logits)
-    grades = torch.tensor([1, 2])
-    targets = nn.functional.one_hot(grades, pooled.shape[1]).float()
-    torch.testing.assert_close(losses.terms["grade"], nn.functional.cross_entropy(pooled, grades))
-    torch.testing.assert_close(losses.terms["ordinal"], ordinal_loss(pooled, targets))
-    plain = make(small_grader()).losses(batch, 4)
-    for name in ("attention", "probability_consistency", "attention_consistency"):
-        torch.testing.assert_close(losses.terms[name], plain.terms[name])

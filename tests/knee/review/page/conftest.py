@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
@@ -59,3 +60,17 @@ def _pixels(browser) -> np.ndarray:
 
 def _settle(browser) -> None:
     browser.execute_async_script("const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 60)")
+
+
+def _entries(browser) -> list[dict]:
+    """What a file that is downloaded now says of each case."""
+    for old in browser.downloads.glob("verdicts_*.json"):
+        old.unlink()
+    browser.find_element("id", "download").click()
+    path = _wait(lambda: next(browser.downloads.glob("verdicts_*.json"), None))
+    return json.loads(path.read_text())["verdicts"]
+
+
+def _handed_in(browser) -> list[tuple[str, int | None, str | None]]:
+    """Case, final grade and verdict of each entry of a file that is downloaded now."""
+    return [(entry["case"], entry["final_grade"], entry["verdict"]) for entry in _entries(browser)]

@@ -11,7 +11,7 @@ import pytest
 from knee.review.verdicts import import_verdicts
 from knee.review.verdicts_file import Expected, Verdict, verdicts_document
 
-from .conftest import _drawn, _pixels, _press, _settle, _wait
+from .conftest import _drawn, _entries, _handed_in, _pixels, _press, _settle, _wait
 
 pytestmark = pytest.mark.slow
 
@@ -62,20 +62,6 @@ def test_a_reading_by_keyboard_becomes_a_file(browser, open_page, run, tmp_path)
     assert all(entry["time"].endswith("Z") for entry in document["verdicts"])
     expected = Expected(run.run, run.model_hash, 5, {case.case for case in cases})
     assert import_verdicts([path], tmp_path / "verdicts.csv", expected=expected).added == 4
-
-
-def _entries(browser) -> list[dict]:
-    """What a file that is downloaded now says of each case."""
-    for old in browser.downloads.glob("verdicts_*.json"):
-        old.unlink()
-    browser.find_element("id", "download").click()
-    path = _wait(lambda: next(browser.downloads.glob("verdicts_*.json"), None))
-    return json.loads(path.read_text())["verdicts"]
-
-
-def _handed_in(browser) -> list[tuple[str, int | None, str | None]]:
-    """Case, final grade and verdict of each entry of a file that is downloaded now."""
-    return [(entry["case"], entry["final_grade"], entry["verdict"]) for entry in _entries(browser)]
 
 
 def test_agreement_without_a_grade_is_not_a_verdict(browser, open_page):
@@ -325,44 +311,3 @@ def test_a_verdicts_file_is_checked_before_it_is_taken_up(browser, open_page, ru
     assert note.startswith("This file was not loaded: ") and told in note
     browser.find_element("id", "reader-name").send_keys("\ue007")
     assert browser.find_element("id", "progress-text").text == "0 of 12 reviewed"
-
-
-def _slice_shown(browser) -> str:
-    return browser.find_element("id", "slice-value").text
-
-
-@pytest.mark.parametrize("severest", [False, True])
-def test_a_volume_is_one_case_with_a_slider(browser, open_page, make_case, run, severest):
-    shares = [[0.8, 0.1, 0.1, 0, 0], [0.1, 0.1, 0.1, 0.1, 0.6], [0.8, 0.1, 0.1, 0, 0], [0.7, 0.1, 0.2, 0, 0]]
-    slices = [
-        replace(case, stack="s1", place=9 - number, teacher=replace(case.teacher, probabilities=np.array(p)))
-        for number, p in enumerate(shares)
-        for case in [make_case(number)]
-    ]
-    cases = [*slices, make_case(7), make_case(8)]
-    open_page(cases=cases, run=replace(run, severest=severest))
-    assert browser.find_element("id", "progress-text").text == "0 of 3 reviewed"
-    _wait(lambda: _slice_shown(browser) == "3 of 4")  # the middle of the stack, which the places put in reverse
-    seen = {browser.execute_script("return document.getElementById('canvas').dataset.picture")}
-    _press(browser, "3")
-    _settle(browser)
-    for shown in ("4 of 4", "4 of 4"):
-        _press(browser, ".")
-        _wait(lambda shown=shown: _slice_shown(browser) == shown)
-    slider = browser.find_element("id", "slice")
-    for value in (1, 2):
-        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-        browser.execute_script(script, slider, value)
-        _settle(browser)
-        seen.add(browser.execute_script("return document.getElementById('canvas').dataset.picture"))
-        assert _drawn(browser) == slices[0].case
-    assert seen == {slices[number].case for number in (1, 2, 3)}
-    of_knee = browser.find_element("id", "measures").text
-    grade = 4 if severest else 0
-    assert f"Whole knee, teacher\n{grade} " in of_knee
-    _press(browser, "a", "j")
-    _wait(lambda: _drawn(browser) == cases[4].case)
-    assert not slider.is_displayed()
-    _press(browser, "k")
-    assert browser.find_element("id", "progress-text").text == "1 of 3 reviewed"
-    assert _handed_in(browser) == [(slices[0].case, 3, "agree")]
