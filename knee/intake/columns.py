@@ -15,7 +15,7 @@ ROLES = ("image", "patient", "side", "visit", "split", "grade", "grade_L", "grad
 _BY_SIDE = {"grade_L", "grade_R"}
 _NAMES = {
     "image": "image|imagefile|imagename|imageid|imagepath|img|file|filename|filepath|path",
-    "patient": "patient|patientid|patientno|subject|subjectid|srcsubjectid|participant|participantid",
+    "patient": "patient|patientid|patientno|subject|subjectid|srcsubjectid|mostid|participant|participantid",
     "side": "side|laterality|knee|kneeside",
     "visit": "visit|visitid|visitcode|visitno|timepoint|studydate|examdate|visitdate|xraydate",
     "split": "split|subset|partition",
@@ -25,7 +25,8 @@ _KL = "|kl|klg|klgrade|kellgrenlawrence|kellgrenlawrencegrade|xrkl|v[0-9]{2}xrkl
 _LOOSE = ("id", "case", "caseid")
 """Names of a patient column in sheets without an image column; next to an image column, they may just number the rows."""
 _READER = "readprj|reader|readerid|rater|raterid|readby"
-_OF_VISIT = re.compile("v([0-9]{2})xrkl")
+_OF_VISIT = re.compile("v([0-9]{1,2})xrkl([lr]?)")
+"""Of the OAI (V00XRKL), and of MOST, whose sheets have a row per patient (V0XRKLL and V0XRKLR)."""
 
 
 def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
@@ -90,10 +91,10 @@ def reader_column(header: list[str]) -> int | None:
 
 
 def visit_of_title(title: str) -> str:
-    """The visit in the name of a grade column, as in OAI files; '' for any other name.
+    """The visit in the name of a grade column, as in files of the OAI and of MOST; '' for any other name.
 
-    >>> visit_of_title("V00XRKL"), visit_of_title("KL")
-    ('V00', '')
+    >>> visit_of_title("V00XRKL"), visit_of_title("V0XRKLL"), visit_of_title("KL")
+    ('V00', 'V0', '')
     """
     match = _OF_VISIT.fullmatch(_plain(title))
     return f"V{match[1]}" if match else ""
@@ -115,13 +116,16 @@ def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int]) 
 def _role_of(title: str, *, kl: bool = True) -> str:
     """The role that a column with this title may have, '' for none; ``kl``: whether KL grades are wanted.
 
-    >>> _role_of("Kellgren-Lawrence grade"), _role_of("KL_right"), _role_of("Age")
-    ('grade', 'grade_R', '')
+    >>> _role_of("Kellgren-Lawrence grade"), _role_of("KL_right"), _role_of("V0XRKLL"), _role_of("Age")
+    ('grade', 'grade_R', 'grade_L', '')
     """
     grade = _NAMES["grade"] + (_KL if kl else "")
     for role, names in {**_NAMES, "grade": grade}.items():
         if re.fullmatch(names, _plain(title)):
             return role
+    of_visit = _OF_VISIT.fullmatch(_plain(title))
+    if kl and of_visit and of_visit[2]:
+        return f"grade_{of_visit[2].upper()}"
     words = re.findall("[a-z0-9]+", title.lower())
     sides = {SIDES[word] for word in words if word in SIDES}
     rest = "".join(word for word in words if word not in (*SIDES, "knee"))

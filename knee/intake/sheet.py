@@ -71,7 +71,8 @@ def read_sheet(
 
     The header is the first row with two filled fields. Columns are recognized by their usual names, in any case: image or
     file; patient or ID; side; visit; split; grade or KL; or, with one row per patient, KL_left and KL_right. In files of
-    the OAI (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right, and the visit is that in the column's name.
+    the OAI (``kxr_sq_bu00.txt``, or grades in ``V00XRKL``) side 1 is right; there and in those of MOST (``V0XRKLL`` and
+    ``V0XRKLR``) the visit is that in the column's name.
 
     Args:
         name: which sheet of the file (default: the only one).
@@ -92,7 +93,10 @@ def read_sheet(
     order = {place_of(path, header, column): list(values) for column, values in (prefer or {}).items()}
     grade = header[roles["grade"]] if "grade" in roles else ""
     sides = _sides(path, grade, dict(sides or {}))
-    visit = visit_of_title(grade) if "visit" not in {**roles, **(columns or {})} else ""
+    visits = {visit_of_title(header[place]) for role, place in roles.items() if role.startswith("grade")}
+    if len(visits) > 1:
+        raise UserError(f"{path}: the grades of left and right knees are of different visits; give columns of one visit")
+    visit = "" if "visit" in {**roles, **(columns or {})} else visits.pop()
     reader = RowReader(roles, grade_set, sides, {value.casefold() for value in missing}, visit, order)
     return Sheet(
         path,

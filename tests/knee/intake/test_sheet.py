@@ -39,6 +39,24 @@ def test_a_row_a_knee_numbers_as_excel_keeps_them_below_a_title(tmp_path):
     assert "1 image ('9002_R.png' first) without a grade in the sheet" in notes
 
 
+def test_a_sheet_of_most_has_a_row_a_patient_and_its_visit(tmp_path):
+    path = csv_sheet(tmp_path, "MOSTID,V0XRKLL,V0XRKLR", "MB00001,2,0", "MB00002,.,4")
+    sheet = read_sheet(path, KL)
+    assert sheet.columns == {"patient": "MOSTID", "grade_L": "V0XRKLL", "grade_R": "V0XRKLR"}
+    assert [(entry.patient, entry.side, entry.visit, entry.grade) for entry in sheet.entries] == [
+        ("MB00001", "L", "v0", 2),
+        ("MB00001", "R", "v0", 0),
+        ("MB00002", "L", "v0", None),
+        ("MB00002", "R", "v0", 4),
+    ]
+    mixed = csv_sheet(tmp_path, "MOSTID,V0XRKLL,V1XRKLR", "MB00001,2,0")
+    with pytest.raises(UserError, match="different visits"):
+        read_sheet(mixed, KL)
+    both = csv_sheet(tmp_path, "MOSTID,V0XRKLL,V0XRKLR,V1XRKLL,V1XRKLR", "MB00001,2,0,3,0")
+    with pytest.raises(UserError, match=r"--column grade_L=V0XRKLL"):
+        read_sheet(both, KL)
+
+
 @pytest.mark.parametrize("titles", [("KL_left", "KL_right"), ("left KL", "right KL"), ("KLG (L)", "KLG (R)")])
 def test_a_row_a_patient_with_a_column_a_knee(tmp_path, titles):
     touch(tmp_path, *KNEES)
