@@ -53,7 +53,7 @@ def test_a_sheet_of_most_has_a_row_a_patient_and_its_visit(tmp_path):
     with pytest.raises(UserError, match="different visits"):
         read_sheet(mixed, KL)
     both = csv_sheet(tmp_path, "MOSTID,V0XRKLL,V0XRKLR,V1XRKLL,V1XRKLR", "MB00001,2,0,3,0")
-    with pytest.raises(UserError, match=r"--column grade_L=V0XRKLL"):
+    with pytest.raises(UserError, match=r"--column 'grade_L=V0XRKLL'"):
         read_sheet(both, KL)
 
 
