@@ -1,6 +1,6 @@
 """Grade knees from their slices: trained slice by slice, or as knees (docs/results.md, "A knee from its slices").
 
-dcmt phantom data/phantom_knees --patients 580 --seed 3
+dcmt phantom data/phantom_knees --patients 580 --seed 3 --drawn-masks 3200
 python -m experiments.knee_grades manifest data/phantom_knees      a knee has the highest grade of its slices
 dcmt split data/phantom_knees/knees.csv --out data_splits/knees.csv
 python train.py --config configs/phantom.yaml --config configs/rows/supervised.yaml … (docs/log.md)
