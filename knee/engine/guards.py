@@ -23,7 +23,7 @@ from knee.io.termination import Terminated, end_within
 log = logging.getLogger(__name__)
 _STOPPING = b"\nstopping after the current step, which is then saved; press Ctrl-C again to stop at once\n"
 """Written without Python's buffers, since a signal may arrive during a print."""
-_PATIENCE, _GRACE = 4.0, 5.0
+_PATIENCE, _GRACE = 2.5, 4.0
 """After SIGTERM: how long a wait may go on, and then how long saving may take; together less than ten seconds."""
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGTERM
-_GRACE = 8.0
+_GRACE = 6.0
 
 
 class Terminated(KeyboardInterrupt):
