@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_koa.config import EXTERNAL, TIMM, ClipConfig
+from clip_koa.config import TIMM, ClipConfig
 from clip_koa.head import FIRST_SCALE, SimilarityScale
 from clip_koa.model import ClipGrader
 from clip_koa.open_clip_towers import ClipTowers, TextEncoder, clip_towers, external_source, small_text_encoder
 from clip_koa.prompts import read_prompts
 from clip_koa.timm_towers import timm_tower
 from clip_koa.towers import FixedTexts, GradeTexts, ImageTower, TextTower
+from knee.engine.config import EXTERNAL
 from knee.errors import UserError
 from knee.grades import GradeSet
 from knee.io.plain import read_array, shown
@@ -104,7 +105,7 @@ def read_text_embeddings(path: Path, count: int) -> Tensor:
             f"clip.text: there is no file {path}; check the path (a run trained with this file also needs it later)"
         )
     try:
-        embeddings = torch.as_tensor(np.asarray(read_array(path), dtype=np.float32))
+        embeddings = torch.as_tensor(np.asarray(read_array(path), dtype=np.float32), device="cpu")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a .npy file of numbers; save the embeddings of the grades with numpy.save"

@@ -9,8 +9,6 @@ ScaleKind = Literal["learned", "fixed", "cosine"]
 LARGEST_SCALE = 100.0
 LARGEST_DIMENSION = 65_536
 TIMM = "timm:"
-EXTERNAL = "--external-model"
-"""The option of a command that allows a run folder to name a model of a hub or of another folder."""
 
 
 @dataclass(frozen=True)

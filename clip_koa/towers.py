@@ -187,7 +187,7 @@ class GradeTexts(nn.Module):
         self.encoder = encoder
         self.count, self.embed_dim, self.trainable = max(grades) + 1, embed_dim, trainable
         self.register_buffer("tokens", tokens)
-        self.register_buffer("membership", F.one_hot(torch.tensor(grades)).T.float())
+        self.register_buffer("membership", F.one_hot(torch.tensor(grades, device="cpu")).T.float())
         # Not a buffer, because code that copies, averages or restores buffers would restore the state before the first pass.
         self._kept: Tensor | None = None
         self.encoder.requires_grad_(trainable)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dcmt.commands.registry import find_config_command, make_parser
 from knee.errors import UserError
 from knee.io.console import discard, escape_unprintable, show_messages
+from knee.io.termination import EXIT_CODE, Terminated, obey_sigterm
 
 _FORBIDDEN = "choose a place that you can write to"
 _NO_FOLDER = "there is a file in place of a folder, or a folder in place of a file; choose another path"
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_unprintable()
     show_messages()
     try:
-        return _run(given)
+        with obey_sigterm():
+            return _run(given)
     except UserError as error:
         _complain(str(error))
         return 2
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _complain(f"{error.strerror}: {error.filename or 'while writing'}; {_OF_THE_MACHINE[error.errno]}")
         return 2
+    except Terminated:
+        _complain("terminated; start it again to go on (a run: with --resume)")
+        return EXIT_CODE
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130

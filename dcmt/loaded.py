@@ -145,14 +145,16 @@ def load_run(
     require_paths(run, config, "data.grade_set")
     grade_set = load_grade_set(config.data.grade_set)
     chosen = choose_device(device)
+
+    def build() -> nn.Module:
+        network = build_grader(config, grade_set, fresh=False)
+        return blank_probe(network, grade_set) if kind == "probe" else network
+
     bare: dict[str, nn.Module] = {}
     for name in ("student", "teacher"):
         if f"{name}.safetensors" not in found.state["sha256"]:
             continue
-        network = build_grader(config, grade_set, fresh=False)
-        if kind == "probe":
-            network = blank_probe(network, grade_set)
-        found.load_network(name, network)
+        network = found.build_network(name, build)
         if isinstance(network, ClipGrader):
             network.freeze_text()
         bare[name] = network.eval()

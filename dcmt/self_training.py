@@ -32,6 +32,7 @@ from knee.data.targets import origin_path, write_targets
 from knee.engine.launch import default_name, run_path, split_options
 from knee.engine.options import asks_for_help, config_from_values, read_config, train_help
 from knee.engine.run import create_run, file_hash, open_run, removed_unless_begun
+from knee.engine.state import Progress
 from knee.engine.training import count_steps, latest_checkpoint
 from knee.errors import UserError, require
 from knee.io.files import typed
@@ -164,7 +165,7 @@ def train_or_continue(config: GraderConfig, path: Path) -> bool:
         log.info(f"\n{path}")
         with removed_unless_begun(run):
             progress = train_grader(config, run, resume=False)
-        return _finished(config, progress.step, progress.validations_since_best)
+        return progress.complete(steps=config.fit.steps, patience=config.fit.patience)
     run, values = open_run(path)
     values.pop("kind")
     before = config_from_values(GraderConfig, values, where=str(run.config))
@@ -172,16 +173,12 @@ def train_or_continue(config: GraderConfig, path: Path) -> bool:
         raise UserError(f"{path} was trained with other options; give those, or another --name")
     checkpoint = latest_checkpoint(run) if run.checkpoints.folder.exists() else None
     if checkpoint is not None:
-        progress = checkpoint.state["progress"]
-        if _finished(config, progress["step"], progress["validations_since_best"]):
+        progress = Progress(**checkpoint.state["progress"])
+        if progress.complete(steps=config.fit.steps, patience=config.fit.patience):
             return True
     log.info(f"\ncontinuing {path}")
     progress = train_grader(config, run, resume=True)
-    return _finished(config, progress.step, progress.validations_since_best)
-
-
-def _finished(config: GraderConfig, step: int, validations_since_best: int) -> bool:
-    return step >= config.fit.steps or 0 < config.fit.patience <= validations_since_best
+    return progress.complete(steps=config.fit.steps, patience=config.fit.patience)
 
 
 def predict_targets(runs: Sequence[Path], data: KneeData, rows: Rows, path: Path, *, temperature: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from clip_koa.config import EXTERNAL
 from clip_koa.prompts import read_prompts
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
@@ -23,6 +22,7 @@ from dcmt.validation import GraderValidation
 from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
 from knee.data.targets import read_targets
 from knee.engine.checkpoint import Checkpoint
+from knee.engine.config import EXTERNAL, EXTERNAL_HELP
 from knee.engine.launch import new_or_resumed
 from knee.engine.lock import RunLock
 from knee.engine.options import asks_for_help, config_from_values, train_help
@@ -36,9 +36,6 @@ from knee.nn.weights import packaged_file
 from knee.task import Task
 
 log = logging.getLogger(__name__)
-_HELP = (
-    f"  {EXTERNAL}       with --resume: allow a model of a hub or a folder in the run; only for runs that you trust\n"
-)
 METHODS: Mapping[str, Callable[..., Task]] = {
     "mean_teacher": MeanTeacher.from_config,
     "fixmatch": FixMatch.from_config,
@@ -49,7 +46,7 @@ METHODS: Mapping[str, Callable[..., Task]] = {
 def train_command(arguments: Sequence[str]) -> int:
     """``dcmt train`` and ``train.py``."""
     if asks_for_help(arguments):
-        log.info(train_help(GraderConfig, program="train.py", more=_HELP))
+        log.info(train_help(GraderConfig, program="train.py", more=EXTERNAL_HELP))
         return 0
     rest = [argument for argument in arguments if argument != EXTERNAL]
     config, run, resume = new_or_resumed(GraderConfig, rest, kind="grader", program="train.py")
@@ -83,6 +80,8 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
         checkpoint = latest_checkpoint(run) if resume else None
         if resume and not external_model:
             refuse_external(config, fresh=checkpoint is None)
+        if checkpoint is not None:
+            checkpoint.refuse_other_network("student", partial(build_grader, config, data.grade_set, fresh=False))
         origin = targets_used(config, checkpoint)
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
         if checkpoint is None:
@@ -108,8 +107,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
                 knees=config.data.slices_per_knee > 1,
             ),
         )
-        patience = config.fit.patience
-        if progress.step >= steps or (patience and progress.validations_since_best >= patience):
+        if progress.complete(steps=steps, patience=config.fit.patience):
             keep_reference(config, run, data)
         return progress
 

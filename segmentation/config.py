@@ -14,7 +14,8 @@ class UnetConfig:
     """The U-Net of segmentation-models-pytorch, and the weights of its losses."""
 
     encoder: str = "resnet18"
-    """Any encoder of segmentation-models-pytorch; timm's encoders as tu-NAME."""
+    """Any encoder of segmentation-models-pytorch; timm's encoders as tu-NAME, also
+    tu-hf-hub:ORG/REPO and tu-local-dir:FOLDER."""
     encoder_weights: str = ""
     """imagenet, or empty for random weights."""
     dice_weight: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from knee.data.prepare import KneeData, TrainingBatches, drawn_rows, load_knee_data
 from knee.engine.checkpoint import Checkpoint
+from knee.engine.config import EXTERNAL
 from knee.engine.lock import RunLock
 from knee.engine.record import record_data
 from knee.engine.run import RunFolder
@@ -19,19 +21,20 @@ from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.images.masks import mask_dice, mask_iou
-from segmentation.config import SegmenterConfig
+from knee.io.plain import shown
+from segmentation.config import SegmenterConfig, UnetConfig
 from segmentation.predict import segment_rows
 from segmentation.task import SegmentationTask
-from segmentation.unet import Segmenter, build_segmenter
+from segmentation.unet import Segmenter, build_segmenter, is_external
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 
 
-def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool) -> Progress:
+def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool, external_model: bool = False) -> Progress:
     """Train the U-Net on the training rows that have a drawn mask, whatever their grade.
 
-    A resumed run may come from an untrusted source: nothing is downloaded for it.
+    A resumed run may be untrusted: nothing is downloaded for it unless ``external_model``.
     """
     with RunLock(run.path):
         device = start(config.fit)
@@ -39,11 +42,15 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool) ->
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
-        if resume and checkpoint is None and config.unet.encoder_weights:
-            raise UserError(
-                f"{run.path} has no checkpoint yet, so resuming would download the weights of {config.unet.encoder}; start a "
-                "new run"
-            )
+        if resume and not external_model:
+            refuse_external(config.unet)
+            if checkpoint is None and config.unet.encoder_weights:
+                raise UserError(
+                    f"{run.path} has no checkpoint yet, so resuming would download the weights of {config.unet.encoder}; add "
+                    f"{EXTERNAL} if you want that, or start a new run"
+                )
+        if checkpoint is not None:
+            checkpoint.refuse_other_network("segmenter", partial(build_segmenter, config.unet.encoder))
         task = build_task(config, data, device=device, fresh=checkpoint is None)
         if checkpoint is None:
             record_data(run, data)
@@ -111,11 +118,22 @@ def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.dev
     return {"dice": float(np.nanmean(np.concatenate(dice))), "iou": float(np.nanmean(np.concatenate(iou)))}
 
 
-def load_segmenter(run: RunFolder, config: SegmenterConfig) -> tuple[Segmenter, Checkpoint]:
-    """The best segmenter of a run, and where it comes from."""
+def load_segmenter(
+    run: RunFolder, config: SegmenterConfig, *, external_model: bool = False
+) -> tuple[Segmenter, Checkpoint]:
+    """The best segmenter of a run, and its checkpoint. Without ``external_model`` nothing is downloaded for it."""
+    if not external_model:
+        refuse_external(config.unet)
     checkpoint = run.checkpoints.best()
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet")
-    segmenter = build_segmenter(config.unet.encoder)
-    checkpoint.load_network("segmenter", segmenter)
-    return segmenter, checkpoint
+    return checkpoint.build_network("segmenter", partial(build_segmenter, config.unet.encoder)), checkpoint
+
+
+def refuse_external(config: UnetConfig) -> None:
+    """Raises UserError if the encoder of a run is a model of a hub or a folder, which a run folder must not load."""
+    if is_external(config.encoder):
+        raise UserError(
+            f"unet.encoder of the run is {shown(config.encoder)}, a model of a hub or a folder; run folders are opened without "
+            f"downloads and without external code; if you trust the source of the run and of that model, add {EXTERNAL}"
+        )

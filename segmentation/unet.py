@@ -13,6 +13,8 @@ from knee.io.plain import shown
 from knee.nn.backbones import is_known
 from knee.nn.weights import near_names, no_retries_offline
 
+_EXTERNAL = ("tu-hf-hub:", "tu-hf_hub:", "tu-local-dir:")
+
 
 class Segmenter(nn.Module):
     """A U-Net with one output: the logit of cartilage at each pixel. It normalizes its input itself."""
@@ -36,13 +38,23 @@ class Segmenter(nn.Module):
         return logits[:, 0, :height, :width]
 
 
+def is_external(encoder: str) -> bool:
+    """Whether the encoder is a timm model of a hub or a folder.
+
+    >>> is_external("tu-hf-hub:timm/resnet18"), is_external("tu-resnet18")
+    (True, False)
+    """
+    return encoder.startswith(_EXTERNAL)
+
+
 def build_segmenter(encoder: str, *, encoder_weights: str = "", mean: float = 0.5, std: float = 0.25) -> Segmenter:
     """A segmenter on ``encoder`` (a name of segmentation-models-pytorch, timm's as ``tu-NAME``).
 
     ``encoder_weights`` "imagenet" downloads weights by name, "" starts from random weights. Raises UserError for an
     unknown encoder, or if the weights are not available.
     """
-    if encoder not in smp.encoders.get_encoder_names() and not is_known(encoder.removeprefix("tu-")):
+    known = encoder in smp.encoders.get_encoder_names() or is_known(encoder.removeprefix("tu-"))
+    if not known and not is_external(encoder):
         hint = near_names(encoder[:100], smp.encoders.get_encoder_names()) or "; timm's encoders are written tu-NAME"
         raise UserError(f"unet.encoder: segmentation-models-pytorch has no {shown(encoder)}{hint}")
     try:

@@ -15,7 +15,7 @@ from knee.intake.crop.write import crop_images
 from knee.intake.folders import manifest_from_folder
 from knee.intake.scan import claim_folder
 from knee.io.files import typed, write_text
-from knee.io.tables import shortened
+from knee.io.tables import shortened, spreadsheet_text
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def crop_command(options: argparse.Namespace) -> int:
         log.info(note)
     if found.rejected:
         stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([("image", "reason"), *found.rejected])
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows(map(spreadsheet_text, row) for row in [("image", "reason"), *found.rejected])
         write_text(out / "rejected.csv", stream.getvalue())
     if found.table.empty:
         raise Faults(

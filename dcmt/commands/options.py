@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clip_koa.config import EXTERNAL
 from dcmt.commands import values
 from dcmt.commands.registry import command, config_command, group
+from knee.engine.config import EXTERNAL
 
 Parser = argparse.ArgumentParser
 
@@ -166,6 +166,7 @@ def segment_predict(parser: Parser) -> None:
         "--dilation", type=values.pixels, default=0.0, help="dilation of the written masks, in px at 256 (default 0)"
     )
     parser.add_argument("--device", default="auto")
+    external_model_option(parser)
     parser.add_argument("--force", action="store_true", help="overwrite masks and manifest")
 
 
@@ -219,7 +220,7 @@ def external_model_option(parser: Parser) -> None:
     parser.add_argument(
         EXTERNAL,
         action="store_true",
-        help="allow a CLIP model of a hub or a folder in the run (hf-hub:, local-dir:, biomedclip). Without this option, "
+        help="allow a model of a hub or a folder in the run (hf-hub:, local-dir:, biomedclip). Without this option, "
         "opening a run downloads nothing and loads no code; use it only for runs and models that you trust",
     )
 

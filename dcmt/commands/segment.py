@@ -14,6 +14,7 @@ import torch
 from knee.data.config import DataConfig
 from knee.data.manifest import write_manifest
 from knee.data.prepare import KneeData, drawn_rows, load_knee_data
+from knee.engine.config import EXTERNAL, EXTERNAL_HELP
 from knee.engine.device import choose_device, flush_denormals
 from knee.engine.launch import new_or_resumed
 from knee.engine.options import asks_for_help, config_from_values, train_help
@@ -31,13 +32,14 @@ log = logging.getLogger(__name__)
 def train_command(arguments: Sequence[str]) -> int:
     """``dcmt segment train``."""
     if asks_for_help(arguments):
-        log.info(train_help(SegmenterConfig, program="dcmt segment train", by_grades=False))
+        log.info(train_help(SegmenterConfig, program="dcmt segment train", more=EXTERNAL_HELP, by_grades=False))
         return 0
+    rest = [argument for argument in arguments if argument != EXTERNAL]
     config, run, resume = new_or_resumed(
-        SegmenterConfig, arguments, kind="segmenter", program="dcmt segment train", by_grades=False
+        SegmenterConfig, rest, kind="segmenter", program="dcmt segment train", by_grades=False
     )
     with removed_unless_begun(run, new=not resume):
-        train_segmenter(config, run, resume=resume)
+        train_segmenter(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
 
 
@@ -56,7 +58,7 @@ def predict_command(options: argparse.Namespace) -> int:
     flush_denormals()
     device = choose_device(options.device)
     data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
-    network, checkpoint = load_segmenter(run, config)
+    network, checkpoint = load_segmenter(run, config, external_model=options.external_model)
     network.to(device)
     if other_split(checkpoint.state, data.split.path):
         log.info(

@@ -6,8 +6,6 @@ images has only pixels and row numbers; it cannot hold a grade or a mask. Anothe
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from knee.batches import Draw, NumberedBatches, SlicesOfKnees, TwoStreamBatchSampler
 from knee.data.views import ImageArray, Views, draw_seed
-from knee.errors import UserError
 from knee.images.masks import dilate
+from knee.io.pool import PATIENCE_S, start_worker, worker_death
 from knee.nn.padding import mark_padding, padded_content
 from knee.task import Batch
 
@@ -281,7 +279,8 @@ def train_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
+        timeout=PATIENCE_S if workers else 0,
         # Otherwise each epoch draws a number from torch's global generator, and a resumed run would diverge.
         generator=torch.Generator(),
     )
@@ -311,31 +310,14 @@ def eval_loader(
         collate_fn=_collate_rows,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),
-    )
-
-
-def worker_death(error: RuntimeError) -> UserError | None:
-    """The error message for a worker process of the loader that was killed; None for any other error."""
-    if not re.search(r"DataLoader worker \(pid", str(error)):
-        return None
-    return UserError(
-        f"a process that loads images died ({str(error).splitlines()[0]}), most often for lack of memory or of shared "
-        "memory (/dev/shm); set workers to 0 or fewer, or give the machine or container more"
     )
 
 
 def _collate_rows(items: Sequence[tuple[ImageArray, int]]) -> tuple[Tensor, Tensor]:
     images = torch.from_numpy(np.stack([image for image, _ in items])[:, None])
     return images, torch.tensor([row for _, row in items], dtype=torch.int64)
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    # Ctrl-C in a terminal reaches the whole process group, but the main process needs its workers to finish the step and save.
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
 
 
 def _check_images(images: ImageArray) -> None:

@@ -12,11 +12,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from knee.errors import Faults, UserError
 from knee.io.files import write_json
 from knee.io.plain import read_json, shown
 
+Network = TypeVar("Network", bound=nn.Module)
 _KEPT = 2
 _MOST_STEPS = 10**12
 _MOST_BYTES = 1 << 36
@@ -66,6 +68,22 @@ class Checkpoint:
         except Exception as error:
             raise UserError(f"{path} is not a safetensors file ({_short(error)}); nothing else is loaded") from error
 
+    def build_network(self, name: str, build: Callable[[], Network]) -> Network:
+        """The network that ``build`` makes, with the tensors saved as ``name``. Raises UserError where they do not fit."""
+        self.refuse_other_network(name, build)
+        network = build()
+        self.load_network(name, network)
+        return network
+
+    def refuse_other_network(self, name: str, build: Callable[[], nn.Module]) -> None:
+        """Raises UserError if the network of an untrusted config is not the saved one, without memory for its weights."""
+        try:
+            with torch.device("meta"):
+                network = build()
+        except Exception:  # A few networks need values while they are built; any other error comes again.
+            return
+        self._refuse_other_shapes(name, network)
+
     def load_network(self, name: str, network: nn.Module) -> None:
         """Load the weights and buffers of the network saved as ``name``. Raises UserError where they do not fit."""
         self._refuse_other_shapes(name, network)
@@ -90,6 +108,7 @@ class Checkpoint:
         others = [
             f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if wanted.get(key, shape) != shape
         ]
+        others += [f"{key} is missing" for key in wanted if key not in shapes]
         others += [
             f"{key} is {shape}"
             for key, shape in shapes.items()

@@ -8,6 +8,12 @@ from typing import Literal
 from knee.errors import require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+EXTERNAL = "--external-model"
+"""The option of a command that allows a run folder to name a model of a hub or of another folder."""
+EXTERNAL_HELP = (
+    f"  {EXTERNAL}       with --resume: allow a model of a hub or a folder in the run; only for runs that you trust\n"
+)
+"""Its line in the help of a training command."""
 
 
 @dataclass(frozen=True)

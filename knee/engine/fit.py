@@ -6,6 +6,7 @@ batch), so a run resumes exactly where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -25,6 +26,7 @@ from knee.engine.schedules import learning_rate_factor
 from knee.engine.state import LoopState, Progress, refuse_changed_data
 from knee.engine.tracking import Tracker, Window
 from knee.errors import UserError
+from knee.io.termination import Terminated
 from knee.task import Task
 
 log = logging.getLogger(__name__)
@@ -66,17 +68,38 @@ class Fit:
         self._buffers = BufferKeeper(self.task.networks.values())
         self._window = Window()
         self._idle = IdleTerms()
-        self._stop = False
+        self._stop = self._is_waiting = self._is_whole = False
 
     def run(self) -> Progress:
-        """Train to the last step, to early stopping, or until SIGTERM or SIGINT requests a stop after the current step."""
+        """Train to the last step, to early stopping, or until SIGTERM or SIGINT requests a stop after the current step.
+
+        SIGTERM also ends a wait for a batch and a validation, after a few seconds; the validation is repeated on resuming.
+        """
         self.tracker.open()
         self.checkpoints.begin()
+        with stop_on_signal(self._request_stop, lambda: self._is_waiting):
+            try:
+                self._take_steps()
+            except Terminated:
+                if not self._is_whole:
+                    raise
+                self.save()
+        self.tracker.flush()
+        if self._out_of_patience:
+            log.info(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
+        elif self.was_stopped:
+            log.info(
+                f"stopped at step {self.progress.step} of {self.steps}, saved; continue with: {self.resume_command}"
+            )
+        return self.progress
+
+    def _take_steps(self) -> None:
         every = self.config.validate_every or max(1, self.steps // 10)
         last_saved = self._window.started = time.monotonic()
         batches = self.batches.from_batch(self.progress.step * self.config.accumulation)
-        bar = tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None)
-        with stop_on_signal(self._request_stop), bar:
+        if self.progress.validation_due:
+            self.validate()
+        with tqdm(total=self.steps, initial=self.progress.step, desc="train", unit="step", disable=None) as bar:
             while self.progress.step < self.steps and not self._stop and not self._out_of_patience:
                 self.step(batches)
                 bar.update()
@@ -88,19 +111,20 @@ class Fit:
                 elif time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes or self._stop:
                     self.save()
                     last_saved = time.monotonic()
-        self.tracker.flush()
-        if self._out_of_patience:
-            log.info(f"no better {self.task.best_metric} in {self.config.patience} validations: stopped early")
-        elif self.was_stopped:
-            log.info(
-                f"stopped at step {self.progress.step} of {self.steps}, saved; continue with: {self.resume_command}"
-            )
-        return self.progress
+
+    @contextlib.contextmanager
+    def _waiting(self, *, whole: bool) -> Iterator[None]:
+        """Around a wait that SIGTERM may end; ``whole``: the state of the run is then that between two steps."""
+        self._is_waiting, self._is_whole = True, whole
+        try:
+            yield
+        finally:
+            self._is_waiting = False
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal stopped the run before its last step."""
-        return self._stop and self.progress.step < self.steps
+        """Whether a signal stopped the run before its last step or in the last validation."""
+        return self._stop and (self.progress.step < self.steps or bool(self.progress.validation_due))
 
     @property
     def _out_of_patience(self) -> bool:
@@ -113,8 +137,9 @@ class Fit:
         self._buffers.keep()
         self.optimizer.zero_grad(set_to_none=True)
         with guarded_step(self.progress, self.device):
-            for _ in range(self.config.accumulation):
-                batch = next(batches)
+            for number in range(self.config.accumulation):
+                with self._waiting(whole=number == 0):
+                    batch = next(batches)
                 with autocast(self.device, self.precision):
                     losses = self.task.losses(batch, step)
                 self.scaler.scale(losses.total / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
@@ -172,11 +197,13 @@ class Fit:
         with guarded_validation(self.progress, self.device, self.precision):
             for network in networks:
                 network.eval()
-            with torch.no_grad():
+            self.progress.validation_due = 1
+            with torch.no_grad(), self._waiting(whole=True):
                 values = dict(self.task.validate(self.progress.step))
             for network in networks:
                 network.train()
             self.tracker.scalars(values, self.progress.step)
+            self.progress.validation_due = 0
             best = self.progress.note(values.get(self.task.best_metric, math.nan))
             self.save()
             if best:

@@ -13,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knee.data.datasets import worker_death
 from knee.engine.device import out_of_memory
 from knee.engine.state import Progress
 from knee.engine.tracking import Window
 from knee.errors import NotFinite, UserError
+from knee.io.pool import worker_death
+from knee.io.termination import Terminated, end_within
 
 log = logging.getLogger(__name__)
 _STOPPING = b"\nstopping after the current step, which is then saved; press Ctrl-C again to stop at once\n"
 """Written without Python's buffers, since a signal may arrive during a print."""
+_PATIENCE, _GRACE = 2.5, 4.0
+"""After SIGTERM: how long a wait may go on, and then how long saving may take; together less than ten seconds."""
 
 
 @contextlib.contextmanager
@@ -56,6 +59,23 @@ def guarded_validation(progress: Progress, device: torch.device, precision: str)
             f"out of memory on {device} in the validation after step {progress.step}; free memory there "
             "and continue with --resume, or start a new run with a smaller data.image_size or network"
         ) from error
+
+
+def refuse_batch_of_one(networks: Iterable[nn.Module], image_size: int, device: torch.device) -> None:
+    """Raises UserError if a network cannot train on one image at a time: batch statistics of one value on a 1 × 1 map."""
+    image, random = torch.zeros(1, 1, image_size, image_size, device=device), torch.get_rng_state()
+    for network in networks:
+        buffers = BufferKeeper([network])
+        try:
+            with torch.no_grad():
+                network.train()(image)
+        except ValueError as error:
+            raise UserError(
+                "the batch has one image and the network's last feature map one position, so batch statistics would be of a "
+                "single value; raise data.labeled_per_batch or data.unlabeled_per_batch, or lower the network's stride"
+            ) from error
+        buffers.restore()
+    torch.set_rng_state(random)
 
 
 def diverged(progress: Progress, terms: Sequence[Mapping[str, Tensor]], precision: str) -> UserError:
@@ -120,13 +140,16 @@ class BufferKeeper:
 class stop_on_signal:
     """SIGTERM and SIGINT request a stop after the current step; a second SIGINT stops at once.
 
+    If ``is_waiting`` some seconds after a SIGTERM, for a batch or a validation, ``Terminated`` is raised there.
     If a worker dies, torch raises at any point of the main process, also during validation and checkpoints; this becomes a
     UserError.
     """
 
-    def __init__(self, request_stop: Callable[[], None]) -> None:
+    def __init__(self, request_stop: Callable[[], None], is_waiting: Callable[[], bool] = lambda: False) -> None:
         self._request_stop = request_stop
+        self._is_waiting = is_waiting
         self._before: dict[int, Any] = {}
+        self._has_alarm = hasattr(signal, "setitimer")
 
     def __enter__(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -134,6 +157,8 @@ class stop_on_signal:
                 self._before[number] = signal.signal(number, self._handle)
             except ValueError:  # not in the main thread: signals are the caller's
                 return
+        if self._has_alarm:
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_if_waiting)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         raised = (error, error.__cause__) if error is not None else ()
@@ -141,6 +166,8 @@ class stop_on_signal:
         if deaths and self._before and hasattr(signal, "SIGCHLD"):
             # Otherwise torch raises again for each of the other workers as they end.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if self._has_alarm and self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if deaths and isinstance(error, RuntimeError):
@@ -153,3 +180,11 @@ class stop_on_signal:
             signal.signal(number, self._before[number])
             with contextlib.suppress(OSError):
                 os.write(2, _STOPPING)
+        elif self._has_alarm:
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE, 1.0)
+
+    def _end_if_waiting(self, number: int, frame: FrameType | None) -> None:
+        if self._is_waiting():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            end_within(_GRACE)
+            raise Terminated

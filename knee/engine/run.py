@@ -232,7 +232,9 @@ def refuse_links(folder: Path) -> None:
 def require_paths(run: RunFolder, config: Any, *names: str) -> None:
     """Raises UserError if a path of a run's config, by dotted name, does not exist; the error names the file to fix.
 
-    Paths are stored as they were typed, so a relative path is only valid in the folder where the run was started.
+    Paths are stored as they were typed, so a relative path is only valid in the folder where the run was started. The run may
+    come from a stranger, so the manifest that it names is reported, and one in the run folder itself is refused: its sender
+    would have chosen which files of this machine are read as images.
     """
     for name in names:
         value = attrgetter(name)(config)
@@ -248,6 +250,17 @@ def require_paths(run: RunFolder, config: Any, *names: str) -> None:
                 f"{name} of {run.path} is {value}, which is not a readable file; write the path of the file into "
                 f"{run.private}, as {name}: PATH"
             )
+        if name == "data.manifest":
+            _report_manifest(run, Path(value), config.data.cache)
+
+
+def _report_manifest(run: RunFolder, manifest: Path, cache: str) -> None:
+    if manifest.resolve().is_relative_to(run.path.resolve()):
+        raise UserError(
+            f"data.manifest of {run.path} is {manifest}, which is in the run folder itself, so whoever sent the run chose the "
+            f"images; check it, move it out of the run folder, and write its path into {run.private}"
+        )
+    log.info(f"data, by {run.private}: {manifest}" + (f", cache {cache}" if cache else ""))
 
 
 def split_private(values: dict[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, str]]:

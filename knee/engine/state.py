@@ -35,6 +35,12 @@ class Progress:
     bad_steps: int = 0
     bad_in_a_row: int = 0
     seconds: float = 0.0
+    validation_due: int = 0
+    """1 if the run was asked to stop in the validation of this step, which is then repeated when it resumes."""
+
+    def complete(self, *, steps: int, patience: int) -> bool:
+        """Whether the run of ``steps`` has nothing left to do, or stopped early; ``patience`` 0: it never does."""
+        return (self.step >= steps and not self.validation_due) or 0 < patience <= self.validations_since_best
 
     def note(self, value: float) -> bool:
         """Record a validation's value; returns whether it is the best so far. NaN: there were no validation images."""

@@ -19,7 +19,7 @@ from knee.engine.checkpoint import Checkpoint
 from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
 from knee.engine.device import autocast, choose_device, choose_precision, flush_denormals
 from knee.engine.fit import Batches, Fit
-from knee.engine.guards import BufferKeeper
+from knee.engine.guards import BufferKeeper, refuse_batch_of_one
 from knee.engine.options import config_from_values
 from knee.engine.record import run_state
 from knee.engine.run import RunFolder, keep_config, open_run
@@ -116,6 +116,8 @@ def fit(
     """
     with open_tracker(run, checkpoint, tensorboard=config.report.tensorboard) as tracker:
         place(task.networks, device, channels_last=config.fit.channels_last)
+        if config.data.labeled_per_batch + config.data.unlabeled_per_batch == 1:
+            refuse_batch_of_one(task.networks.values(), config.data.image_size, device)
         precision = checkpoint.precision if checkpoint else settle_precision(config.fit, task, batches, device)
         if validation is not None:
             task.validation = validation(precision=precision, tracker=tracker)

@@ -1,9 +1,11 @@
-"""Work in parallel: a function applied to many items in threads, and the shared memory that worker processes need."""
+"""Work in parallel: a function applied to many items in threads, and the worker processes of loaders."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,6 +13,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from knee.errors import UserError
+from knee.io.termination import end_within
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +43,8 @@ def map_in_order(
 
 
 _SHARED = "/dev/shm"
+PATIENCE_S = 300
+"""How long to wait for a batch from worker processes."""
 _BATCHES_AHEAD = 2
 
 
@@ -56,3 +61,30 @@ def require_shared_memory(bytes_of_a_batch: int, workers: int) -> None:
             f"{_SHARED} has {free / 2**20:.1f} MiB free, but the batches of {workers} workers need {needed / 2**20:.1f} MiB; "
             "set data.workers to 0, or give the container more shared memory (docker run --shm-size 1g)"
         )
+
+
+def worker_death(error: RuntimeError) -> UserError | None:
+    """The error message for worker processes of the loader that were killed or hang; None for any other error."""
+    if "DataLoader timed out" in str(error):
+        return UserError(
+            f"the processes that load images gave no batch for {PATIENCE_S} s: the disk of the images hangs, or shared memory "
+            "(/dev/shm) is full; set data.workers to 0, or give the machine or container more"
+        )
+    if not re.search(r"DataLoader worker \(pid", str(error)):
+        return None
+    return UserError(
+        f"a process that loads images died ({str(error).splitlines()[0]}), most often for lack of memory or of shared "
+        "memory (/dev/shm); set workers to 0 or fewer, or give the machine or container more"
+    )
+
+
+def start_worker(worker: int) -> None:
+    """Prepare a worker process of a loader: one thread, and signals that do not stop it while a step needs it."""
+    import cv2  # slow, and only this needs it
+
+    cv2.setNumThreads(0)
+    # Ctrl-C in a terminal reaches the whole process group, but the main process needs its workers to finish the step and save.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    # A job scheduler's SIGTERM reaches every process: this one stays until the main process has had time to finish its step.
+    signal.signal(signal.SIGTERM, lambda number, frame: end_within(code=0))

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dcmt.cli import main
+from dcmt.config import GraderConfig
 from dcmt.loaded import load_run
+from dcmt.train import build_grader, train_grader
 from knee.engine.launch import new_or_resumed
 from knee.engine.run import open_run
 from knee.errors import UserError
@@ -178,12 +181,36 @@ def test_names_that_lead_elsewhere_are_not_known(image: str, run: Path) -> None:
 
 
 def test_a_run_that_never_saved_may_not_download_when_resumed(run: Path) -> None:
-    from dcmt.config import GraderConfig
-    from dcmt.train import train_grader
-
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.csv").unlink()
     spoil(run / "config.yaml", ("model", "pretrained"), "true")
     config, folder, _ = new_or_resumed(GraderConfig, ["--resume", str(run)], kind="grader", program="train.py")
     with pytest.raises(UserError, match=r"would download the weights of resnet10t; add --external-model"):
         train_grader(config, folder, resume=True)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_huge_network_is_refused_by_its_shapes_before_it_takes_memory(
+    clip: bool, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if clip:
+        with_clip(run, image="timm:vit_giant_patch16_gap_224", stride=16)
+    else:
+        model = {"backbone": "vit_giant_patch16_gap_224", "stage": -1, "stride": 16}
+        spoil(run / "config.yaml", ("model",), json.dumps(model))
+    devices = []
+
+    def build(*arguments: Any, **options: Any) -> Any:
+        devices.append(torch.empty(0).device.type)
+        return build_grader(*arguments, **options)
+
+    monkeypatch.setattr("dcmt.loaded.build_grader", build)
+    monkeypatch.setattr("dcmt.train.build_grader", build)
+    with pytest.raises(UserError, match=r"does not fit the network of this run's config: .* is missing"):
+        load_best(run)
+    config, folder, _ = new_or_resumed(
+        GraderConfig, ["--resume", str(run), "--fit.steps", "8"], kind="grader", program="train.py"
+    )
+    with pytest.raises(UserError, match=r"does not fit the network of this run's config: .* is missing"):
+        train_grader(config, folder, resume=True)
+    assert devices == ["meta", "meta"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -36,6 +38,7 @@ Prepare = Callable[[], None]
 Figures = dict[str, str]
 """What the bench measured, by name."""
 _FIGURES = pytest.StashKey[Figures]()
+_KILLS = pytest.StashKey["Kills"]()
 _TABLE = "FAULTS_TABLE"
 """Environment variable: where to write the figures as a table."""
 _CLOCK = ("system/images_per_s", "system/memory_gib")
@@ -47,9 +50,27 @@ def figures(request: pytest.FixtureRequest) -> Figures:
     return request.config.stash.setdefault(_FIGURES, {})
 
 
+@dataclass(frozen=True)
+class Kills:
+    """How many processes were killed, and after how many of these nothing was lost and the work went on; by kind."""
+
+    tried: Counter[str] = field(default_factory=Counter)
+    survived: Counter[str] = field(default_factory=Counter)
+
+    def figures(self) -> Figures:
+        total = {"kills survived": f"{self.survived.total()} of {self.tried.total()}"}
+        return total | {f"of these {kind}": str(count) for kind, count in self.survived.items()}
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> Kills:
+    """The bench's kills, to be added to."""
+    return request.config.stash.setdefault(_KILLS, Kills())
+
+
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Print the figures with the commit, and write them as a table where one is asked for and every test passed."""
-    found = config.stash.get(_FIGURES, {})
+    found = config.stash.get(_FIGURES, {}) | (config.stash[_KILLS].figures() if _KILLS in config.stash else {})
     if not found:
         return
     passed, failed, error, skipped = (
@@ -81,6 +102,8 @@ class Trainee:
 
     folder: Path
     config: Path
+    command: tuple[str, ...] = ("train",)
+    """The training command."""
     process: BaseProcess | None = None
     last_output: Path = field(default_factory=Path)
 
@@ -99,11 +122,11 @@ class Trainee:
         """A new run, or resume the one that is there; a folder without a config, left by an early kill, is removed first."""
         run = self.run(name)
         if run.config.exists():  # the last file that a new run folder gets; without it the new run would be NAME-2
-            return self.start("train", "--resume", run.path, prepare=prepare)
+            return self.start(*self.command, "--resume", run.path, prepare=prepare)
         if run.path.exists():
             shutil.rmtree(run.path)
         options = ["--config", self.config, "--runs", self.folder, "--name", name, *changes]
-        return self.start("train", *options, prepare=prepare)
+        return self.start(*self.command, *options, prepare=prepare)
 
     def finish(self, process: BaseProcess, *, within: float = 300.0) -> int:
         """The exit code; −9 for a process that was killed."""
@@ -146,7 +169,7 @@ class Outcome:
     """What two runs must share to the bit."""
 
     tensors: dict[str, torch.Tensor]
-    """Weights and buffers of both networks, the optimiser, random state, losses not yet logged."""
+    """Weights and buffers of all networks, the optimiser, random state, losses not yet logged."""
     progress: str
     """Steps, best so far, patience used up, steps skipped."""
     rows: str
@@ -161,7 +184,7 @@ def outcome(run: RunFolder) -> Outcome:
     assert damaged == []
     tensors = {
         f"{file}.{name}": value
-        for file in ("student", "teacher", "optimizer", "random", "window")
+        for file in (name.removesuffix(".safetensors") for name in checkpoint.state["sha256"])
         for name, value in checkpoint.tensors(file).items()
     }
     best = run.checkpoints.best()
@@ -219,6 +242,22 @@ def trainee(fault_config: Path, tmp_path: Path) -> Iterator[Trainee]:
     if found.process is not None and found.process.is_alive():
         found.process.kill()
         found.process.join()
+
+
+@pytest.fixture(scope="session")
+def segmenter_trainee(fault_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainee:
+    """Trains segmenters likewise; its run "undisturbed" is finished."""
+    values = yaml.safe_load(fault_config.read_text(encoding="utf-8"))
+    values = {name: values[name] for name in ("data", "fit", "report")}
+    values["data"] |= {"unlabeled_per_batch": 0, "labeled_fraction": 1.0}
+    values["fit"] |= {"steps": 6}
+    values["unet"] = {"encoder": "tu-test_efficientnet"}
+    path = fault_config.with_name("segmenter.yaml")
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    importlib.import_module("segmentation.train")  # slow, and forks have it then
+    found = Trainee(tmp_path_factory.mktemp("segmenters"), path, ("segment", "train"))
+    assert found.finish(found.train("undisturbed")) == 0, found.output()
+    return found
 
 
 @dataclass(frozen=True)

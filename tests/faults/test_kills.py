@@ -18,10 +18,11 @@ from torch import Tensor
 import knee.engine.checkpoint
 from dcmt.validation import GraderValidation
 
-from .conftest import Figures, Prepare, Trainee, Undisturbed, assert_same
+from .conftest import Kills, Prepare, Trainee, Undisturbed, assert_same
 
 pytestmark = pytest.mark.faults
-KILLS = 50
+KILLS = 32
+"""Of the fifty of the bench; the others are in test_kills_elsewhere."""
 FIRST = "inside the first checkpoint"
 KINDS = (FIRST, "at a random time", "at a random file operation", "inside a checkpoint's file")
 KILLS_A_RUN = 5
@@ -107,34 +108,35 @@ def killed_once(trainee: Trainee, name: str, kind: str, undisturbed: Undisturbed
     return killed
 
 
-def test_fifty_kills(
-    trainee: Trainee, undisturbed: Undisturbed, figures: Figures, capsys: pytest.CaptureFixture[str]
+def test_kills_of_training(
+    trainee: Trainee, undisturbed: Undisturbed, kills: Kills, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw = random.Random(1)
-    kills: collections.Counter[str] = collections.Counter()
+    done: collections.Counter[str] = collections.Counter()
     runs = 0
-    while kills.total() < KILLS:
+    while done.total() < KILLS:
         runs += 1
-        assert runs <= 2 * KILLS, f"runs end before they are killed: {kills}"
+        assert runs <= 2 * KILLS, f"runs end before they are killed: {done}"
         name = f"run_{runs}"
-        for _ in range(min(KILLS_A_RUN, KILLS - kills.total())):
+        before = done.copy()
+        for _ in range(min(KILLS_A_RUN, KILLS - done.total())):
             # Under changing load a run may end before its random time: kinds are balanced by the kills that happened.
             possible = KINDS if trainee.run(name).checkpoints.latest()[0] is None else KINDS[1:]
-            kind = min(possible, key=lambda kind: kills[kind])
+            kind = min(possible, key=lambda kind: done[kind])
             if not killed_once(trainee, name, kind, undisturbed, draw):
                 break
-            kills[kind] += 1
+            done[kind] += 1
+            kills.tried[kind] += 1
         assert trainee.finish(trainee.train(name)) == 0, trainee.output()
         assert_same(trainee.run(name), undisturbed.outcome)
         assert not list((trainee.run(name).path / "checkpoints").glob(".*")), "leftovers of a killed writer"
-        figures["kills survived"] = f"{kills.total()} of {KILLS}"
-        figures[f"of these {FIRST}"] = str(kills[FIRST])
+        kills.survived.update(done - before)
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{kills.total()} of {KILLS} kills in {runs} runs ({', '.join(f'{n} {kind}' for kind, n in kills.items())}): "
+            f"\n{done.total()} of {KILLS} kills in {runs} runs ({', '.join(f'{n} {kind}' for kind, n in done.items())}): "
             "each run ended as the undisturbed one, bit for bit, its metrics.csv and TensorBoard with every step once\n"
         )
-    assert min(kills[kind] for kind in KINDS) >= 10
+    assert min(done[kind] for kind in KINDS) >= 6
 
 
 @pytest.mark.parametrize("operation", [1, 2, 4, 6, 8, 10])

@@ -80,6 +80,10 @@ def test_films_without_a_knee_and_folders_in_use_are_refused(tmp_path: Path, cap
     assert main(["crop", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     assert "no knee found in 1 image" in capsys.readouterr().err
     assert (tmp_path / "out" / "rejected.csv").read_text() == "image,reason\n7.png,no knee joint was found\n"
+    (tmp_path / "in" / "7.png").rename(tmp_path / "in" / "=1+1.png")
+    assert main(["crop", str(tmp_path / "in"), "--out", str(tmp_path / "formula")]) == 2
+    assert "\n'=1+1.png,no knee" in (tmp_path / "formula" / "rejected.csv").read_text(), "no formula in a spreadsheet"
+    capsys.readouterr()
     assert main(["crop", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 2
     assert "out is not empty" in capsys.readouterr().err
 

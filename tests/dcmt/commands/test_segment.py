@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
+import segmentation_models_pytorch as smp
+import torch
 import yaml
 
 from dcmt.cli import main
@@ -23,6 +25,7 @@ from knee.errors import UserError
 from knee.io.console import show_messages
 from segmentation.config import SegmenterConfig
 from segmentation.train import train_segmenter
+from tests.hostile import spoil
 
 Make = Callable[..., SegmenterConfig]
 
@@ -36,6 +39,7 @@ def predict(run: RunFolder, folder: Path, **changes: object) -> list[str]:
         "rows": "train",
         "dilation": 0.0,
         "device": "cpu",
+        "external_model": False,
         "force": False,
     }
     show_messages()
@@ -142,3 +146,28 @@ def load_config(run: RunFolder) -> SegmenterConfig:
 def test_run_of_another_kind_is_refused(trained_run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a segmenter's run"):
         predict(trained_run, tmp_path)
+
+
+def test_an_encoder_from_elsewhere_needs_the_users_word(trained_segmenter: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_segmenter.path, tmp_path / "unet")))
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
+    spoil(run.config, ("unet", "encoder"), json.dumps(f"tu-local-dir:{tmp_path / 'encoder'}"))
+    with pytest.raises(UserError, match=r"without downloads and without external code; .* add --external-model"):
+        predict(run, tmp_path)
+    assert main(["segment", "train", "--resume", str(run.path), "--fit.steps", "25"]) == 2
+    with pytest.raises(UserError, match="does not fit the network"):  # smp's own resnet18 has other names than timm's
+        predict(run, tmp_path, external_model=True)
+
+
+def test_a_huge_encoder_is_refused_before_it_takes_memory(
+    trained_segmenter: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_segmenter.path, tmp_path / "unet")))
+    spoil(run.config, ("unet", "encoder"), "tu-convnext_xxlarge")
+    built = []
+    create = smp.Unet
+    monkeypatch.setattr(smp, "Unet", lambda *a, **k: built.append(torch.empty(0).device.type) or create(*a, **k))
+    with pytest.raises(UserError, match="does not fit the network"):
+        predict(run, tmp_path)
+    assert built == ["meta"]

@@ -29,7 +29,6 @@ from knee.data.datasets import (
     eval_loader,
     images_to,
     train_loader,
-    worker_death,
 )
 from knee.data.views import Views, no_views, strong_views
 from knee.errors import UserError
@@ -288,4 +287,3 @@ def test_a_killed_worker_is_explained() -> None:
     served.unlabeled = _Dying(images, UNLABELED)
     with pytest.raises(UserError, match=r"a process that loads images died.*set workers to 0"):
         next(iter(train_loader(served, sampler(), workers=1)))
-    assert worker_death(RuntimeError("CUDA error: out of memory")) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from knee.engine import guards
 from knee.engine.checkpoint import Checkpoints
 from knee.engine.config import OptimizerConfig
 from knee.engine.fit import Fit
 from knee.errors import UserError
+from knee.io.termination import Terminated
 from knee.task import Batch
 
 MakeFit = Callable[..., Fit]
@@ -66,6 +69,85 @@ def test_stopped_and_resumed_equals_uninterrupted(
     if stop < 6:
         assert f"stopped at step {stop + 1} of 7, saved; continue with: dcmt train --resume RUN" in said
         assert second.batches.served[0] == stop + 1
+    assert_same(everything(whole), everything(second))
+    assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")
+    assert vars(whole.progress) | {"seconds": 0} == vars(second.progress) | {"seconds": 0}
+
+
+class HangAt(StopAt):
+    """Batches of which one never comes, and meanwhile the process is asked to stop."""
+
+    def from_batch(self, batch: int) -> Iterator[Batch]:
+        for found in super().from_batch(batch):
+            if len(self._batches.served) == self._at + 1:
+                time.sleep(30)
+            yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait is ended at once, and the process is not."""
+    monkeypatch.setattr(guards, "_PATIENCE", 0.01)
+    monkeypatch.setattr(guards, "end_within", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_asked_to_stop_while_a_batch_does_not_come(
+    accumulation: int,
+    make_fit: MakeFit,
+    seeded_batches: Any,
+    everything: Everything,
+    assert_same: AssertSame,
+    said: list[str],
+) -> None:
+    """What was done so far is saved; within a step of several batches, the last checkpoint stays."""
+    whole = make_fit("whole", accumulation=accumulation)
+    whole.run()
+    hanging = HangAt(seeded_batches(), 4 if accumulation == 1 else 9, signal.SIGTERM)
+    first = make_fit("parts", accumulation=accumulation, batches=hanging)
+    if accumulation == 1:
+        assert first.run().step == 4
+        assert "stopped at step 4 of 7, saved; continue with: dcmt train --resume RUN" in said
+    else:
+        with pytest.raises(Terminated):
+            first.run()
+    second = make_fit("parts", accumulation=accumulation, resume=True)
+    assert second.progress.step == (4 if accumulation == 1 else 3)
+    second.run()
+    assert_same(everything(whole), everything(second))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("step", [3, 7])
+def test_asked_to_stop_in_a_long_validation_which_is_repeated(
+    step: int,
+    make_fit: MakeFit,
+    tmp_path: Path,
+    everything: Everything,
+    assert_same: AssertSame,
+    recorded: Recorded,
+    said: list[str],
+) -> None:
+    whole = make_fit("whole")
+    whole.run()
+    first = make_fit("parts")
+    validate = first.task.validation
+
+    def hangs(networks: Any, at: int) -> Any:
+        if at == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        assert validate is not None
+        return validate(networks, at)
+
+    first.task.validation = hangs
+    assert first.run().validation_due == 1
+    assert first.was_stopped
+    assert not first.progress.complete(steps=7, patience=0)
+    assert f"stopped at step {step} of 7, saved; continue with: dcmt train --resume RUN" in said
+    second = make_fit("parts", resume=True)
+    second.run()
     assert_same(everything(whole), everything(second))
     assert recorded(tmp_path / "whole") == recorded(tmp_path / "parts")
     assert vars(whole.progress) | {"seconds": 0} == vars(second.progress) | {"seconds": 0}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
+import torch
+from torch import nn
 
-from knee.engine.guards import stop_on_signal
+from knee.engine import guards
+from knee.engine.guards import refuse_batch_of_one, stop_on_signal
 from knee.errors import UserError
+from knee.io.termination import Terminated
 
 DEATH = "DataLoader worker (pid 12) is killed by signal: Killed. "
 
@@ -79,3 +84,34 @@ def test_other_errors_pass(error: BaseException) -> None:
         raise error
     assert caught.value is error
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_sigterm_ends_a_wait_but_no_work(waiting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[float] = []
+    monkeypatch.setattr(guards, "end_within", ends.append)
+    monkeypatch.setattr(guards, "_PATIENCE", 0.05)
+
+    def run() -> None:
+        with stop_on_signal(lambda: None, lambda: waiting):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    if waiting:
+        with pytest.raises(Terminated):
+            run()
+    else:
+        run()
+    assert len(ends) == waiting
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_batch_of_one_is_refused_where_its_statistics_would_be_of_one_value() -> None:
+    shrinks = nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    cpu, before = torch.device("cpu"), torch.get_rng_state()
+    with pytest.raises(UserError, match="the batch has one image and the network's last feature map one position"):
+        refuse_batch_of_one([shrinks], 8, cpu)
+    state = {name: value.clone() for name, value in shrinks.state_dict().items()}
+    refuse_batch_of_one([shrinks], 9, cpu)
+    assert all(torch.equal(value, state[name]) for name, value in shrinks.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)

@@ -157,3 +157,19 @@ def test_a_mistake_in_the_next_command_costs_no_finished_run(trained_run: RunFol
     assert "typo.csv" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in files} == files
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
+
+
+def test_the_manifest_of_a_run_is_named_and_one_inside_the_run_is_refused(
+    trained_run: RunFolder, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(Path(shutil.copytree(trained_run.path, tmp_path / "run")))
+    assert main(["attention", str(run.path), "--cases", "1", "--out", str(tmp_path / "out")]) == 0
+    assert f"data, by {run.private}: {phantom}\n" in capsys.readouterr().out
+    paths = yaml.safe_load(run.private.read_text())
+    for inside in (run.local / "manifest.csv", Path(f"{run.path}/../run/local/manifest.csv")):
+        shutil.copyfile(phantom, run.local / "manifest.csv")
+        run.private.write_text(yaml.safe_dump(paths | {"data.manifest": str(inside)}))
+        assert main(["attention", str(run.path), "--cases", "1", "--out", str(tmp_path / "more")]) == 2
+        assert "which is in the run folder itself" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+    assert not (run.local / "cache").exists()

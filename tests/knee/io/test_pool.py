@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from knee.errors import UserError
-from knee.io.pool import map_in_order, require_shared_memory
+from knee.io.pool import map_in_order, require_shared_memory, start_worker, worker_death
 
 
 def test_results_come_in_order_whatever_each_takes() -> None:
@@ -45,3 +49,25 @@ def test_batches_of_workers_must_fit_into_shared_memory(monkeypatch: pytest.Monk
     message = r"/dev/shm has 3\.8 MiB free, but the batches of 2 workers need 3\.9 MiB; set data\.workers to 0"
     with pytest.raises(UserError, match=message):
         require_shared_memory(1_010_000, 2)
+
+
+def test_workers_that_died_or_hang_are_explained() -> None:
+    assert worker_death(RuntimeError("CUDA error: out of memory")) is None
+    died = worker_death(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+    assert "a process that loads images died" in str(died)
+    hang = worker_death(RuntimeError("DataLoader timed out after 300 seconds"))
+    assert "gave no batch for 300 s" in str(hang) and "set data.workers to 0" in str(hang)
+
+
+def test_a_worker_outlives_the_sigterm_of_a_scheduler_while_a_step_may_need_it(tmp_path: Path) -> None:
+    def work() -> None:
+        start_worker(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        (tmp_path / "served").touch()
+        os._exit(3)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(10)
+    assert process.exitcode == 3
+    assert (tmp_path / "served").exists()
