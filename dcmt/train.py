@@ -15,6 +15,7 @@ from torch import nn
 
 from clip_koa.config import EXTERNAL
 from clip_koa.prompts import read_prompts
+from dcmt.commands.registry import find_function
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
 from dcmt.mean_teacher import MeanTeacher
@@ -23,9 +24,9 @@ from dcmt.validation import GraderValidation
 from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
 from knee.data.targets import read_targets
 from knee.engine.checkpoint import Checkpoint
-from knee.engine.launch import new_or_resumed
+from knee.engine.launch import new_or_resumed, split_options
 from knee.engine.lock import RunLock
-from knee.engine.options import asks_for_help, config_from_values, train_help
+from knee.engine.options import asks_for_help, config_from_values, config_paths, option_of_file, train_help
 from knee.engine.record import record_data
 from knee.engine.run import RunFolder, file_hash, open_run, removed_unless_begun
 from knee.engine.state import Progress
@@ -44,10 +45,15 @@ METHODS: Mapping[str, Callable[..., Task]] = {
     "fixmatch": FixMatch.from_config,
 }
 """The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
+IMAGE_TEXT = ("lumbarclip",)
+"""Further values of ``method``: trained by ``image_text.train``, whose config has other sections."""
 
 
 def train_command(arguments: Sequence[str]) -> int:
-    """``dcmt train`` and ``train.py``."""
+    """``dcmt train`` and ``train.py``: a grader, or another task that ``method`` in the config names."""
+    if trains_image_text(arguments):
+        code: int = find_function("image_text.train:train_command")(arguments)
+        return code
     if asks_for_help(arguments):
         log.info(train_help(GraderConfig, program="train.py", more=_HELP))
         return 0
@@ -56,6 +62,19 @@ def train_command(arguments: Sequence[str]) -> int:
     with removed_unless_begun(run, new=not resume):
         train_grader(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
+
+
+def trains_image_text(arguments: Sequence[str]) -> bool:
+    """Whether the arguments are of an image-text run, by ``method`` or by the run that is resumed."""
+    resumed = split_options(arguments)[1]
+    if resumed is not None:
+        return (resumed / "config.yaml").is_file() and open_run(resumed)[1]["kind"] == "image_text"
+    methods = [option_of_file(path, "method") for path in config_paths(arguments)]
+    for number, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--method":
+            methods.append(value or next(iter(arguments[number + 1 :]), ""))
+    return next((method for method in reversed(methods) if method), "") in IMAGE_TEXT
 
 
 def keep_reference(config: GraderConfig, run: RunFolder, data: KneeData) -> None:
