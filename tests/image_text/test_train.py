@@ -74,6 +74,7 @@ def test_from_the_command_line_and_no_report_outside_local(values: dict[str, Any
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", "--config", str(tmp_path / "a.yaml")]) == 0
     run = tmp_path / "run"
+    assert main(["retrieve", str(run), "--device", "cpu", "--show-reports", "--queries", "1"]) == 0
     files = [path for path in run.rglob("*") if path.is_file() and "local" not in path.relative_to(run).parts]
     assert len(files) > 5
     spellings = [text.encode(code) for text in (MARKER, MARKER.lower()) for code in ("utf-8", "utf-16-le")]
