@@ -33,7 +33,8 @@ class ModelConfig:
     weights: str = ""
     """Start from this local file (safetensors, or a state dict that loads without running code)."""
     start: str = ""
-    """Start from the teacher of this run's best checkpoint (a run folder with the same network and split)."""
+    """Start from the teacher of this run's best checkpoint (a run folder with the same network and split), or from the image
+    encoder of an image-text run (method lumbarclip) that saw none of the images held out here."""
     stride: int = 16
     """Input pixels per position of the last feature map; 0 keeps the backbone's own."""
     stage: int = -1

@@ -7,8 +7,9 @@ features (logits), so the logits are the pooled class maps plus the bias. There 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -113,6 +114,44 @@ def build_network(
         mean=mean,
         std=std,
     )
+
+
+def start_encoder(
+    grader: nn.Module, tensors: Mapping[str, Tensor], normalise: str, values: Mapping[str, Any], *, where: str
+) -> None:
+    """Load the image encoder of an image-text run into a grader, in place; its classifier or texts stay as they are.
+
+    ``tensors`` of the run's network hold the encoder under ``image.``; ``values`` are the run's config, whose ``model`` must
+    normalise images in the same way. A CLIP-KOA grader with a timm tower takes the same backbone: its input has three equal
+    channels, so the first layer's weights are divided among them. Raises UserError where the networks differ.
+    """
+    before = values.get("model", {}).get("normalise", "image")
+    if before != normalise:
+        raise UserError(
+            f"model.start: {where} was trained with model.normalise {before}, this config has {normalise}; give "
+            f"--model.normalise {before}, or remove model.start"
+        )
+    encoder = {name.removeprefix("image."): value for name, value in tensors.items() if name.startswith("image.")}
+    own = grader.state_dict()
+    prefix = "backbone." if "backbone" in dict(grader.named_children()) else "image_tower.body."
+    state = {
+        name.replace("backbone.", prefix, 1): value for name, value in encoder.items() if name.startswith("backbone.")
+    }
+    for name in ("mean", "std"):
+        state[name] = encoder[name].expand(own[name].shape) if name in encoder else own[name]
+    for name, value in state.items():
+        if name in own and value.ndim == 4 and value.shape[1] == 1 and own[name].shape[1] == 3:
+            state[name] = value.expand(-1, 3, -1, -1) / 3
+    wanted = {name for name in own if name.startswith(prefix)} | {"mean", "std"}
+    other = [name for name in wanted ^ state.keys() if name] + [
+        name for name in wanted & state.keys() if own[name].shape != state[name].shape
+    ]
+    if other:
+        raise UserError(
+            f"model.start: {where} has another image encoder than this config ({len(other)} of {len(wanted)} tensors differ, "
+            f"{min(other)} first); give the same backbone, stage and stride"
+        )
+    grader.load_state_dict(state, strict=False)
 
 
 def _create(backbone: str, *, image_size: int, stride: int, pretrained: bool) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,18 +15,21 @@ import torch
 from torch import nn
 
 from clip_koa.prompts import read_prompts
+from dcmt.commands.registry import find_function
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
 from dcmt.mean_teacher import MeanTeacher
-from dcmt.network import build_network
+from dcmt.network import build_network, start_encoder
 from dcmt.validation import GraderValidation
+from knee.data.manifest import read_manifest
 from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
+from knee.data.splits import read_split
 from knee.data.targets import read_targets
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.config import EXTERNAL, EXTERNAL_HELP
-from knee.engine.launch import new_or_resumed
+from knee.engine.launch import new_or_resumed, split_options
 from knee.engine.lock import RunLock
-from knee.engine.options import asks_for_help, config_from_values, train_help
+from knee.engine.options import asks_for_help, config_from_values, config_paths, option_of_file, train_help
 from knee.engine.record import record_data
 from knee.engine.run import RunFolder, file_hash, open_run, removed_unless_begun
 from knee.engine.state import Progress
@@ -41,10 +45,15 @@ METHODS: Mapping[str, Callable[..., Task]] = {
     "fixmatch": FixMatch.from_config,
 }
 """The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
+IMAGE_TEXT = ("lumbarclip",)
+"""Further values of ``method``: trained by ``image_text.train``, whose config has other sections."""
 
 
 def train_command(arguments: Sequence[str]) -> int:
-    """``dcmt train`` and ``train.py``."""
+    """``dcmt train`` and ``train.py``: a grader, or another task that ``method`` in the config names."""
+    if trains_image_text(arguments):
+        code: int = find_function("image_text.train:train_command")(arguments)
+        return code
     if asks_for_help(arguments):
         log.info(train_help(GraderConfig, program="train.py", more=EXTERNAL_HELP))
         return 0
@@ -53,6 +62,19 @@ def train_command(arguments: Sequence[str]) -> int:
     with removed_unless_begun(run, new=not resume):
         train_grader(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
+
+
+def trains_image_text(arguments: Sequence[str]) -> bool:
+    """Whether the arguments are of an image-text run, by ``method`` or by the run that is resumed."""
+    resumed = split_options(arguments)[1]
+    if resumed is not None:
+        return (resumed / "config.yaml").is_file() and open_run(resumed)[1]["kind"] == "image_text"
+    methods = [option_of_file(path, "method") for path in config_paths(arguments)]
+    for number, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == "--method":
+            methods.append(value or next(iter(arguments[number + 1 :]), ""))
+    return next((method for method in reversed(methods) if method), "") in IMAGE_TEXT
 
 
 def keep_reference(config: GraderConfig, run: RunFolder, data: KneeData) -> None:
@@ -198,13 +220,61 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool 
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
-    if fresh and config.model.start:
+    if fresh and config.model.start and not start_from_pairs(student, config, data):
         load_start(student, config, data.split.path, prompts_used(config, data.grade_set, None))
     if config.loss.attention and not data.cache.has_mask[data.labeled].any():
         log.info("no labeled image has a mask, so the attention loss (Eq. 2) is left out")
         config = replace(config, loss=replace(config.loss, attention=0.0))
     best_metric = f"val_teacher/{data.grade_set.best_metric}"
     return METHODS[config.method](config, student, steps=steps, best_metric=best_metric)
+
+
+def refuse_seen(run: RunFolder, values: Mapping[str, Any], found: Checkpoint, data: KneeData) -> None:
+    """Raises UserError if an image-text run was trained on a case that is held out here, or this cannot be checked.
+
+    With the same split file nothing else is compared. Otherwise the run's own training images, read from its manifest and split
+    as they are now, are compared by file, and by patient if the manifest is the same.
+    """
+    if found.state.get("split_sha256") == file_hash(data.split.path):
+        return
+    paths = values.get("data", {})
+    names = {str(name): Path(str(paths.get(name, ""))) for name in ("manifest", "split")}
+    for name, path in names.items():
+        if not path.is_file() or (name, file_hash(path)) != (name, found.state.get(f"{name}_sha256")):
+            raise UserError(
+                f"model.start: {run.path} was trained with another split than {data.split.path}, and its own {name} is not at "
+                f"{path} as it was, so it cannot be checked whether it saw images that are held out here; restore it, or train "
+                "with the same split file"
+            )
+    theirs = read_manifest(names["manifest"], data.grade_set)
+    trained = read_split(names["split"], theirs).rows("train")
+    held_out = [row for part in ("val", "test") for row in data.split.rows(part)]
+    seen = {os.path.realpath(theirs.image_path(row)) for row in trained}
+    count = sum(os.path.realpath(data.manifest.image_path(row)) in seen for row in held_out)
+    if os.path.realpath(theirs.path) == os.path.realpath(data.manifest.path):
+        patients = set(theirs.table["patient"].iloc[trained])
+        count = sum(patient in patients for patient in data.patients.iloc[held_out])
+    if count:
+        raise UserError(
+            f"model.start: {run.path} was trained on images and reports of {count} images that are held out here; train it "
+            f"with the split file {data.split.path}"
+        )
+
+
+def start_from_pairs(student: nn.Module, config: GraderConfig, data: KneeData) -> bool:
+    """If ``model.start`` is an image-text run, load its image encoder into the student; returns whether it is one.
+
+    Raises UserError if it saw a case that is held out here (``refuse_seen``), or has another encoder.
+    """
+    run, values = open_run(Path(config.model.start))
+    if values["kind"] != "image_text":
+        return False
+    found = run.checkpoints.best()
+    if found is None:
+        raise UserError(f"model.start: {run.path} has no checkpoint yet; give the folder of a finished run")
+    refuse_seen(run, values, found, data)
+    start_encoder(student, found.tensors("teacher"), config.model.normalise, values, where=str(run.path))
+    return True
 
 
 def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation")
+PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation", "image_text")
 CODE = (*PACKAGES, "experiments", "benchmarks", "tests")
 MOST_MODULES, MOST_LINES, MOST_OF_A_FUNCTION = 14, 350, 50
 UNTESTED: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dcmt.commands.registry import find_function
 from knee.data.manifest import Inspection, Manifest, read_manifest, write_manifest
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet, load_grade_set
@@ -31,6 +32,7 @@ def phantom(options: argparse.Namespace) -> int:
         size=options.size,
         seed=options.seed,
         drawn_masks=options.drawn_masks,
+        reports=options.reports,
         processes=os.cpu_count() or 1,
         force=options.force,
         **chosen,
@@ -90,6 +92,7 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
 
     given = {"--sheet": options.sheet, "--column": options.column, "--side": options.side}
     given |= {"--missing": options.missing, "--only": options.only, "--prefer": options.prefer}
+    given |= {"--report": options.report, "--table": options.table}
     if options.grades is None:
         unused = next((option for option, value in given.items() if value), None)
         if unused:
@@ -113,6 +116,8 @@ def _sheet(options: argparse.Namespace, grade_set: GradeSet) -> Sheet | None:
         missing=options.missing,
         only=dict(options.only),
         prefer={name: [value.strip() for value in values.split(",")] for name, values in options.prefer},
+        report=options.report,
+        table=options.table,
     )
 
 
@@ -124,7 +129,8 @@ def check(options: argparse.Namespace) -> int:
         refuse_inputs(options.skip_bad, manifest=options.manifest, split_file=options.split)
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
-    for remark in found.remarks:
+    of_reports: list[str] = find_function("image_text.reports:remarks")(found.manifest)
+    for remark in (*found.remarks, *of_reports):
         log.info(f"please check: {remark}")
     split_faults = _split_faults(options, found) if options.split else []
     if options.skip_bad:

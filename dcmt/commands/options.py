@@ -22,6 +22,9 @@ def phantom(parser: Parser) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
+    parser.add_argument(
+        "--reports", action="store_true", help="also reports, age, sex, BMI and pain (with --kind xray)"
+    )
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 
@@ -99,6 +102,12 @@ def _sheet_options(parser: Parser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="use only the rows with this value",
+    )
+    sheet.add_argument(
+        "--report", metavar="NAME", help="the column with the reports, or with paths of their .txt files"
+    )
+    sheet.add_argument(
+        "--table", action="append", default=[], metavar="NAME", help="a further column for the manifest, such as age"
     )
     sheet.add_argument(
         "--prefer",

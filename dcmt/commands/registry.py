@@ -37,9 +37,14 @@ class Command:
 
     def function(self) -> Callable[[Any], int]:
         """The function that runs it; imports its module."""
-        module, _, name = self.runs.partition(":")
-        found: Callable[[Any], int] = getattr(importlib.import_module(module), name)
-        return found
+        return find_function(self.runs)
+
+
+def find_function(runs: str) -> Callable[..., Any]:
+    """The function "MODULE:NAME"; imports its module only now. So a command may run code of a package above this one."""
+    module, _, name = runs.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 Options = Callable[[argparse.ArgumentParser], None]

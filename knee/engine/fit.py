@@ -30,7 +30,7 @@ from knee.io.termination import Terminated
 from knee.task import Task
 
 log = logging.getLogger(__name__)
-_SHOWN = ("macro_f1", "kappa", "tiou", "dice")
+_SHOWN = ("macro_f1", "kappa", "tiou", "dice", "mrr")
 
 
 class Batches(Protocol):
@@ -252,12 +252,20 @@ def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) ->
             "the network has nothing to train: image tower, text tower and scale are all fixed; set clip.train_image, "
             "clip.train_text or clip.scale (dcmt zeroshot grades without training)"
         )
+    groups: Any = parameters
+    find_undecayed = getattr(task, "undecayed", None)  # an optional method of a task: parameters without weight decay
+    if find_undecayed is not None:
+        exempt = {id(parameter) for parameter in find_undecayed()}
+        groups = [
+            {"params": [parameter for parameter in parameters if id(parameter) not in exempt]},
+            {"params": [parameter for parameter in parameters if id(parameter) in exempt], "weight_decay": 0.0},
+        ]
     options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     options["fused"] = device.type in ("cpu", "cuda") or None
     if config.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **options)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, **options)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameters, **options)
+    return kind(groups, **options)
 
 
 def _clip(task: Task, clip_norm: float) -> Tensor:

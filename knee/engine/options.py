@@ -190,6 +190,16 @@ def config_paths(arguments: Sequence[str]) -> list[Path]:
     return paths
 
 
+def option_of_file(path: Path, name: str) -> str:
+    """The text of a top-level option in a YAML file, '' if there is none or the file is not valid, which is reported later."""
+    try:
+        values, _ = read_unique(path.read_text(encoding="utf-8"))
+    except Exception:  # any error of a parser or a disk
+        return ""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else ""
+
+
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether the arguments of a command with a config include --help."""
     return bool({"--help", "-h"} & set(arguments))

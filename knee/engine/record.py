@@ -68,7 +68,7 @@ def code_version() -> str:
         return commit.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         digest = hashlib.sha256()
-        for package in ("knee", "dcmt", "clip_koa", "segmentation"):
+        for package in ("knee", "dcmt", "clip_koa", "segmentation", "image_text"):
             for path in sorted((root / package).rglob("*.py")):
                 digest.update(path.read_bytes())
         return f"sources-{digest.hexdigest()[:12]}"

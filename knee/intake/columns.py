@@ -27,13 +27,21 @@ _LOOSE = ("id", "case", "caseid")
 _READER = "readprj|reader|readerid|rater|raterid|readby"
 _OF_VISIT = re.compile("v([0-9]{1,2})xrkl([lr]?)")
 """Of the OAI (V00XRKL), and of MOST, whose sheets have a row per patient (V0XRKLL and V0XRKLR)."""
+_ANSWER = re.compile(
+    r"grade|kellgren|jsn|joint.?space|osteophyt|pfirrmann|xr(kl|js|os|sc)|(?<![a-z])(kl|klg|oarsi)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names of columns that hold a grade, or findings that determine it."""
 
 
-def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl: bool) -> dict[str, int]:
+def find_columns(
+    path: Path, header: list[str], given: Mapping[str, str], *, kl: bool, ungraded: bool = False
+) -> dict[str, int]:
     """The index of each role's column: as ``given``, else inferred from its name; '' in ``given`` means no column.
 
     Args:
         kl: whether the grades wanted are KL grades, so that column names with KL match.
+        ungraded: whether the sheet may have no grade column, because other columns are wanted.
 
     Raises:
         UserError: no such column, none, or several; the message contains the option to give.
@@ -70,7 +78,7 @@ def find_columns(path: Path, header: list[str], given: Mapping[str, str], *, kl:
             raise UserError(f"{path}: the columns {columns} may all be the {role}; write one: --column {option}")
         if places:
             roles[role] = places[0]
-    _refuse_incomplete(path, header, roles)
+    _refuse_incomplete(path, header, roles, ungraded=ungraded)
     return {role: roles[role] for role in ROLES if role in roles}
 
 
@@ -82,6 +90,17 @@ def place_of(path: Path, header: list[str], column: str) -> int:
         error = f"has {len(places)} columns '{column}', so rename one" if places else f"has no column '{column}'"
         raise UserError(f"{path}: {error}; there are {some_titles(header)}")
     return places[0]
+
+
+def is_grade_column(title: str) -> bool:
+    """Whether a column holds a grade or what a grade is read from: joint space narrowing, osteophytes, sclerosis.
+
+    As an input such a column would give the answer away. Names of the OAI are known.
+
+    >>> is_grade_column("V00XRJSM"), is_grade_column("KL right"), is_grade_column("osteophytes"), is_grade_column("clinic")
+    (True, True, True, False)
+    """
+    return _ANSWER.search(title) is not None
 
 
 def reader_column(header: list[str]) -> int | None:
@@ -100,14 +119,17 @@ def visit_of_title(title: str) -> str:
     return f"V{match[1]}" if match else ""
 
 
-def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int]) -> None:
+def _refuse_incomplete(path: Path, header: list[str], roles: Mapping[str, int], *, ungraded: bool) -> None:
     there = f"there are {some_titles(header)}"
-    if not roles.keys() & {"grade", *_BY_SIDE}:
-        raise UserError(f"{path}: which column is the grade? Write --column 'grade=NAME'; {there}")
+    if not ungraded and not roles.keys() & {"grade", *_BY_SIDE}:
+        raise UserError(
+            f"{path}: which column is the grade? Write --column 'grade=NAME', or --column 'grade=' for a sheet of reports or "
+            f"other columns without grades (--report, --table); {there}"
+        )
     if not roles.keys() & {"image", "patient"}:
         ways = "--column 'image=NAME' or --column 'patient=NAME'"
         raise UserError(f"{path}: which column names the image, or the patient? Write {ways}; {there}")
-    if "grade" not in roles and "image" in roles:
+    if roles.keys() & _BY_SIDE and "image" in roles:
         raise UserError(
             f"{path}: a row has the grades of two knees but names one image; write --column 'image=' to match by patient"
         )

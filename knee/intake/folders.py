@@ -22,7 +22,7 @@ from knee.intake.naming import placed
 from knee.intake.patients import tell_subjects
 from knee.intake.scan import IMAGE_SUFFIXES, Scan, scan, stem
 from knee.intake.sheet import Sheet
-from knee.intake.sheet_join import join_sheet, match_images, subjects_of_images
+from knee.intake.sheet_join import join_sheet, join_texts, match_images, subjects_of_images
 from knee.intake.visits import visit_in_path
 from knee.intake.volumes import expand, refuse_volumes, slice_mask
 from knee.io.files import relative_name
@@ -95,7 +95,9 @@ def manifest_from_folder(
 
 def _table(rows: list[dict[str, object]], folder: Path, start: Path) -> pd.DataFrame:
     """The rows as a manifest's table, with paths relative to ``start``."""
-    table = pd.DataFrame(rows, columns=["image", "patient", "side", "grade", "mask", "split", "visit", "series"])
+    columns = ["image", "patient", "side", "grade", "mask", "split", "visit", "series"]
+    further = [name for name in rows[0] if name not in columns]
+    table = pd.DataFrame(rows, columns=[*columns, *further])
     for optional in ("split", "visit", "series"):
         if not (table[optional] != "").any():
             table = table.drop(columns=optional)
@@ -249,6 +251,7 @@ def _unmatched_masks(names: list[str]) -> list[str]:
 def _take_from_sheet(sheet: Sheet, table: pd.DataFrame, listed_rows: pd.DataFrame) -> list[str]:
     """Write the sheet's grades and splits into the table; returns sentences describing the result."""
     entries, splits, notes = join_sheet(sheet, table, listed_rows)
+    texts = join_texts(sheet, table, listed_rows) if sheet.texts else []
     faults = []
     for image, grade, split, entry, given in zip(
         table["image"], table["grade"], table["split"], entries, splits, strict=True
@@ -269,6 +272,8 @@ def _take_from_sheet(sheet: Sheet, table: pd.DataFrame, listed_rows: pd.DataFram
         dtype=object,
     )
     table["split"] = [given or split for given, split in zip(splits, table["split"], strict=True)]
+    for name, values in zip(sheet.texts, zip(*texts, strict=True), strict=True):
+        table[name] = values
     return notes
 
 

@@ -36,6 +36,8 @@ class Entry(NamedTuple):
     split: str = ""
     priority: int = 0
     """If a knee has several graded rows, those with the lowest priority value are used."""
+    texts: tuple[str, ...] = ()
+    """The fields of the further columns that are wanted, in their order."""
 
 
 class RowReader(NamedTuple):
@@ -49,6 +51,8 @@ class RowReader(NamedTuple):
     """The visit of all rows if there is no visit column."""
     order: Mapping[int, Sequence[str]]
     """By column, the preferred values, best first."""
+    texts: Sequence[int] = ()
+    """Further columns that are wanted."""
 
     def entries(self, number: int, fields: Sequence[str]) -> Iterator[Entry]:
         """The entries of a row; none if it names neither image nor patient and has no grade."""
@@ -65,7 +69,8 @@ class RowReader(NamedTuple):
         visit = visit_as_written(self._text("visit", fields) or self.visit)
         split = self._split(self._text("split", fields))
         priority = self._priority(fields)
-        for role in given:
+        texts = tuple(fields[place] for place in self.texts)
+        for role in given or ["grade"]:
             grade = self._grade(self._text(role, fields))
             side = role[-1] if role != "grade" else self._side(self._text("side", fields))
             if own and side not in ("", own):
@@ -77,7 +82,7 @@ class RowReader(NamedTuple):
             if "side" in self.roles and not (side or image) and grade is not None:
                 raise UserError("the side is empty; write which knee this is")
             path = image.replace("\\", "/").removeprefix("./")
-            yield Entry(number, path, patient, side, grade, visit, split, priority)
+            yield Entry(number, path, patient, side, grade, visit, split, priority, texts)
 
     def _text(self, role: str, fields: Sequence[str]) -> str:
         return fields[self.roles[role]] if role in self.roles else ""

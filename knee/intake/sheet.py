@@ -13,13 +13,17 @@ from pathlib import Path
 
 from knee.errors import Faults, UserError, counted, pasted, quoted
 from knee.grades import GradeSet
-from knee.intake.columns import find_columns, place_of, reader_column, visit_of_title
+from knee.intake.columns import find_columns, is_grade_column, place_of, reader_column, visit_of_title
 from knee.intake.rows import Entry, RowReader
 from knee.io.excel import EXCEL, OTHER_SPREADSHEETS, read_excel_rows
 from knee.io.tables import read_csv_rows
 
 _MOST_VALUES = 5
 _OAI_FILE = re.compile(r"kxr_sq_bu[0-9]{2}.*", re.IGNORECASE)
+_OF_THE_MANIFEST = (
+    *("image", "patient", "side", "grade", "mask", "mask_source", "split", "visit", "series", "spacing_mm", "line"),
+    *("report", "label", "date"),
+)
 _OAI_SIDES = {"1": "R", "2": "L"}
 
 Row = tuple[int, list[str]]
@@ -39,6 +43,8 @@ class Sheet:
     """Whether the user declared that there is no visit column: a knee has the same grade at all visits."""
     prefer: str = ""
     """The option that gives a priority of the sheet's readers, '' if the sheet names none."""
+    texts: tuple[str, ...] = ()
+    """The manifest's columns for the ``texts`` of the entries."""
 
     @property
     def names_images(self) -> bool:
@@ -48,7 +54,8 @@ class Sheet:
     @property
     def has_sides(self) -> bool:
         """Whether rows distinguish the two knees of a patient."""
-        return "side" in self.columns or "grade" not in self.columns or any(entry.side for entry in self.entries)
+        sided = self.columns.keys() & {"side", "grade_L", "grade_R"}
+        return bool(sided) or any(entry.side for entry in self.entries)
 
     @property
     def has_visits(self) -> bool:
@@ -66,6 +73,8 @@ def read_sheet(
     missing: Sequence[str] = (),
     only: Mapping[str, str] | None = None,
     prefer: Mapping[str, Sequence[str]] | None = None,
+    report: str | None = None,
+    table: Sequence[str] = (),
 ) -> Sheet:
     """Read grades from a CSV or Excel file.
 
@@ -81,13 +90,18 @@ def read_sheet(
         missing: texts that the sheet uses for 'not graded', in addition to '.', '-', 'NA' and an empty field.
         only: use only the rows with these values, by header.
         prefer: by header, the values whose rows take precedence if a knee has several grades, best first.
+        report: the header of the column with the reports; such a sheet may have no grades.
+        table: headers of further columns that the manifest gets, such as age and sex.
 
     Raises:
-        UserError: unreadable, or a column cannot be identified; Faults: all invalid grades and sides.
+        UserError: unreadable, or a column cannot be identified, or one of ``table`` holds grades; Faults: all invalid grades
+            and sides.
     """
     path = Path(path)
     header, rows = _header_and_rows(path, name)
-    roles = find_columns(path, header, columns or {}, kl=grade_set.name == "kl")
+    further = _further_columns(path, header, report, table)
+    ungraded = bool(further) and (columns or {}).get("grade") == ""
+    roles = find_columns(path, header, columns or {}, kl=grade_set.name == "kl", ungraded=ungraded)
     for column, value in (only or {}).items():
         rows = _rows_with(path, rows, place_of(path, header, column), column, value)
     order = {place_of(path, header, column): list(values) for column, values in (prefer or {}).items()}
@@ -95,9 +109,12 @@ def read_sheet(
     sides = _sides(path, grade, dict(sides or {}))
     visits = {visit_of_title(header[place]) for role, place in roles.items() if role.startswith("grade")}
     if len(visits) > 1:
-        raise UserError(f"{path}: the grades of left and right knees are of different visits; give columns of one visit")
-    visit = "" if "visit" in {**roles, **(columns or {})} else visits.pop()
-    reader = RowReader(roles, grade_set, sides, {value.casefold() for value in missing}, visit, order)
+        raise UserError(
+            f"{path}: the grades of left and right knees are of different visits; give columns of one visit"
+        )
+    visit = "" if not visits or "visit" in {**roles, **(columns or {})} else visits.pop()
+    no_grade = {value.casefold() for value in missing}
+    reader = RowReader(roles, grade_set, sides, no_grade, visit, order, tuple(further.values()))
     return Sheet(
         path,
         {role: header[place] for role, place in roles.items()},
@@ -105,7 +122,22 @@ def read_sheet(
         one_knee=(columns or {}).get("side") == "",
         any_visit=(columns or {}).get("visit") == "",
         prefer=_prefer_option(header, rows),
+        texts=tuple(further),
     )
+
+
+def _further_columns(path: Path, header: list[str], report: str | None, table: Sequence[str]) -> dict[str, int]:
+    """The index of the report's column and of further ones, by their names in the manifest. Raises UserError."""
+    wanted = {name: name for name in table} | ({"report": report} if report else {})
+    for name in table:
+        if is_grade_column(name):
+            raise UserError(
+                f"--table {pasted(name)}: a grade, or a finding that determines it, is no input; give it as the grade, or "
+                "leave it out"
+            )
+        if name.lower() in _OF_THE_MANIFEST:
+            raise UserError(f"--table {pasted(name)}: the manifest has a column of this name; rename the sheet's")
+    return {name: place_of(path, header, title) for name, title in wanted.items()}
 
 
 def _entries(path: Path, rows: Sequence[Row], reader: RowReader) -> list[Entry]:

@@ -80,17 +80,9 @@ def join_sheet(
         UserError: no row matches any image; Faults: two grades or splits of one knee; images with a known side, or of
             several visits, if the sheet has no side or visit.
     """
-    shown = shown[["image", "patient", "side", "label", "date"]].astype(object)
     first = shown.iloc[0]
-    key, notes = ["of"], []
-    if sheet.names_images:
-        shown["of"] = shown["image"]
-    else:
-        written, padded = _as_written(set(rows["patient"]), set(shown["patient"]))
-        shown["patient"] = [written.get(patient) for patient in shown["patient"]]
-        notes += [f"{counted(padded, 'patient')} matched without the leading zeros of the number."] if padded else []
-        key = ["patient", "side"] if sheet.has_sides else ["patient"]
-        key += _visit_key(sheet, shown, rows)
+    shown, key, notes = _keyed(sheet, shown, rows)
+    if not sheet.names_images:
         _refuse_two_grades(sheet, rows, key)
     known = shown.dropna(subset=key)
     used = set(rows.merge(known[key].drop_duplicates(), on=key)["row"])
@@ -112,6 +104,36 @@ def join_sheet(
         report.append(f"{counted(len(absent), 'image')} ('{absent.iat[0]}' first) without a grade in the sheet.")
     entries = [None if pd.isna(at) else sheet.entries[int(at)] for at in joined["at"]]
     return entries, _splits(sheet, shown, rows, key), [*report, *notes]
+
+
+def join_texts(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The further columns (``Sheet.texts``) of each image, joined like its grade; empty texts if no row matches.
+
+    ``shown`` and ``rows`` as for ``join_sheet``. Raises Faults for two different texts of one knee or image.
+    """
+    shown, key, _ = _keyed(sheet, shown, rows)
+    rows = rows[rows["texts"].map(any)]
+    faults = [
+        f"{lines}: two different texts in the columns {quoted(sheet.texts)} for {quoted([str(part) for part in name])}; "
+        "keep one row"
+        for name, lines, _ in _conflicts(rows.assign(texts=rows["texts"].map(tuple)), key, "texts")
+    ]
+    _refuse(sheet, faults)
+    known = {tuple(row[:-1]): row[-1] for row in rows[[*key, "texts"]].itertuples(index=False)}
+    none = ("",) * len(sheet.texts)
+    return [known.get(tuple(row), none) for row in shown[key].itertuples(index=False)]
+
+
+def _keyed(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The images with the columns that rows are joined by, the names of these columns, and a note on names of patients."""
+    shown = shown[["image", "patient", "side", "label", "date"]].astype(object)
+    if sheet.names_images:
+        return shown.assign(of=shown["image"]), ["of"], []
+    written, padded = _as_written(set(rows["patient"]), set(shown["patient"]))
+    shown["patient"] = [written.get(patient) for patient in shown["patient"]]
+    notes = [f"{counted(padded, 'patient')} matched without the leading zeros of the number."] if padded else []
+    key = ["patient", "side"] if sheet.has_sides else ["patient"]
+    return shown, [*key, *_visit_key(sheet, shown, rows)], notes
 
 
 def _splits(sheet: Sheet, shown: pd.DataFrame, rows: pd.DataFrame, key: list[str]) -> list[str]:

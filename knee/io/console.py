@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TextIO
 
-PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation")
+PACKAGES = ("knee", "dcmt", "clip_koa", "segmentation", "image_text")
 
 
 class ConsoleHandler(logging.Handler):

@@ -18,6 +18,7 @@ from knee.errors import Faults, UserError
 from knee.phantom.fields import Image
 from knee.phantom.mr import EXTENT_MM, draw_mr_slice
 from knee.phantom.radiograph import FILM_MM, draw_radiograph
+from knee.phantom.reports import TABLE_COLUMNS, draw_patient, report_of
 
 Kind = Literal["mr", "xray"]
 KINDS = ("mr", "xray")
@@ -69,6 +70,7 @@ class Plan:
     slices: int
     size: int
     seed: int
+    reports: bool = False
 
     @property
     def per_patient(self) -> int:
@@ -98,7 +100,13 @@ class Plan:
             film = draw_radiograph(seed=self.seed, patient=patient, side=side, size=self.size, negatives=0.01)
             row = {"patient": f"P{patient:04d}", "side": side, "grade": film.truth.grade}
             row |= {"split": split_of(patient, self.patients), "spacing_mm": round(FILM_MM / self.size, 4)}
+            if self.reports:
+                row["report"] = report_of(self.seed, patient, side, film.truth)
             drawn.append(Drawn(f"P{patient:04d}{side}.png", film.image, film.mask, row, asdict(film.truth)))
+        if self.reports:
+            grades = [int(picture.row["grade"]) for picture in drawn]
+            for picture, cells in zip(drawn, draw_patient(self.seed, patient, grades), strict=True):
+                picture.row.update(cells)
         return drawn
 
     def draw_all(self, processes: int) -> Iterator[Drawn]:
@@ -164,6 +172,7 @@ def write_phantom(
     size: int = 96,
     seed: int = 0,
     drawn_masks: int = 40,
+    reports: bool = False,
     processes: int = 1,
     force: bool = False,
 ) -> Path:
@@ -172,14 +181,17 @@ def write_phantom(
     `kind` is "mr" (`slices` sagittal slices per patient, cartilage grades 0–2) or "xray" (two knees per patient, KL
     0–4; `slices` is ignored). `manifest.csv` lists `images/` and `masks/`, split by patient, with masks for `drawn_masks`
     training images and for all of validation and test. `truth.csv` contains the true parameters of every image and
-    `truth/` every mask: for experiments, not for training. More `processes` draw the same images faster; a script that
+    `truth/` every mask: for experiments, not for training. With `reports` (xray) the manifest has a report, age, sex, BMI and
+    pain for each film (`knee.phantom.reports`). More `processes` draw the same images faster; a script that
     uses them needs the usual `if __name__ == "__main__"`. UserError if the folder is not empty and `force` is not set, or
     if a number is out of range.
     """
     folder = Path(folder)
     check_numbers(kind, patients, slices, size, seed, drawn_masks)
     check_folder(folder, force=force)
-    plan = Plan(kind, patients, slices, size, seed)
+    if reports and kind != "xray":
+        raise UserError(f"a phantom of kind {kind} has no reports; use --kind xray")
+    plan = Plan(kind, patients, slices, size, seed, reports)
     train = sum(split_of(patient, patients) == "train" for patient in range(patients))
     masked = masked_slices(train, plan.per_patient, drawn_masks)
     rows, truths = [], []
@@ -195,5 +207,6 @@ def write_phantom(
         rows.append({**picture.row, "image": image, "mask": f"masks/{picture.name}" if has_mask else ""})
         truths.append({"image": image, **picture.truth})
     write_table(folder / "truth.csv", list(truths[0]), truths)
-    write_table(folder / "manifest.csv", MANIFEST_COLUMNS, rows)
+    columns = (*MANIFEST_COLUMNS, *((*TABLE_COLUMNS, "report") if reports else ()))
+    write_table(folder / "manifest.csv", columns, rows)
     return folder / "manifest.csv"

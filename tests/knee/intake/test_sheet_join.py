@@ -219,3 +219,47 @@ def test_a_sheet_that_fits_no_image_lists_what_both_have(tmp_path):
     assert "no row names an image; --column 'image=' matches by patient" in refusal(
         tmp_path, csv_sheet(tmp_path, "patient,file,KL", "9001,,2")
     )
+
+
+def test_reports_and_further_columns_are_joined_like_grades(tmp_path):
+    touch(tmp_path, *KNEES)
+    lines = ["ID,SIDE,KL,age,note", '9001,L,2,61,"Narrow, medial"', "9001,R,,61,Normal", "9002,L,1,,"]
+    table = joined(tmp_path, csv_sheet(tmp_path, *lines), report="note", table=["age"])
+    found = {row["image"]: (row["report"], row["age"]) for row in table.to_dict("records")}
+    assert found == {
+        "9001_L.png": ("Narrow, medial", "61"),
+        "9001_R.png": ("Normal", "61"),
+        "9002_L.png": ("", ""),
+        "9002_R.png": ("", ""),
+    }
+
+
+def test_a_sheet_of_reports_needs_no_grade(tmp_path):
+    touch(tmp_path, *KNEES)
+    path = csv_sheet(tmp_path, "file,note", "9001_L.png,Narrow", "9002_R.png,Normal")
+    assert "--column 'grade=' for a sheet of reports" in refusal(tmp_path, path, report="note")
+    table = joined(tmp_path, path, report="note", columns={"grade": ""})
+    assert table["report"].tolist() == ["Narrow", "", "", "Normal"]
+    assert table["grade"].isna().all()
+    assert "which column is the grade?" in refusal(tmp_path, path, columns={"grade": ""})
+
+
+def test_two_reports_of_one_knee_are_refused(tmp_path):
+    touch(tmp_path, *KNEES)
+    path = csv_sheet(tmp_path, "patient,side,KL,note", "9001,L,2,Narrow", "9001,L,2,Wide", "9001,R,1,")
+    told = refusal(tmp_path, path, report="note")
+    assert "rows 2 and 3: two different texts in the columns 'report' for '9001', 'L'; keep one row" in told
+    assert "Narrow" not in told
+
+
+@pytest.mark.parametrize("name", ["KL", "JSN medial", "osteophytes"])
+def test_grades_are_refused_as_further_columns(tmp_path, name):
+    touch(tmp_path, *KNEES)
+    path = csv_sheet(tmp_path, "patient,side,KL,JSN medial,osteophytes", "9001,L,2,1,1")
+    assert "is no input" in refusal(tmp_path, path, table=[name])
+
+
+def test_names_of_the_manifest_are_refused_as_further_columns(tmp_path):
+    touch(tmp_path, *KNEES)
+    path = csv_sheet(tmp_path, "patient,side,KL,mask", "9001,L,2,1")
+    assert "the manifest has a column of this name" in refusal(tmp_path, path, table=["mask"])

@@ -1,0 +1,110 @@
+"""Batches of pairs: an image in two views with its report, both of one row of the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from image_text.reports import Reports
+from knee.batches import TwoStreamBatchSampler
+from knee.data.config import DataConfig
+from knee.data.datasets import LabeledImages, TwoStreams, UnlabeledImages, batch_to, train_loader
+from knee.data.prepare import KneeData
+from knee.data.views import ViewConfig, Views
+from knee.errors import UserError
+from knee.io.pool import require_shared_memory
+from knee.task import Batch
+
+Rows = NDArray[np.int64]
+
+
+class PairBatch(NamedTuple):
+    """Images with their reports, row by row."""
+
+    student: Tensor
+    """(B, 1, H, W) float32 in [0, 1], padding marked: the student's view."""
+    teacher: Tensor
+    """(B, 1, H, W) the teacher's view of the same geometry."""
+    tokens: Tensor
+    """(B, L) int64."""
+    texts: Tensor
+    """(B,) int64, equal for equal reports; −1 without a report."""
+    studies: Tensor
+    """(B,) int64, equal for images of one knee at one visit."""
+    grades: Tensor
+    """(B,) int64; −1 where there is none, or it is not used."""
+
+
+class PairBatches:
+    """Batches of pairs on the device, starting at any batch of the run, as ``knee.engine.fit`` needs them.
+
+    ``rows`` are those with a report; ``grades`` (N,) those that may be used, −1 elsewhere. Views, order and resuming are those
+    of the graders' labeled stream.
+    """
+
+    def __init__(
+        self,
+        data: KneeData,
+        config: DataConfig,
+        views: ViewConfig,
+        reports: Reports,
+        *,
+        rows: Rows,
+        grades: NDArray[np.int64],
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        if len(rows) < config.labeled_per_batch:
+            raise UserError(
+                f"{len(rows)} training images have a report, fewer than data.labeled_per_batch ({config.labeled_per_batch}); "
+                f"give --data.labeled_per_batch {max(len(rows), 2)} or less, or more reports"
+            )
+        # The dataset of the labeled stream carries one number for each image: here its row.
+        labeled = LabeledImages(data.cache.images, rows, rows)
+        none = UnlabeledImages(data.cache.images, np.zeros(0, np.int64))
+        streams = TwoStreams(labeled, none, Views(views, config.image_size), seed=seed)
+        sampler = TwoStreamBatchSampler(
+            range(len(rows)), [], labeled_per_batch=config.labeled_per_batch, unlabeled_per_batch=0, seed=seed
+        )
+        require_shared_memory(4 * config.labeled_per_batch * config.image_size**2, config.workers)
+        self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
+        self._device, self._channels_last = device, channels_last
+        self._reports, self._grades, self._studies = reports, grades, studies_of(data)
+        self.per_epoch = len(sampler)
+
+    def from_batch(self, batch: int) -> Iterator[PairBatch]:
+        """Endless batches, starting at batch number ``batch`` of the run."""
+        epoch, within = divmod(batch, self.per_epoch)
+        self._loader.load_state_dict({"epoch": epoch, "batch": within})
+        while True:
+            for found in self._loader:
+                yield self._paired(found)
+
+    def _paired(self, batch: Batch) -> PairBatch:
+        rows = batch.grades.numpy()
+        images = batch_to(batch, self._device, channels_last=self._channels_last)
+
+        def moved(values: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(values[rows].astype(np.int64)).to(self._device, non_blocking=True)
+
+        return PairBatch(
+            images.student,
+            images.teacher,
+            tokens=moved(self._reports.tokens),
+            texts=moved(self._reports.texts),
+            studies=moved(self._studies),
+            grades=moved(self._grades),
+        )
+
+
+def studies_of(data: KneeData) -> NDArray[np.int64]:
+    """(N,) equal numbers for images of one patient, side and visit."""
+    table = data.manifest.table
+    columns = ["patient", "side", *(["visit"] if "visit" in table else [])]
+    return np.asarray(table.groupby(columns, sort=False).ngroup(), dtype=np.int64)

@@ -1,0 +1,181 @@
+"""``dcmt retrieve`` and ``dcmt embed``: what the towers of an image-text run are worth, and their embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from dcmt.commands.predict import find_slices
+from dcmt.loaded import LoadedRun
+from dcmt.prediction import ImageReader, image_loader
+from image_text.config import ImageTextConfig
+from image_text.embed import embed_images, embed_pairs
+from image_text.reports import Reports, read_reports
+from image_text.retrieval import DIRECTIONS, Pairs, retrieval, table_lines
+from image_text.sheet import sheet_figure
+from image_text.table import column_names, require_columns
+from image_text.towers import TwoTowers
+from image_text.train import KIND, build_towers, load_reports
+from knee.data.datasets import images_to
+from knee.data.prepare import KneeData, load_knee_data
+from knee.engine.checkpoint import Checkpoint
+from knee.engine.device import choose_device, flush_denormals
+from knee.engine.options import config_from_values
+from knee.engine.run import RunFolder, open_run, other_split, require_paths
+from knee.engine.training import place
+from knee.errors import UserError
+from knee.evaluation.figures import save_figure
+from knee.grades import load_grade_set
+from knee.io.files import refuse_existing, whole_file, write_json
+
+log = logging.getLogger(__name__)
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LoadedTowers:
+    """An image-text run opened for inference: the teacher's towers, in eval mode on the device."""
+
+    run: RunFolder
+    config: ImageTextConfig
+    checkpoint: Checkpoint
+    network: TwoTowers
+    device: torch.device
+
+
+def load_towers(path: Path, *, checkpoint: str, device: str) -> LoadedTowers:
+    """Open an image-text run. The folder may be untrusted: nothing is downloaded and no code is loaded.
+
+    Raises UserError if it is another kind of run, or has no checkpoint.
+    """
+    flush_denormals()
+    run, values = open_run(path)
+    kind = values.pop("kind")
+    if kind != KIND:
+        raise UserError(f"{path} is a run of kind {kind:.80}; this command needs an image-text run (method lumbarclip)")
+    config: ImageTextConfig = config_from_values(ImageTextConfig, values, where=str(run.config))
+    found = run.checkpoints.best() if checkpoint == "best" else run.checkpoints.latest()[0]
+    if found is None:
+        raise UserError(f"{path} has no checkpoint yet; train it first: python train.py --resume {path}")
+    require_paths(run, config, "data.grade_set")
+    network = build_towers(config, grades=load_grade_set(config.data.grade_set).count, fresh=False)
+    found.load_network("teacher", network)
+    chosen = choose_device(device)
+    place({"teacher": network}, chosen, channels_last=config.fit.channels_last)
+    return LoadedTowers(run, config, found, network.eval(), chosen)
+
+
+def load_pairs(loaded: LoadedTowers) -> tuple[KneeData, Reports]:
+    """The data on which a run was trained, and its reports. Raises UserError if the split changed since."""
+    require_paths(loaded.run, loaded.config, "data.manifest", "data.split")
+    data = load_knee_data(
+        loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local, graded=False
+    )
+    if other_split(loaded.checkpoint.state, data.split.path):
+        raise UserError(
+            f"{data.split.path} changed since {loaded.run.path} was trained, so its reports may have been trained on; restore "
+            f"the split of the run, a copy of which is {loaded.run.local / 'split.csv'}"
+        )
+    return data, load_reports(loaded.config, data)
+
+
+def retrieve_command(options: argparse.Namespace) -> int:
+    """``dcmt retrieve``: ``retrieval_SPLIT.json``, a sheet, and in ``local/`` the rank of every pair."""
+    loaded = load_towers(options.run, checkpoint=options.checkpoint, device=options.device)
+    if options.split == "train" and not options.trained_on:
+        raise UserError(
+            f"{options.run} was trained on the pairs of --split train, so its retrieval there would be too good; use --split "
+            "val or test, or add --trained-on"
+        )
+    data, reports = load_pairs(loaded)
+    columns = column_names(",".join(options.covariate), option="--covariate")
+    require_columns(data.manifest.table, columns, where=str(data.manifest.path))
+    rows = data.split.rows(options.split)
+    pairs = embed_pairs(
+        loaded.network,
+        data,
+        reports,
+        rows,
+        device=loaded.device,
+        precision=loaded.checkpoint.precision,
+        columns=columns,
+    )
+    rows = rows[reports.present[rows]]
+    config = loaded.config
+    found = retrieval(pairs, samples=config.report.bootstrap, seed=config.fit.seed)
+    write_json(
+        loaded.run.path / f"retrieval_{options.split}.json",
+        {"step": loaded.checkpoint.step, "covariates": list(columns), **found},
+    )
+    _write_ranks(loaded.run.local / f"retrieval_{options.split}.csv", pairs, data.cases(rows))
+    for line in table_lines(found):
+        log.info(line)
+    picture = loaded.run.figures / f"retrieval_{options.split}.png"
+    save_figure(sheet_figure(pairs, data, rows, queries=options.queries), picture)
+    if options.show_reports:
+        texts = read_reports(data.manifest)
+        picture = loaded.run.local / f"retrieval_{options.split}_reports.png"
+        save_figure(sheet_figure(pairs, data, rows, queries=options.queries, reports=texts), picture)
+        picture.chmod(0o600)
+    log.info(f"queries and their first five images: {picture}. Research use only.")
+    return 0
+
+
+def _write_ranks(path: Path, pairs: Pairs, cases: list[str]) -> None:
+    """The rank of each case's own counterpart, in both directions."""
+    ranks = {direction: pairs.ranked(direction, np.arange(len(pairs))).rank() for direction in DIRECTIONS}
+    pd.DataFrame({"case": cases, **ranks}).to_csv(path, index=False, lineterminator="\n")
+    path.chmod(0o600)
+
+
+def embed_command(options: argparse.Namespace) -> int:
+    """``dcmt embed``: the embeddings of images in one .npz file."""
+    if options.out.suffix != ".npz":
+        raise UserError(f"--out {options.out}: write a name that ends with .npz")
+    refuse_existing(options.out, force=options.force)
+    loaded = load_towers(options.run, checkpoint=options.checkpoint, device=options.device)
+    paths = list(find_slices(options.images, None))
+    # The reader needs the run's template and data options only.
+    reader = ImageReader(cast("LoadedRun", loaded), grade_anyway=True)
+    names: list[str] = []
+    parts: list[tuple[NDArray[np.float64], NDArray[np.float32]]] = []
+    for start in range(0, len(paths), _CHUNK):
+        images, read = reader.read(paths[start : start + _CHUNK])
+        if read:
+            names += [str(path) for path in read]
+            parts.append(_embedded(loaded, images))
+    for path, reason in reader.rejected:
+        log.warning(f"warning: {path}: {reason}")
+    if not parts:
+        raise UserError(f"no image in {options.images} could be read")
+    arrays: dict[str, Any] = {
+        "image": np.array(names),
+        "embedding": np.concatenate([shared for shared, _ in parts]).astype(np.float32),
+        "features": np.concatenate([features for _, features in parts]),
+    }
+    with whole_file(options.out, force=options.force) as scratch, scratch.open("wb") as file:
+        np.savez(file, **arrays)
+    log.info(
+        f"{len(names)} images: embedding {arrays['embedding'].shape} (shared space), features {arrays['features'].shape} "
+        f"(before the head): {options.out}"
+    )
+    return 0
+
+
+@torch.no_grad()
+def _embedded(loaded: LoadedTowers, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """z_I (n, D) and h_I (n, C) of prepared images (n, S, S)."""
+    features = [
+        loaded.network.image.pooled(images_to(batch, loaded.device)).float().cpu().numpy()
+        for batch, _ in image_loader(images)
+    ]
+    shared = embed_images(loaded.network, image_loader(images), device=loaded.device, precision="fp32")
+    return shared, np.concatenate(features)

@@ -1,0 +1,102 @@
+"""The configuration of image-text pre-training: plain values, quick to import, checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dcmt.config import ModelConfig, TeacherConfig
+from knee.data.config import DataConfig
+from knee.data.view_config import ViewConfig, strong_views
+from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
+from knee.errors import require
+
+TargetKind = Literal["hard", "self", "labels", "same", "teacher"]
+LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The tokens of the reports, and the text transformer that reads them (random weights)."""
+
+    grade_words: str = ""
+    """A YAML list of regular expressions by which a report names the grade; they are masked. Empty: the list of the package."""
+    length: int = 96
+    """Tokens of a report; longer reports are cut."""
+    buckets: int = 4096
+    """Number of hashed words; two words may share one."""
+    width: int = 128
+    """Width of the text transformer."""
+    layers: int = 2
+    """Its layers."""
+    heads: int = 4
+    """Its attention heads."""
+
+    def __post_init__(self) -> None:
+        require(2 <= self.length <= 4096, "text.length", self.length, "from 2 to 4,096")
+        require(16 <= self.buckets <= 1 << 20, "text.buckets", self.buckets, "from 16 to 1,048,576")
+        require(1 <= self.layers <= 48, "text.layers", self.layers, "from 1 to 48")
+        require(1 <= self.heads <= self.width <= 4096, "text.width", self.width, "at least text.heads, at most 4,096")
+        require(self.width % self.heads == 0, "text.heads", self.heads, f"a divisor of text.width, {self.width}")
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """The shared space of images and reports, and the soft CLIP loss in it."""
+
+    targets: TargetKind = "same"
+    """hard: the own pair alone, as in CLIP; same: equal reports, and images of one study, share the mass; labels: pairs of the
+    same grade share it; self: by the similarities of the batch itself (probably LumbarCLIP's); teacher: the teacher's."""
+    weight: float = 0.0
+    """Share of the hard targets that is mixed in, in [0, 1]."""
+    label_temperature: float = 0.1
+    """Temperature of targets labels; at 1 a pair of a batch of 64 keeps 4 % of its own mass."""
+    head: Literal["linear", "nonlinear"] = "linear"
+    """Projection into the shared space: one matrix (the paper's better one), or two with a GELU between."""
+    embed_dim: int = 128
+    """Dimensions of the shared space."""
+    scale_start: float = 14.3
+    """Start of the learned factor of the similarities, at most 100; CLIP's is 1 / 0.07."""
+    train_image: bool = True
+    """Train the image encoder; its head is always trained."""
+    train_text: bool = True
+    """Train the text encoder; its head is always trained."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight <= 1, "contrast.weight", self.weight, "in [0, 1]")
+        require(self.label_temperature > 0, "contrast.label_temperature", self.label_temperature, "above 0")
+        require(2 <= self.embed_dim <= 4096, "contrast.embed_dim", self.embed_dim, "from 2 to 4,096")
+        require(0 < self.scale_start <= LARGEST_SCALE, "contrast.scale_start", self.scale_start, "in (0, 100]")
+
+
+@dataclass(frozen=True)
+class ImageTextConfig:
+    """A run that trains on pairs of images and reports, without grades: LumbarCLIP."""
+
+    name: str = ""
+    """Name of the run; empty: the config's name and seed."""
+    runs: str = "runs"
+    """Folder of the run folders."""
+    method: Literal["lumbarclip"] = "lumbarclip"
+    """lumbarclip: contrastive pre-training of an image and a text encoder."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(labeled_per_batch=64, unlabeled_per_batch=0))
+    views: ViewConfig = field(default_factory=strong_views)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(buffers="ema"))
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        data, model = self.data, self.model
+        none = not data.unlabeled_per_batch and not data.targets
+        require(none, "data.unlabeled_per_batch", data.unlabeled_per_batch, "0: pairs are counted by labeled_per_batch")
+        require(data.labeled_per_batch >= 2, "data.labeled_per_batch", data.labeled_per_batch, "2 or more pairs")
+        require(model.head == "linear", "model.head", model.head, "linear; the texts are set under text")
+        require(
+            not model.start, "model.start", model.start, "empty: pre-training starts from model.weights, or at random"
+        )
+        own = self.teacher.buffers != "own" or self.contrast.targets == "teacher"
+        require(own, "teacher.buffers", self.teacher.buffers, "ema or copy, unless contrast.targets is teacher")

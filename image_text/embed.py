@@ -1,0 +1,107 @@
+"""Embeddings of images and of reports, each from its own modality; retrieval during training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from image_text.reports import Reports
+from image_text.retrieval import DIRECTIONS, Pairs
+from image_text.table import covariate_groups
+from image_text.towers import TwoTowers
+from knee.data.datasets import images_to
+from knee.data.prepare import KneeData
+from knee.engine.device import autocast
+from knee.engine.tracking import Tracker
+from knee.errors import NotFinite, UserError
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+_TEXTS = 64
+
+
+@torch.no_grad()
+def embed_images(
+    network: TwoTowers, loader: DataLoader[tuple[Tensor, Tensor]], *, device: torch.device, precision: str
+) -> Floats:
+    """z_I (N, D) of the loader's images, in order. Raises NotFinite."""
+    network.eval()
+    parts = []
+    for images, rows in loader:
+        with autocast(device, precision):
+            found = network.embed_image(images_to(images, device)).float().cpu().numpy()
+        bad = ~np.isfinite(found).all(1)
+        if bad.any():
+            raise NotFinite(rows.numpy()[bad], len(rows))
+        parts.append(found)
+    return np.concatenate(parts).astype(np.float64)
+
+
+@torch.no_grad()
+def embed_reports(network: TwoTowers, tokens: NDArray[np.int32], *, device: torch.device, precision: str) -> Floats:
+    """z_T (N, D) of token rows (N, L)."""
+    network.eval()
+    parts = []
+    for start in range(0, len(tokens), _TEXTS):
+        batch = torch.from_numpy(tokens[start : start + _TEXTS].astype(np.int64)).to(device)
+        with autocast(device, precision):
+            parts.append(network.embed_report(batch).float().cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def embed_pairs(
+    network: TwoTowers,
+    data: KneeData,
+    reports: Reports,
+    rows: Rows,
+    *,
+    device: torch.device,
+    precision: str,
+    columns: tuple[str, ...] = (),
+) -> Pairs:
+    """The pairs among ``rows``; each distinct report is embedded once. Raises UserError if fewer than two have a report."""
+    rows = rows[reports.present[rows]]
+    if len(rows) < 2:
+        raise UserError(f"{len(rows)} images of this split have a report; at least two are needed to retrieve")
+    _, first, text_of = np.unique(reports.texts[rows], return_index=True, return_inverse=True)
+    patients = np.unique(data.patients.iloc[rows].to_numpy(str), return_inverse=True)[1]
+    return Pairs(
+        images=embed_images(network, data.loader(rows), device=device, precision=precision),
+        texts=embed_reports(network, reports.tokens[rows[first]], device=device, precision=precision),
+        text_of=text_of.reshape(-1).astype(np.int64),
+        patients=patients.astype(np.int64),
+        grades=data.grades[rows],
+        covariates=covariate_groups(data.manifest.table.iloc[rows], columns),
+    )
+
+
+class RetrievalValidation:
+    """Retrieval of each network among the validation pairs: mean reciprocal rank and recall of an equal report."""
+
+    def __init__(
+        self, data: KneeData, reports: Reports, *, device: torch.device, precision: str, tracker: Tracker
+    ) -> None:
+        rows = data.split.rows("val")
+        self.data, self.reports, self.rows = data, reports, rows[reports.present[rows]]
+        self.device, self.precision, self.tracker = device, precision, tracker
+
+    def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
+        """Values such as ``val_teacher/mrr``; empty with fewer than two validation pairs."""
+        if len(self.rows) < 2:
+            return {}
+        values = {}
+        for name, network in networks.items():
+            assert isinstance(network, TwoTowers)
+            pairs = embed_pairs(
+                network, self.data, self.reports, self.rows, device=self.device, precision=self.precision
+            )
+            ranked = [pairs.ranked(direction, pairs.text_of) for direction in DIRECTIONS]
+            for direction, one in zip(DIRECTIONS, ranked, strict=True):
+                values[f"val_{name}/{direction}_recall_at_5"] = float(one.recall(5).mean())
+            values[f"val_{name}/mrr"] = float(np.mean([1 / one.rank() for one in ranked]))
+        return values

@@ -1,0 +1,139 @@
+"""The reports of a manifest: its column ``report`` holds texts, or paths of text files."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_text.text import PAD, Tokens, cleaned, encode, masked, read_grade_words
+from knee.data.manifest import Manifest
+from knee.errors import Faults, UserError, counted
+
+log = logging.getLogger(__name__)
+_MOST_BYTES = 1 << 22
+_LONG_WORDS = 10_000
+_SHOWN = 5
+
+
+def read_reports(manifest: Manifest, *, needed: bool = True) -> list[str]:
+    """(N,) The cleaned report of every row, '' where there is none.
+
+    A field that ends with ``.txt`` and has no white space is the path of a UTF-8 file, relative to the manifest.
+
+    Raises:
+        UserError: no column ``report``, or no report in it, if one is ``needed``; Faults: every file that is missing, not
+            UTF-8, or larger than 4 MB.
+    """
+    if "report" not in manifest.table:
+        if not needed:
+            return [""] * len(manifest.table)
+        raise UserError(
+            f"{manifest.path}: has no column 'report'; join one from a spreadsheet with dcmt manifest FOLDER --grades FILE "
+            "--report NAME, or write the texts, or paths of .txt files, into such a column"
+        )
+    reports, faults = [], []
+    for line, field in zip(manifest.table["line"], manifest.table["report"], strict=True):
+        try:
+            reports.append(cleaned(_text_of(str(field), manifest.folder)))
+        except UserError as error:
+            faults.append(f"{manifest.path.name} line {line}: {error}")
+    if faults:
+        raise Faults(faults, summary=f"{manifest.path}: {counted(len(faults), 'report')} cannot be read; fix them:")
+    if needed and not any(reports):
+        raise UserError(f"{manifest.path}: the column 'report' is empty in every row; write reports into it")
+    return reports
+
+
+def _text_of(field: str, folder: Path) -> str:
+    if not field.lower().endswith(".txt") or len(field.split()) != 1:
+        return field
+    path = folder / field
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise UserError(f"report '{field}' has {size:,} bytes, more than a report; name the file of the report")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"report '{field}' cannot be read ({error.strerror}); fix the path or leave it empty"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"report '{field}' is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The reports of all rows as tokens."""
+
+    tokens: Tokens
+    """(N, L) int32; all PAD where there is no report."""
+    texts: NDArray[np.int64]
+    """(N,) equal numbers for reports that are equal as tokens; −1 where there is none."""
+    grade_words: int
+    """How many reports named the grade, and were masked."""
+    cut: int
+    """How many reports were cut at L tokens."""
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(N,) whether the row has a report."""
+        return self.texts >= 0
+
+    def describe(self) -> str:
+        """Numbers of reports, of distinct ones, of masked and of cut ones, as a sentence."""
+        known = self.texts[self.present]
+        return (
+            f"{len(known)} of {len(self.texts)} images have a report, {len(np.unique(known))} of them distinct as tokens; "
+            f"{self.grade_words} named the grade, which is masked; {self.cut} cut at {self.tokens.shape[1]} tokens"
+        )
+
+
+def encode_reports(reports: list[str], *, buckets: int, length: int, grade_words: str = "") -> Reports:
+    """Cleaned reports (N,) as tokens, with words that name the grade masked."""
+    words = read_grade_words(grade_words)
+    masks = [masked(report, words) for report in reports]
+    tokens, cut = encode([text for text, _ in masks], buckets=buckets, length=length)
+    numbers = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1)
+    texts = np.where((tokens != PAD).any(1), numbers, -1).astype(np.int64)
+    return Reports(tokens, texts, sum(count > 0 for _, count in masks), cut)
+
+
+def remarks(manifest: Manifest, *, grade_words: str = "") -> list[str]:
+    """What deserves attention in the reports of a manifest, in sentences, for ``dcmt check``; they name lines, no texts.
+
+    Raises Faults as ``read_reports``.
+    """
+    if "report" not in manifest.table:
+        return []
+    reports = read_reports(manifest, needed=False)
+    lines = manifest.table["line"].tolist()
+    words = read_grade_words(grade_words)
+    empty = [line for line, report in zip(lines, reports, strict=True) if not report]
+    seen: dict[str, str] = {}
+    repeated, long, named, capital = [], [], [], []
+    for line, patient, report in zip(lines, manifest.table["patient"], reports, strict=True):
+        if report and seen.setdefault(report.casefold(), patient) != patient:
+            repeated.append(line)
+        if len(report.split()) > _LONG_WORDS:
+            long.append(line)
+        if masked(report, words)[1]:
+            named.append(line)
+        if len(report) > 20 and report.isupper():
+            capital.append(line)
+    found = (
+        (empty, "without a report"),
+        (repeated, "with the report of another patient's image, word by word"),
+        (long, f"with a report of more than {_LONG_WORDS:,} words"),
+        (named, "with a report that names the grade (masked before the text tower)"),
+        (capital, "with a report in capitals only (case is ignored)"),
+    )
+    return [f"{counted(len(which), 'row')} {what}: {_some(which)}" for which, what in found if which]
+
+
+def _some(lines: list[int]) -> str:
+    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ("lines " if len(lines) > 1 else "line ") + ", ".join(map(str, lines[:_SHOWN])) + more

@@ -1,0 +1,162 @@
+"""Training on pairs of images and reports, from a config to a run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcmt.network import build_network
+from dcmt.schedules import default_teacher_decay
+from image_text.batches import PairBatches
+from image_text.config import ImageTextConfig
+from image_text.contrastive import Contrastive
+from image_text.embed import RetrievalValidation
+from image_text.reports import Reports, encode_reports, read_reports
+from image_text.towers import TextTower, TwoTowers
+from knee.data.prepare import KneeData, load_knee_data
+from knee.engine.config import EXTERNAL
+from knee.engine.launch import new_or_resumed
+from knee.engine.lock import RunLock
+from knee.engine.options import asks_for_help, train_help
+from knee.engine.record import record_data
+from knee.engine.run import RunFolder, removed_unless_begun
+from knee.engine.state import Progress
+from knee.engine.training import count_steps, fit, latest_checkpoint, start
+from knee.errors import UserError
+from knee.nn.weights import packaged_file
+
+log = logging.getLogger(__name__)
+KIND = "image_text"
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """``dcmt train`` for a config with an image-text ``method``."""
+    if asks_for_help(arguments):
+        log.info(train_help(ImageTextConfig, program="train.py"))
+        return 0
+    rest = [argument for argument in arguments if argument != EXTERNAL]
+    config, run, resume = new_or_resumed(ImageTextConfig, rest, kind=KIND, program="train.py")
+    with removed_unless_begun(run, new=not resume):
+        train_image_text(config, run, resume=resume, external_model=EXTERNAL in arguments)
+    return 0
+
+
+def train_image_text(
+    config: ImageTextConfig, run: RunFolder, *, resume: bool, external_model: bool = False
+) -> Progress:
+    """Train the towers in a run folder, from the start or from its last checkpoint.
+
+    A resumed run may be untrusted: nothing is downloaded for it unless ``external_model``.
+    """
+    with RunLock(run.path):
+        device = start(config.fit)
+        data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+        reports = load_reports(config, data)
+        log.info(reports.describe())
+        rows = data.split.rows("train")
+        rows = rows[reports.present[rows]]
+        grades = usable_grades(config, data)
+        log.info(f"{len(rows)} training pairs of {data.patients.iloc[rows].nunique()} patients")
+        batches = PairBatches(
+            data,
+            config.data,
+            config.views,
+            reports,
+            rows=rows,
+            grades=grades,
+            seed=config.fit.seed,
+            device=device,
+            channels_last=config.fit.channels_last,
+        )
+        steps = count_steps(config.fit, batches.per_epoch)
+        checkpoint = latest_checkpoint(run) if resume else None
+        fresh = checkpoint is None
+        if resume and fresh:
+            refuse_download(config, external_model=external_model)
+        task = build_task(config, data, steps=steps, fresh=fresh)
+        if fresh:
+            record_data(run, data)
+        return fit(
+            task,
+            batches,
+            run,
+            config,
+            data,
+            device=device,
+            steps=steps,
+            checkpoint=checkpoint,
+            command="python train.py --resume {run}",
+            next_command="dcmt retrieve {run} --split test",
+            validation=partial(RetrievalValidation, data, reports, device=device),
+        )
+
+
+def refuse_download(config: ImageTextConfig, *, external_model: bool) -> None:
+    """Raises UserError if a run without a checkpoint would download weights when it is resumed, unless ``external_model``."""
+    if config.model.pretrained and not external_model and packaged_file(config.model.backbone) is None:
+        raise UserError(
+            f"the run has no checkpoint yet, so resuming would download the weights of {config.model.backbone}; add {EXTERNAL} "
+            "if you want that, or start a new run"
+        )
+
+
+def load_reports(config: ImageTextConfig, data: KneeData) -> Reports:
+    """The reports of all rows as tokens. Raises UserError or Faults where they cannot be read."""
+    text = config.text
+    return encode_reports(
+        read_reports(data.manifest), buckets=text.buckets, length=text.length, grade_words=text.grade_words
+    )
+
+
+def usable_grades(config: ImageTextConfig, data: KneeData) -> NDArray[np.int64]:
+    """(N,) grades of the labeled training images, −1 elsewhere. Raises UserError if targets labels have none."""
+    grades = np.full(len(data.grades), -1, np.int64)
+    grades[data.labeled] = data.grades[data.labeled]
+    if config.contrast.targets == "labels" and not (grades >= 0).any():
+        raise UserError("contrast.targets is labels, but no training image has a grade; use contrast.targets same")
+    return grades
+
+
+def build_towers(
+    config: ImageTextConfig, *, grades: int, mean: float = 0.5, std: float = 0.25, fresh: bool
+) -> TwoTowers:
+    """The towers of a config; with ``fresh`` false without pretrained weights, to be filled from a checkpoint."""
+    model, text, contrast = config.model, config.text, config.contrast
+    image = build_network(
+        model.backbone,
+        grades=grades,
+        image_size=config.data.image_size,
+        stride=model.stride,
+        stage=model.stage,
+        dropout=model.dropout,
+        pretrained=model.pretrained and fresh,
+        weights=model.weights if fresh else "",
+        frozen_stages=model.frozen_stages,
+        normalise=model.normalise,
+        mean=mean,
+        std=std,
+    )
+    tower = TextTower(buckets=text.buckets, length=text.length, width=text.width, layers=text.layers, heads=text.heads)
+    return TwoTowers(
+        image,
+        tower,
+        embed_dim=contrast.embed_dim,
+        head=contrast.head,
+        scale=contrast.scale_start,
+        train_image=contrast.train_image,
+        train_text=contrast.train_text,
+    )
+
+
+def build_task(config: ImageTextConfig, data: KneeData, *, steps: int, fresh: bool) -> Contrastive:
+    """Student, teacher and loss of a config for a run of ``steps`` optimizer steps."""
+    mean, std = data.cache.mean_std(data.split.rows("train"))
+    student = build_towers(config, grades=data.grade_set.count, mean=mean, std=std, fresh=fresh)
+    options: dict[str, Any] = {"contrast": config.contrast, "buffers": config.teacher.buffers}
+    decay = config.teacher.decay
+    return Contrastive(student, decay=default_teacher_decay(steps) if decay is None else decay, **options)

@@ -1,0 +1,117 @@
+"""Graders that start from an image-text run: its encoder arrives, and it must not have seen what is held out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from clip_koa.model import ClipGrader
+from dcmt.config import GraderConfig
+from dcmt.network import GradingNetwork
+from dcmt.train import build_task
+from image_text.config import ImageTextConfig
+from image_text.train import build_towers
+from knee.data.prepare import load_knee_data
+from knee.engine.options import config_from_values
+from knee.engine.run import RunFolder
+from knee.errors import UserError
+from tests.conftest import changed
+
+Values = dict[str, Any]
+
+
+@pytest.fixture
+def grader(values: Values, pair_run: RunFolder) -> Callable[..., GraderConfig]:
+    """A grader on the same films that starts from the tiny image-text run, with changes."""
+    kept = {name: values[name] for name in ("data", "model", "fit", "report")}
+    off = {"loss.probability_consistency": 0.0, "loss.attention_consistency": 0.0, "loss.attention": 0.0}
+
+    def build(**changes: Any) -> GraderConfig:
+        missing = {"data.allow_missing_grades": True, "model.start": str(pair_run.path)}
+        return config_from_values(GraderConfig, changed(kept, {**off, **missing, **changes}), where="test")
+
+    return build
+
+
+def student(config: GraderConfig) -> Any:
+    torch.manual_seed(7)
+    return build_task(config, load_knee_data(config.data), steps=3).networks["student"]
+
+
+def towers(config: ImageTextConfig, run: RunFolder) -> GradingNetwork:
+    network = build_towers(config, grades=5, fresh=False)
+    best = run.checkpoints.best()
+    assert best is not None
+    best.load_network("teacher", network)
+    return network.image.eval()
+
+
+@torch.no_grad()
+def test_a_grader_has_the_encoder_and_its_own_classifier(
+    grader: Callable[..., GraderConfig], make_config: Callable[..., ImageTextConfig], pair_run: RunFolder
+) -> None:
+    network, image = student(grader()).eval(), towers(make_config(), pair_run)
+    images = torch.rand(3, 1, 48, 48)
+    torch.testing.assert_close(network.pooled(images), image.pooled(images), rtol=0, atol=0)
+    assert not torch.equal(network.classifier.weight, image.classifier.weight)
+    assert network.classifier.weight.requires_grad
+
+
+@torch.no_grad()
+def test_a_clip_koa_grader_has_the_encoder_too(
+    grader: Callable[..., GraderConfig], make_config: Callable[..., ImageTextConfig], pair_run: RunFolder
+) -> None:
+    config = grader(
+        **{
+            "model.backbone": "resnet18", "model.stage": -1, "model.stride": 16, "model.head": "text",
+            "clip.image": "timm:resnet10t", "clip.text": "small", "clip.pretrained": False, "clip.stage": 2, "clip.stride": 8,
+
+        }
+    )  # fmt: skip
+    network, image = student(config).eval(), towers(make_config(), pair_run)
+    assert isinstance(network, ClipGrader)
+    pixels = torch.rand(2, 1, 48, 48)
+    maps = network.image_tower.body.forward_intermediates(
+        pixels.expand(-1, 3, -1, -1), indices=[2], norm=True, intermediates_only=True
+    )[0]
+    torch.testing.assert_close(maps, image.features(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_another_encoder_or_normalisation_is_refused(grader: Callable[..., GraderConfig]) -> None:
+    with pytest.raises(
+        UserError, match=r"has another image encoder than this config .* same backbone, stage and stride"
+    ):
+        student(grader(**{"model.backbone": "resnet18"}))
+    with pytest.raises(UserError, match=r"trained with model\.normalise image, this config has local"):
+        student(grader(**{"model.normalise": "local"}))
+
+
+def test_held_out_images_must_not_have_been_trained_on(
+    grader: Callable[..., GraderConfig], films: Path, tmp_path: Path
+) -> None:
+    split = pd.read_csv(films.parent / "split.csv")
+    order = {"train": "test", "test": "train", "val": "val"}
+    split.assign(split=split["split"].map(order)).to_csv(tmp_path / "swapped.csv", index=False)
+    with pytest.raises(UserError, match=r"was trained on images and reports of \d+ images that are held out here"):
+        student(grader(**{"data.split": str(tmp_path / "swapped.csv")}))
+
+
+def test_another_data_set_may_start_from_it(
+    grader: Callable[..., GraderConfig], films: Path, pair_run: RunFolder, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(films.parent, other, ignore=shutil.ignore_patterns("cache"))
+    (other / "split.csv").write_text((other / "split.csv").read_text() + "\n")
+    config = {"data.manifest": str(other / "manifest.csv"), "data.split": str(other / "split.csv")}
+    student(grader(**config))
+    moved = tmp_path / "moved"
+    shutil.copytree(pair_run.path, moved)
+    (moved / "local" / "paths.yaml").unlink()
+    with pytest.raises(UserError, match="so it cannot be checked whether it saw images that are held out here"):
+        student(grader(**config, **{"model.start": str(moved)}))
