@@ -30,6 +30,7 @@ from dcmt.teacher import BufferPolicy, make_teacher, update_buffers, update_teac
 from knee.attention import SHARPNESS, THRESHOLD, attention_mask, empty_attention, gradient_share
 from knee.nn.flips import mean_logits, with_flipped
 from knee.nn.padding import content_of
+from knee.nn.processes import share_of_mean
 from knee.nn.slice_pooling import pool_slices
 from knee.task import Batch, Grading, StepLosses, Validation
 
@@ -200,7 +201,8 @@ def soft_terms(logits: Tensor, batch: Batch, loss: LossConfig, mixture: Mixture 
 def masked_attention_loss(attention: Tensor, batch: Batch, loss: LossConfig) -> Tensor:
     """Eq. 2 on the labeled images that have a mask; attention f (L, H, W) → scalar, 0 if none has a mask."""
     f, masks = attention[batch.has_mask], batch.masks[batch.has_mask]
-    return attention_loss(f, masks, mse_weight=loss.mse_weight, inside_weight=loss.inside_weight)
+    value = attention_loss(f, masks, mse_weight=loss.mse_weight, inside_weight=loss.inside_weight)
+    return value * share_of_mean(len(masks), f.device)
 
 
 def total(terms: Mapping[str, Tensor], loss: LossConfig, ramp: float) -> Tensor:

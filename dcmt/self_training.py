@@ -36,6 +36,7 @@ from knee.engine.state import Progress
 from knee.engine.training import count_steps, latest_checkpoint
 from knee.errors import UserError, require
 from knee.io.files import typed
+from knee.nn.processes import refuse_several
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
@@ -82,6 +83,7 @@ def self_train_command(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         log.info(train_help(GraderConfig, program="dcmt self-train", resumes=False, more=_HELP))
         return 0
+    refuse_several("self-training")
     parser = argparse.ArgumentParser(prog="dcmt self-train", allow_abbrev=False, add_help=False)
     for name, kind in (("rounds", int), ("networks", int), ("temperature", float), ("labeled-share", float)):
         parser.add_argument(f"--{name}", type=kind, default=getattr(Rounds, name.replace("-", "_")))

@@ -36,6 +36,7 @@ from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.grades import GradeSet
+from knee.nn import processes
 from knee.nn.weights import packaged_file
 from knee.task import Task
 
@@ -58,9 +59,10 @@ def train_command(arguments: Sequence[str]) -> int:
         log.info(train_help(GraderConfig, program="train.py", more=EXTERNAL_HELP))
         return 0
     rest = [argument for argument in arguments if argument != EXTERNAL]
-    config, run, resume = new_or_resumed(GraderConfig, rest, kind="grader", program="train.py")
-    with removed_unless_begun(run, new=not resume):
-        train_grader(config, run, resume=resume, external_model=EXTERNAL in arguments)
+    with processes.joined():
+        config, run, resume = new_or_resumed(GraderConfig, rest, kind="grader", program="train.py")
+        with removed_unless_begun(run, new=not resume):
+            train_grader(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
 
 
@@ -93,8 +95,11 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
     A resumed run may be untrusted: nothing is downloaded for it unless ``external_model``.
     """
     with RunLock(run.path):
+        if processes.count() > 1:
+            refuse_in_parts(config)
         device = start(config.fit)
-        data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
+        with processes.first_before_others():
+            data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
         for line in describe(data, config.data):
             log.info(line)
         batches = training_batches(config, data, device=device)
@@ -106,7 +111,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
             checkpoint.refuse_other_network("student", partial(build_grader, config, data.grade_set, fresh=False))
         origin = targets_used(config, checkpoint)
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5
-        if checkpoint is None:
+        if checkpoint is None and processes.is_first():
             record_data(run, data)
         progress = fit(
             task,
@@ -129,9 +134,23 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
                 knees=config.data.slices_per_knee > 1,
             ),
         )
-        if progress.complete(steps=steps, patience=config.fit.patience):
+        if processes.is_first() and progress.complete(steps=steps, patience=config.fit.patience):
             keep_reference(config, run, data)
         return progress
+
+
+def refuse_in_parts(config: GraderConfig) -> None:
+    """Raises UserError for methods whose loss of a batch is not the mean of those of its parts, in several processes."""
+    fixmatch = config.fixmatch
+    whole = {
+        "loss.mixup": bool(config.loss.mixup),
+        "fixmatch.weighting softmatch": fixmatch.weighting == "softmatch",
+        "fixmatch.distribution_alignment": fixmatch.distribution_alignment != "none",
+    }
+    if used := [name for name, is_used in whole.items() if is_used]:
+        raise UserError(
+            f"{' and '.join(used)} need the whole batch in one process; start without torchrun, or leave it out"
+        )
 
 
 def training_batches(config: GraderConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:

@@ -28,6 +28,7 @@ from knee.engine.run import RunFolder, removed_unless_begun
 from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
+from knee.nn.processes import refuse_several
 from knee.nn.weights import packaged_file
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def train_command(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         log.info(train_help(ImageTextConfig, program="train.py"))
         return 0
+    refuse_several("training of images and texts")
     rest = [argument for argument in arguments if argument != EXTERNAL]
     config, run, resume = new_or_resumed(ImageTextConfig, rest, kind=KIND, program="train.py")
     with removed_unless_begun(run, new=not resume):

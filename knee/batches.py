@@ -162,11 +162,16 @@ class NumberedBatches:
     """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; does not move the cursor.
 
     With ``slices`` the sampler's indices are those of knees, and each is replaced by some of its slices, next to each other.
+    ``part`` (r, n) yields the r-th of n parts of each batch, for n processes: every n-th image of both streams, in the views
+    that it has in the whole batch.
     """
 
-    def __init__(self, sampler: TwoStreamBatchSampler, slices: SlicesOfKnees | None = None) -> None:
+    def __init__(
+        self, sampler: TwoStreamBatchSampler, slices: SlicesOfKnees | None = None, *, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.sampler = sampler
         self.slices = slices
+        self.part = part
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -176,9 +181,11 @@ class NumberedBatches:
         labeled, unlabeled = sampler.labeled_per_batch, sampler.unlabeled_per_batch
         state = sampler.state_dict()
         first = state["epoch"] * len(sampler) + state["batch"]
+        which = slice(self.part[0], None, self.part[1])
         for number, indices in enumerate(sampler.batches_from(state["epoch"], state["batch"]), start=first):
-            draws = [Draw("labeled", number * labeled + i, index) for i, index in enumerate(indices[:labeled])]
-            draws += [Draw("unlabeled", number * unlabeled + i, index) for i, index in enumerate(indices[labeled:])]
+            draws = [Draw("labeled", number * labeled + i, index) for i, index in enumerate(indices[:labeled])][which]
+            others = enumerate(indices[labeled:])
+            draws += [Draw("unlabeled", number * unlabeled + i, index) for i, index in others][which]
             yield draws if self.slices is None else [one for knee in draws for one in self.slices.draws(knee)]
 
 

@@ -22,6 +22,7 @@ from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.images.masks import mask_dice, mask_iou
 from knee.io.plain import shown
+from knee.nn import processes
 from segmentation.config import SegmenterConfig, UnetConfig
 from segmentation.predict import segment_rows
 from segmentation.task import SegmentationTask
@@ -38,7 +39,8 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool, ex
     """
     with RunLock(run.path):
         device = start(config.fit)
-        data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+        with processes.first_before_others():
+            data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
@@ -52,7 +54,7 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool, ex
         if checkpoint is not None:
             checkpoint.refuse_other_network("segmenter", partial(build_segmenter, config.unet.encoder))
         task = build_task(config, data, device=device, fresh=checkpoint is None)
-        if checkpoint is None:
+        if checkpoint is None and processes.is_first():
             record_data(run, data)
         return fit(
             task,

@@ -21,6 +21,7 @@ from knee.engine.options import asks_for_help, config_from_values, train_help
 from knee.engine.run import open_run, other_split, removed_unless_begun, require_paths
 from knee.errors import UserError
 from knee.io.files import refuse_existing
+from knee.nn import processes
 from segmentation.config import SegmenterConfig
 from segmentation.predict import segment_rows, write_masks
 from segmentation.train import load_segmenter, overlap, train_segmenter
@@ -35,11 +36,12 @@ def train_command(arguments: Sequence[str]) -> int:
         log.info(train_help(SegmenterConfig, program="dcmt segment train", more=EXTERNAL_HELP, by_grades=False))
         return 0
     rest = [argument for argument in arguments if argument != EXTERNAL]
-    config, run, resume = new_or_resumed(
-        SegmenterConfig, rest, kind="segmenter", program="dcmt segment train", by_grades=False
-    )
-    with removed_unless_begun(run, new=not resume):
-        train_segmenter(config, run, resume=resume, external_model=EXTERNAL in arguments)
+    with processes.joined():
+        config, run, resume = new_or_resumed(
+            SegmenterConfig, rest, kind="segmenter", program="dcmt segment train", by_grades=False
+        )
+        with removed_unless_begun(run, new=not resume):
+            train_segmenter(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
 
 

@@ -39,6 +39,7 @@ from knee.grades import GradeSet, load_grade_set
 from knee.images.masks import DilatedMasks
 from knee.images.original import Source
 from knee.io.pool import require_shared_memory
+from knee.nn import processes
 from knee.task import Batch
 
 Rows = NDArray[np.int64]
@@ -235,6 +236,11 @@ class TrainingBatches:
         images = data.cache.images
         others = UnlabeledImages(images, unlabeled) if targets is None else TargetImages(images, unlabeled, targets)
         streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
+        for name in ("labeled_per_batch", "unlabeled_per_batch"):
+            if (wanted := getattr(config, name)) % processes.count():
+                raise UserError(
+                    f"data.{name} is {wanted}, for all processes together; with {processes.count()} give a multiple of it"
+                )
         slices = None
         if config.slices_per_knee > 1:
             stacks = [stacks_of(data, some) for some in (rows, unlabeled)]

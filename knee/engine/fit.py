@@ -27,6 +27,7 @@ from knee.engine.state import LoopState, Progress, refuse_changed_data
 from knee.engine.tracking import Tracker, Window
 from knee.errors import UserError
 from knee.io.termination import Terminated
+from knee.nn import processes
 from knee.task import Task
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Fit:
         self._buffers = BufferKeeper(self.task.networks.values())
         self._window = Window()
         self._idle = IdleTerms()
-        self._stop = self._is_waiting = self._is_whole = False
+        self._asked = self._stop = self._is_waiting = self._is_whole = False
 
     def run(self) -> Progress:
         """Train to the last step, to early stopping, or until SIGTERM or SIGINT requests a stop after the current step.
@@ -76,7 +77,8 @@ class Fit:
         SIGTERM also ends a wait for a batch and a validation, after a few seconds; the validation is repeated on resuming.
         """
         self.tracker.open()
-        self.checkpoints.begin()
+        if processes.is_first():
+            self.checkpoints.begin()
         with stop_on_signal(self._request_stop, lambda: self._is_waiting):
             try:
                 self._take_steps()
@@ -146,15 +148,26 @@ class Fit:
                 self._window.add(losses)
                 self._window.images += len(batch[0])
             self.scaler.unscale_(self.optimizer)
+            processes.average_gradients(self.task.parameters())
             norm = _clip(self.task, self.optimizer_config.clip_norm)
-            # A step is taken or skipped as a whole: weights, teacher and statistics are updated together or not at all.
-            if torch.isfinite(norm + losses.total.detach()).item():
+            # A step is taken or skipped as a whole: weights, teacher and statistics are updated together or not at all, in all
+            # processes, which also stop after the same step.
+            bad, self._stop = self._agree(~torch.isfinite(norm + losses.total.detach()))
+            if not bad:
+                processes.average_buffers(self.task.networks.values())
                 self._take(step)
             else:
                 self._skip()
             self.scaler.update()
         self.progress.step += 1
         self.progress.seconds += time.monotonic() - started
+
+    def _agree(self, bad: Tensor) -> tuple[bool, bool]:
+        """Whether the step is bad, and whether to stop: in any process."""
+        if processes.count() == 1:
+            return bool(bad.item()), self._asked
+        found = processes.any_of(torch.stack([bad, torch.tensor(self._asked, device=bad.device)]))
+        return bool(found[0].item()), bool(found[1].item())
 
     def _set_learning_rate(self, step: int) -> None:
         config = self.optimizer_config
@@ -183,9 +196,9 @@ class Fit:
         last = self.progress.step >= self.steps
         self._idle.check(self._window, step=self.progress.step, epoch_done=seen_all or last)
         window, self._window = self._window, Window()
-        values = window.means()
+        values = processes.average(window.means(), self.device)
         values |= {f"schedule/{name}": value for name, value in window.schedules.items()}
-        values["system/images_per_s"] = window.images / max(time.monotonic() - window.started, 1e-9)
+        values["system/images_per_s"] = processes.count() * window.images / max(time.monotonic() - window.started, 1e-9)
         values["system/memory_gib"] = memory_gib(self.device)
         values["system/skipped_steps"] = float(self.progress.bad_steps)
         self.tracker.scalars(values, self.progress.step)
@@ -198,8 +211,9 @@ class Fit:
             for network in networks:
                 network.eval()
             self.progress.validation_due = 1
+            processes.refuse_drifted(self.task.networks)
             with torch.no_grad(), self._waiting(whole=True):
-                values = dict(self.task.validate(self.progress.step))
+                values = processes.first_decides(lambda: dict(self.task.validate(self.progress.step)))
             for network in networks:
                 network.train()
             self.tracker.scalars(values, self.progress.step)
@@ -214,7 +228,9 @@ class Fit:
         self._window.images = 0
 
     def save(self) -> None:
-        """Write a checkpoint with everything needed to resume."""
+        """Write a checkpoint with everything needed to resume, in the first of several processes."""
+        if not processes.is_first():
+            return
         tensors, plain = self._loop_state.collect(self.progress)
         state = {**self.state, "steps": self.steps, "precision": self.precision, **plain}
         self.tracker.flush()
@@ -232,16 +248,19 @@ class Fit:
             checkpoint.load_network(name, network)
         self.progress = self._loop_state.restore(checkpoint)
         self._window.load(checkpoint.tensors("window"), self.device)
-        self.checkpoints.forget_after(checkpoint.step)
+        if processes.is_first():
+            self.checkpoints.forget_after(checkpoint.step)
         # The run may have been killed after writing the checkpoint but before marking it as the best.
         self._mark_best()
 
     def _mark_best(self) -> None:
-        if self.progress.best_value is not None:
+        if self.progress.best_value is not None and processes.is_first():
             self.checkpoints.mark_best(self.progress.best_step, self.task.best_metric, self.progress.best_value)
 
     def _request_stop(self) -> None:
-        self._stop = True
+        self._asked = True
+        # Several processes agree in the next step: one that left alone would leave the others waiting.
+        self._stop = self._stop or processes.count() == 1
 
 
 def make_optimizer(task: Task, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -13,6 +13,7 @@ from knee.engine.run import UNTRAINED, RunFolder, create_run, open_run, require_
 from knee.engine.training import RunConfig
 from knee.errors import UserError
 from knee.grades import load_grade_set
+from knee.nn import processes
 
 log = logging.getLogger(__name__)
 SAFE_ON_RESUME = (
@@ -39,6 +40,15 @@ def new_or_resumed(
 
     ``by_grades`` false: training does not use grades, so a labeled fraction other than 1 is refused and not in the run's name.
     """
+    found: tuple[Config, RunFolder, bool] = processes.first_decides(
+        _new_or_resumed, kind_of_config, arguments, kind=kind, program=program, by_grades=by_grades
+    )
+    return found
+
+
+def _new_or_resumed(
+    kind_of_config: type[Config], arguments: Sequence[str], *, kind: str, program: str, by_grades: bool
+) -> tuple[Config, RunFolder, bool]:
     rest, resume = split_options(arguments)
     if resume is not None:
         return *_resumed(kind_of_config, resume, rest, kind=kind, program=program), True

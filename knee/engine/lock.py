@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knee.errors import UserError
+from knee.nn.processes import is_first
 
 
 class RunLock:
@@ -22,6 +23,8 @@ class RunLock:
         self._file: Any = None
 
     def __enter__(self) -> None:
+        if not is_first():  # of processes that train together, the first one has the lock
+            return
         try:
             import fcntl
         except ImportError:  # this system has no file locks

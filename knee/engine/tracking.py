@@ -90,6 +90,28 @@ class Tracker:
             rows.writerows([number, name, format(value, ".9g")] for number, name, value in kept)
 
 
+class Silent(Tracker):
+    """Records nothing: for all but the first of several processes."""
+
+    def __init__(self) -> None:
+        self.shows = False
+
+    def open(self) -> None:
+        """Nothing."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
+
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def _nameless_machine() -> Iterator[None]:
     """Keep the machine's name out of TensorBoard's file names, since a run may be shared."""

@@ -25,9 +25,10 @@ from knee.engine.record import run_state
 from knee.engine.run import RunFolder, keep_config, open_run
 from knee.engine.schedules import learning_rate_factor
 from knee.engine.state import Progress
-from knee.engine.tracking import Tracker, read_metrics
+from knee.engine.tracking import Silent, Tracker, read_metrics
 from knee.errors import UserError
 from knee.io.files import typed
+from knee.nn import processes
 from knee.task import Task, Validation
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,8 @@ def fit(
         if config.fit.compile:
             for network in task.networks.values():
                 network.compile()
+        origin = {**run_state(data, best_metric=task.best_metric), **(state or {})}
+        processes.refuse_different(origin)
         loop = Fit(
             task=task,
             batches=batches,
@@ -134,7 +137,7 @@ def fit(
             tracker=tracker,
             checkpoints=run.checkpoints,
             steps=steps,
-            state={**run_state(data, best_metric=task.best_metric), **(state or {})},
+            state=origin,
             resume_command=command.format(run=typed(run.path)),
         )
         if checkpoint is not None:
@@ -170,7 +173,8 @@ def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig
             f"the rate changes from {rates[0]:.1%} to {rates[1]:.1%} of its base. "
             f"To get the results of a run of {steps} steps, train a new one"
         )
-    keep_config(run, config)
+    if processes.is_first():
+        keep_config(run, config)
 
 
 def place(networks: Mapping[str, nn.Module], device: torch.device, *, channels_last: bool) -> None:
@@ -193,7 +197,9 @@ def settle_precision(config: FitConfig, task: Task, batches: Batches, device: to
             losses = task.losses(batch, 0)
         losses.total.backward()  # type: ignore[no-untyped-call]
 
-    chosen = choose_precision(config.precision, device, trial)
+    # All processes make the trial, whose losses may need the others; the first one's times count.
+    found = choose_precision(config.precision, device, trial)
+    chosen = str(processes.first_decides(lambda: found))
     buffers.restore()
     torch.set_rng_state(random)
     for parameter in task.parameters():
@@ -220,6 +226,8 @@ def latest_checkpoint(run: RunFolder) -> Checkpoint | None:
 
 def open_tracker(run: RunFolder, checkpoint: Checkpoint | None, *, tensorboard: bool) -> contextlib.closing[Tracker]:
     """The tracker of a run that starts or resumes from ``checkpoint``; a context that closes it, also after an error."""
+    if not processes.is_first():
+        return contextlib.closing(Silent())
     return contextlib.closing(
         Tracker(run.path, tensorboard=tensorboard, first_step=checkpoint.step if checkpoint else 0)
     )

@@ -1,0 +1,194 @@
+"""Training in several processes, started by ``torchrun``: who this process is, and what the processes exchange.
+
+Every process runs the same program on its part of each batch. Gradients are averaged after each step, so all have the same
+weights; the first process alone writes, validates and reads the run folder's lock. Without torchrun there is one process, and
+nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from knee.errors import UserError
+
+Value = TypeVar("Value")
+_LOST = (
+    "another process of this training ended, so this one ends, too; its own message tells why. The last checkpoint is whole: "
+    "continue with --resume, on any number of processes"
+)
+_WAIT = timedelta(minutes=30)
+"""How long a process waits for the others, for example while the first one validates."""
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process writes the run folder."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes of ``torchrun``, if there are any, for the time of a training.
+
+    Only the first process prints. Raises UserError in the others if one is lost.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    # Processes that share a GPU would each get a part of its memory and no speed: one GPU each.
+    on_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_WAIT)
+    if not is_first():
+        logging.disable(logging.INFO)
+    try:
+        with _told():
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError) as error:
+        raise UserError(_LOST) from error
+    except RuntimeError as error:
+        if any(word in str(error) for word in ("gloo", "Connection closed by peer", "ProcessGroup")):
+            raise UserError(_LOST) from error
+        raise
+
+
+def refuse_several(what: str) -> None:
+    """Raises UserError if ``torchrun`` started several processes for something that works in one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{what} works in one process only; start it without torchrun")
+
+
+def first_decides(decide: Any, *arguments: Any, **options: Any) -> Any:
+    """The result of a call that only the first process makes, in all of them; it must be a plain value or picklable."""
+    found = [decide(*arguments, **options) if is_first() else None]
+    if count() > 1:
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+@contextlib.contextmanager
+def first_before_others() -> Iterator[None]:
+    """The first process goes through the block before the others enter it, for example to build a cache that they share."""
+    if not is_first():
+        dist.barrier()
+    yield
+    if is_first() and count() > 1:
+        dist.barrier()
+
+
+def refuse_different(values: Mapping[str, Any]) -> None:
+    """Raises UserError if a process has other values, such as hashes of code and data."""
+    if count() == 1:
+        return
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, dict(values))
+    for number, other in enumerate(found):
+        differing = [name for name, value in found[0].items() if other.get(name) != value]
+        if differing:
+            raise UserError(
+                f"process {number} has another {', '.join(differing)} than process 0; give all the same code and files"
+            )
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in place; all must have gradients of the same parameters."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    _average(gradients)
+
+
+def average_buffers(networks: Iterable[nn.Module]) -> None:
+    """The same for floating-point buffers: each process has updated batch statistics on its own part of the batch."""
+    if count() == 1:
+        return
+    _average([one for network in networks for one in network.buffers() if one.is_floating_point()])
+
+
+@torch.no_grad()
+def _average(tensors: list[Tensor]) -> None:
+    # One message for all, which is much faster than one for each.
+    if tensors:
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= count()
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def average(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """The mean of each value over the processes, which must have the same names."""
+    if count() == 1:
+        return dict(values)
+    found = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(found)
+    return dict(zip(values, (found / count()).tolist(), strict=True))
+
+
+def any_of(flags: Tensor) -> Tensor:
+    """Booleans (n,): whether each is set in any of the processes."""
+    if count() > 1:
+        numbers = flags.to(torch.float32)
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+        return numbers > 0
+    return flags
+
+
+def share_of_mean(counted: int, device: torch.device) -> float:
+    """The factor that makes the mean over processes of local means the mean over all ``counted`` items of the processes.
+
+    For terms that count only some images, such as those with a mask; 0 in a process without one, and where there is none.
+    """
+    if count() == 1:
+        return 1.0
+    everything = torch.tensor([float(counted)], device=device)
+    dist.all_reduce(everything)
+    return counted * count() / max(float(everything.item()), 1.0)
+
+
+def refuse_drifted(networks: Mapping[str, nn.Module]) -> None:
+    """Raises UserError if a process has other weights or statistics: compared by hash."""
+    if count() > 1:
+        refuse_different({f"{name} network": _hash_of(network) for name, network in networks.items()})
+
+
+def _hash_of(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def part_of(items: list[Value]) -> list[Value]:
+    """This process's items: every ``count()``-th, from ``rank()`` on."""
+    return items[rank() :: count()]
