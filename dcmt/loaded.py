@@ -92,6 +92,11 @@ class LoadedRun:
         """Whether the pooled predictions of a knee's slices were trained, so that they grade it (``data.slices_per_knee``)."""
         return self.config.data.slices_per_knee > 1
 
+    @property
+    def pools_severest(self) -> bool:
+        """Whether a volume is graded by its most severe slices: trained so, or chosen on the validation knees."""
+        return self.grades_knees or (self.reference is not None and self.reference.severest)
+
     def marks(self, images: Sequence[Image]) -> Marks | None:
         """How familiar prepared images are; None if the run has no reference."""
         if self.reference is None:

@@ -24,9 +24,9 @@ from knee.data.prepare import KneeData
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.run import file_hash
 from knee.errors import UserError
-from knee.evaluation.by_knee import knee_predictions
+from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.familiarity import Familiarity, features, fit_familiarity
-from knee.evaluation.predictions import predict
+from knee.evaluation.predictions import Predictions, predict
 from knee.images.dicom import read_modality
 from knee.images.geometry import Geometry
 from knee.images.slices import split_slice
@@ -78,6 +78,8 @@ class Reference:
     """None without training or validation images."""
     modalities: tuple[str, ...]
     """Modalities of the training images, as far as their files give them."""
+    severest: bool = False
+    """Whether a volume is graded by its most severe slices, not by the mean of all: whichever suits the validation knees."""
 
     def marks(
         self, images: Sequence[Image], teacher: nn.Module, *, device: torch.device, precision: torch.dtype | None
@@ -147,7 +149,7 @@ def measure(
     """
     training, validation = data.rows("train"), data.rows("val")
     training = training[_spread(len(training), _MOST_IMAGES)]
-    temperatures, familiarity = {}, None
+    temperatures, familiarity, severest = {}, None, knees
     graded = validation[data.grades[validation] >= 0]
     options: dict[str, Any] = {"device": device, "precision": precision}
     if len(graded) < _LEAST_GRADED:
@@ -158,9 +160,13 @@ def measure(
         for flip_tta in (False, True):
             plain = for_inference({name: network}, {}, flip_tta=flip_tta)[name]
             found = predict(plain, data.loader(graded), **options)
+            grades = data.grades[graded]
+            if name == "teacher" and not flip_tta:
+                severest = knees or prefers_severest(found, grades, data.series(graded))
             if knees:
                 found = knee_predictions(found, data.series(graded), severest=True)
-            temperatures[mode(name, flip_tta=flip_tta)] = fit_temperature(found.probabilities, data.grades[found.rows])
+                grades = knee_grades(grades, data.series(graded))
+            temperatures[mode(name, flip_tta=flip_tta)] = fit_temperature(found.probabilities, grades)
     if len(training) and len(validation):
         teacher = bare["teacher"]
         classes = predict(teacher, data.loader(training), **options).predicted
@@ -169,7 +175,22 @@ def measure(
             for name, rows in (("train", training), ("val", validation))
         }
         familiarity = fit_familiarity(of["train"], classes, of["val"])
-    return Reference(temperatures, familiarity, _modalities(data, training))
+    return Reference(temperatures, familiarity, _modalities(data, training), severest)
+
+
+def prefers_severest(slices: Predictions, grades: NDArray[np.int64], series: Sequence[str]) -> bool:
+    """Whether the most severe slices give the knees' grades a higher likelihood than the mean of all slices.
+
+    ``grades`` (N,) of all slices, of which a knee has the highest. False if there are no volumes.
+    """
+    if not any(series):
+        return False
+    known = knee_grades(grades, series)
+    found = {which: knee_predictions(slices, series, severest=which).probabilities for which in (False, True)}
+    likelihood = {
+        which: np.log(np.clip(p[np.arange(len(known)), known], 1e-12, None)).mean() for which, p in found.items()
+    }
+    return bool(likelihood[True] > likelihood[False])
 
 
 def _modalities(data: KneeData, rows: Any) -> tuple[str, ...]:
@@ -214,6 +235,7 @@ def store(reference: Reference, checkpoint: Checkpoint, data: KneeData) -> None:
                 "arrays_sha256": _sha256(arrays),
                 "temperatures": dict(reference.temperatures),
                 "modalities": list(reference.modalities),
+                "severest": reference.severest,
             },
         )
     except OSError as error:
@@ -256,7 +278,10 @@ def _reference(values: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float3
         raise ValueError(f"modalities are {shown(modalities)}, not a list of names")
     if not all(isinstance(name, str) and name.isprintable() and 0 < len(name) <= 16 for name in modalities):
         raise ValueError(f"modalities are {shown(modalities)}, not short names")
-    return Reference(temperatures, _familiarity(arrays), tuple(modalities))
+    severest = values.get("severest", False)
+    if not isinstance(severest, bool):
+        raise ValueError(f"severest is {shown(severest)}, not true or false")
+    return Reference(temperatures, _familiarity(arrays), tuple(modalities), severest)
 
 
 def is_temperature(value: object) -> bool:

@@ -13,7 +13,7 @@ from knee.attention import AttentionConfig
 from knee.data.prepare import KneeData
 from knee.engine.device import autocast_type
 from knee.engine.tracking import Tracker
-from knee.evaluation.by_knee import knee_predictions
+from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.pictures import case_pictures
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import BEST_METRICS
@@ -77,10 +77,12 @@ class GraderValidation:
         )
 
     def _metrics(self, predictions: Predictions) -> dict[str, float]:
-        graded = predictions
+        probabilities, grades = predictions.probabilities, self.data.grades[self.rows]
         if self.knees:
-            graded = knee_predictions(predictions, self.data.series(self.rows), severest=True)
-        everything = grading_metrics(graded.probabilities, self.data.grades[graded.rows], self.data.grade_set)
+            series = self.data.series(self.rows)
+            probabilities = knee_predictions(predictions, series, severest=True).probabilities
+            grades = knee_grades(grades, series)
+        everything = grading_metrics(probabilities, grades, self.data.grade_set)
         values = {name: everything[name] for name in _TRACKED}
         values["empty_maps"] = float(predictions.empty.mean())
         if not np.isnan(predictions.iou).all():

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dcmt.loaded import (
     GRID_MASKS,
     LoadedRun,
@@ -27,7 +29,7 @@ from dcmt.reference import Marks
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
 from knee.errors import UserError
-from knee.evaluation.by_knee import knee_predictions
+from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, predictions_table, report
 from knee.evaluation.summary import grade_table, metric_table, operating_table
@@ -125,14 +127,15 @@ def evaluate_knees(loaded: LoadedRun, slices: Predictions, data: KneeData, rows:
     """If there are volumes: ``metrics_by_knee_SPLIT.json`` of the teacher, and lines that sum it up; else nothing.
 
     ``mean`` grades a knee by the mean probabilities of its slices, ``severest`` by its most severe ones; their difference is
-    paired. A knee's grade is that of its first slice.
+    paired. A knee has the highest grade of its slices.
     """
     series = data.series(rows)
     if not any(series):
         return []
     found = {name: knee_predictions(slices, series, severest=name == "severest") for name in ("mean", "severest")}
     of_knees = found["mean"].rows
-    grades, patients = data.manifest.table["grade"].iloc[of_knees], data.patients.iloc[of_knees]
+    highest, patients = knee_grades(data.grades[rows], series), data.patients.iloc[of_knees]
+    grades = np.where(highest < 0, np.nan, highest)
     options: dict[str, Any] = {"samples": loaded.config.report.bootstrap}
     reports: dict[str, Any] = {
         name: report(one, grades, patients, data.grade_set, **options) for name, one in found.items()
@@ -140,7 +143,7 @@ def evaluate_knees(loaded: LoadedRun, slices: Predictions, data: KneeData, rows:
     reports["severest_minus_mean"] = difference(
         found["mean"], found["severest"], grades, patients, data.grade_set, **options
     )
-    used = "severest" if loaded.grades_knees else "mean"
+    used = "severest" if loaded.pools_severest else "mean"
     path = loaded.run.metrics(f"by_knee_{split}")
     write_json(path, {"split": split, "checkpoint_step": loaded.checkpoint.step, "used": used, **reports})
     shown = {name: reports[name]["metrics"] for name in found}

@@ -160,10 +160,10 @@ def _root(images: Path) -> Path:
 def _write_by_knee(path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, loaded: LoadedRun) -> None:
     """Write one row for each volume, if there are any."""
     images = {file.relative_to(root).as_posix(): one for file, one in series.items()}
-    knees = by_knee(table, images, loaded.grade_set.names, severest=loaded.grades_knees)
+    knees = by_knee(table, images, loaded.grade_set.names, severest=loaded.pools_severest)
     if len(knees):
         _write_table(path, knees)
-        which = "most severe quarter" if loaded.grades_knees else "mean"
+        which = "most severe quarter" if loaded.pools_severest else "mean"
         log.info(f"{counted(len(knees), 'volume')}, each graded by the {which} of its slices: {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,16 @@ def knee_predictions(predictions: Predictions, series: Sequence[str], *, severes
         empty=np.array([predictions.empty[place].all() for place in places]),
         iou=np.full(len(places), np.nan),
     )
+
+
+def knee_grades(grades: Sequence[Any] | NDArray[np.int64], series: Sequence[str]) -> NDArray[np.int64]:
+    """The highest of the grades (N,) of each knee's slices → (M,), in the order of ``knee_predictions``; −1 if none is graded.
+
+    Slices of a volume that was graded as a whole all have its grade.
+    """
+    names = [name or f"\n{place}" for place, name in enumerate(series)]
+    highest = pd.Series(np.asarray(grades, np.int64)).groupby(names, sort=False).max()
+    return np.asarray(highest, np.int64)
 
 
 def by_knee(

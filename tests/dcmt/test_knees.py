@@ -16,10 +16,12 @@ from dcmt.cli import main
 from dcmt.config import GraderConfig, LossConfig
 from dcmt.losses import ordinal_loss
 from dcmt.mean_teacher import MeanTeacher
+from dcmt.reference import prefers_severest
 from dcmt.train import train_grader, training_batches
 from knee.data.prepare import load_knee_data, stacks_of
 from knee.data.splits import write_split
 from knee.engine.run import RunFolder, create_run
+from knee.evaluation.predictions import Predictions
 from knee.metrics import quadratic_kappa
 from knee.nn.slice_pooling import pool_slices
 from knee.task import Batch
@@ -122,3 +124,18 @@ def test_losses_of_single_images_are_refused_with_knees(grader_config: Make) -> 
             changes |= {"data.unlabeled_per_batch": 0}
         with pytest.raises(Exception, match=r"slices_per_knee is 2"):
             grader_config(**changes)
+
+
+def slices_of(*shares: list[float]) -> Predictions:
+    p = np.array(shares, np.float32)
+    zeros = np.zeros(len(p))
+    return Predictions(np.arange(len(p)), p, p.argmax(1), zeros, zeros, zeros > 0, zeros)
+
+
+def test_the_pooling_that_suits_the_validation_knees_is_chosen() -> None:
+    spared, worst = [0.9, 0.05, 0.05], [0.05, 0.05, 0.9]
+    slices, series = slices_of(spared, spared, spared, worst, *[spared] * 4), ["a"] * 4 + ["b"] * 4
+    assert prefers_severest(slices, np.array([0, 0, 0, 2, 0, 0, 0, 0]), series)
+    # A knee that was graded as its usual slice.
+    assert not prefers_severest(slices, np.zeros(8, np.int64), series)
+    assert not prefers_severest(slices, np.array([0, 0, 0, 2, 0, 0, 0, 0]), [""] * 8)

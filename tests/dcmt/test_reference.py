@@ -218,6 +218,7 @@ HOSTILE = {
         {"teacher": 1e9},
     ],
     "modalities": [None, {}, "MR", [1], ["a" * 17], ["a\nb"], [""], ["MR"] * 21],
+    "severest": [None, 1, "true", []],
     "arrays_sha256": [None, "", 3, []],
 }
 
@@ -232,6 +233,10 @@ def test_values_that_are_not_valid_are_refused(field: str, run: Path) -> None:
         with pytest.raises(UserError, match=r"reference\.json is not valid .*remove it, and dcmt evaluate measures"):
             open_reference(loaded.checkpoint)
     path.write_text(json.dumps({name: value for name, value in values.items() if name != field}))
+    if field == "severest":  # references of earlier versions do not have it
+        reference = open_reference(loaded.checkpoint)
+        assert reference is not None and not reference.severest
+        return
     with pytest.raises(UserError, match="is not valid"):
         open_reference(loaded.checkpoint)
 

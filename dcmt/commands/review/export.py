@@ -114,7 +114,7 @@ def review_run(loaded: LoadedRun, title: str | None = None, *, sanity: bool = Fa
         grade_set=loaded.grade_set,
         title=title or f"Knee attention review: {name}",
         threshold=loaded.config.attention.threshold,
-        severest=loaded.grades_knees,
+        severest=loaded.pools_severest,
         sanity_figure=_SANITY if sanity else None,
     )
 
