@@ -62,6 +62,8 @@ class CaseFacts:
     """The share of validation images that are at least as unlike the training images, in [0, 1]; None or NaN if unknown."""
     unlike: str = ""
     """Why the image is unlike the training images; empty if it is not, or this is unknown."""
+    patient: str = ""
+    """Whose image it is; exported only as a salted hash. Empty: as in the image's DICOM file, if it is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

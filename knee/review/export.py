@@ -18,7 +18,7 @@ from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.nifti import NiftiWriter
 from knee.review.page.html import HtmlWriter, ReviewRun
 from knee.review.png import PngWriter
-from knee.review.writer import NotMade, Writer
+from knee.review.writer import Exported, NotMade, Writer
 
 _CASE = re.compile(r"c[0-9a-f]{10}")
 _WRITTEN = re.compile(r"([^_]+)_(?:source|evidence|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
@@ -46,6 +46,10 @@ class ReviewExport:
     """Of this software, for DICOM."""
     salt: bytes
     keep_identity: bool = False
+    maps: bool = False
+    """DICOM has parametric maps, too."""
+    shift_dates: bool = False
+    """DICOM keeps the dates of studies, shifted for each patient."""
     force: bool = False
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
@@ -81,6 +85,8 @@ class ReviewExport:
                     self._add(writer, case, original)
                 shown[case.case] = self._keyed(case, identities[case.case])
                 self.cases += 1
+            for writer in writers:
+                self._note(writer.finish())
             if not self.cases:
                 raise UserError("there is no case to review; choose another split or fewer conditions")
         if "html" in made:
@@ -107,8 +113,11 @@ class ReviewExport:
         except NotMade as error:
             self.left_out.append(f"case {case.case}: {error}")
         else:
-            self.files += exported.files
-            self.left_out += exported.left_out
+            self._note(exported)
+
+    def _note(self, exported: Exported) -> None:
+        self.files += exported.files
+        self.left_out += exported.left_out
 
     def _keyed(self, case: ReviewCase, identity: Identity) -> KeyedCase:
         return KeyedCase(
@@ -165,6 +174,8 @@ WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
         export.version,
         export.salt,
         keep_identity=export.keep_identity,
+        maps=export.maps,
+        shift_dates=export.shift_dates,
         force=export.force,
     ),
 }

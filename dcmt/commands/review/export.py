@@ -49,6 +49,8 @@ def export_command(options: argparse.Namespace) -> int:
         version=dcmt.__version__,
         salt=chosen.data.salt,
         keep_identity=options.keep_identity,
+        maps=options.maps,
+        shift_dates=options.shift_dates,
         force=options.force,
     )
     has_figure = bool(export.run.sanity_figure) and "html" in export.formats
@@ -129,6 +131,7 @@ def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int],
     """A function that gives what is known about a row; ``marks`` are the familiarity of the rows, if it is known."""
     data = chosen.data
     sides = data.manifest.table["side"].tolist()
+    patients = data.manifest.table["patient"].tolist()
     places = {row: place for place, row in enumerate(chosen.rows.tolist())}
 
     def facts(row: int) -> CaseFacts:
@@ -138,6 +141,7 @@ def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int],
             split=chosen.split,
             grade=grade if grade >= 0 else None,
             side=sides[row],
+            patient=str(patients[row]),
             source=data.source(row),
             familiarity=None if marks is None else float(marks.familiarity[places[row]]),
             unlike="" if marks is None else marks.reasons[places[row]],

@@ -40,6 +40,14 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder (default: RUN/review/SPLIT)")
     parser.add_argument("--title", help="heading of the page")
     parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
+    parser.add_argument(
+        "--shift-dates",
+        action="store_true",
+        help="DICOM keeps study dates, shifted into the past by 1–365 days, the same for all studies of a patient",
+    )
+    parser.add_argument(
+        "--maps", action="store_true", help="DICOM has parametric maps of MR series, which few viewers show"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite an earlier export")
 
 
