@@ -278,7 +278,13 @@ def predict(parser: Parser) -> None:
     parser.add_argument(
         "--grade-anyway", action="store_true", help="also grade images that are unlike the training images"
     )
-    parser.add_argument("--no-overlays", action="store_true")
+    parser.add_argument("--no-overlays", action="store_true", help="like --format csv")
+    parser.add_argument(
+        "--format",
+        default="csv,png",
+        help="csv (always written), png (overlays), html, nifti, dicom, separated by commas (default csv,png)",
+    )
+    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 

@@ -13,12 +13,12 @@ from knee.errors import UserError
 from knee.images.original import Original, shown_original
 from knee.io.folder_lock import folder_lock
 from knee.review.cases import ReviewCase
-from knee.review.dicom.export import DicomExport
+from knee.review.dicom.export import DicomExport, Pool, mean_of_slices
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.nifti import NiftiWriter
 from knee.review.page.html import HtmlWriter, ReviewRun
 from knee.review.png import PngWriter
-from knee.review.writer import Exported, NotMade, Writer
+from knee.review.writer import NETWORKS, Exported, NotMade, Writer
 
 _CASE = re.compile(r"c[0-9a-f]{10}")
 _WRITTEN = re.compile(r"([^_]+)_(?:source|evidence|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
@@ -50,6 +50,10 @@ class ReviewExport:
     """DICOM has parametric maps, too."""
     shift_dates: bool = False
     """DICOM keeps the dates of studies, shifted for each patient."""
+    networks: tuple[str, ...] = NETWORKS
+    """Whose maps NIfTI and DICOM have."""
+    pool: Pool = mean_of_slices
+    """The probabilities (K,) of a series from those of its slices (n, K)."""
     force: bool = False
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
@@ -167,7 +171,7 @@ class ReviewExport:
 WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
     "html": lambda export: HtmlWriter(export.folder / "review.html", export.run, force=export.force),
     "png": lambda export: PngWriter(export.folder / "png", export.run, force=export.force),
-    "nifti": lambda export: NiftiWriter(export.folder / "nifti", force=export.force),
+    "nifti": lambda export: NiftiWriter(export.folder / "nifti", export.networks, force=export.force),
     "dicom": lambda export: DicomExport(
         export.folder / "dicom",
         export.run,
@@ -176,6 +180,8 @@ WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
         keep_identity=export.keep_identity,
         maps=export.maps,
         shift_dates=export.shift_dates,
+        networks=export.networks,
+        pool=export.pool,
         force=export.force,
     ),
 }

@@ -37,6 +37,7 @@ class NiftiWriter(Writer):
     """
 
     folder: Path
+    networks: tuple[str, ...] = NETWORKS
     force: bool = False
     ending = ".nii.gz"
     _stacks: Stacks = field(init=False, default_factory=Stacks)
@@ -57,7 +58,7 @@ class NiftiWriter(Writer):
             if source is not None and source.get("SeriesInstanceUID") and all(source.get(name) for name in GEOMETRY):
                 self._stacks.add(source, one)
                 return Exported()
-            images = {network: _plain(one.attention(network), original) for network in NETWORKS}
+            images = {network: _plain(one.attention(network), original) for network in self.networks}
         return self._write(case.case, images)
 
     def finish(self) -> Exported:
@@ -87,7 +88,7 @@ class NiftiWriter(Writer):
         case = first.facts.case
         try:
             with making("nifti"):
-                images = {network: make(network) for network in NETWORKS}
+                images = {network: make(network) for network in self.networks}
         except NotMade as error:
             return Exported((), (f"case {case}: {error}",))
         return self._write(case, images)

@@ -35,6 +35,12 @@ _MR_GEOMETRY = (
     "FrameOfReferenceUID",
 )
 _Makers = Iterator[tuple[str, Callable[[], Dataset]]]
+Pool = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def mean_of_slices(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean (K,) of the probabilities (n, K) of n slices."""
+    return np.asarray(probabilities.mean(axis=0))
 
 
 @dataclass
@@ -58,6 +64,8 @@ class DicomExport(Writer):
     """Also write parametric maps, which few viewers show."""
     shift_dates: bool = False
     """Keep the dates of studies, shifted by 1–365 days for each patient; else they are empty."""
+    pool: Pool = mean_of_slices
+    """The probabilities (K,) of a series from those of its slices (n, K)."""
     ending = ".dcm"
     _stacks: Stacks = field(init=False, default_factory=Stacks)
 
@@ -163,7 +171,7 @@ class DicomExport(Writer):
             makers.append((f"{network}_mask", mask))
         if self.maps:
             makers.append((f"{network}_map", partial(self._map, stack, references, network)))
-        shares = np.mean([one.views[network].probabilities for one in slices], axis=0)
+        shares = self.pool(np.stack([one.views[network].probabilities for one in slices]))
         graded = Graded(
             network, shares, references, f"series of {len(slices)} slices, first case {slices[0].facts.case}"
         )

@@ -62,12 +62,12 @@ def deidentified(source: Dataset, case: str, salt: bytes, *, patient: str = "", 
     """A copy of an image with only the attributes in ``KEPT`` and ``KEPT_WITHIN``, named after its patient.
 
     Its identifiers are replaced by salted ones: a patient stays one patient and a study one study, and the holder of the
-    salt can find the source. The case is in the image comments. ``patient`` is PatientID if not given. ``shift_dates`` keeps
-    the study's date, moved into the past by 1–365 days, the same for all studies of a patient. Pixels, if there are any,
-    are copied unchanged, including burned-in text; compressed pixels are decompressed. Other values are limited to the
-    standard's terms and to numbers.
+    salt can find the source. The case is in the image comments. ``patient`` is PatientID if not given, else the study.
+    ``shift_dates`` keeps the study's date, moved into the past by 1–365 days, the same for all studies of a patient. Pixels,
+    if there are any, are copied unchanged, including burned-in text; compressed pixels are decompressed. Other values are
+    limited to the standard's terms and to numbers.
     """
-    patient = patient or str(source.get("PatientID") or "") or case
+    patient = patient or str(source.get("PatientID") or source.get("StudyInstanceUID") or case)
     copy = Dataset()
     for keyword in KEPT:
         if keyword not in source:

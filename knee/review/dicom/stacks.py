@@ -58,6 +58,8 @@ class Stack:
 
     series: str
     """SeriesInstanceUID of the source."""
+    frame: str
+    """FrameOfReferenceUID of the source."""
     size: tuple[int, int]
     spacing: tuple[float, ...]
     orientation: tuple[float, ...]
@@ -70,7 +72,9 @@ class Stack:
 
     def depth(self, image: Dataset) -> float | None:
         """The position of an image along the normal, in mm; None if it is of another geometry or series."""
-        if not all(image.get(keyword) for keyword in GEOMETRY) or str(image.get("SeriesInstanceUID")) != self.series:
+        if not all(image.get(keyword) for keyword in GEOMETRY):
+            return None
+        if (str(image.get("SeriesInstanceUID")), str(image.get("FrameOfReferenceUID"))) != (self.series, self.frame):
             return None
         orientation = _numbers(image, "ImageOrientationPatient")
         if (int(image.Rows), int(image.Columns)) != self.size or not _close(orientation, self.orientation):
@@ -114,6 +118,7 @@ class Stacks:
                 return
         stack = Stack(
             str(image.SeriesInstanceUID),
+            str(image.get("FrameOfReferenceUID")),
             (int(image.Rows), int(image.Columns)),
             _numbers(image, "PixelSpacing"),
             _numbers(image, "ImageOrientationPatient"),
