@@ -22,9 +22,9 @@ def patients(tmp_path: Path) -> Path:
     """An MR series of three slices and two radiographs of a second patient."""
     folder = tmp_path / "images"
     folder.mkdir()
-    series = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), "PatientID": "MR1"}
+    series = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), "PatientID": "SECRET-MR"}
     series["FrameOfReferenceUID"] = generate_uid()
-    study = {"StudyInstanceUID": generate_uid(), "PatientID": "XR2"}
+    study = {"StudyInstanceUID": generate_uid(), "PatientID": "SECRET-XR"}
     y, x = np.mgrid[0:60, 0:50]
     for number in range(3):
         image = _KINDS["MR"]((800 + 9 * x + 7 * y + 40 * number).astype(np.uint16))
@@ -59,7 +59,7 @@ def test_new_patients_get_all_formats_and_the_same_objects_again(
     assert (
         len({one.PatientID for one in made.values()}) == 2 and len({one.StudyInstanceUID for one in made.values()}) == 2
     )
-    assert not any(secret in one.to_json() for one in made.values() for secret in ("MR1", "XR2", "Doe"))
+    assert not any(secret in one.to_json() for one in made.values() for secret in ("SECRET-MR", "SECRET-XR", "Doe"))
     reports = [one for one in made.values() if one.Modality == "SR"]
     series = [one for one in reports if "series of 3 slices" in one.to_json()]
     assert len(series) == 1, "one grade for the exam"
@@ -72,7 +72,7 @@ def test_new_patients_get_all_formats_and_the_same_objects_again(
         name: one.SOPInstanceUID for name, one in again.items()
     }
     kept = _predict(trained_run, patients, tmp_path / "kept", "--keep-identity")
-    assert {one.PatientID for one in kept.values()} == {"MR1", "XR2"}
+    assert {one.PatientID for one in kept.values()} == {"SECRET-MR", "SECRET-XR"}
 
 
 def test_formats_are_checked_before_the_run_is_opened() -> None:
