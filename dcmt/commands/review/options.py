@@ -61,7 +61,13 @@ def import_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review import``."""
     run_options(parser, device=False)
     parser.add_argument(
-        "verdicts", type=Path, nargs="+", help="JSON files downloaded from the page, by one or more readers"
+        "verdicts", type=Path, nargs="*", help="JSON files downloaded from the page, by one or more readers"
+    )
+    parser.add_argument(
+        "--dicom",
+        type=Path,
+        metavar="FOLDER",
+        help="import structured reports that readers made in a DICOM viewer: text KL 2, agree, disagree, unsure or bad image",
     )
     parser.add_argument(
         "--revise", action="store_true", help="let later verdicts replace earlier ones by the same reader"

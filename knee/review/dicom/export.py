@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from knee.images.original import Original
 from knee.io.files import whole_file
@@ -220,9 +221,8 @@ class DicomExport(Writer):
         first = references[0]
         model = f"{self.run.model_hash} {network} {kind}"
         images = [str(reference.get("SOPInstanceUID") or reference.SeriesInstanceUID) for reference in references]
-        source = hashlib.sha256(" ".join(images).encode()).hexdigest()
-        instance = salted_uid(self.salt, f"object {model} {self.run.threshold} {source}")
-        series = f"{first.SeriesInstanceUID} {source if kind == 'report' else ''}"
+        instance = object_uid(self.salt, model, self.run.threshold, images)
+        series = f"{first.SeriesInstanceUID} {instance if kind == 'report' else ''}"
         number = first.get("InstanceNumber") if kind == "capture" else None
         return Place(
             str(salted_uid(self.salt, f"series {model} {series}")),
@@ -231,6 +231,12 @@ class DicomExport(Writer):
             int(number or 1),
             self.version,
         )
+
+
+def object_uid(salt: bytes, model: str, threshold: float, images: Sequence[str]) -> UID:
+    """The identifier of an object that ``model`` (hash, network and kind of object) made from ``images``."""
+    source = hashlib.sha256(" ".join(images).encode()).hexdigest()
+    return salted_uid(salt, f"object {model} {threshold} {source}")
 
 
 def _once(make: Callable[[], Dataset]) -> Callable[[], Dataset]:
