@@ -265,12 +265,23 @@ def verify(parser: Parser) -> None:
 @command(
     "predict",
     "grade an image or a folder with the teacher; write a CSV and overlays",
-    runs="dcmt.commands.predict:predict_command",
+    runs="dcmt.commands.predict_web:predict_from_anywhere",
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""
     run_options(parser)
-    parser.add_argument("images", type=Path, help="one image, a volume, or a folder of images")
+    parser.add_argument("images", type=Path, nargs="?", help="one image, a volume, or a folder of images")
+    parser.add_argument(
+        "--from",
+        dest="server",
+        metavar="URL",
+        help="grade a study of a DICOMweb server instead; its token is read from the environment: DICOMWEB_TOKEN",
+    )
+    parser.add_argument("--study", metavar="UID", help="the study to fetch by --from")
+    parser.add_argument("--to", metavar="URL", help="store the DICOM objects on a DICOMweb server")
+    parser.add_argument(
+        "--timeout", type=values.seconds, default=60.0, help="how long to wait for a server, in s (default 60)"
+    )
     _slices_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")

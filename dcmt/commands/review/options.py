@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dcmt.commands.options import run_options
 from dcmt.commands.registry import command, group
+from dcmt.commands.values import seconds
 from knee.review import CLAIM
 
 group("review", "export cases and attention maps for readers; turn their verdicts into labels")
@@ -108,15 +109,21 @@ def labels_options(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "review send",
-    "send exported DICOM objects to a node by C-STORE",
+    "send exported DICOM objects to a node by C-STORE, or to a DICOMweb server",
     runs="dcmt.commands.review.verdicts:send_command",
     closing=CLAIM,
 )
 def send_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review send``."""
     parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="run folder, or any folder of DICOM objects")
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", help="the node; with --port")
+    parser.add_argument("--port", type=int)
+    parser.add_argument(
+        "--to", metavar="URL", help="a DICOMweb server instead; its token is read from the environment: DICOMWEB_TOKEN"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=60.0, help="how long to wait for an answer, in s (default 60)"
+    )
     parser.add_argument("--aet", default="ANY-SCP", help="AE title of the node (default ANY-SCP)")
     parser.add_argument("--calling-aet", default="DCMT", help="our AE title (default DCMT)")
 

@@ -19,7 +19,8 @@ from knee.grades import load_grade_set
 from knee.io.files import typed
 from knee.review.agreement import agreements
 from knee.review.dicom.readings import find_reports, read_report, targets
-from knee.review.dicom.send import Node, send
+from knee.review.dicom.send import Node, Sent, send
+from knee.review.dicom.web import store
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.readers import alike_readers
 from knee.review.verdicts import import_verdicts, read_verdicts
@@ -114,7 +115,9 @@ def labels_command(options: argparse.Namespace) -> int:
 
 
 def send_command(options: argparse.Namespace) -> int:
-    """Store a folder's DICOM objects on a node; exit code 1 if it refused some."""
+    """Store a folder's DICOM objects on a node or a DICOMweb server; exit code 1 if it refused some."""
+    if (options.to is None) == (options.host is None or options.port is None):
+        raise UserError("give either a node, --host NAME --port NUMBER, or a DICOMweb server, --to URL")
     source: Path = options.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
@@ -125,8 +128,15 @@ def send_command(options: argparse.Namespace) -> int:
     paths = sorted(inside.rglob("*.dcm"))
     if not paths:
         raise UserError(f"{inside} contains no DICOM objects (*.dcm); export with --format dicom first")
-    sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
-    log.info(f"{sent} by {Node(options.host, options.port, options.aet)}")
+    if options.to is not None:
+        return report_sent(store(paths, options.to, timeout_s=options.timeout), options.to)
+    node = Node(options.host, options.port, options.aet, options.calling_aet)
+    return report_sent(send(paths, node, timeout_s=options.timeout), str(node))
+
+
+def report_sent(sent: Sent, receiver: str) -> int:
+    """Log what was accepted and refused; 1 if some objects were refused."""
+    log.info(f"{sent} by {receiver}")
     for path, reason in sent.refused[:_MOST_NAMED]:
         log.info(f"  refused: {path.name}: {reason}")
     if len(sent.refused) > _MOST_NAMED:
