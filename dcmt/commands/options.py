@@ -265,7 +265,7 @@ def verify(parser: Parser) -> None:
 @command(
     "predict",
     "grade an image or a folder with the teacher; write a CSV and overlays",
-    runs="dcmt.commands.predict_web:predict_from_anywhere",
+    runs="dcmt.commands.new_patients.web:predict_from_anywhere",
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dcmt.commands.predict_export import chosen_formats, export_graded
+from dcmt.commands.new_patients.export import export_graded
 from dcmt.loaded import LoadedRun, load_run
 from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
@@ -53,7 +53,6 @@ def predict_command(options: argparse.Namespace) -> int:
         flip_tta=options.flip_tta,
         external_model=getattr(options, "external_model", False),
     )
-    options.no_overlays |= "png" not in chosen_formats(options.format)
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:
         raise UserError(f"{options.run} has no {name}; leave out --student")

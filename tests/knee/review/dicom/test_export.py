@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
 
 import highdicom as hd
 import numpy as np
@@ -9,7 +8,6 @@ import pydicom
 import pytest
 
 from knee.errors import UserError
-from knee.images.original import read_original
 from knee.review.dicom.identity import patient_name
 from knee.review.writer import NotMade
 
@@ -85,82 +83,6 @@ def test_the_same_model_makes_the_same_objects_and_another_model_new_series(writ
     assert not {uid for pair in first.values() for uid in pair} & {
         uid for pair in identifiers(salt=b"pepper").values() for uid in pair
     }
-
-
-def test_two_patients_of_many_cases_are_two_patients_and_studies_even_under_one_study(write_series, case_of, export):
-    mixed = write_series("CR", 2)  # one study, of two patients by the manifest
-    cases = [case_of(path, "R", case=f"c{n}", patient=f"P{n}") for n, path in enumerate(mixed)]
-    cases += [case_of(path, "R", case=f"d{n}", patient="P0") for n, path in enumerate(write_series("CR", 3))]
-    made = [pydicom.dcmread(path) for path in export.write(*cases).files]
-    assert {one.PatientID for one in made} == {patient_name(b"salt", f"P{n}") for n in (0, 1)}
-    assert len({one.StudyInstanceUID for one in made}) == 3
-    assert len({(one.StudyInstanceUID, one.PatientID) for one in made}) == 3
-
-
-def test_a_segmentation_and_a_map_have_a_frame_for_each_slice_where_it_was_scanned(
-    write_series, case_of, export, make_case
-):
-    paths = write_series("MR", 4)
-    flat = replace(make_case(1).teacher, class_map=np.ones((16, 16), np.float32))
-    cases = [case_of(path, "L", case=f"c{n}") for n, path in enumerate(paths)]
-    cases[1] = case_of(paths[1], "L", case="c1", teacher=flat)
-    exported = export.write(*reversed(cases[:3]))
-    (file,) = (path for path in exported.files if "teacher_mask" in path.name)
-    mask = pydicom.dcmread(file)
-    assert mask.NumberOfFrames == 2, "the empty slice and the one that was not exported have no frame"
-    sources = [pydicom.dcmread(export.folder / f"c{n}_source.dcm") for n in (0, 2)]
-    frames = {_source_of(frame): frame for frame in mask.PerFrameFunctionalGroupsSequence}
-    assert set(frames) == {source.SOPInstanceUID for source in sources}
-    assert [_source_of(frame) for frame in mask.PerFrameFunctionalGroupsSequence] == [
-        source.SOPInstanceUID for source in sorted(sources, key=_depth)
-    ]
-    for source in sources:
-        position = frames[source.SOPInstanceUID].PlanePositionSequence[0].ImagePositionPatient
-        assert list(position) == list(source.ImagePositionPatient)
-    expected = [case_of(paths[n], "L").attention_on(read_original(cases[n].source), "teacher") > 0.4 for n in (0, 2)]
-    assert np.array_equal(mask.pixel_array, np.array(expected)) and expected[0].any()
-    (file,) = (path for path in exported.files if "teacher_map" in path.name)
-    full = pydicom.dcmread(file)
-    depths = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in full.PerFrameFunctionalGroupsSequence]
-    along = [float(np.dot(position, np.cross([0, 1, 0], [0, 0, -1]))) for position in depths]
-    assert full.NumberOfFrames == 4 and along == sorted(along)
-    empty = [not frame.any() for frame in full.pixel_array]
-    order = sorted(range(4), key=lambda n: _depth(pydicom.dcmread(paths[n])))
-    assert empty == [n in (1, 3) for n in order]
-
-
-def _depth(image):
-    cosines = np.array(image.ImageOrientationPatient, float)
-    return float(np.dot(np.array(image.ImagePositionPatient, float), np.cross(cosines[:3], cosines[3:])))
-
-
-def _source_of(frame):
-    return frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-
-
-def test_two_echoes_and_two_orientations_of_a_series_are_stacks_of_their_own(write_series, case_of, export):
-    paths = write_series("MR", 4)
-    for path, changes in zip(paths[2:], ({}, {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}), strict=True):
-        image = pydicom.dcmread(path)
-        image.ImagePositionPatient = pydicom.dcmread(paths[0]).ImagePositionPatient
-        for keyword, value in changes.items():
-            setattr(image, keyword, value)
-        image.save_as(path)
-    exported = replace(export, maps=False).write(*(case_of(path, "L", case=f"c{n}") for n, path in enumerate(paths)))
-    masks = [pydicom.dcmread(path) for path in exported.files if "teacher_mask" in path.name]
-    assert [mask.NumberOfFrames for mask in masks] == [2, 1, 1] and exported.left_out == ()
-    assert len({mask.SOPInstanceUID for mask in masks}) == 3
-
-
-def test_study_dates_are_empty_or_shifted_alike_for_a_patient(write_source, case_of, export):
-    path = write_source("CR", _source_values("CR"))
-    later = write_source("CR", _source_values("CR"), StudyDate="20200109")
-    cases = [case_of(one, "R", case=f"c{n}") for n, one in enumerate((path, later))]
-    assert {pydicom.dcmread(file).StudyDate for file in export.write(*cases).files} == {""}
-    shifted = replace(export, shift_dates=True, force=True).write(*cases)
-    dates = [{pydicom.dcmread(file).StudyDate for file in shifted.files if f"c{n}_" in file.name} for n in (0, 1)]
-    (first,), (second,) = dates
-    assert first < "20200102" and date.fromisoformat(second) - date.fromisoformat(first) == timedelta(7)
 
 
 @pytest.mark.slow

@@ -38,8 +38,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Pa
         seen["stored"] += paths
         return Sent(tuple(paths[1:]), ((paths[0], "it is larger than the server accepts (413)"),))
 
-    monkeypatch.setattr("dcmt.commands.predict_web.fetch_study", fetch)
-    monkeypatch.setattr("dcmt.commands.predict_web.store", stored)
+    monkeypatch.setattr("dcmt.commands.new_patients.web.fetch_study", fetch)
+    monkeypatch.setattr("dcmt.commands.new_patients.web.store", stored)
     return seen
 
 

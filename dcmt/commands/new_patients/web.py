@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dcmt.commands.new_patients.export import chosen_formats
 from dcmt.commands.predict import predict_command
-from dcmt.commands.predict_export import chosen_formats
 from dcmt.commands.review.verdicts import report_sent
 from knee.errors import UserError, counted
 from knee.review.dicom.web import fetch_study, store
@@ -24,7 +24,9 @@ def predict_from_anywhere(options: argparse.Namespace) -> int:
     server, study = options.server, options.study
     if (server is None) != (study is None) or (server is None) == (options.images is None):
         raise UserError("give either a path of images, or a study of a DICOMweb server: --from URL --study UID")
-    if options.to is not None and "dicom" not in chosen_formats(options.format):
+    formats = chosen_formats(options.format)
+    options.no_overlays |= "png" not in formats
+    if options.to is not None and "dicom" not in formats:
         raise UserError("--to sends DICOM objects; write them with --format csv,dicom")
     if server is None:
         code = predict_command(options)
