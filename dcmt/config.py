@@ -15,7 +15,7 @@ from knee.attention import AttentionConfig
 from knee.data.config import DataConfig
 from knee.data.view_config import ViewConfig, strong_views
 from knee.engine.config import FitConfig, OptimizerConfig, ReportConfig
-from knee.errors import require
+from knee.errors import UserError, require
 from knee.nn.normalise import Normalise
 
 
@@ -185,6 +185,18 @@ class GraderConfig:
         if self.model.head == "linear" and self.clip != ClipConfig():
             raise ValueError(
                 "options of clip are given but model.head is linear; write model.head: text, or remove them"
+            )
+
+    def refuse_parts(self, count: int) -> None:
+        """Raises UserError if ``count`` processes cannot share a batch: its loss is not the mean of those of its parts."""
+        whole = {
+            "loss.mixup": bool(self.loss.mixup),
+            "fixmatch.weighting softmatch": self.fixmatch.weighting == "softmatch",
+            "fixmatch.distribution_alignment": self.fixmatch.distribution_alignment != "none",
+        }
+        if count > 1 and (used := [name for name, is_used in whole.items() if is_used]):
+            raise UserError(
+                f"{' and '.join(used)}: needs the whole batch in one process; start without torchrun, or leave it out"
             )
 
     def _check_mean_teacher(self) -> None:

@@ -95,8 +95,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
     A resumed run may be untrusted: nothing is downloaded for it unless ``external_model``.
     """
     with RunLock(run.path):
-        if processes.count() > 1:
-            refuse_in_parts(config)
+        config.refuse_parts(processes.count())
         device = start(config.fit)
         with processes.first_before_others():
             data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
@@ -137,20 +136,6 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
         if processes.is_first() and progress.complete(steps=steps, patience=config.fit.patience):
             keep_reference(config, run, data)
         return progress
-
-
-def refuse_in_parts(config: GraderConfig) -> None:
-    """Raises UserError for methods whose loss of a batch is not the mean of those of its parts, in several processes."""
-    fixmatch = config.fixmatch
-    whole = {
-        "loss.mixup": bool(config.loss.mixup),
-        "fixmatch.weighting softmatch": fixmatch.weighting == "softmatch",
-        "fixmatch.distribution_alignment": fixmatch.distribution_alignment != "none",
-    }
-    if used := [name for name, is_used in whole.items() if is_used]:
-        raise UserError(
-            f"{' and '.join(used)} need the whole batch in one process; start without torchrun, or leave it out"
-        )
 
 
 def training_batches(config: GraderConfig, data: KneeData, *, device: torch.device) -> TrainingBatches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from dcmt.loaded import load_run
 from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, report
-from knee.evaluation.summary import metric_table
+from knee.evaluation.summary import Entry, cell, metric_table
+from knee.io.files import write_text
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "mae", "ece")
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.knee_grades", allow_abbrev=False)
     parser.add_argument("run", type=Path)
     parser.add_argument("phantom", type=Path, help="folder that dcmt phantom wrote")
+    parser.add_argument("--out", type=Path, help="also write a page, such as docs/results/knees.md")
     options = parser.parse_args(arguments)
     run = load_run(options.run, checkpoint="best", device="auto")
     truth = pd.read_csv(options.phantom / "manifest.csv", dtype={"patient": str})
@@ -42,9 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_knees = knee_grades(truth["grade"].to_numpy(), series), truth["patient"].unique(), run.grade_set
     columns = {way: report(one, *of_knees)["metrics"] for way, one in knees.items()}
     columns["severest minus mean"] = difference(knees["mean"], knees["severest"], *of_knees)
-    print(f"{len(of_knees[0])} knees, {len(slices)} slices")
-    print("\n".join(metric_table(columns, names=SHOWN)))
+    lines = metric_table(columns, names=SHOWN)
+    print(f"{len(of_knees[0])} knees, {len(slices)} slices", *lines, sep="\n")
+    if options.out:
+        write_page(options.out, columns, knees=len(of_knees[0]), slices=len(slices))
     return 0
+
+
+def write_page(path: Path, columns: Mapping[str, Mapping[str, Entry]], *, knees: int, slices: int) -> None:
+    """The same as a page, for docs/results."""
+    head = f"| | {' | '.join(columns)} |\n|{' --- |' * (1 + len(columns))}"
+    rows = [f"| {name} | {' | '.join(cell(column.get(name)) for column in columns.values())} |" for name in SHOWN]
+    about = (
+        f"{knees} new phantom knees, {slices} slices, graded by a network trained on slices; intervals over patients."
+    )
+    text = "\n".join(["# A knee from its slices", "", about, "", head, *rows, ""])
+    write_text(path, text, force=True)
 
 
 if __name__ == "__main__":

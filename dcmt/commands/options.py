@@ -22,9 +22,7 @@ def phantom(parser: Parser) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of an image in pixels (default 96)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drawn-masks", type=int, default=40, help="training slices with a drawn mask (default 40)")
-    parser.add_argument(
-        "--reports", action="store_true", help="also reports, age, sex, BMI and pain (with --kind xray)"
-    )
+    parser.add_argument("--reports", action="store_true", help="also reports, age, sex, BMI, pain (--kind xray)")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 
@@ -275,12 +273,23 @@ def verify(parser: Parser) -> None:
 @command(
     "predict",
     "grade an image or a folder with the teacher; write a CSV and overlays",
-    runs="dcmt.commands.predict:predict_command",
+    runs="dcmt.commands.new_patients.web:predict_from_anywhere",
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""
     run_options(parser)
-    parser.add_argument("images", type=Path, help="one image, a volume, or a folder of images")
+    parser.add_argument("images", type=Path, nargs="?", help="one image, a volume, or a folder of images")
+    parser.add_argument(
+        "--from",
+        dest="server",
+        metavar="URL",
+        help="grade a study of a DICOMweb server instead; its token is read from the environment: DICOMWEB_TOKEN",
+    )
+    parser.add_argument("--study", metavar="UID", help="the study to fetch by --from")
+    parser.add_argument("--to", metavar="URL", help="store the DICOM objects on a DICOMweb server")
+    parser.add_argument(
+        "--timeout", type=values.seconds, default=60.0, help="how long to wait for a server, in s (default 60)"
+    )
     _slices_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
     parser.add_argument("--student", action="store_true", help="grade with the student instead")
@@ -288,7 +297,13 @@ def predict(parser: Parser) -> None:
     parser.add_argument(
         "--grade-anyway", action="store_true", help="also grade images that are unlike the training images"
     )
-    parser.add_argument("--no-overlays", action="store_true")
+    parser.add_argument("--no-overlays", action="store_true", help="like --format csv")
+    parser.add_argument(
+        "--format",
+        default="csv,png",
+        help="csv (always written), png (overlays), html, nifti, dicom, separated by commas (default csv,png)",
+    )
+    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 

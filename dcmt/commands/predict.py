@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dcmt.commands.new_patients.export import export_graded
 from dcmt.loaded import LoadedRun, load_run
 from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
@@ -78,6 +79,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             _write_table(out / "predictions.csv", table)
+            export_graded(loaded, name, table, series, _root(options.images), options)
             _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded)
     if reader.rejected:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")

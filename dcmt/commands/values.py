@@ -19,6 +19,11 @@ def millimetres(text: str) -> float:
     return _within(text, 60, 400, f"{text!r} is not a size from 60 to 400 mm")
 
 
+def seconds(text: str) -> float:
+    """A time to wait in seconds."""
+    return _within(text, 1, 3600, f"{text!r} is not a time from 1 to 3600 seconds")
+
+
 def _within(text: str, low: float, high: float, refusal: str) -> float:
     try:
         value = float(text)

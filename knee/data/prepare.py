@@ -236,11 +236,7 @@ class TrainingBatches:
         images = data.cache.images
         others = UnlabeledImages(images, unlabeled) if targets is None else TargetImages(images, unlabeled, targets)
         streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
-        for name in ("labeled_per_batch", "unlabeled_per_batch"):
-            if (wanted := getattr(config, name)) % processes.count():
-                raise UserError(
-                    f"data.{name} is {wanted}, for all processes together; with {processes.count()} give a multiple of it"
-                )
+        _refuse_uneven(config)
         slices = None
         if config.slices_per_knee > 1:
             stacks = [stacks_of(data, some) for some in (rows, unlabeled)]
@@ -269,6 +265,15 @@ class TrainingBatches:
         while True:
             for found in self._loader:
                 yield batch_to(found, self._device, channels_last=self._channels_last)
+
+
+def _refuse_uneven(config: DataConfig) -> None:
+    """Raises UserError if the processes cannot get equal parts of a batch."""
+    for name in ("labeled_per_batch", "unlabeled_per_batch"):
+        if (wanted := getattr(config, name)) % processes.count():
+            raise UserError(
+                f"data.{name} is {wanted}, for all processes together; with {processes.count()} give a multiple of it"
+            )
 
 
 def stacks_of(data: KneeData, rows: Rows) -> list[Rows]:

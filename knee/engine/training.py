@@ -125,8 +125,7 @@ def fit(
         if config.fit.compile:
             for network in task.networks.values():
                 network.compile()
-        origin = {**run_state(data, best_metric=task.best_metric), **(state or {})}
-        processes.refuse_different(origin)
+        processes.refuse_different(origin := {**run_state(data, best_metric=task.best_metric), **(state or {})})
         loop = Fit(
             task=task,
             batches=batches,

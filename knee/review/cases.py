@@ -66,6 +66,8 @@ class CaseFacts:
     """Orders the slices of a volume."""
     unlike: str = ""
     """Why the image is unlike the training images; empty if it is not, or this is unknown."""
+    patient: str = ""
+    """Whose image it is; exported only as a salted hash. Empty: as in the image's DICOM file, if it is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from knee.errors import UserError
 from knee.images.original import Original, shown_original
 from knee.io.folder_lock import folder_lock
 from knee.review.cases import ReviewCase
-from knee.review.dicom.export import DicomExport
+from knee.review.dicom.export import DicomExport, Pool, mean_of_slices
 from knee.review.key import KeyedCase, read_key, write_key
 from knee.review.nifti import NiftiWriter
 from knee.review.page.html import HtmlWriter, ReviewRun
 from knee.review.png import PngWriter
-from knee.review.writer import NotMade, Writer
+from knee.review.writer import NETWORKS, Exported, NotMade, Writer
 
 _CASE = re.compile(r"c[0-9a-f]{10}")
 _WRITTEN = re.compile(r"([^_]+)_(?:source|evidence|(?:student|teacher)(?:_(?:capture|map|mask|report))?)")
@@ -46,6 +46,14 @@ class ReviewExport:
     """Of this software, for DICOM."""
     salt: bytes
     keep_identity: bool = False
+    maps: bool = False
+    """DICOM has parametric maps, too."""
+    shift_dates: bool = False
+    """DICOM keeps the dates of studies, shifted for each patient."""
+    networks: tuple[str, ...] = NETWORKS
+    """Whose maps NIfTI and DICOM have."""
+    pool: Pool = mean_of_slices
+    """The probabilities (K,) of a series from those of its slices (n, K)."""
     force: bool = False
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
@@ -81,6 +89,8 @@ class ReviewExport:
                     self._add(writer, case, original)
                 shown[case.case] = self._keyed(case, identities[case.case])
                 self.cases += 1
+            for writer in writers:
+                self._note(writer.finish())
             if not self.cases:
                 raise UserError("there is no case to review; choose another split or fewer conditions")
         if "html" in made:
@@ -107,8 +117,11 @@ class ReviewExport:
         except NotMade as error:
             self.left_out.append(f"case {case.case}: {error}")
         else:
-            self.files += exported.files
-            self.left_out += exported.left_out
+            self._note(exported)
+
+    def _note(self, exported: Exported) -> None:
+        self.files += exported.files
+        self.left_out += exported.left_out
 
     def _keyed(self, case: ReviewCase, identity: Identity) -> KeyedCase:
         return KeyedCase(
@@ -158,13 +171,17 @@ class ReviewExport:
 WRITERS: Mapping[str, Callable[[ReviewExport], Writer]] = {
     "html": lambda export: HtmlWriter(export.folder / "review.html", export.run, force=export.force),
     "png": lambda export: PngWriter(export.folder / "png", export.run, force=export.force),
-    "nifti": lambda export: NiftiWriter(export.folder / "nifti", force=export.force),
+    "nifti": lambda export: NiftiWriter(export.folder / "nifti", export.networks, force=export.force),
     "dicom": lambda export: DicomExport(
         export.folder / "dicom",
         export.run,
         export.version,
         export.salt,
         keep_identity=export.keep_identity,
+        maps=export.maps,
+        shift_dates=export.shift_dates,
+        networks=export.networks,
+        pool=export.pool,
         force=export.force,
     ),
 }

@@ -3,77 +3,119 @@
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from knee.images.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
 from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
-from knee.review.dicom.export import read_dicom
-from knee.review.writer import NETWORKS, Exported, Writer, making
+from knee.review.dicom.reference import read_dicom
+from knee.review.dicom.stacks import GEOMETRY, Slice, Stack, Stacks, header
+from knee.review.writer import NETWORKS, Exported, NotMade, Writer, making
 
 Affine = NDArray[np.float64]
-_PLACE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+_UNEVEN = 0.02
+"""The largest difference of the steps between slices, as a share of a step."""
 
 
 @dataclass
 class NiftiWriter(Writer):
-    """x of each network as float32, ``CASE_NETWORK.nii.gz``: one slice at the position of the source's slice.
+    """x of each network as float32: one volume for each series, 0 where a slice is not a case of the export.
 
-    The affine is that of the source volume, shifted to the slice, or that of a DICOM slice whose header has its position. Maps
-    of other images have no position: they are plain arrays, rows first, with the pixel spacing.
+    ``CASE_NETWORK.nii.gz`` has the name of the series' first case. The affine is that of the source volume, or that of the
+    DICOM series in its folder. Maps of other images have no position: they are plain arrays, rows first, with the pixel
+    spacing.
     """
 
     folder: Path
+    networks: tuple[str, ...] = NETWORKS
     force: bool = False
     ending = ".nii.gz"
+    _stacks: Stacks = field(init=False, default_factory=Stacks)
+    _volumes: dict[Path, dict[int, Slice]] = field(init=False, default_factory=dict)
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
-        """Write both maps of a case."""
+        """Write both maps of a case that is not a slice; slices are written when all are known."""
         if original.problem:
             return Exported()
+        assert original.path is not None
+        one = Slice.of(case, original)
         with making("nifti"):
-            files = {
-                self.folder / f"{case.case}_{network}.nii.gz": _packed(
-                    _slice_image(case.attention_on(original, network), original)
-                )
-                for network in NETWORKS
-            }
-        for path, content in files.items():
+            file, index = split_slice(original.path)
+            if is_nifti(_head(file)):
+                self._volumes.setdefault(file, {})[index or 0] = one
+                return Exported()
+            source = read_dicom(file)
+            if source is not None and source.get("SeriesInstanceUID") and all(source.get(name) for name in GEOMETRY):
+                self._stacks.add(source, one)
+                return Exported()
+            images = {network: _plain(one.attention(network), original) for network in self.networks}
+        return self._write(case.case, images)
+
+    def finish(self) -> Exported:
+        """Write the volumes."""
+        made = [
+            self._made(min(slices.items())[1], partial(_in_volume, file, slices))
+            for file, slices in self._volumes.items()
+        ]
+        for stack in self._stacks:
+            ordered = stack.ordered()
+            try:
+                with making("nifti"):
+                    planes = _planes(stack, self._stacks)
+            except NotMade as error:
+                made.append(Exported((), (f"case {ordered[0].facts.case}: {error}",)))
+                continue
+            if planes is not None:
+                made.append(self._made(ordered[0], partial(_in_space, planes)))
+                continue
+            note = "the slices of its series are not evenly spaced: a volume for each of them"
+            made.append(Exported((), (f"case {ordered[0].facts.case}: {note}",)))
+            made += [self._made(one, partial(_in_space, [(header(one.path), one)])) for one in ordered]
+        self._stacks, self._volumes = Stacks(), {}
+        return Exported(*(tuple(item for one in made for item in getattr(one, name)) for name in ("files", "left_out")))
+
+    def _made(self, first: Slice, make: Callable[[str], nibabel.Nifti1Image]) -> Exported:
+        case = first.facts.case
+        try:
+            with making("nifti"):
+                images = {network: make(network) for network in self.networks}
+        except NotMade as error:
+            return Exported((), (f"case {case}: {error}",))
+        return self._write(case, images)
+
+    def _write(self, case: str, images: Mapping[str, nibabel.Nifti1Image]) -> Exported:
+        files = {self.folder / f"{case}_{network}.nii.gz": image for network, image in images.items()}
+        for path, image in files.items():
             with whole_file(path, force=self.force) as scratch:
-                scratch.write_bytes(content)
+                scratch.write_bytes(_packed(image))
         return Exported(tuple(files))
 
 
 def _packed(image: nibabel.Nifti1Image) -> bytes:
     image.header["descrip"] = b"attention; research use only"
+    image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), 6, mtime=0)
 
 
-def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
-    assert original.path is not None
-    file, index = split_slice(original.path)
+def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(file) if packed else file.open("rb") as stream:
-        head = stream.read(540)
-    if is_nifti(head):
-        return _in_volume(x, head, index or 0)
-    dataset = read_dicom(file)
-    if dataset is not None and all(dataset.get(keyword) for keyword in _PLACE):
-        affine = dicom_affine(
-            dataset.ImageOrientationPatient,
-            dataset.ImagePositionPatient,
-            dataset.PixelSpacing,
-            float(dataset.get("SliceThickness") or 1),
-        )
-        return nibabel.Nifti1Image(x[:, :, None], affine)
+        return stream.read(540)
+
+
+def _plain(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Image:
+    """A map without a position in space."""
     down, across = original.spacing_mm or (1.0, 1.0)
     image = nibabel.Nifti1Image(x[:, :, None], np.diag([down, across, 1.0, 1.0]))
     image.set_sform(None, 0)
@@ -81,18 +123,51 @@ def _slice_image(x: NDArray[np.float32], original: Original) -> nibabel.Nifti1Im
     return image
 
 
-def _in_volume(x: NDArray[np.float32], head: bytes, index: int) -> nibabel.Nifti1Image:
-    """The map as a slice of the source volume, in the volume's orientation and position."""
-    header = parse_header(head)
-    view = slice_view(volume_shape(header), volume_affine(header))
-    plane = x[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
-    plane = plane.T if view.down > view.across else plane
-    shift = np.eye(4)
-    shift[view.axis, 3] = index
-    image = nibabel.Nifti1Image(np.expand_dims(plane, view.axis), header.get_best_affine() @ shift)
-    image.header.set_xyzt_units(header.get_xyzt_units()[0])
-    for name in ("sform", "qform"):
-        getattr(image, f"set_{name}")(image.affine, int(header[f"{name}_code"]))
+def _in_volume(file: Path, slices: Mapping[int, Slice], network: str) -> nibabel.Nifti1Image:
+    """The maps in the source volume's shape, orientation and position."""
+    parsed = parse_header(_head(file))
+    shape, affine = volume_shape(parsed), parsed.get_best_affine()
+    view = slice_view(shape, volume_affine(parsed))
+    volume = np.zeros(shape, np.float32)
+    for index, one in slices.items():
+        plane = one.attention(network)[:: -1 if view.flip_down else 1, :: -1 if view.flip_across else 1]
+        np.moveaxis(volume, view.axis, 0)[index] = plane.T if view.down > view.across else plane
+    codes = [int(parsed["sform_code"]), int(parsed["qform_code"])]
+    return _placed(volume, affine, codes[0] or codes[1], codes[1] or codes[0])
+
+
+def _planes(stack: Stack, stacks: Stacks) -> list[tuple[Dataset, Slice | None]] | None:
+    """Headers and cases of all slices of a series, in order along the normal; None if they are not evenly spaced."""
+    planes: dict[float, tuple[Dataset, Slice | None]] = {
+        depth: (header(one.path), one) for depth, one in stack.slices.items()
+    }
+    planes |= {depth: (header(path), None) for depth, path in stack.missing(stacks.files)}
+    depths = sorted(planes)
+    steps = np.diff(depths)
+    if len(steps) and np.ptp(steps) > _UNEVEN * float(np.median(steps)):
+        return None
+    return [planes[depth] for depth in depths]
+
+
+def _in_space(planes: Sequence[tuple[Dataset, Slice | None]], network: str) -> nibabel.Nifti1Image:
+    """The maps of a DICOM series, evenly spaced, where the scanner put it: [row, column, slice]."""
+    first, last = planes[0][0], planes[-1][0]
+    ends = np.array(last.ImagePositionPatient, float) - np.array(first.ImagePositionPatient, float)
+    step = (
+        float(np.linalg.norm(ends)) / (len(planes) - 1) if len(planes) > 1 else float(first.get("SliceThickness") or 1)
+    )
+    volume = np.zeros((int(first.Rows), int(first.Columns), len(planes)), np.float32)
+    for number, (_, one) in enumerate(planes):
+        if one is not None:
+            volume[:, :, number] = one.attention(network)
+    affine = dicom_affine(first.ImageOrientationPatient, first.ImagePositionPatient, first.PixelSpacing, step)
+    return _placed(volume, affine, 1, 1)
+
+
+def _placed(volume: NDArray[np.float32], affine: Affine, sform: int, qform: int) -> nibabel.Nifti1Image:
+    image = nibabel.Nifti1Image(volume, affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
     return image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -73,17 +74,26 @@ def _lines(case: ReviewCase, run: ReviewRun, network: str) -> list[str]:
     ]
 
 
-def contour_lines(x: NDArray[np.float32], *, threshold: float = THRESHOLD) -> list[NDArray[np.float64]]:
-    """The outlines of {x > σ₀} as closed polylines (n ≥ 4, 2) of column and row, the first point repeated at the end.
+class Outline(NamedTuple):
+    """A closed line around a region of a map, or around a hole in it."""
 
-    In DICOM's image coordinates: the outer corner of the first pixel is (0, 0), its centre (0.5, 0.5). Largest first;
-    specks under 3 points are left out.
+    points: NDArray[np.float64]
+    """(n ≥ 4, 2) of column and row, the first point repeated at the end."""
+    is_hole: bool = False
+
+
+def contour_lines(x: NDArray[np.float32], *, threshold: float = THRESHOLD) -> list[Outline]:
+    """The outlines of {x > σ₀} and of its holes.
+
+    In DICOM's image coordinates: the outer corner of the first pixel is (0, 0), its centre (0.5, 0.5). Regions come before
+    holes, largest first; specks under 3 points are left out.
     """
     inside = (x > threshold).astype(np.uint8)
-    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    lines = []
-    for outline in sorted(outlines, key=cv2.contourArea, reverse=True):
+    found, levels = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    lines: list[tuple[bool, float, int, Outline]] = []
+    for outline, level in zip(found, levels[0] if levels is not None else (), strict=True):
         points = cv2.approxPolyDP(outline, 0.5, True).reshape(-1, 2) + 0.5
         if len(points) >= 3:
-            lines.append(np.vstack([points, points[:1]]).astype(np.float64))
-    return lines
+            line = Outline(np.vstack([points, points[:1]]).astype(np.float64), is_hole=bool(level[3] >= 0))
+            lines.append((line.is_hole, -cv2.contourArea(outline), len(lines), line))
+    return [line for *_, line in sorted(lines, key=lambda one: one[:3])]

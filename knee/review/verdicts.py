@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ _WRITTEN = ("reviewer", "comment")  # typed by people: must not become a formula
 
 
 COLUMNS = tuple(field.name for field in fields(Verdict))
+Reader = Callable[[Path, Expected, list[str]], list[Verdict]]
+"""Gives the verdicts of a file, and adds its errors to the list."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,15 @@ def import_verdicts(
     expected: Expected,
     revise: bool = False,
     readers: Mapping[str, str] | None = None,
+    read: Reader = read_verdicts_file,
 ) -> Imported:
     """Check verdicts files and append them to ``verdicts.csv``: all of them or, in case of an error, none.
 
     Verdicts that are in the table already are skipped, so a reader may hand in a longer version of an earlier file. A changed
     verdict is appended as a new row with ``revise``, and refused otherwise. Rows are never removed; the one with the latest
     time counts (``latest_verdicts``). ``readers`` maps names in the files to the names to record; a new name that may be a
-    spelling of another is refused unless it is listed there. Concurrent imports wait for each other.
+    spelling of another is refused unless it is listed there. ``read`` reads another kind of file. Concurrent imports wait for
+    each other.
 
     Raises Faults with all errors in all files, UserError where a file cannot be read or the table cannot be written.
 
@@ -60,18 +64,20 @@ def import_verdicts(
     if table_path.is_symlink() and not table_path.exists():
         raise UserError(f"{table_path}: is a broken link; restore its target, or remove the link")
     with folder_lock(table_path.resolve().parent):
-        return _import(paths, table_path, expected, revise, readers or {})
+        faults: list[str] = []
+        given = [verdict for path in paths for verdict in read(Path(path), expected, faults)]
+        return _import(given, table_path, expected, revise, readers or {}, faults)
 
 
 def _import(
-    paths: Sequence[Path], table_path: Path, expected: Expected, revise: bool, readers: Mapping[str, str]
+    found: Sequence[Verdict],
+    table_path: Path,
+    expected: Expected,
+    revise: bool,
+    readers: Mapping[str, str],
+    faults: list[str],
 ) -> Imported:
-    faults: list[str] = []
-    given = [
-        replace(verdict, reviewer=readers.get(verdict.reviewer, verdict.reviewer))
-        for path in paths
-        for verdict in read_verdicts_file(Path(path), expected, faults)
-    ]
+    given = [replace(verdict, reviewer=readers.get(verdict.reviewer, verdict.reviewer)) for verdict in found]
     faults += _repeated(given)
     before = read_verdicts(table_path, run=expected.run, grades=expected.grades) if table_path.exists() else []
     faults += _alike(before, given, readers=readers)

@@ -38,6 +38,10 @@ class Writer(ABC):
         Raises NotMade where this case cannot be written in this format, UserError where a file cannot be written.
         """
 
+    def finish(self) -> Exported:
+        """Write what needs all cases, such as the objects of a series; called once after the last case."""
+        return Exported()
+
     def __enter__(self) -> Self:
         return self
 

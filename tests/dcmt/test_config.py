@@ -47,3 +47,24 @@ def test_what_would_be_ignored_or_is_out_of_range_is_refused(
 def test_supervised_training_on_weak_views_is_a_choice_of_weights(grader_config: Make) -> None:
     config = grader_config(**METHOD, **{"fixmatch.unlabeled_weight": 0, "data.unlabeled_per_batch": 0})
     assert (config.method, config.fixmatch.unlabeled_weight) == ("fixmatch", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"loss.mixup": 0.2}, "loss.mixup"),
+        ({"fixmatch.weighting": "softmatch"}, "fixmatch.weighting softmatch"),
+        ({"fixmatch.distribution_alignment": "uniform"}, "fixmatch.distribution_alignment"),
+    ],
+)
+def test_losses_of_whole_batches_are_refused_in_several_processes(
+    grader_config: Make, changes: dict[str, Any], named: str
+) -> None:
+    off = dict.fromkeys(("loss.probability_consistency", "loss.attention_consistency"), 0.0)
+    off |= {"data.unlabeled_per_batch": 0, "loss.attention": 0.0}
+    if named.startswith("fixmatch"):
+        off |= {"method": "fixmatch", "fixmatch.unlabeled_weight": 0.0}
+    config = grader_config(**off, **changes)
+    config.refuse_parts(1)
+    with pytest.raises(UserError, match=named):
+        config.refuse_parts(2)

@@ -52,6 +52,8 @@ def export_command(options: argparse.Namespace) -> int:
         version=dcmt.__version__,
         salt=chosen.data.salt,
         keep_identity=options.keep_identity,
+        maps=options.maps,
+        shift_dates=options.shift_dates,
         force=options.force,
     )
     has_figure = bool(export.run.sanity_figure) and "html" in export.formats
@@ -148,6 +150,7 @@ def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int],
     data = chosen.data
     sides = data.manifest.table["side"].tolist()
     series = dict(zip(chosen.rows.tolist(), data.series(chosen.rows), strict=True))
+    patients = data.manifest.table["patient"].tolist()
     places = {row: place for place, row in enumerate(chosen.rows.tolist())}
 
     def facts(row: int) -> CaseFacts:
@@ -157,6 +160,7 @@ def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int],
             split=chosen.split,
             grade=grade if grade >= 0 else None,
             side=sides[row],
+            patient=str(patients[row]),
             source=data.source(row),
             stack=case_name(data.salt, f"series {series[row]}") if series[row] else "",
             place=places[row],

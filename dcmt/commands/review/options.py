@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dcmt.commands.options import run_options
 from dcmt.commands.registry import command, group
+from dcmt.commands.values import seconds
 from knee.review import CLAIM
 
 group("review", "export cases and attention maps for readers; turn their verdicts into labels")
@@ -40,6 +41,14 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder (default: RUN/review/SPLIT)")
     parser.add_argument("--title", help="heading of the page")
     parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
+    parser.add_argument(
+        "--shift-dates",
+        action="store_true",
+        help="DICOM keeps study dates, shifted into the past by 1–365 days, the same for all studies of a patient",
+    )
+    parser.add_argument(
+        "--maps", action="store_true", help="DICOM has parametric maps of MR series, which few viewers show"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite an earlier export")
 
 
@@ -53,7 +62,13 @@ def import_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review import``."""
     run_options(parser, device=False)
     parser.add_argument(
-        "verdicts", type=Path, nargs="+", help="JSON files downloaded from the page, by one or more readers"
+        "verdicts", type=Path, nargs="*", help="JSON files downloaded from the page, by one or more readers"
+    )
+    parser.add_argument(
+        "--dicom",
+        type=Path,
+        metavar="FOLDER",
+        help="import structured reports that readers made in a DICOM viewer: text KL 2, agree, disagree, unsure or bad image",
     )
     parser.add_argument(
         "--revise", action="store_true", help="let later verdicts replace earlier ones by the same reader"
@@ -94,15 +109,21 @@ def labels_options(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "review send",
-    "send exported DICOM objects to a node by C-STORE",
+    "send exported DICOM objects to a node by C-STORE, or to a DICOMweb server",
     runs="dcmt.commands.review.verdicts:send_command",
     closing=CLAIM,
 )
 def send_options(parser: argparse.ArgumentParser) -> None:
     """Options of ``dcmt review send``."""
     parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="run folder, or any folder of DICOM objects")
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", help="the node; with --port")
+    parser.add_argument("--port", type=int)
+    parser.add_argument(
+        "--to", metavar="URL", help="a DICOMweb server instead; its token is read from the environment: DICOMWEB_TOKEN"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=60.0, help="how long to wait for an answer, in s (default 60)"
+    )
     parser.add_argument("--aet", default="ANY-SCP", help="AE title of the node (default ANY-SCP)")
     parser.add_argument("--calling-aet", default="DCMT", help="our AE title (default DCMT)")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 from dcmt.commands.review.files import keep_private, model_hash, open_reviewed, run_name
 from dcmt.config import GraderConfig
+from knee.data.cases import load_salt
 from knee.data.check import drop_bad
 from knee.data.manifest import inspect_manifest, read_manifest
 from knee.engine.options import config_from_values
@@ -16,11 +18,13 @@ from knee.errors import UserError, counted
 from knee.grades import load_grade_set
 from knee.io.files import typed
 from knee.review.agreement import agreements
-from knee.review.dicom.send import Node, send
+from knee.review.dicom.readings import find_reports, read_report, targets
+from knee.review.dicom.send import Node, Sent, send
+from knee.review.dicom.web import store
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.readers import alike_readers
 from knee.review.verdicts import import_verdicts, read_verdicts
-from knee.review.verdicts_file import Expected
+from knee.review.verdicts_file import Expected, read_verdicts_file
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ _MOST_NAMED = 20
 
 def import_command(options: argparse.Namespace) -> int:
     """Check verdicts files against the run and the model, and append them to ``local/verdicts.csv``: all or nothing."""
+    if bool(options.verdicts) == (options.dicom is not None):
+        raise UserError("give either verdicts files of the page, or a folder of DICOM reports with --dicom FOLDER")
     run, values, key = open_reviewed(options.run)
     checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
     if checkpoint is None:
@@ -37,7 +43,21 @@ def import_command(options: argparse.Namespace) -> int:
     expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
     table = run.verdicts
     readers = dict(options.reader)
-    done = import_verdicts(options.verdicts, table, expected=expected, revise=options.revise, readers=readers)
+    paths, read = options.verdicts, read_verdicts_file
+    if options.dicom is not None:
+        manifest = Path(values["data"]["manifest"])
+        known = targets(
+            [(case, manifest.parent / one.image) for case, one in key.items()],
+            load_salt(manifest, run.local),
+            model_hash=expected.model_hash,
+            threshold=values["attention"]["threshold"],
+        )
+        if not known:
+            raise UserError(
+                f"{options.run}: no exported case is a readable DICOM file, so reports cannot be of its images"
+            )
+        paths, read = find_reports(options.dicom), partial(read_report, known=known)
+    done = import_verdicts(paths, table, expected=expected, revise=options.revise, readers=readers, read=read)
     keep_private(table)
     revised = f", {done.revised} of them replacing earlier ones" if done.revised else ""
     if done.older:
@@ -95,7 +115,9 @@ def labels_command(options: argparse.Namespace) -> int:
 
 
 def send_command(options: argparse.Namespace) -> int:
-    """Store a folder's DICOM objects on a node; exit code 1 if it refused some."""
+    """Store a folder's DICOM objects on a node or a DICOMweb server; exit code 1 if it refused some."""
+    if (options.to is None) == (options.host is None or options.port is None):
+        raise UserError("give either a node, --host NAME --port NUMBER, or a DICOMweb server, --to URL")
     source: Path = options.source
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give a run folder or one of DICOM objects")
@@ -106,8 +128,15 @@ def send_command(options: argparse.Namespace) -> int:
     paths = sorted(inside.rglob("*.dcm"))
     if not paths:
         raise UserError(f"{inside} contains no DICOM objects (*.dcm); export with --format dicom first")
-    sent = send(paths, Node(options.host, options.port, options.aet, options.calling_aet))
-    log.info(f"{sent} by {Node(options.host, options.port, options.aet)}")
+    if options.to is not None:
+        return report_sent(store(paths, options.to, timeout_s=options.timeout), options.to)
+    node = Node(options.host, options.port, options.aet, options.calling_aet)
+    return report_sent(send(paths, node, timeout_s=options.timeout), str(node))
+
+
+def report_sent(sent: Sent, receiver: str) -> int:
+    """Log what was accepted and refused; 1 if some objects were refused."""
+    log.info(f"{sent} by {receiver}")
     for path, reason in sent.refused[:_MOST_NAMED]:
         log.info(f"  refused: {path.name}: {reason}")
     if len(sent.refused) > _MOST_NAMED:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import secrets
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.uid import UID
 
-from knee.errors import UserError
 from knee.images.original import Original
-from knee.images.slices import split_slice
 from knee.io.files import whole_file
-from knee.review.cases import ReviewCase
-from knee.review.dicom.identity import deidentified, empty_unknown, fill_required, salted_uid
-from knee.review.dicom.objects import Place, attention_report, parametric_map, secondary_capture, segmentation
+from knee.review.cases import CaseFacts, ReviewCase
+from knee.review.dicom.identity import salted_uid
+from knee.review.dicom.multiframe import parametric_map, segmentation
+from knee.review.dicom.objects import Place, secondary_capture
+from knee.review.dicom.reference import References, read_dicom
+from knee.review.dicom.report import Graded, grade_report
+from knee.review.dicom.stacks import Slice, Stack, Stacks, header
 from knee.review.page.html import ReviewRun
 from knee.review.picture import case_picture, contour_lines
 from knee.review.writer import NETWORKS, Exported, NotMade, Writer, making
@@ -35,16 +35,23 @@ _MR_GEOMETRY = (
     "SliceThickness",
     "FrameOfReferenceUID",
 )
-_IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_Makers = Iterator[tuple[str, Callable[[], Dataset]]]
+Pool = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def mean_of_slices(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean (K,) of the probabilities (n, K) of n slices."""
+    return np.asarray(probabilities.mean(axis=0))
 
 
 @dataclass
 class DicomExport(Writer):
-    """Writes cases one by one into a folder, with one new series for each study and kind of object.
+    """Writes into a folder: captures and reports of radiographs case by case, objects of MR series when all cases are known.
 
-    (A DICOM series holds one modality, so captures, maps, segmentations and reports cannot share a series.) Without
-    ``keep_identity``, the objects and the copy of the source that they refer to carry only the case's name and salted
-    identifiers. The same ``salt`` gives the same identifiers at every export.
+    There is one new series for each network, kind of object and source series (a DICOM series holds one modality), and one
+    for each report. Without ``keep_identity``, the objects and the copy of the source that they refer to name patient and
+    case by salted hashes. All identifiers depend only on salt, model, source and kind: the same model exports the same
+    objects again, and another model makes new series.
     """
 
     folder: Path
@@ -54,9 +61,18 @@ class DicomExport(Writer):
     keep_identity: bool = False
     networks: tuple[str, ...] = NETWORKS
     force: bool = False
+    maps: bool = False
+    """Also write parametric maps, which few viewers show."""
+    shift_dates: bool = False
+    """Keep the dates of studies, shifted by 1–365 days for each patient; else they are empty."""
+    pool: Pool = mean_of_slices
+    """The probabilities (K,) of a series from those of its slices (n, K)."""
     ending = ".dcm"
-    _session: str = field(init=False, default_factory=lambda: secrets.token_hex(8))
-    _counts: dict[str, int] = field(init=False, default_factory=dict)
+    _stacks: Stacks = field(init=False, default_factory=Stacks)
+
+    @property
+    def _references(self) -> References:
+        return References(self.salt, self.keep_identity, self.shift_dates)
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write the objects of one case; those that cannot be made from its source are listed in ``left_out``."""
@@ -65,98 +81,174 @@ class DicomExport(Writer):
         left_out: list[str] = []
         with making("dicom"):
             makers = list(self._makers(case, original, left_out))
+        return self._write(case.case, makers, left_out)
+
+    def finish(self) -> Exported:
+        """Write the objects of the MR series."""
+        done = []
+        for stack in self._stacks:
+            left_out: list[str] = []
+            first = stack.ordered()[0].facts.case
+            try:
+                with making("objects of the series"):
+                    references = [self._reference_of(one) for one in stack.ordered()]
+            except NotMade as error:
+                done.append(Exported((), (f"case {first}: {error}",)))
+                continue
+            for network in self.networks:
+                done.append(self._write(first, self._of_series(stack, references, network), left_out))
+                left_out = []
+        self._stacks = Stacks()
+        return Exported(
+            tuple(file for one in done for file in one.files), tuple(note for one in done for note in one.left_out)
+        )
+
+    def _write(self, case: str, makers: Sequence[tuple[str, Callable[[], Dataset]]], left_out: list[str]) -> Exported:
         contents: dict[Path, bytes] = {}
         for name, make in makers:
             try:
                 with making(name):
-                    contents[self.folder / f"{case.case}_{name}.dcm"] = _encoded(make())
+                    contents[self.folder / f"{case}_{name}.dcm"] = _encoded(make())
             except NotMade as error:
                 left_out.append(str(error))
         for path, content in contents.items():
             with whole_file(path, force=self.force) as scratch:
                 scratch.write_bytes(content)
-        return Exported(tuple(contents), tuple(f"case {case.case}: {reason}" for reason in dict.fromkeys(left_out)))
+        return Exported(tuple(contents), tuple(f"case {case}: {reason}" for reason in dict.fromkeys(left_out)))
 
-    def _makers(
-        self, case: ReviewCase, original: Original, left_out: list[str]
-    ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
+    def _makers(self, case: ReviewCase, original: Original, left_out: list[str]) -> _Makers:
         """The objects of a case by name, each still to be made."""
         assert original.path is not None
         source = read_dicom(original.path)
-        reference = self._reference(case, source, original, left_out)
+        reference = self._references.of(case, source, original.path, spacing_mm=original.spacing_mm, notes=left_out)
         if reference.get("BurnedInAnnotation") == "YES" and not self.keep_identity:
             left_out.append("its file reports text burned into the pixels; check the image before sharing it")
         if source is not None and not self.keep_identity:
             yield "source", lambda: reference
-        for network in self.networks:
-            yield from self._network_makers(case, network, original, reference, left_out)
-
-    def _network_makers(
-        self, case: ReviewCase, network: str, original: Original, reference: Dataset, left_out: list[str]
-    ) -> Iterator[tuple[str, Callable[[], Dataset]]]:
-        x = case.attention_on(original, network)
-        named = {"title": f"Attention {network}", "network": network}
-        yield f"{network}_capture", partial(self._capture, case, network, original.grey, x, reference)
-        shows = bool((x > self.run.threshold).any())
-        if not shows:
-            left_out.append(f"the {network}'s map is empty, so there is no region to export")
         if reference.get("Modality") == "MR":
             missing = [keyword for keyword in _MR_GEOMETRY if not reference.get(keyword)]
             if missing:
                 left_out.append(f"the source has no {', '.join(missing)}: no map and no segmentation")
-                return
-            place = self._place(reference, "map")
-            yield f"{network}_map", partial(parametric_map, x, reference, self.run, place, **named)
-            if shows:
-                place = self._place(reference, "mask")
-                yield f"{network}_mask", partial(segmentation, x, reference, self.run, place, **named)
-        elif "PixelData" in reference and (lines := contour_lines(x, threshold=self.run.threshold)):
-            place = self._place(reference, "report")
-            view = getattr(case, network)
-            yield f"{network}_report", partial(attention_report, lines, view, reference, self.run, place, **named)
+            else:
+                self._stacks.add(header(original.path), Slice.of(case, original))
+        for network in self.networks:
+            x = case.attention_on(original, network)
+            yield f"{network}_capture", partial(self._capture, case, network, original.grey, x, reference)
+            if not bool((x > self.run.threshold).any()):
+                left_out.append(f"the {network}'s map is empty, so there is no region to export")
+            outlines = contour_lines(x, threshold=self.run.threshold)
+            if outlines and "PixelData" in reference and reference.Modality != "MR":
+                graded = Graded(network, getattr(case, network).probabilities, [reference], f"case {case.case}")
+                place = self._place("report", network, [reference])
+                title = f"Grade {network}"
+                yield (
+                    f"{network}_report",
+                    partial(grade_report, graded, self.run, place, title=title, outlines=outlines),
+                )
+
+    def _of_series(
+        self, stack: Stack, references: Sequence[Dataset], network: str
+    ) -> list[tuple[str, Callable[[], Dataset]]]:
+        """The objects of a series by name: the report refers to the segmentation, if there is one."""
+        slices = stack.ordered()
+        makers: list[tuple[str, Callable[[], Dataset]]] = []
+        masks = [one.attention(network) > self.run.threshold for one in slices]
+        shown = [number for number, mask in enumerate(masks) if mask.any()]
+        mask: Callable[[], Dataset] | None = None
+        if shown:
+            seen = [references[number] for number in shown]
+            place = self._place("mask", network, seen)
+            mask = _once(
+                partial(
+                    segmentation,
+                    [masks[number] for number in shown],
+                    seen,
+                    self.run,
+                    place,
+                    title=f"Attention {network}",
+                    network=network,
+                )
+            )
+            makers.append((f"{network}_mask", mask))
+        if self.maps:
+            makers.append((f"{network}_map", partial(self._map, stack, references, network)))
+        shares = self.pool(np.stack([one.views[network].probabilities for one in slices]))
+        graded = Graded(
+            network, shares, references, f"series of {len(slices)} slices, first case {slices[0].facts.case}"
+        )
+        makers.append((f"{network}_report", partial(self._series_report, graded, mask)))
+        return makers
+
+    def _series_report(self, graded: Graded, mask: Callable[[], Dataset] | None) -> Dataset:
+        place = self._place("report", graded.network, graded.references)
+        made = mask() if mask else None
+        return grade_report(graded, self.run, place, title=f"Grade {graded.network}", mask=made)
+
+    def _map(self, stack: Stack, references: Sequence[Dataset], network: str) -> Dataset:
+        """All slices of the series in its folder; 0 where a slice is not a case of the export."""
+        facts = stack.ordered()[0].facts
+        planes = {
+            depth: (reference, stack.slices[depth].attention(network))
+            for depth, reference in zip(sorted(stack.slices), references, strict=True)
+        }
+        for depth, path in stack.missing(self._stacks.files):
+            other = CaseFacts("", "", side=facts.side, patient=facts.patient)
+            reference = self._references.of(other, header(path), path, spacing_mm=None, notes=[])
+            planes[depth] = reference, np.zeros(stack.size, np.float32)
+        ordered = [planes[depth] for depth in sorted(planes)]
+        made = [reference for reference, _ in ordered]
+        return parametric_map(
+            [x for _, x in ordered],
+            made,
+            self.run,
+            self._place("map", network, made),
+            title=f"Attention {network}",
+            network=network,
+        )
+
+    def _reference_of(self, one: Slice) -> Dataset:
+        return self._references.of(one.facts, header(one.path), one.path, spacing_mm=None, notes=[])
 
     def _capture(
         self, case: ReviewCase, network: str, grey: NDArray[np.uint8], x: NDArray[np.float32], reference: Dataset
     ) -> Dataset:
         picture = case_picture(grey, x, case, self.run, network)
-        place = self._place(reference, "capture")
+        place = self._place("capture", network, [reference])
         return secondary_capture(picture, reference, self.run, place, title=f"Attention {network}")
 
-    def _reference(self, case: ReviewCase, source: Dataset | None, original: Original, left_out: list[str]) -> Dataset:
-        """The image that the objects refer to: the source, its de-identified copy, or generated identifiers.
-
-        Raises UserError where the source lacks the identifiers that a reference needs.
-        """
-        if source is None:
-            return _made_up(case, self.salt, original.spacing_mm)
-        missing = [keyword for keyword in _IDENTIFIERS if not source.get(keyword)]
-        if missing:
-            raise UserError(
-                f"{original.path}: has no {', '.join(missing)}, so objects cannot refer to it; export as png or nifti instead"
-            )
-        reference = source if self.keep_identity else deidentified(source, case.case, self.salt)
-        fill_required(reference)
-        if emptied := empty_unknown(reference):
-            left_out.append(f"{', '.join(emptied)}: the value in its file is not valid DICOM, and is left empty")
-        if case.side and not (reference.get("ImageLaterality") or reference.get("Laterality")):
-            reference.Laterality = case.side
-        return reference
-
-    def _place(self, reference: Dataset, kind: str) -> Place:
-        series = salted_uid(self.salt, f"{self._session} {kind} {reference.StudyInstanceUID}")
-        self._counts[series] = self._counts.get(series, 0) + 1
-        return Place(str(series), _SERIES_NUMBERS[kind], self._counts[series], self.version)
+    def _place(self, kind: str, network: str, references: Sequence[Dataset]) -> Place:
+        """Series and identifier of an object made from ``references``, by salt, model, source and kind."""
+        first = references[0]
+        model = f"{self.run.model_hash} {network} {kind}"
+        images = [str(reference.get("SOPInstanceUID") or reference.SeriesInstanceUID) for reference in references]
+        instance = object_uid(self.salt, model, self.run.threshold, images)
+        series = f"{first.SeriesInstanceUID} {instance if kind == 'report' else ''}"
+        number = first.get("InstanceNumber") if kind == "capture" else None
+        return Place(
+            str(salted_uid(self.salt, f"series {model} {series}")),
+            _SERIES_NUMBERS[kind],
+            str(instance),
+            int(number or 1),
+            self.version,
+        )
 
 
-def read_dicom(path: Path) -> Dataset | None:
-    """The whole file as DICOM; None where it has another format. The file was read as an image before."""
-    path, _ = split_slice(path)
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pydicom.dcmread(path)
+def object_uid(salt: bytes, model: str, threshold: float, images: Sequence[str]) -> UID:
+    """The identifier of an object that ``model`` (hash, network and kind of object) made from ``images``."""
+    source = hashlib.sha256(" ".join(images).encode()).hexdigest()
+    return salted_uid(salt, f"object {model} {threshold} {source}")
+
+
+def _once(make: Callable[[], Dataset]) -> Callable[[], Dataset]:
+    """The same object at every call."""
+    made: list[Dataset] = []
+
+    def get() -> Dataset:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
 
 
 def _encoded(dataset: Dataset) -> bytes:
@@ -164,22 +256,3 @@ def _encoded(dataset: Dataset) -> bytes:
     content = io.BytesIO()
     dataset.save_as(content, enforce_file_format=True)
     return content.getvalue()
-
-
-def _made_up(case: ReviewCase, salt: bytes, spacing_mm: tuple[float, float] | None) -> Dataset:
-    """Generated identifiers for an image that is not DICOM, the same at each export."""
-    now = datetime.now(UTC)
-    made = Dataset()
-    made.StudyInstanceUID = salted_uid(salt, f"study {case.case}")
-    made.PatientName, made.PatientID = f"{case.case}^", case.case
-    for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName", "StudyID"):
-        setattr(made, keyword, "")
-    made.StudyDate, made.StudyTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    made.Modality, made.BodyPartExamined = "OT", "KNEE"
-    made.PatientIdentityRemoved = "YES"
-    made.DeidentificationMethod = "Identifiers generated"
-    if case.side:
-        made.Laterality = case.side
-    if spacing_mm:
-        made.PixelSpacing = [float(mm) for mm in spacing_mm]
-    return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,20 @@ EMPTIED = (
 )
 """Attributes that are required but may be empty."""
 
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+NOT_STATED = "Not stated"
+_MOST_SHIFT = 365  # days
 
 
-def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
-    """A copy of a single-frame image with only the attributes in ``KEPT`` and ``KEPT_WITHIN``, named after its case.
+def deidentified(source: Dataset, case: str, salt: bytes, *, patient: str = "", shift_dates: bool = False) -> Dataset:
+    """A copy of an image with only the attributes in ``KEPT`` and ``KEPT_WITHIN``, named after its patient.
 
-    Its identifiers are replaced by salted ones: a study stays one study, and the holder of the salt can find the source.
-    Pixels are copied unchanged, including burned-in text; compressed pixels are decompressed. Other values are limited to
-    the standard's terms and to numbers.
+    Its identifiers are replaced by salted ones: a patient stays one patient and a study one study, and the holder of the
+    salt can find the source. The case is in the image comments. ``patient`` is PatientID if not given, else the study.
+    ``shift_dates`` keeps the study's date, moved into the past by 1–365 days, the same for all studies of a patient. Pixels,
+    if there are any, are copied unchanged, including burned-in text; compressed pixels are decompressed. Other values are
+    limited to the standard's terms and to numbers.
     """
+    patient = patient or str(source.get("PatientID") or source.get("StudyInstanceUID") or case)
     copy = Dataset()
     for keyword in KEPT:
         if keyword not in source:
@@ -74,14 +79,32 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
     if "AcquisitionContextSequence" in source:
         copy.AcquisitionContextSequence = []  # may hold free text
     limit_to_terms(copy)
-    # The caret marks the text before it as the whole family name.
-    copy.PatientName, copy.PatientID = f"{case}^", case
-    copy.PatientIdentityRemoved = "YES"
-    copy.DeidentificationMethod = "Attributes kept by list; identifiers replaced"
-    for keyword in _UIDS:
+    name_patient(copy, patient, salt)
+    copy.ImageComments = f"case {case}"
+    if "PixelSpacingCalibrationType" in copy:
+        copy.PixelSpacingCalibrationDescription = NOT_STATED  # required, but free text
+    # With the patient, so that a study or series of two patients, by the manifest, is not one of both.
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        if keyword in source:
+            setattr(copy, keyword, salted_uid(salt, f"{source[keyword].value} {patient}"))
+    for keyword in ("SOPInstanceUID", "FrameOfReferenceUID"):
         if keyword in source:
             setattr(copy, keyword, salted_uid(salt, str(source[keyword].value)))
+    if shift_dates:
+        copy.StudyDate = shifted_date(str(source.get("StudyDate") or ""), patient, salt)
+        copy.LongitudinalTemporalInformationModified = "MODIFIED"
     fill_required(copy)
+    if "PixelData" in copy:
+        _copy_pixels(source, copy)
+    copy.file_meta = type(source.file_meta)()
+    copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID
+    copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
+    return copy
+
+
+def _copy_pixels(source: Dataset, copy: Dataset) -> None:
+    """Decompress the pixels of the copy, and put their bytes into little-endian order."""
     copy.file_meta = source.file_meta
     syntax = copy.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
@@ -91,11 +114,38 @@ def deidentified(source: Dataset, case: str, salt: bytes) -> Dataset:
         word = max(copy.BitsAllocated // 8, 2 if copy["PixelData"].VR == "OW" else 1)
         copy.PixelData = np.frombuffer(copy.PixelData, f">u{word}").astype(f"<u{word}").tobytes()
     _cut_pixels(copy)
-    copy.file_meta = type(source.file_meta)()
-    copy.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    copy.file_meta.MediaStorageSOPClassUID = copy.SOPClassUID
-    copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
-    return copy
+
+
+def name_patient(image: Dataset, patient: str, salt: bytes) -> None:
+    """Name the patient by a salted hash; the attributes are the same in all objects of the patient."""
+    name = patient_name(salt, patient)
+    # The caret marks the text before it as the whole family name.
+    image.PatientName, image.PatientID = f"{name}^", name
+    image.PatientIdentityRemoved = "YES"
+    image.DeidentificationMethod = "Attributes kept by list; identifiers replaced"
+
+
+def patient_name(salt: bytes, patient: str) -> str:
+    """The name of a patient in exported objects: 'p' and 16 hexadecimal digits of HMAC-SHA256.
+
+    >>> len(patient_name(b"salt", "007")), patient_name(b"salt", "007") == patient_name(b"pepper", "007")
+    (17, False)
+    """
+    return "p" + hmac.digest(salt, f"patient {patient}".encode(), "sha256").hex()[:16]
+
+
+def shifted_date(date: str, patient: str, salt: bytes) -> str:
+    """A date YYYYMMDD, 1–365 days earlier, by a number of days that depends on salt and patient; '' if it is not valid.
+
+    >>> shifted_date("20200102", "p1", b"salt") < "20200102", shifted_date("unknown", "p1", b"salt")
+    (True, '')
+    """
+    digest = hmac.digest(salt, f"date {patient}".encode(), "sha256")
+    days = 1 + int.from_bytes(digest[:8]) % _MOST_SHIFT
+    try:
+        return (datetime.strptime(date.strip(), "%Y%m%d") - timedelta(days)).strftime("%Y%m%d")
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _cut_pixels(image: Dataset) -> None:

@@ -1,52 +1,57 @@
-"""The DICOM objects of one case: Secondary Capture, Parametric Map, Segmentation and structured report."""
+"""What all our DICOM objects share: series and identifiers, research notice, side; and the Secondary Capture."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from knee.review import CLAIM
-from knee.review.cases import NetworkView
+from knee.review.dicom.identity import NOT_STATED, salted_uid
 from knee.review.page.html import ReviewRun
 from knee.review.picture import Picture
 
 MAKER = "dcmt-knee"
 NOTICE = "RESEARCH - not for diagnostic use"
 KNEE = Code("72696002", "SCT", "Knee region structure")
-_LOCAL = "99DCMT"
+LOCAL = "99DCMT"
+"""The designator of our own codes, which every object that uses them declares."""
+LATERALITY = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _SOURCE = Code("121322", "DCM", "Source image for image processing operation")
 
 
 @dataclass(frozen=True)
 class Place:
-    """The series of an object, and its number within the series."""
+    """The series of an object and its identifier, which do not change when the object is made again."""
 
     series_uid: str
     series_number: int
+    instance_uid: str
     instance_number: int
     version: str
     """Of this software."""
 
     @property
     def common(self) -> dict[str, Any]:
-        """Arguments that all kinds of highdicom objects take; every call gives a new instance UID."""
+        """Arguments that all kinds of highdicom objects take."""
         return {
             "series_instance_uid": self.series_uid,
             "series_number": self.series_number,
-            "sop_instance_uid": hd.UID(),
+            "sop_instance_uid": self.instance_uid,
             "instance_number": self.instance_number,
             "manufacturer": MAKER,
         }
+
+    def tracking(self, what: str) -> UID:
+        """The identifier of a part of the object."""
+        return salted_uid(self.instance_uid.encode(), what)
 
     @property
     def device(self) -> dict[str, Any]:
@@ -60,170 +65,44 @@ class Place:
 
 def secondary_capture(picture: Picture, reference: Dataset, run: ReviewRun, place: Place, *, title: str) -> Dataset:
     """The picture as an RGB Secondary Capture of the reference's study, which every viewer shows."""
-    spacing = reference.get("PixelSpacing") or reference.get("ImagerPixelSpacing")
-    side, orientation = _side(reference), _recorded_orientation(reference) or _nearest_orientation(reference)
+    orientation = recorded_orientation(reference) or _nearest_orientation(reference)
     capture: Dataset = hd.sc.SCImage.from_ref_dataset(
         ref_dataset=reference,
         pixel_array=picture.pixels,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
-        pixel_spacing=tuple(round(float(mm) / picture.factor, 8) for mm in spacing) if spacing else None,
-        laterality=side,
         patient_orientation=("L", "F"),  # required here even if unknown; replaced below by the recorded one
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **place.common,
     )
     capture.PatientOrientation = list(orientation) if orientation else None
-    if side is None and "Laterality" in capture:
-        del capture.Laterality
+    _set_spacing(capture, reference, picture.factor)
     capture.ImageType = ["DERIVED", "SECONDARY"]
     capture.BurnedInAnnotation = "YES"
     capture.DerivationDescription = CLAIM
     if "SOPInstanceUID" in reference and "PixelData" in reference:
         capture.SourceImageSequence = [_referenced(reference)]
-    _finish(capture, reference, run, place, title)
+    if reference.get("ImageComments"):
+        capture.ImageComments = reference.ImageComments
+    finish(capture, reference, run, place, title)
     return capture
 
 
-def parametric_map(
-    x: NDArray[np.float32], reference: Dataset, run: ReviewRun, place: Place, *, title: str, network: str
-) -> Dataset:
-    """x (H, W) on the pixels of an MR slice, as float32."""
-    attention = hd.sr.CodedConcept("attention", _LOCAL, f"Attention of the {network} network, scaled to 0-1 per image")
-    mapping = hd.pm.RealWorldValueMapping(
-        lut_label="x",
-        lut_explanation="Attention, scaled to 0-1 per image",
-        unit=codes.UCUM.NoUnits,
-        value_range=(0.0, 1.0),
-        slope=1,
-        intercept=0,
-        quantity_definition=attention,
-    )
-    made: Dataset = hd.pm.ParametricMap(
-        source_images=[reference],
-        pixel_array=np.asarray(x, np.float32)[None],
-        contains_recognizable_visual_features=False,
-        real_world_value_mappings=[mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
-        content_label="ATTENTION",
-        content_description=NOTICE,
-        content_qualification="RESEARCH",
-        **place.common,
-        **place.device,
-    )
-    # Slicer's converter crashes without an anatomic region and its laterality.
-    anatomy = Dataset()
-    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(KNEE)]
-    anatomy.FrameLaterality = _side(reference) or "U"
-    made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
-    _finish(made, reference, run, place, title)
-    return made
+def _set_spacing(capture: Dataset, reference: Dataset, factor: int) -> None:
+    """The spacing of an enlarged picture under the source's own attributes.
 
-
-def segmentation(
-    x: NDArray[np.float32], reference: Dataset, run: ReviewRun, place: Place, *, title: str, network: str
-) -> Dataset:
-    """{x > σ₀} on the pixels of an MR slice, as a binary segmentation. ``x`` must exceed σ₀ somewhere."""
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=f"{MAKER} {network}",
-        family=codes.cid7162.ArtificialIntelligence,
-        version=_version(run),
-    )
-    description = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=f"Attention of the {network} (not a lesion)",
-        segmented_property_category=codes.cid7150.SpatialAndRelationalConcept,
-        segmented_property_type=hd.sr.CodedConcept("attention", _LOCAL, "Attention of a model"),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-        anatomic_regions=[KNEE],
-        tracking_uid=hd.UID(),
-        tracking_id=f"attention {network}",
-    )
-    side = _LATERALITY.get(_side(reference) or "")
-    if side:
-        sided = hd.sr.CodedConcept.from_code(side)
-        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [sided]
-    made: Dataset = hd.seg.Segmentation(
-        source_images=[reference],
-        pixel_array=(np.asarray(x) > run.threshold)[None].astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[description],
-        content_label="ATTENTION",
-        content_description=NOTICE,
-        **place.common,
-        **place.device,
-    )
-    _finish(made, reference, run, place, title)
-    return made
-
-
-def attention_report(
-    lines: Sequence[NDArray[np.float64]],
-    view: NetworkView,
-    reference: Dataset,
-    run: ReviewRun,
-    place: Place,
-    *,
-    title: str,
-    network: str,
-) -> Dataset:
-    """A TID 1500 report on a radiograph: ``lines`` as regions, the network's grade as a qualitative evaluation.
-
-    ``lines`` come from ``contour_lines``, at least one: a report without a region crashes a common viewer.
+    ImagerPixelSpacing, at the detector of a projection, is not that in the patient, and is not made to look like it.
     """
-    observer = hd.sr.ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-            uid=hd.UID(), name=MAKER, model_name=f"{network} {run.model_hash[:8]}"
-        ),
-    )
-    content = hd.sr.MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=_PROCEDURE,
-        imaging_measurements=[_region(line, view, reference, run, network) for line in lines],
-        title=codes.cid7021.ImagingMeasurementReport,
-        # The image library requires both of these; a radiograph may have neither.
-        referenced_images=[reference]
-        if _recorded_orientation(reference) and reference.get("ImagerPixelSpacing")
-        else None,
-    )
-    made: Dataset = hd.sr.ComprehensiveSR(evidence=[reference], content=content[0], is_complete=True, **place.common)
-    _finish(made, reference, run, place, title)
-    return made
+    for keyword in _SPACINGS:
+        if spacing := reference.get(keyword):
+            setattr(capture, keyword, [round(float(mm) / factor, 8) for mm in spacing])
+    if reference.get("PixelSpacing") and reference.get("PixelSpacingCalibrationType"):
+        capture.PixelSpacingCalibrationType = reference.PixelSpacingCalibrationType
+        capture.PixelSpacingCalibrationDescription = reference.get("PixelSpacingCalibrationDescription") or NOT_STATED
 
 
-def _region(line: NDArray[np.float64], view: NetworkView, reference: Dataset, run: ReviewRun, network: str) -> Any:
-    """One outline, with the network's grade of the whole image."""
-    scale, name = run.grade_set, run.grade_set.names[view.grade]
-    grade = hd.sr.QualitativeEvaluation(
-        name=hd.sr.CodedConcept(_one_value(scale.name, 16), _LOCAL, _one_value(scale.title or scale.name, 64)),
-        value=hd.sr.CodedConcept(
-            f"{_one_value(scale.name, 12)}-{view.grade}", _LOCAL, _one_value(f"{view.grade} {name}", 64)
-        ),
-    )
-    region = hd.sr.ImageRegion(
-        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
-        graphic_data=line,
-        source_image=hd.sr.SourceImageForRegion(reference.SOPClassUID, reference.SOPInstanceUID),
-    )
-    site = hd.sr.FindingSite(anatomic_location=KNEE, laterality=_LATERALITY.get(_side(reference) or ""))
-    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier=f"attention {network}"),
-        referenced_region=region,
-        finding_type=hd.sr.CodedConcept("attention", _LOCAL, "Attention of a model (not a lesion)"),
-        algorithm_id=hd.sr.AlgorithmIdentification(name=f"{MAKER} {network}", version=_version(run)),
-        finding_sites=[site],
-        qualitative_evaluations=[grade],
-    )
-
-
-_PROCEDURE = Code("363680008", "SCT", "Radiographic imaging procedure")
-_LATERALITY = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
-
-
-def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, title: str) -> None:
+def finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, title: str) -> None:
     """Add what highdicom does not copy from the reference, and the research notice of every object."""
     made.SpecificCharacterSet = "ISO_IR 192"
     made.SeriesDescription = f"{title} {NOTICE}"[:64]
@@ -231,23 +110,44 @@ def _finish(made: Dataset, reference: Dataset, run: ReviewRun, place: Place, tit
     for keyword in carried if made.Modality == "SR" else (*carried, "BodyPartExamined"):
         if keyword in reference:
             made[keyword] = reference[keyword]
+    if made.Modality != "SR":
+        _set_side(made, reference)
     equipment = hd.ContributingEquipment(
         manufacturer=MAKER,
         purpose_of_reference=Code("109102", "DCM", "Processing Equipment"),
-        manufacturer_model_name=_version(run),
+        manufacturer_model_name=version_of(run),
         software_versions=place.version,
         contribution_description=NOTICE,
     )
     made.ContributingEquipmentSequence = [equipment, *made.get("ContributingEquipmentSequence", [])]
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = LOCAL, MAKER
+    scheme.CodingSchemeResponsibleOrganization = MAKER
+    made.CodingSchemeIdentificationSequence = [scheme, *made.get("CodingSchemeIdentificationSequence", [])]
 
 
-def _version(run: ReviewRun) -> str:
+def _set_side(made: Dataset, reference: Dataset) -> None:
+    """The side as the source gives it: of its series (Laterality), or of the image, since a series may show both sides.
+
+    A knee is one of a pair, so a series of unknown side needs Laterality, of no value.
+    """
+    if "Laterality" in made:
+        del made.Laterality
+    if "SharedFunctionalGroupsSequence" in made:
+        return  # the frames have their own anatomy
+    if reference.get("Laterality") in ("L", "R") or not reference.get("ImageLaterality"):
+        made.Laterality = reference.get("Laterality") or ""
+    else:
+        made.ImageLaterality = reference.ImageLaterality
+
+
+def version_of(run: ReviewRun) -> str:
     """Names the weights, their hash first because a long run name is cut off."""
     # 64 characters are allowed, padding included.
-    return _one_value(f"model {run.model_hash}, run {run.run}", 60)
+    return one_value(f"model {run.model_hash}, run {run.run}", 60)
 
 
-def _one_value(text: str, length: int) -> str:
+def one_value(text: str, length: int) -> str:
     """Text as one DICOM value: a backslash would separate two values, and control characters are not allowed."""
     return "".join(letter if letter.isprintable() else " " for letter in text.replace("\\", "/"))[:length].strip()
 
@@ -260,14 +160,15 @@ def _referenced(reference: Dataset) -> Dataset:
     return item
 
 
-def _side(reference: Dataset) -> str | None:
+def side_of(reference: Dataset) -> str | None:
+    """The side of the image; None if the reference does not give it."""
     for keyword in ("ImageLaterality", "Laterality"):
         if reference.get(keyword) in ("L", "R"):
             return str(reference.get(keyword))
     return None
 
 
-def _recorded_orientation(reference: Dataset) -> tuple[str, str] | None:
+def recorded_orientation(reference: Dataset) -> tuple[str, str] | None:
     """Directions of rows and columns as recorded in the file: ``P``, or ``PR`` for a direction between two axes."""
     recorded = reference.get("PatientOrientation")
     if not recorded or isinstance(recorded, str) or len(recorded) != 2:

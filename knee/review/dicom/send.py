@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from tqdm import tqdm
 
 from knee.errors import Faults, UserError
 from knee.io.tables import shortened
@@ -17,7 +19,9 @@ from knee.io.tables import shortened
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
-_MOST_CONTEXTS = 128
+_MOST_CONTEXTS = 127
+"""Of 128; the echo takes one."""
+_VERIFICATION = "1.2.840.10008.1.1"
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,10 @@ class Sent:
 
 
 def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
-    """Store files on a node, in the order given; a refused file does not stop the others.
+    """Store files on a node, in the order given; a refused file does not stop the others. An echo comes first.
 
-    Raises UserError where pynetdicom is missing, or the node cannot be reached, refuses the association or disconnects.
+    Raises UserError where pynetdicom is missing, or the node cannot be reached, refuses the association, does not answer
+    within ``timeout_s`` or disconnects.
     Raises Faults, before anything is sent, where files are not DICOM objects.
     """
     try:
@@ -62,11 +67,13 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
     kinds = _kinds(paths)
     entity = AE(ae_title=node.calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout_s
+    entity.add_requested_context(_VERIFICATION)
     for sop_class, syntax in kinds:
         entity.add_requested_context(sop_class, syntax)
     # Events are recorded as they happen: a node that refuses and closes at once would look like a lost connection.
     seen: set[Any] = set()
     steps = (evt.EVT_CONN_OPEN, evt.EVT_ACCEPTED)
+    start = time.monotonic()
     association = entity.associate(
         node.host,
         node.port,
@@ -75,11 +82,19 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
     )
     if not association.is_established:
         reached, agreed = (step in seen for step in steps)
+        if reached and not association.is_rejected and time.monotonic() - start >= timeout_s:
+            raise UserError(
+                f"{node}: gave no answer in {timeout_s:g} s; it may be busy, or no DICOM node: try a longer --timeout"
+            )
         raise UserError(_not_established(association, node, reached=reached, agreed=agreed))
+    if all(context.abstract_syntax == _VERIFICATION for context in association.accepted_contexts):
+        association.release()
+        raise UserError(_not_established(association, node, reached=True, agreed=True))
     accepted: list[Path] = []
     refused: list[tuple[Path, str]] = []
     try:
-        for path in paths:
+        _echo(association, node, timeout_s)
+        for path in tqdm(paths, desc="sending", unit="object", disable=None):
             reason = _store(association, path, node, len(accepted))
             if reason is None:
                 accepted.append(path)
@@ -89,6 +104,16 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
         if association.is_established:
             association.release()
     return Sent(tuple(accepted), tuple(refused))
+
+
+def _echo(association: Association, node: Node, timeout_s: float) -> None:
+    """Raise UserError unless the node answers an echo; one that does not offer echoes is not asked."""
+    if not any(context.abstract_syntax == _VERIFICATION for context in association.accepted_contexts):
+        return
+    status = association.send_c_echo()
+    if not status or status.Status != 0:
+        reason = f"status 0x{status.Status:04X}" if status else f"no answer in {timeout_s:g} s"
+        raise UserError(f"{node}: accepts the association, but not the echo ({reason}); nothing was sent")
 
 
 def _check_titles(node: Node) -> None:

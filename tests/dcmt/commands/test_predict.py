@@ -40,7 +40,7 @@ def grade(run: RunFolder, images: Path, out: Path, **changes: object) -> list[st
     options = {"run": run.path, "images": images, "out": out, "checkpoint": "best", "device": "cpu"}
     # The pictures are ramps, unlike the training images of any run.
     options |= {"student": False, "no_overlays": False, "force": False, "flip_tta": False, "grade_anyway": True}
-    options |= {"slices": None}
+    options |= {"slices": None, "format": "csv,png", "keep_identity": False}
     show_messages()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert predict_command(argparse.Namespace(**{**options, **changes})) == 0

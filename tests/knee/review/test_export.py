@@ -64,16 +64,16 @@ def test_what_cannot_be_made_of_one_case_is_listed_and_everything_else_is_writte
     def fail(*_, **__):
         raise KeyError("of a library")
 
-    monkeypatch.setattr("knee.review.dicom.export.parametric_map", fail)
+    monkeypatch.setattr("knee.review.dicom.export.segmentation", fail)
     monkeypatch.setattr("knee.review.png.case_picture", fail)
     monkeypatch.setattr("knee.review.nifti.dicom_affine", fail)
     export.write(cases, _identities(cases))
     told = "\n".join(export.left_out)
-    for number, what in ((0, "png"), (1, "png"), (1, "nifti"), (1, "teacher_map"), (1, "student_map")):
+    for number, what in ((0, "png"), (1, "png"), (1, "nifti"), (1, "teacher_mask"), (1, "student_mask")):
         assert f"case {cases[number].case}: no {what} (KeyError: 'of a library')" in told
-    assert len(export.left_out) == 5
+    assert len(export.left_out) == 7, "the reports of the series cannot refer to the segmentation either"
     written = {path.relative_to(export.folder).as_posix() for path in export.files}
-    assert {f"nifti/{cases[0].case}_student.nii.gz", f"dicom/{cases[1].case}_teacher_mask.dcm"} <= written
+    assert {f"nifti/{cases[0].case}_student.nii.gz", f"dicom/{cases[1].case}_teacher_capture.dcm"} <= written
     assert "review.html" in written and len(read_key(export.key_path)) == 2
 
 
@@ -118,7 +118,7 @@ def test_an_odd_source_costs_its_own_objects_alone(export, make_case, write_sour
     assert "case thin: the source has no SliceThickness: no map and no segmentation" in told
     assert "case nowhere: the source has no ImagePositionPatient: no map and no segmentation" in told
     assert "case nameless: " in told and "has no StudyInstanceUID" in told
-    assert "case odd class: no teacher_map" in told
+    assert "case odd class: no teacher_mask" in told
     assert "composite" not in told and "sound" not in told
 
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from pydicom.uid import generate_uid
 
 from knee.images.original import read_original
 from knee.images.read import read_pixels
 from knee.review.nifti import NiftiWriter, dicom_affine
+from knee.review.writer import Exported
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -31,21 +33,22 @@ def test_a_map_is_on_its_slice_of_the_volume(tmp_path, case_of, axis, signs):
         def restore(self, square):
             return (shown - shown.min()) / np.ptp(shown)
 
-    paths = NiftiWriter(tmp_path / "out").add(case, replace(read_original(case.source), geometry=Same())).files
-    written = nibabel.load(paths[0])
-    x = written.get_fdata() * np.ptp(shown) + shown.min()
-    expected = volume.take([2], slices_along)
-    assert x == pytest.approx(expected, abs=1e-5)
-    corner, index = np.zeros(4), np.zeros(4)
-    corner[3] = index[3] = 1
-    index[slices_along] = 2
-    assert written.affine @ corner == pytest.approx(affine @ index)
+    writer = NiftiWriter(tmp_path / "out")
+    assert writer.add(case, replace(read_original(case.source), geometry=Same())).files == ()
+    written = nibabel.load(writer.finish().files[0])
+    assert written.shape == volume.shape and written.header.get_xyzt_units()[0] == "mm"
+    x = written.get_fdata().take([2], slices_along) * np.ptp(shown) + shown.min()
+    assert x == pytest.approx(volume.take([2], slices_along), abs=1e-5)
+    others = [number for number in range(volume.shape[slices_along]) if number != 2]
+    assert not written.get_fdata().take(others, slices_along).any(), "slices that are not exported are 0"
+    assert written.get_sform() == pytest.approx(affine) and written.get_qform() == pytest.approx(affine, abs=1e-5)
+    assert int(written.header["sform_code"]) > 0 and int(written.header["qform_code"]) > 0
 
 
 def test_an_mr_slice_is_where_the_scanner_put_it(tmp_path, case_of, write_source):
     source = write_source("MR", np.arange(200 * 160, dtype=np.uint16).reshape(200, 160))
     case = case_of(source, "L")
-    written = nibabel.load(NiftiWriter(tmp_path / "out").add(case, read_original(case.source)).files[1])
+    written = nibabel.load(_written(tmp_path / "out", case).files[1])
     assert written.shape == (200, 160, 1)
     # Row 0, column 0 is at (-40, -60, 60) in DICOM's axes, which run left and posterior; NIfTI's run right and anterior.
     assert written.affine @ [0, 0, 0, 1] == pytest.approx([40, 60, 60, 1])
@@ -54,6 +57,47 @@ def test_an_mr_slice_is_where_the_scanner_put_it(tmp_path, case_of, write_source
     x = written.get_fdata().squeeze()
     place = np.unravel_index(x.argmax(), x.shape)
     assert place == pytest.approx((4.5 / 16 * 200, 200 - 11.5 / 16 * 200 - 20), abs=1.5)
+
+
+def _written(folder, *cases):
+    writer = NiftiWriter(folder)
+    done = [writer.add(case, read_original(case.source)) for case in cases] + [writer.finish()]
+    return Exported(*(tuple(item for one in done for item in getattr(one, name)) for name in ("files", "left_out")))
+
+
+def _series(write_source, positions):
+    values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
+    series = generate_uid()
+    places = [{"ImagePositionPatient": [place, -60, 60], "SeriesInstanceUID": series} for place in positions]
+    return [write_source("MR", values, **place) for place in places]
+
+
+def test_a_dicom_series_is_one_volume_in_order_along_its_normal(tmp_path, case_of, write_source):
+    sources = _series(write_source, [40, 37, 34, 31])
+    cases = [replace(case_of(source, "L"), case=f"c{n}") for n, source in enumerate(sources)]
+    exported = _written(tmp_path / "out", *cases[1:])
+    assert [path.name for path in exported.files] == ["c1_teacher.nii.gz", "c1_student.nii.gz"]
+    written = nibabel.load(exported.files[0])
+    assert written.shape == (200, 160, 4) and exported.left_out == ()
+    x = written.get_fdata()
+    assert [bool(x[:, :, number].any()) for number in range(4)] == [False, True, True, True]
+    # The normal of these slices runs to the right: from 40 mm left to 31 mm, in NIfTI's axes from −40 to −31.
+    assert [written.affine @ [0, 0, number, 1] for number in (0, 3)] == [
+        pytest.approx([-40, 60, 60, 1]),
+        pytest.approx([-31, 60, 60, 1]),
+    ]
+    for transform in (written.get_sform(), written.get_qform()):
+        assert transform == pytest.approx(written.affine, abs=1e-5)
+    assert written.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_series_with_a_gap_is_a_volume_for_each_slice_and_a_sentence(tmp_path, case_of, write_source):
+    cases = [
+        replace(case_of(source, "L"), case=f"c{n}") for n, source in enumerate(_series(write_source, [40, 37, 28]))
+    ]
+    exported = _written(tmp_path / "out", *cases)
+    assert len(exported.files) == 6 and "not evenly spaced" in exported.left_out[0]
+    assert {nibabel.load(path).shape for path in exported.files} == {(200, 160, 1)}
 
 
 def test_a_slice_without_a_position_is_a_plain_array(tmp_path, case_of, write_source):

@@ -41,7 +41,8 @@ def test_outlines_go_round_the_pixels_above_the_threshold_largest_first() -> Non
     x[7, 1] = 1  # a speck without an area
     x[0, 20:] = 0.4  # not above the threshold
     large, small = contour_lines(x)
-    for line, (top, bottom, left, right) in ((large, (10, 19, 12, 28)), (small, (2, 5, 3, 7))):
+    assert not large.is_hole and not small.is_hole
+    for (line, _), (top, bottom, left, right) in ((large, (10, 19, 12, 28)), (small, (2, 5, 3, 7))):
         assert np.array_equal(line[0], line[-1])
         assert line.min(0).tolist() == [left + 0.5, top + 0.5]
         assert line.max(0).tolist() == [right - 0.5, bottom - 0.5]

@@ -182,7 +182,7 @@ def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
     capsys.readouterr()
     refusals = [((objects[0], "status 0xA700 full"),), ()]
 
-    def send(paths: list[Path], node: Node) -> Sent:
+    def send(paths: list[Path], node: Node, *, timeout_s: float) -> Sent:
         assert paths == objects
         assert node == Node("pacs", 11112, "NODE", "DCMT")
         refused = refusals.pop(0)
@@ -195,3 +195,12 @@ def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
     assert f"{len(objects) - 1} of {len(objects)} objects were accepted by NODE at pacs:11112" in printed
     assert f"refused: {objects[0].name}: status 0xA700 full" in printed
     assert main([*command[:2], str(folder), *command[3:]]) == 0
+
+
+def test_reports_and_files_are_not_imported_at_once_and_pictures_have_no_reports(reviewed, save, tmp_path, capsys):
+    run = str(reviewed.run)
+    for arguments in ([], ["verdicts.json", "--dicom", str(tmp_path)]):
+        assert main(["review", "import", run, *arguments]) == 2
+        assert "either verdicts files of the page, or a folder of DICOM reports" in capsys.readouterr().err
+    assert main(["review", "import", run, "--dicom", str(tmp_path)]) == 2
+    assert "no exported case is a readable DICOM file" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import generate_uid
 
 from knee.images.original import read_original
 from knee.images.read import prepare, read_pixels
@@ -22,21 +23,39 @@ SHAPES = {"MR": (200, 160), "DX": (300, 420), "CR": (300, 420)}
 
 
 class _Export(DicomExport):
-    """Reads the original of a case, as the export of many does."""
+    """Reads the originals of cases, as the export of many does."""
 
-    def write(self, case) -> Exported:
-        return self.add(case, read_original(case.source))
+    def write(self, *cases) -> Exported:
+        done = [self.add(case, read_original(case.source)) for case in cases] + [self.finish()]
+        return Exported(*(tuple(one for part in done for one in getattr(part, name)) for name in ("files", "left_out")))
 
 
 @pytest.fixture
 def export(tmp_path, run):
-    return _Export(tmp_path / "dicom", run, "1.0", b"salt")
+    return _Export(tmp_path / "dicom", run, "1.0", b"salt", maps=True)
 
 
 def _source_values(kind: str) -> np.ndarray:
     height, width = SHAPES[kind]
     y, x = np.mgrid[0:height, 0:width]
     return (800 + 4 * x + 3 * y).astype(np.uint16)
+
+
+@pytest.fixture
+def write_series(write_source):
+    """``write_series("MR", count, **attributes)``: images of one series; slices of MR are 3 mm apart, last first."""
+
+    def write(kind: str, count: int, **attributes: object) -> list[Path]:
+        shared = {"StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()} | attributes
+        if kind == "MR":
+            shared["FrameOfReferenceUID"] = generate_uid()
+        paths = []
+        for number in range(count):
+            place = {"ImagePositionPatient": [40 - 3 * number, -60, 60]} if kind == "MR" else {}
+            paths.append(write_source(kind, _source_values(kind), InstanceNumber=number + 1, **shared, **place))
+        return paths
+
+    return write
 
 
 @pytest.fixture
@@ -78,4 +97,12 @@ def _complaints(path: Path) -> list[str]:
     if not shutil.which("dciodvfy"):
         pytest.skip("DICOM objects are checked by dciodvfy: apt-get install dicom3tools")
     done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+
+
+def _disagreements(paths) -> list[str]:
+    """The errors of dcentvfy: attributes of a patient, study or series that differ among its objects."""
+    if not shutil.which("dcentvfy"):
+        pytest.skip("whole exports are checked by dcentvfy: apt-get install dicom3tools")
+    done = subprocess.run(["dcentvfy", *paths], capture_output=True, text=True, check=False)
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]

@@ -8,9 +8,10 @@ import pydicom
 import pytest
 
 from knee.errors import UserError
+from knee.review.dicom.identity import patient_name
 from knee.review.writer import NotMade
 
-from .conftest import SHAPES, _centroid, _complaints, _expected_place, _named, _source_values
+from .conftest import SHAPES, _centroid, _complaints, _disagreements, _expected_place, _named, _source_values
 
 
 @pytest.mark.parametrize("side", ["L", "R"])
@@ -18,7 +19,14 @@ def test_the_map_of_an_mr_slice_is_on_the_right_pixels(write_source, case_of, ex
     path = write_source("MR", _source_values("MR"), Laterality=side)
     files = _named(export.write(case_of(path, side)))
     assert sorted(files) == sorted(
-        ["source", *(f"{network}_{kind}" for network in ("student", "teacher") for kind in ("capture", "map", "mask"))]
+        [
+            "source",
+            *(
+                f"{network}_{kind}"
+                for network in ("student", "teacher")
+                for kind in ("capture", "map", "mask", "report")
+            ),
+        ]
     )
     place = _expected_place("MR", side)
     x = pydicom.dcmread(files["teacher_map"]).pixel_array.squeeze()
@@ -40,21 +48,62 @@ def test_a_picture_that_never_was_dicom_gets_a_capture(tmp_path, case_of, export
     files = _named(exported)
     assert sorted(files) == ["student_capture", "teacher_capture"]
     capture = pydicom.dcmread(files["teacher_capture"])
-    assert (capture.PatientID, capture.PatientName) == ("000000000001", "000000000001^")
+    named = patient_name(b"salt", "000000000001")
+    assert (capture.PatientID, capture.PatientName) == (named, f"{named}^")
+    assert capture.ImageComments == "case 000000000001"
     assert capture.Laterality == "R" and capture.BurnedInAnnotation == "YES"
     assert _complaints(files["teacher_capture"]) == []
 
 
-def test_a_study_has_one_new_series_for_each_kind_of_object(write_source, case_of, export):
-    first = pydicom.dcmread(write_source("MR", _source_values("MR")))
-    study = {"StudyInstanceUID": first.StudyInstanceUID}
-    paths = [write_source("MR", _source_values("MR"), **study) for _ in range(2)]
-    written = [export.write(case_of(path, "L", case=f"c{n}")) for n, path in enumerate(paths)]
-    made = [pydicom.dcmread(path) for exported in written for path in exported.files if "source" not in path.name]
+def test_a_series_has_one_new_series_for_each_network_and_kind_of_object(write_series, case_of, export):
+    paths = write_series("MR", 2)
+    exported = export.write(*(case_of(path, "L", case=f"c{n}") for n, path in enumerate(paths)))
+    made = [pydicom.dcmread(path) for path in exported.files if "source" not in path.name]
     series = {(one.SeriesInstanceUID, one.SOPClassUID) for one in made}
-    assert len(series) == 3
+    assert len(made) == 2 * (2 + 3) and len(series) == 2 * 4
     captures = [one for one in made if one.SOPClassUID.name == "Secondary Capture Image Storage"]
-    assert [one.InstanceNumber for one in captures] == [1, 2, 3, 4]
+    assert sorted(one.InstanceNumber for one in captures) == [1, 1, 2, 2]
+
+
+def test_the_same_model_makes_the_same_objects_and_another_model_new_series(write_series, case_of, export, run):
+    cases = [case_of(path, "L", case=f"c{n}") for n, path in enumerate(write_series("MR", 2))]
+    cases.append(case_of(write_series("DX", 1)[0], "R", case="c9"))
+
+    def identifiers(**changes):
+        exported = replace(export, force=True, **changes).write(*cases)
+        made = {path.name: pydicom.dcmread(path, stop_before_pixels=True) for path in exported.files}
+        return {name: (one.SeriesInstanceUID, one.SOPInstanceUID) for name, one in made.items()}
+
+    first = identifiers()
+    assert len({uid for _, uid in first.values()}) == len(first) and identifiers() == first
+    other = identifiers(run=replace(run, model_hash="f" * 16))
+    for name, pair in first.items():
+        kept = set(pair) & set(other[name])
+        assert kept == (set(pair) if name.endswith("source.dcm") else set()), name
+    assert not {uid for pair in first.values() for uid in pair} & {
+        uid for pair in identifiers(salt=b"pepper").values() for uid in pair
+    }
+
+
+@pytest.mark.slow
+def test_a_whole_export_has_no_error_and_its_objects_agree(write_series, case_of, export, tmp_path):
+    """Both sides in one series, unknown sides, two patients, calibrated and detector spacing, pictures."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "knee.png"), (_source_values("MR") // 8).astype(np.uint8))
+    files = [(path, "L") for path in write_series("MR", 2)]
+    files += [(path, "") for path in write_series("MR", 2, Laterality=None)]
+    files += zip(write_series("CR", 3, Laterality=None), ("R", "L", ""), strict=True)
+    calibrated = {"PixelSpacing": [0.18, 0.18], "PixelSpacingCalibrationType": "GEOMETRY"}
+    files += [(path, "R") for path in write_series("DX", 2, PatientID="OTHER", **calibrated)]
+    files += [(tmp_path / "knee.png", "R"), (tmp_path / "knee.png", "")]
+    cases = [
+        case_of(path, side, case=f"c{n:010x}", patient="" if n < 7 else "q") for n, (path, side) in enumerate(files)
+    ]
+    exported = replace(export, shift_dates=True).write(*cases)
+    assert len(exported.files) > 40 and exported.left_out == ()
+    assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
+    assert _disagreements(exported.files) == []
 
 
 @pytest.mark.parametrize("kind", ["DX", "CR"])

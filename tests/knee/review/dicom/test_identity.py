@@ -87,7 +87,7 @@ def test_values_that_the_standard_does_not_know_are_left_empty_where_the_patient
         odd = {"PatientSex": "U", "PatientBirthDate": "unknown", "StudyTime": "noon"}
         path = write_source("MR", _source_values("MR"), **odd)
     exported = replace(export, keep_identity=True).write(case_of(path, "L"))
-    assert len(exported.files) == 6
+    assert len(exported.files) == 8
     told = "PatientBirthDate, PatientSex, StudyTime: the value in its file is not valid DICOM, and is left empty"
     assert exported.left_out == (f"case 000000000001: {told}",)
     for file in exported.files:

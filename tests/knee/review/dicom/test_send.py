@@ -83,13 +83,13 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.fixture
 def objects(tmp_path, run, make_case, write_source) -> list[Path]:
     files: list[Path] = []
-    export = DicomExport(tmp_path / "dicom", run, "1.0", b"salt")
+    export = DicomExport(tmp_path / "dicom", run, "1.0", b"salt", maps=True)
     for kind in ("MR", "CR"):
         path = write_source(kind, np.arange(120 * 90, dtype=np.uint16).reshape(120, 90))
         image, geometry = prepare(read_pixels(path).values, 128)
         case = make_case(1, case=kind.lower(), image=image, geometry=geometry, source=path, cartilage=None)
         files += export.add(case, read_original(case.source)).files
-    return files
+    return [*files, *export.finish().files]
 
 
 @pytest.mark.slow
@@ -97,11 +97,11 @@ def test_every_kind_of_object_is_taken_by_a_real_server(orthanc, objects):
     node, http = orthanc
     sent = send(objects, node)
     assert sent.accepted == tuple(objects) and sent.refused == ()
-    assert str(sent) == "12 of 12 objects were accepted"
+    assert str(sent) == "14 of 14 objects were accepted"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{http}/statistics") as answer:
         statistics = json.load(answer)
-    assert statistics["CountInstances"] == 12
+    assert statistics["CountInstances"] == 14
     assert statistics["CountStudies"] == 2
 
 
@@ -171,6 +171,31 @@ def test_a_node_that_closes_without_a_word_refuses(objects):
         threading.Thread(target=close_the_first, daemon=True).start()
         with pytest.raises(UserError, match=r"refuses the association \(no reason given\)"):
             send(objects[:1], Node("127.0.0.1", server.getsockname()[1]), timeout_s=5)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_answer_is_told_from_one_that_refuses(objects):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(UserError, match=r"gave no answer in 1 s; .* longer --timeout"),
+    ):
+        send(objects[:1], Node("127.0.0.1", server.getsockname()[1]), timeout_s=1)
+
+
+@pytest.mark.slow
+def test_a_node_that_fails_the_echo_gets_nothing(objects):
+    from pynetdicom import AE, evt
+
+    server = AE(ae_title="ILL")
+    for kind in ("1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4"):
+        server.add_supported_context(kind)
+    handlers = [(evt.EVT_C_ECHO, lambda event: 0x0110), (evt.EVT_C_STORE, lambda event: pytest.fail("sent"))]
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        with pytest.raises(UserError, match=r"but not the echo \(status 0x0110\); nothing was sent"):
+            send(objects[:1], Node("127.0.0.1", running.server_address[1], "ILL"))
+    finally:
+        running.shutdown()
 
 
 @pytest.mark.slow

@@ -1,0 +1,163 @@
+"""DICOMweb: fetch a study (WADO-RS) and store objects (STOW-RS), with what the server said of each object."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from tqdm import tqdm
+
+from knee.errors import Faults, UserError
+from knee.io.tables import shortened
+from knee.review.dicom.send import Sent
+
+if TYPE_CHECKING:
+    from dicomweb_client.api import DICOMwebClient
+
+TOKEN = "DICOMWEB_TOKEN"
+"""The environment variable with the bearer token; options of a command would be visible to other users."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_OF_OBJECT = {
+    400: "the server does not accept it (400)",
+    409: "the server does not accept it (409)",
+    413: "it is larger than the server accepts (413); raise the limit there",
+    415: "the server does not accept its transfer syntax (415)",
+}
+"""Statuses that concern one object; others may be accepted."""
+
+
+def store(paths: Sequence[Path], url: str, *, timeout_s: float = 60.0) -> Sent:
+    """Store files by STOW-RS, one request each, in the order given; a refused file does not stop the others.
+
+    Raises UserError where the server cannot be reached, refuses the user, fails or disconnects: what was accepted until then
+    stays there. Raises Faults, before anything is sent, where files are not DICOM objects.
+    """
+    client = _client(url, timeout_s)
+    _check(paths)
+    accepted: list[Path] = []
+    refused: list[tuple[Path, str]] = []
+    for path in tqdm(paths, desc="sending", unit="object", disable=None):
+        with _told(url, timeout_s, done=f"; {len(accepted)} of {len(paths)} objects were accepted and stay there"):
+            reason = _store(client, path)
+        if reason:
+            refused.append((path, reason))
+        else:
+            accepted.append(path)
+    return Sent(tuple(accepted), tuple(refused))
+
+
+def _store(client: DICOMwebClient, path: Path) -> str:
+    """Send one file; the server's reason if it refused it, else ''."""
+    import requests
+
+    try:
+        answer = client.store_instances([pydicom.dcmread(path)])
+    except requests.HTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in _OF_OBJECT:
+            return _OF_OBJECT[status]
+        raise
+    failed = answer.get("FailedSOPSequence") or []
+    return "; ".join(f"the server reports failure 0x{int(item.get('FailureReason') or 0):04X}" for item in failed)
+
+
+def fetch_study(url: str, study: str, folder: Path, *, timeout_s: float = 60.0) -> list[Path]:
+    """The study's objects by WADO-RS, as stored, in ``folder``, one subfolder for each series.
+
+    Raises UserError where the study is not there, and as ``store``; the folder is then incomplete.
+    """
+    client = _client(url, timeout_s)
+    if not _UID.fullmatch(study) or len(study) > 64:
+        raise UserError(f"--study {study!r:.80} is not a UID; give the StudyInstanceUID, as 1.2.840.113619.2…")
+    files: list[Path] = []
+    with _told(url, timeout_s, study=study):
+        found = client.iter_study(study, media_types=(("application/dicom", "*"),))
+        for number, image in enumerate(tqdm(found, desc="fetching", unit="object", disable=None)):
+            path = _place(folder, str(image.get("SeriesInstanceUID", "")), number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save_as(path, enforce_file_format=True)
+            files.append(path)
+    if not files:
+        raise UserError(f"{url}: has no object of study {study}; check the UID and your rights there")
+    return files
+
+
+def _place(folder: Path, series: str, number: int) -> Path:
+    """A file name from the server's UIDs, which may be any text."""
+    safe = "".join(letter for letter in series if letter in "0123456789.")[:64].strip(".") or "series"
+    return folder / safe / f"{number:05d}.dcm"
+
+
+def _client(url: str, timeout_s: float) -> DICOMwebClient:
+    try:
+        from dicomweb_client.api import DICOMwebClient
+    except ImportError as error:
+        raise UserError("DICOMweb needs dicomweb-client; install it with: pip install 'dcmt-knee[dicomweb]'") from error
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{url!r:.200} is not the address of a DICOMweb server; give one like https://host/dicom-web")
+    token = os.environ.get(TOKEN, "").strip()
+    if parts.username or parts.password:
+        raise UserError(f"the address holds a password, which others can see; put a token into the variable {TOKEN}")
+    if token and parts.scheme == "http" and parts.hostname not in _LOCAL:
+        raise UserError(f"{url}: the token in {TOKEN} would be sent unencrypted; use https")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    client = DICOMwebClient(url, headers=headers, timeout=timeout_s)
+    client.set_http_retry_params(retry=False)
+    return client
+
+
+def _check(paths: Sequence[Path]) -> None:
+    faults = []
+    for path in paths:
+        try:
+            pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        except (OSError, InvalidDicomError, AttributeError, ValueError) as error:
+            faults.append(f"{path}: is not a DICOM object ({error})")
+    if faults:
+        raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be sent; nothing was sent")
+    if not paths:
+        raise UserError("there are no files to send; export with --format dicom first")
+
+
+@contextmanager
+def _told(url: str, timeout_s: float, *, study: str = "", done: str = "") -> Iterator[None]:
+    """Turn every failure of a request into a UserError that says what happened, and what was done before it."""
+    import requests
+
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        reasons = {
+            401: f"does not know you (401); put a valid token into the environment variable {TOKEN}",
+            403: "does not allow it (403); ask for the right to read or store there",
+            404: f"has no study {study} (404); check its UID"
+            if study
+            else "is not a DICOMweb address (404); check its path",
+        }
+        reason = reasons.get(status, f"failed (status {status}); see the server's log, and try again")
+        raise UserError(f"{url}: {reason}{done}") from error
+    except requests.exceptions.SSLError as error:
+        raise UserError(
+            f"{url}: its certificate cannot be verified ({error}); name your certificates in REQUESTS_CA_BUNDLE{done}"
+        ) from error
+    except requests.Timeout as error:
+        raise UserError(
+            f"{url}: no answer in {timeout_s:g} s; it may be busy: try again with a longer --timeout{done}"
+        ) from error
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        raise UserError(
+            f"{url}: cannot be reached, or ended the connection; check address and network, and try again{done}"
+        ) from error
+    except (ValueError, KeyError, AttributeError, requests.RequestException, InvalidDicomError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{url}: its answer is not DICOMweb ({reason}); check the address{done}") from error

@@ -1,0 +1,199 @@
+"""DICOMweb: Orthanc with its plugin, and a local server that answers as servers do when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from knee.errors import Faults, UserError
+from knee.review.dicom.web import TOKEN, fetch_study, store
+
+from .conftest import _source_values
+
+pytest.importorskip("dicomweb_client", reason="DICOMweb needs dicomweb-client: pip install dicomweb-client")
+_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., str]]:
+    """``answering(*answers)``: the address of a server that gives one (status, body) per request; None cuts it."""
+    servers = []
+
+    def start(*answers: tuple[int, bytes] | None) -> str:
+        left, requests = list(answers), []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                requests.append(dict(self.headers))
+                answer = left.pop(0) if len(left) > 1 else left[0]
+                if answer is None:
+                    self.rfile.read(min(length, 10))
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                self.rfile.read(length)
+                self.send_response(answer[0])
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", str(len(answer[1])))
+                self.end_headers()
+                self.wfile.write(answer[1])
+
+            do_GET = do_POST = _answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.requests = requests  # type: ignore[attr-defined]
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/dicom-web"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def objects(write_source) -> list[Path]:
+    return [write_source("CR", _source_values("CR")[:40, :40]) for _ in range(3)]
+
+
+_STORED = (200, b"{}")
+_PARTIAL = (
+    202,
+    json.dumps(
+        {
+            "00081198": {
+                "vr": "SQ",
+                "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [272]}}],
+            }
+        }
+    ).encode(),
+)
+
+
+def test_what_a_server_says_of_each_object_is_told_and_the_others_are_stored(answering, objects, monkeypatch):
+    monkeypatch.delenv(TOKEN, raising=False)
+    sent = store(objects, answering(_STORED, _PARTIAL, (413, b"")))
+    assert sent.accepted == (objects[0],)
+    assert [path for path, _ in sent.refused] == objects[1:]
+    reasons = [reason for _, reason in sent.refused]
+    assert reasons[0] == "the server reports failure 0x0110" and "larger than the server accepts (413)" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, b""), f"does not know you \\(401\\); put a valid token into the environment variable {TOKEN}"),
+        ((403, b""), r"does not allow it \(403\)"),
+        ((404, b""), r"is not a DICOMweb address \(404\)"),
+        ((500, b""), r"failed \(status 500\)"),
+        (None, "ended the connection"),
+    ],
+)
+def test_a_failure_in_the_middle_names_what_was_stored(answering, objects, answer, message):
+    with pytest.raises(UserError, match=f"{message}.*; 1 of 3 objects were accepted and stay there"):
+        store(objects, answering(_STORED, answer))
+
+
+def test_a_study_that_is_not_there_and_an_address_that_is_none(answering, tmp_path, objects):
+    with pytest.raises(UserError, match=r"has no study 1\.2\.3 \(404\)"):
+        fetch_study(answering((404, b"")), "1.2.3", tmp_path)
+    with pytest.raises(UserError, match="is not a UID"):
+        fetch_study(answering((404, b"")), "../etc", tmp_path)
+    with pytest.raises(UserError, match="cannot be reached"):
+        store(objects, "http://127.0.0.1:9/dicom-web", timeout_s=5)
+    with pytest.raises(UserError, match="is not the address of a DICOMweb server"):
+        store(objects, "pacs:8042")
+    (tmp_path / "text.dcm").write_text("no")
+    with pytest.raises(Faults, match="nothing was sent"):
+        store([tmp_path / "text.dcm"], answering(_STORED))
+
+
+def test_a_token_is_never_sent_in_the_open(answering, objects, monkeypatch):
+    monkeypatch.setenv(TOKEN, "secret")
+    with pytest.raises(UserError, match="would be sent unencrypted; use https"):
+        store(objects, "http://pacs.example/dicom-web")
+    with pytest.raises(UserError, match="the address holds a password") as caught:
+        store(objects, "https://me:hidden@pacs.example/dicom-web")
+    assert "hidden" not in str(caught.value)
+    assert len(store(objects[:1], answering(_STORED)).accepted) == 1, "on this machine it may be"
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory) -> Iterator[str]:
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
+    if not program or not _PLUGIN.exists():
+        pytest.skip("DICOMweb is tested against Orthanc: apt-get install orthanc orthanc-dicomweb")
+    folder = tmp_path_factory.mktemp("orthanc_web")
+    with socket.socket() as probe, socket.socket() as other:
+        probe.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        http, dicom = probe.getsockname()[1], other.getsockname()[1]
+    settings = {
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "Plugins": [str(_PLUGIN)],
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log.txt").open("wb") as log:
+        running = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
+    base = f"http://127.0.0.1:{http}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{base}/statistics", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log.txt").read_text()[-500:])
+        yield base
+    finally:
+        running.terminate()
+        running.wait()
+
+
+@pytest.mark.slow
+def test_two_patients_stay_two_in_orthanc_and_sending_twice_adds_nothing(
+    orthanc, write_series, case_of, export, tmp_path
+):
+    cases = [case_of(path, "L", case=f"a{n}") for n, path in enumerate(write_series("MR", 3, PatientID="ONE"))]
+    cases += [case_of(path, "R", case=f"b{n}") for n, path in enumerate(write_series("DX", 2, PatientID="TWO"))]
+    files = export.write(*cases).files
+    for _ in range(2):
+        assert len(store(files, f"{orthanc}/dicom-web").accepted) == len(files)
+        with urllib.request.urlopen(f"{orthanc}/statistics") as answer:
+            counts = json.load(answer)
+        assert (counts["CountPatients"], counts["CountStudies"], counts["CountInstances"]) == (2, 2, len(files))
+    with urllib.request.urlopen(f"{orthanc}/dicom-web/studies") as answer:
+        studies = [item["0020000D"]["Value"][0] for item in json.load(answer)]
+    fetched = []
+    for study in studies:
+        with urllib.request.urlopen(f"{orthanc}/dicom-web/studies/{study}/metadata") as answer:
+            assert answer.status == 200
+        fetched += fetch_study(f"{orthanc}/dicom-web", study, tmp_path / study)
+    identifiers = [{str(pydicom.dcmread(path).SOPInstanceUID) for path in paths} for paths in (files, fetched)]
+    assert identifiers[0] == identifiers[1] and len(fetched) == len(files)
+    with pytest.raises(UserError, match=r"1\.2\.3"):
+        fetch_study(f"{orthanc}/dicom-web", "1.2.3", tmp_path / "none")
