@@ -48,7 +48,7 @@ METHODS: Mapping[str, Callable[..., Task]] = {
     "fixmatch": FixMatch.from_config,
 }
 """The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
-IMAGE_TEXT = ("lumbarclip",)
+IMAGE_TEXT = ("lumbarclip", "beyond_clip")
 """Further values of ``method``: trained by ``image_text.train``, whose config has other sections."""
 
 
