@@ -33,7 +33,8 @@ class Cells:
     @property
     def numeric(self) -> NDArray[np.bool_]:
         """(C,) which columns hold numbers."""
-        return ~(self.categories >= 0).any(0)
+        named: NDArray[np.bool_] = np.any(self.categories >= 0, axis=0)
+        return ~named
 
     def scales(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(C,) mean and deviation of the numbers in ``rows`` (0 and 1 without any, or where all are equal)."""

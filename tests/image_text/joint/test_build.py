@@ -63,3 +63,16 @@ def test_options_of_joint_need_its_method(make_config: Make) -> None:
     with pytest.raises(UserError, match="method is 'lumbarclip'; it must be beyond_clip"):
         make_config(**{"joint.layers": 3})
     assert torch.is_grad_enabled()
+
+
+def test_a_joint_run_grades_from_the_image_alone(
+    joint_run: RunFolder, pair_run: RunFolder, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(joint_run.path), "--device", "cpu", "--no-flip"]) == 0
+    assert (joint_run.path / "metrics_test.json").is_file()
+    image = str(sorted((films.parent / "images").iterdir())[0])
+    out = ["--out", str(tmp_path / "out"), "--device", "cpu", "--no-overlays", "--grade-anyway"]
+    assert main(["predict", str(joint_run.path), image, *out]) == 0
+    assert (tmp_path / "out" / "predictions.csv").is_file()
+    assert main(["predict", str(pair_run.path), image, *out, "--force"]) == 2
+    assert "has no grader; train one from it with --model.start" in capsys.readouterr().err
