@@ -21,7 +21,7 @@ class TextConfig:
 
     grade_words: str = ""
     """A YAML list of regular expressions by which a report names the grade; they are masked. Empty: the list of the package."""
-    length: int = 96
+    length: int = 160
     """Tokens of a report; longer reports are cut."""
     buckets: int = 4096
     """Number of hashed words; two words may share one."""

@@ -16,7 +16,7 @@ from dcmt.schedules import default_teacher_decay
 from image_text.batches import PairBatches
 from image_text.config import ImageTextConfig
 from image_text.contrastive import Contrastive
-from image_text.embed import RetrievalValidation
+from image_text.embed import RetrievalValidation, grade_texts
 from image_text.joint.build import JointValidation, build_joint, build_joint_task, table_cells
 from image_text.joint.cells import Cells
 from image_text.joint.model import JointModel
@@ -84,7 +84,9 @@ def train_image_text(
         task = build_task(config, data, steps=steps, fresh=fresh, cells=cells)
         if fresh:
             record_data(run, data)
-        pairs = partial(RetrievalValidation, data, reports, device=device)
+        text = config.text
+        prompts = grade_texts(data.grade_set, buckets=text.buckets, length=text.length, grade_words=text.grade_words)
+        pairs = partial(RetrievalValidation, data, reports, device=device, prompts=prompts)
         return fit(
             task,
             batches,
