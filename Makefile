@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 PRECISION := auto
 
-.PHONY: install demo test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
+.PHONY: install demo demo-text test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install, then the whole method on the built-in phantom (about 8 minutes of work on 2 cores)"
+	@echo "make demo-text  the same for radiographs with reports: pairs, retrieval, graders from 10 % of the grades"
 	@echo "make test    install, then the tests (no network, no data from outside)"
 	@echo "make check   format, lint, types, import rules"
 	@echo "make bench   speed and memory, side by side with their floors"
@@ -31,6 +32,9 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 demo: install
 	@BIN=$(BIN) DEMO=$(DEMO) PRECISION=$(PRECISION) bash experiments/demo.sh
+
+demo-text: install
+	@BIN=$(BIN) PRECISION=$(PRECISION) bash experiments/demo_text.sh
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

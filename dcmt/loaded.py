@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]
 GRID_MASKS = 128
 """Maximum number of masks on which ``best_reachable`` is computed."""
-KINDS = ("grader", "zeroshot", "probe")
-"""The kinds of run of a grader: trained by ``dcmt train``, zero-shot, or a linear probe."""
+KINDS = ("grader", "zeroshot", "probe", "image_text")
+"""The kinds of run of a grader: trained by ``dcmt train``, zero-shot, a linear probe, or that in a joint run."""
+_OF_THE_GRADER = ("name", "runs", "data", "views", "model", "teacher", "optimizer", "fit", "report")
+"""The sections of a joint run's config that a grader's config has, too."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def load_run(
     kind = values.pop("kind")
     if kind not in KINDS:
         raise UserError(f"{path} is a run of kind {kind:.80}; this command needs a grader's run")
+    if kind == "image_text":
+        values = image_grader_values(values, where=str(path))
     config: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
     if not external_model:
         refuse_external(config)
@@ -159,7 +163,11 @@ def load_run(
     for name in ("student", "teacher"):
         if f"{name}.safetensors" not in found.state["sha256"]:
             continue
-        network = found.build_network(name, build)
+        if kind == "image_text":  # its encoder is a part of what was saved
+            network = build()
+            load_image_grader(network, found, name)
+        else:
+            network = found.build_network(name, build)
         if isinstance(network, ClipGrader):
             network.freeze_text()
         bare[name] = network.eval()
@@ -169,6 +177,35 @@ def load_run(
     reference = open_reference(found)
     networks = for_inference(bare, reference.temperatures if reference else {}, flip_tta=flip_tta)
     return LoadedRun(run, kind, config, found, grade_set, networks, bare, chosen, flip_tta, reference=reference)
+
+
+def image_grader_values(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """A joint run's config (plain values) as that of the grader in it, which sees the image alone.
+
+    Raises UserError for a run that was trained on pairs without grades.
+    """
+    if values.get("method") != "beyond_clip":
+        raise UserError(
+            f"{where} was trained on images and reports without grades, so it has no grader; train one from it with "
+            f"--model.start {where}"
+        )
+    found = {name: values[name] for name in _OF_THE_GRADER if name in values}
+    if isinstance(found.get("data"), dict):
+        found["data"] = {**found["data"], "allow_missing_grades": True}  # a joint run trains with any grades, or none
+    return found
+
+
+def load_image_grader(network: nn.Module, checkpoint: Checkpoint, name: str) -> None:
+    """Load the image encoder and classifier of a joint model, in place. Raises UserError where they do not fit."""
+    tensors = checkpoint.tensors(name)
+    state = {key.removeprefix("image."): value for key, value in tensors.items() if key.startswith("image.")}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint.folder / name}.safetensors does not fit the network of this run's config; was the config changed "
+            "since?"
+        ) from error
 
 
 def _checkpoint_of(run: RunFolder, wanted: str | int) -> Checkpoint:

@@ -46,7 +46,7 @@ METHODS: Mapping[str, Callable[..., Task]] = {
     "fixmatch": FixMatch.from_config,
 }
 """The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
-IMAGE_TEXT = ("lumbarclip",)
+IMAGE_TEXT = ("lumbarclip", "beyond_clip")
 """Further values of ``method``: trained by ``image_text.train``, whose config has other sections."""
 
 
@@ -72,10 +72,8 @@ def trains_image_text(arguments: Sequence[str]) -> bool:
     if resumed is not None:
         return (resumed / "config.yaml").is_file() and open_run(resumed)[1]["kind"] == "image_text"
     methods = [option_of_file(path, "method") for path in config_paths(arguments)]
-    for number, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--method":
-            methods.append(value or next(iter(arguments[number + 1 :]), ""))
+    following = zip(arguments, [*arguments[1:], ""], strict=True)
+    methods += [one.partition("=")[2] or next_one for one, next_one in following if one.partition("=")[0] == "--method"]
     return next((method for method in reversed(methods) if method), "") in IMAGE_TEXT
 
 
@@ -233,13 +231,22 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool 
     return METHODS[config.method](config, student, steps=steps, best_metric=best_metric)
 
 
-def refuse_seen(run: RunFolder, values: Mapping[str, Any], found: Checkpoint, data: KneeData) -> None:
+def refuse_seen(
+    run: RunFolder, values: Mapping[str, Any], found: Checkpoint, data: KneeData, *, fraction: float
+) -> None:
     """Raises UserError if an image-text run was trained on a case that is held out here, or this cannot be checked.
 
-    With the same split file nothing else is compared. Otherwise the run's own training images, read from its manifest and split
-    as they are now, are compared by file, and by patient if the manifest is the same.
+    With the same split file, only the labeled fraction is compared, if the run used grades. Otherwise its own training images,
+    by its manifest and split, are compared by file, and by patient if the manifest is the same.
     """
     if found.state.get("split_sha256") == file_hash(data.split.path):
+        uses_grades = values.get("method") == "beyond_clip" or values.get("contrast", {}).get("targets") == "labels"
+        before = values.get("data", {}).get("labeled_fraction", 1.0)
+        if uses_grades and before > fraction:
+            raise UserError(
+                f"model.start: {run.path} was trained with {before:g} of the labels, this config has {fraction:g}; give "
+                f"--labeled-fraction {before:g} or more, or a run with fewer labels"
+            )
         return
     paths = values.get("data", {})
     names = {str(name): Path(str(paths.get(name, ""))) for name in ("manifest", "split")}
@@ -276,7 +283,7 @@ def start_from_pairs(student: nn.Module, config: GraderConfig, data: KneeData) -
     found = run.checkpoints.best()
     if found is None:
         raise UserError(f"model.start: {run.path} has no checkpoint yet; give the folder of a finished run")
-    refuse_seen(run, values, found, data)
+    refuse_seen(run, values, found, data, fraction=config.data.labeled_fraction)
     start_encoder(student, found.tensors("teacher"), config.model.normalise, values, where=str(run.path))
     return True
 

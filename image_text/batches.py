@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_text.joint.cells import Cells
 from image_text.reports import Reports
 from knee.batches import TwoStreamBatchSampler
 from knee.data.config import DataConfig
@@ -38,13 +39,19 @@ class PairBatch(NamedTuple):
     """(B,) int64, equal for images of one knee at one visit."""
     grades: Tensor
     """(B,) int64; −1 where there is none, or it is not used."""
+    numbers: Tensor = torch.zeros(0, 0)
+    """(B, C) float32 cells of the table, NaN where there is none; empty without a table."""
+    categories: Tensor = torch.zeros(0, 0, dtype=torch.int64)
+    """(B, C) int64, −1 where there is none."""
+    tables: Tensor = torch.zeros(0, dtype=torch.int64)
+    """(B,) equal for equal cells, −1 without any."""
 
 
 class PairBatches:
     """Batches of pairs on the device, starting at any batch of the run, as ``knee.engine.fit`` needs them.
 
-    ``rows`` are those with a report; ``grades`` (N,) those that may be used, −1 elsewhere. Views, order and resuming are those
-    of the graders' labeled stream.
+    ``rows`` are those to train on; ``grades`` (N,) those that may be used, −1 elsewhere. Views, order and resuming are those of
+    the graders' labeled stream. ``cells`` are added if given.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class PairBatches:
         seed: int,
         device: torch.device,
         channels_last: bool,
+        cells: Cells | None = None,
     ) -> None:
         if len(rows) < config.labeled_per_batch:
             raise UserError(
@@ -75,7 +83,7 @@ class PairBatches:
         require_shared_memory(4 * config.labeled_per_batch * config.image_size**2, config.workers)
         self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
         self._device, self._channels_last = device, channels_last
-        self._reports, self._grades, self._studies = reports, grades, studies_of(data)
+        self._reports, self._grades, self._studies, self._cells = reports, grades, studies_of(data), cells
         self.per_epoch = len(sampler)
 
     def from_batch(self, batch: int) -> Iterator[PairBatch]:
@@ -93,13 +101,19 @@ class PairBatches:
         def moved(values: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(values[rows].astype(np.int64)).to(self._device, non_blocking=True)
 
-        return PairBatch(
+        found = PairBatch(
             images.student,
             images.teacher,
             tokens=moved(self._reports.tokens),
             texts=moved(self._reports.texts),
             studies=moved(self._studies),
             grades=moved(self._grades),
+        )
+        if self._cells is None:
+            return found
+        numbers = torch.from_numpy(self._cells.numbers[rows]).to(self._device, non_blocking=True)
+        return found._replace(
+            numbers=numbers, categories=moved(self._cells.categories), tables=moved(self._cells.groups)
         )
 
 

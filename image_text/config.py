@@ -21,7 +21,7 @@ class TextConfig:
 
     grade_words: str = ""
     """A YAML list of regular expressions by which a report names the grade; they are masked. Empty: the list of the package."""
-    length: int = 96
+    length: int = 160
     """Tokens of a report; longer reports are cut."""
     buckets: int = 4096
     """Number of hashed words; two words may share one."""
@@ -70,20 +70,58 @@ class ContrastConfig:
 
 
 @dataclass(frozen=True)
+class JointConfig:
+    """The joint transformer, its inputs beside the image, and the weights of its losses (method beyond_clip)."""
+
+    columns: str = ""
+    """Table columns of the manifest, separated by commas, such as age,sex,bmi,pain. Grades are refused."""
+    layers: int = 2
+    """Layers of the joint transformer; its width and heads are those of text."""
+    dropout: float = 0.3
+    """Share of the cases from which the report is withheld in training, and so the table, and so the image; never all."""
+    hidden: float = 0.15
+    """Share of image positions, words and cells that are hidden and to be reconstructed."""
+    contrast: float = 1.0
+    """Weight of the contrastive loss of each pair of modalities."""
+    grade: float = 1.0
+    """Weight of the cross-entropy of the grade, from the image alone and from the fused modalities."""
+    patches: float = 0.1
+    """Weight of the reconstruction of the image."""
+    words: float = 0.1
+    """Weight of the reconstruction of the report."""
+    cells: float = 0.1
+    """Weight of the reconstruction of the table."""
+    privileged: float = 0.0
+    """Weight of the consistency of images without a grade: the student's grade from the image alone follows the teacher's from
+    image, report and table; multiplied by the ramp-up."""
+    ramp_start: float = 0.3
+    """Share of the run before the ramp-up of the consistency, which takes as long again."""
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "grade", "patches", "words", "cells", "privileged"):
+            require(getattr(self, name) >= 0, f"joint.{name}", getattr(self, name), "0 or more")
+        require(1 <= self.layers <= 24, "joint.layers", self.layers, "from 1 to 24")
+        for name in ("dropout", "hidden", "ramp_start"):
+            require(0 <= getattr(self, name) < 1, f"joint.{name}", getattr(self, name), "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
 class ImageTextConfig:
-    """A run that trains on pairs of images and reports, without grades: LumbarCLIP."""
+    """A run that trains on images with reports: LumbarCLIP, or the joint transformer of Beyond CLIP."""
 
     name: str = ""
     """Name of the run; empty: the config's name and seed."""
     runs: str = "runs"
     """Folder of the run folders."""
-    method: Literal["lumbarclip"] = "lumbarclip"
-    """lumbarclip: contrastive pre-training of an image and a text encoder."""
+    method: Literal["lumbarclip", "beyond_clip"] = "lumbarclip"
+    """lumbarclip: contrastive pre-training of an image and a text encoder; beyond_clip: image, report and table, with a joint
+    transformer and grades, set under joint."""
     data: DataConfig = field(default_factory=lambda: DataConfig(labeled_per_batch=64, unlabeled_per_batch=0))
     views: ViewConfig = field(default_factory=strong_views)
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
     teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig(buffers="ema"))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     fit: FitConfig = field(default_factory=FitConfig)
@@ -98,5 +136,11 @@ class ImageTextConfig:
         require(
             not model.start, "model.start", model.start, "empty: pre-training starts from model.weights, or at random"
         )
+        if self.method == "lumbarclip":
+            same = self.joint == JointConfig()
+            require(same, "method", self.method, "beyond_clip for the options of joint, or remove them")
+        else:
+            other = self.contrast.targets != "teacher"
+            require(other, "contrast.targets", self.contrast.targets, "another with method beyond_clip")
         own = self.teacher.buffers != "own" or self.contrast.targets == "teacher"
         require(own, "teacher.buffers", self.teacher.buffers, "ema or copy, unless contrast.targets is teacher")

@@ -74,19 +74,11 @@ class Contrastive:
         return StepLosses(found.loss, {"soft_clip": found.loss}, watched)
 
     def _targets(self, batch: PairBatch, images: Tensor, texts: Tensor, scale: Tensor) -> Targets:
-        kind, device = self.contrast.targets, images.device
-        if kind == "hard":
-            return hard_targets(len(images), device=device)
-        if kind == "same":
-            targets = same_targets(batch.texts, batch.studies)
-        elif kind == "labels":
-            targets = label_targets(batch.grades, temperature=self.contrast.label_temperature)
-        elif kind == "self":
-            targets = self_targets(images, texts, scale)
-        else:
+        if self.contrast.targets == "teacher":
             with torch.no_grad():
                 targets = teacher_targets(*self.teacher(batch.teacher, batch.tokens))
-        return mixed_targets(targets, self.contrast.weight) if self.contrast.weight else targets
+            return mixed_targets(targets, self.contrast.weight)
+        return choose_targets(self.contrast, images, texts, scale, batch.texts, batch.studies, batch.grades)
 
     def after_update(self, step: int) -> Mapping[str, float]:
         """Limit the scale to 100, and update the teacher."""
@@ -100,6 +92,25 @@ class Contrastive:
     def validate(self, step: int) -> Mapping[str, float]:
         """Retrieval among the validation pairs."""
         return self.validation(self.networks, step) if self.validation else {}
+
+
+def choose_targets(
+    contrast: ContrastConfig, a: Tensor, b: Tensor, scale: Tensor, groups: Tensor, studies: Tensor, grades: Tensor
+) -> Targets:
+    """The targets of a config, except those of the teacher, for embeddings a, b (B, D).
+
+    ``groups`` (B,) are equal for equal reports (or tables), as for ``same_targets``.
+    """
+    kind = contrast.targets
+    if kind == "hard":
+        return hard_targets(len(a), device=a.device)
+    if kind == "same":
+        targets = same_targets(groups, studies)
+    elif kind == "labels":
+        targets = label_targets(grades, temperature=contrast.label_temperature)
+    else:
+        targets = self_targets(a, b, scale)
+    return mixed_targets(targets, contrast.weight)
 
 
 def monitors(found: SoftClip, targets: Targets, images: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Tensor]:

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from image_text.text import PAD, Tokens, cleaned, encode, masked, read_grade_words
-from knee.data.manifest import Manifest
+from knee.data.manifest import REQUIRED, Manifest
 from knee.errors import Faults, UserError, counted
 
 log = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 22
 _LONG_WORDS = 10_000
 _SHOWN = 5
+_OLDEST = 115
+_OF_THE_MANIFEST = (*REQUIRED, "split", "visit", "series", "spacing_mm", "mask_source", "report", "line")
 
 
 def read_reports(manifest: Manifest, *, needed: bool = True) -> list[str]:
@@ -111,6 +114,7 @@ def remarks(manifest: Manifest, *, grade_words: str = "") -> list[str]:
         return []
     reports = read_reports(manifest, needed=False)
     lines = manifest.table["line"].tolist()
+    columns = _column_remarks(manifest)
     words = read_grade_words(grade_words)
     empty = [line for line, report in zip(lines, reports, strict=True) if not report]
     seen: dict[str, str] = {}
@@ -131,7 +135,22 @@ def remarks(manifest: Manifest, *, grade_words: str = "") -> list[str]:
         (named, "with a report that names the grade (masked before the text tower)"),
         (capital, "with a report in capitals only (case is ignored)"),
     )
-    return [f"{counted(len(which), 'row')} {what}: {_some(which)}" for which, what in found if which]
+    return [f"{counted(len(which), 'row')} {what}: {_some(which)}" for which, what in found if which] + columns
+
+
+def _column_remarks(manifest: Manifest) -> list[str]:
+    """Further columns with one value, and impossible ages."""
+    found = []
+    table = manifest.table
+    for name in (name for name in table if name not in _OF_THE_MANIFEST):
+        values = set(table[name].astype(str).str.strip()) - {""}
+        if len(values) == 1 and len(table) > 1:
+            found.append(f"column '{name}' has one value in all rows, so it says nothing as an input")
+        if str(name).lower() == "age":
+            ages = pd.to_numeric(table[name], errors="coerce")
+            odd = table.loc[(ages < 0) | (ages > _OLDEST), "line"].tolist()
+            found += [f"{counted(len(odd), 'row')} with an age below 0 or above {_OLDEST}: {_some(odd)}"] if odd else []
+    return found
 
 
 def _some(lines: list[int]) -> str:

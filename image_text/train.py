@@ -15,7 +15,10 @@ from dcmt.schedules import default_teacher_decay
 from image_text.batches import PairBatches
 from image_text.config import ImageTextConfig
 from image_text.contrastive import Contrastive
-from image_text.embed import RetrievalValidation
+from image_text.embed import RetrievalValidation, grade_texts
+from image_text.joint.build import JointValidation, build_joint, build_joint_task, table_cells
+from image_text.joint.cells import Cells
+from image_text.joint.model import JointModel
 from image_text.reports import Reports, encode_reports, read_reports
 from image_text.towers import TextTower, TwoTowers
 from knee.data.prepare import KneeData, load_knee_data
@@ -30,6 +33,7 @@ from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
 from knee.nn.processes import refuse_several
 from knee.nn.weights import packaged_file
+from knee.task import Task
 
 log = logging.getLogger(__name__)
 KIND = "image_text"
@@ -60,29 +64,31 @@ def train_image_text(
         data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
         reports = load_reports(config, data)
         log.info(reports.describe())
-        rows = data.split.rows("train")
-        rows = rows[reports.present[rows]]
-        grades = usable_grades(config, data)
-        log.info(f"{len(rows)} training pairs of {data.patients.iloc[rows].nunique()} patients")
+        cells = table_cells(config, data) if config.method == "beyond_clip" else None
+        rows = training_rows(config, data, reports)
         batches = PairBatches(
             data,
             config.data,
             config.views,
             reports,
             rows=rows,
-            grades=grades,
+            grades=usable_grades(config, data),
             seed=config.fit.seed,
             device=device,
             channels_last=config.fit.channels_last,
+            cells=cells,
         )
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
         fresh = checkpoint is None
         if resume and fresh:
             refuse_download(config, external_model=external_model)
-        task = build_task(config, data, steps=steps, fresh=fresh)
+        task = build_task(config, data, steps=steps, fresh=fresh, cells=cells)
         if fresh:
             record_data(run, data)
+        text = config.text
+        prompts = grade_texts(data.grade_set, buckets=text.buckets, length=text.length, grade_words=text.grade_words)
+        pairs = partial(RetrievalValidation, data, reports, device=device, prompts=prompts)
         return fit(
             task,
             batches,
@@ -94,8 +100,16 @@ def train_image_text(
             checkpoint=checkpoint,
             command="python train.py --resume {run}",
             next_command="dcmt retrieve {run} --split test",
-            validation=partial(RetrievalValidation, data, reports, device=device),
+            validation=pairs if cells is None else partial(JointValidation, data, reports, cells, device=device),
         )
+
+
+def training_rows(config: ImageTextConfig, data: KneeData, reports: Reports) -> NDArray[np.int64]:
+    """The training rows of a config: those with a report, and with method beyond_clip all."""
+    rows = data.split.rows("train")
+    paired = rows[reports.present[rows]]
+    log.info(f"{len(paired)} training pairs of {data.patients.iloc[paired].nunique()} patients")
+    return paired if config.method == "lumbarclip" else rows
 
 
 def refuse_download(config: ImageTextConfig, *, external_model: bool) -> None:
@@ -125,9 +139,18 @@ def usable_grades(config: ImageTextConfig, data: KneeData) -> NDArray[np.int64]:
 
 
 def build_towers(
-    config: ImageTextConfig, *, grades: int, mean: float = 0.5, std: float = 0.25, fresh: bool
+    config: ImageTextConfig,
+    *,
+    grades: int,
+    mean: float = 0.5,
+    std: float = 0.25,
+    fresh: bool,
+    scales: tuple[Any, Any] | None = None,
 ) -> TwoTowers:
-    """The towers of a config; with ``fresh`` false without pretrained weights, to be filled from a checkpoint."""
+    """The towers of a config; with ``fresh`` false without pretrained weights, to be filled from a checkpoint.
+
+    With method beyond_clip a ``JointModel``; ``scales`` as in ``build_joint``.
+    """
     model, text, contrast = config.model, config.text, config.contrast
     image = build_network(
         model.backbone,
@@ -144,6 +167,8 @@ def build_towers(
         std=std,
     )
     tower = TextTower(buckets=text.buckets, length=text.length, width=text.width, layers=text.layers, heads=text.heads)
+    if config.method == "beyond_clip":
+        return build_joint(config, image, tower, scales)
     return TwoTowers(
         image,
         tower,
@@ -155,10 +180,18 @@ def build_towers(
     )
 
 
-def build_task(config: ImageTextConfig, data: KneeData, *, steps: int, fresh: bool) -> Contrastive:
-    """Student, teacher and loss of a config for a run of ``steps`` optimizer steps."""
-    mean, std = data.cache.mean_std(data.split.rows("train"))
-    student = build_towers(config, grades=data.grade_set.count, mean=mean, std=std, fresh=fresh)
-    options: dict[str, Any] = {"contrast": config.contrast, "buffers": config.teacher.buffers}
+def build_task(config: ImageTextConfig, data: KneeData, *, steps: int, fresh: bool, cells: Cells | None = None) -> Task:
+    """Student, teacher and losses of a config for a run of ``steps`` optimizer steps; ``cells`` with method beyond_clip."""
+    train = data.split.rows("train")
+    mean, std = data.cache.mean_std(train)
+    scales = cells.scales(train) if cells else None
+    student = build_towers(config, grades=data.grade_set.count, mean=mean, std=std, fresh=fresh, scales=scales)
+    if isinstance(student, JointModel):
+        return build_joint_task(config, data, student, steps=steps)
     decay = config.teacher.decay
-    return Contrastive(student, decay=default_teacher_decay(steps) if decay is None else decay, **options)
+    return Contrastive(
+        student,
+        contrast=config.contrast,
+        decay=default_teacher_decay(steps) if decay is None else decay,
+        buffers=config.teacher.buffers,
+    )

@@ -11,12 +11,13 @@ import torch
 from image_text.batches import PairBatch
 from image_text.config import ImageTextConfig
 from image_text.contrastive import Contrastive
-from image_text.embed import embed_images, embed_pairs, embed_reports
+from image_text.embed import embed_images, embed_pairs, embed_reports, grade_texts, zero_shot
 from image_text.reports import Reports
 from image_text.text import encode
 from image_text.train import build_towers, load_reports
 from knee.data.prepare import load_knee_data
 from knee.errors import NotFinite, UserError
+from knee.grades import load_grade_set
 
 Make = Callable[..., ImageTextConfig]
 CPU = {"device": torch.device("cpu"), "precision": "fp32"}
@@ -93,3 +94,17 @@ def test_a_planted_mark_is_found_and_shuffled_pairs_are_at_chance(make_config: M
         assert right.mean() < 0.45
     else:
         assert right.mean() > 0.9
+
+
+def test_zero_shot_grades_by_the_nearest_mean_phrase() -> None:
+    texts = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    found = zero_shot(np.array([[1.0, 0.0], [0.0, 1.0]]), texts, np.array([0, 0, 1]), 2)
+    assert found.argmax(1).tolist() == [0, 1]
+    assert found[0, 0] == pytest.approx(3 / np.sqrt(10))
+
+
+def test_prompts_of_a_grade_set_are_masked_like_reports() -> None:
+    prompts = grade_texts(load_grade_set("kl"), buckets=256, length=24, grade_words="")
+    assert prompts is not None
+    assert set(prompts.grades.tolist()) == {0, 1, 2, 3, 4}
+    assert len(np.unique(prompts.tokens, axis=0)) > 5

@@ -76,3 +76,12 @@ def test_tokens_of_a_report_do_not_depend_on_the_others() -> None:
     one = encode_reports(["mild narrowing"], buckets=4096, length=8)
     two = encode_reports(["other", "mild narrowing"], buckets=4096, length=8)
     assert np.array_equal(one.tokens[0], two.tokens[1])
+
+
+def test_remarks_on_further_columns(tmp_path: Path) -> None:
+    rows = manifest(tmp_path, ["a", "b", "c"])
+    rows.table["age"], rows.table["scanner"] = ["60", "230", "-1"], ["X", "X", ""]
+    assert remarks(rows) == [
+        "2 rows with an age below 0 or above 115: lines 3, 4",
+        "column 'scanner' has one value in all rows, so it says nothing as an input",
+    ]

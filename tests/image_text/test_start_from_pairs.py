@@ -115,3 +115,17 @@ def test_another_data_set_may_start_from_it(
     (moved / "local" / "paths.yaml").unlink()
     with pytest.raises(UserError, match="so it cannot be checked whether it saw images that are held out here"):
         student(grader(**config, **{"model.start": str(moved)}))
+
+
+def test_a_run_that_used_more_grades_is_refused(
+    grader: Callable[..., GraderConfig], pair_run: RunFolder, tmp_path: Path
+) -> None:
+    used = tmp_path / "used"
+    shutil.copytree(pair_run.path, used)
+    student(grader(**{"model.start": str(used), "data.labeled_fraction": 0.5}))
+    text = (used / "config.yaml").read_text()
+    assert "targets: same" in text
+    (used / "config.yaml").write_text(text.replace("targets: same", "targets: labels"))
+    with pytest.raises(UserError, match=r"was trained with 1 of the labels, this config has 0\.5"):
+        student(grader(**{"model.start": str(used), "data.labeled_fraction": 0.5}))
+    student(grader(**{"model.start": str(used)}))

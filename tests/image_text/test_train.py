@@ -30,7 +30,12 @@ MARKER = "Zwischenrippenraum"
 def test_a_run_logs_its_loss_its_guards_and_validation(pair_run: RunFolder) -> None:
     names = {name for _, name, _ in read_metrics(pair_run.path / "metrics.csv")}
     assert {"loss/soft_clip", "contrast/kl", "contrast/own_mass", "contrast/rank_images", "schedule/scale"} <= names
-    assert {"val_teacher/mrr", "val_student/mrr", "val_teacher/image_to_report_recall_at_5"} <= names
+    assert {
+        "val_teacher/zero_shot_kappa",
+        "val_teacher/mrr",
+        "val_student/mrr",
+        "val_teacher/image_to_report_recall_at_5",
+    } <= names
     best = pair_run.checkpoints.best()
     assert best is not None
     assert best.state["best_metric"] == "val_teacher/mrr"

@@ -1,0 +1,143 @@
+"""Build the joint model and its task from a config; validate it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dcmt.schedules import default_teacher_decay
+from image_text.config import ImageTextConfig
+from image_text.embed import RetrievalValidation
+from image_text.joint.cells import Cells, read_cells
+from image_text.joint.model import JointModel, TableTower
+from image_text.joint.task import Joint, grade_with_all
+from image_text.reports import Reports
+from image_text.table import column_names
+from image_text.towers import TextTower
+from knee.data.datasets import images_to
+from knee.data.prepare import KneeData
+from knee.engine.device import autocast, autocast_type
+from knee.engine.tracking import Tracker
+from knee.evaluation.predictions import predict
+from knee.metrics import grading_metrics
+from knee.task import Task
+
+Rows = NDArray[np.int64]
+
+
+def table_cells(config: ImageTextConfig, data: KneeData) -> Cells:
+    """The cells of ``joint.columns``. Raises UserError or Faults."""
+    columns = column_names(config.joint.columns, option="joint.columns")
+    return read_cells(data.manifest.table, columns, where=str(data.manifest.path))
+
+
+def build_joint(
+    config: ImageTextConfig, image: Any, text: TextTower, scales: tuple[Any, Any] | None = None
+) -> JointModel:
+    """The joint model around an image encoder and a text tower.
+
+    ``scales`` are mean and deviation (C,) of the table columns; without them they are to be filled from a checkpoint.
+    """
+    columns = column_names(config.joint.columns, option="joint.columns")
+    mean, std = (
+        (torch.zeros(len(columns)), torch.ones(len(columns))) if scales is None else map(torch.from_numpy, scales)
+    )
+    size, contrast = config.data.image_size, config.contrast
+    image.eval()
+    with torch.no_grad():
+        maps = image.features(torch.zeros(1, 1, size, size))
+    return JointModel(
+        image,
+        text,
+        TableTower(len(columns), config.text.width, mean, std),
+        grid=(maps.shape[2], maps.shape[3]),
+        layers=config.joint.layers,
+        heads=config.text.heads,
+        embed_dim=contrast.embed_dim,
+        head=contrast.head,
+        scale=contrast.scale_start,
+        train_image=contrast.train_image,
+        train_text=contrast.train_text,
+    )
+
+
+def build_joint_task(config: ImageTextConfig, data: KneeData, student: JointModel, *, steps: int) -> Task:
+    """The task of a run of ``steps`` steps. The best checkpoint is chosen by grading, or else by retrieval."""
+    rows = data.split.rows("val")
+    graded = len(np.unique(data.grades[rows][data.grades[rows] >= 0])) > 1 and config.joint.grade > 0
+    decay, start = config.teacher.decay, config.joint.ramp_start
+    return Joint(
+        student,
+        joint=config.joint,
+        contrast=config.contrast,
+        decay=default_teacher_decay(steps) if decay is None else decay,
+        ramp_start=round(start * steps),
+        ramp_steps=round(start * steps),
+        best_metric=f"val_teacher/{data.grade_set.best_metric}" if graded else "val_teacher/mrr",
+        buffers=config.teacher.buffers,
+    )
+
+
+class JointValidation:
+    """Grading of the validation images by each network, from the image alone and from all modalities, and retrieval."""
+
+    def __init__(
+        self, data: KneeData, reports: Reports, cells: Cells, *, device: torch.device, precision: str, tracker: Tracker
+    ) -> None:
+        self.retrieve = RetrievalValidation(data, reports, device=device, precision=precision, tracker=tracker)
+        self.data, self.reports, self.cells = data, reports, cells
+        self.device, self.precision = device, precision
+        rows = data.split.rows("val")
+        self.rows = rows[data.grades[rows] >= 0]
+
+    def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
+        """Values such as ``val_teacher/kappa`` (image alone) and ``val_teacher/fused_kappa``."""
+        values = self.retrieve(networks, step)
+        if not len(self.rows):
+            return values
+        grades, grade_set = self.data.grades[self.rows], self.data.grade_set
+        for name, network in networks.items():
+            assert isinstance(network, JointModel)
+            alone = predict(
+                network.image, self.data.loader(self.rows), device=self.device, precision=autocast_type(self.precision)
+            )
+            fused = fused_probabilities(
+                network, self.data, self.reports, self.cells, self.rows, device=self.device, precision=self.precision
+            )
+            for kind, probabilities in (("", alone.probabilities), ("fused_", fused)):
+                found = grading_metrics(probabilities, grades, grade_set)
+                values |= {
+                    f"val_{name}/{kind}{metric}": found[metric] for metric in ("kappa", "macro_f1", "accuracy", "auc")
+                }
+        return values
+
+
+@torch.no_grad()
+def fused_probabilities(
+    network: JointModel,
+    data: KneeData,
+    reports: Reports,
+    cells: Cells,
+    rows: Rows,
+    *,
+    device: torch.device,
+    precision: str,
+) -> NDArray[np.float64]:
+    """(N, K) probabilities of the grades from all modalities that each row has."""
+    network.eval()
+    parts = []
+    for images, batch_rows in data.loader(rows):
+        chosen = batch_rows.numpy()
+        tokens = torch.from_numpy(reports.tokens[chosen].astype(np.int64)).to(device)
+        numbers, categories = (
+            torch.from_numpy(values[chosen]).to(device) for values in (cells.numbers, cells.categories)
+        )
+        with autocast(device, precision):
+            found = grade_with_all(network, images_to(images, device), tokens, numbers, categories)
+        parts.append(found.logits.float().softmax(1).cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)

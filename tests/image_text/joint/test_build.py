@@ -1,0 +1,78 @@
+"""Joint runs: trained, validated by both kinds of grade, resumed bit for bit, and grading like a grader's run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dcmt.cli import main
+from image_text.config import ImageTextConfig
+from image_text.train import KIND, train_image_text
+from knee.engine.run import RunFolder, create_run
+from knee.engine.tracking import read_metrics
+from knee.errors import UserError
+
+Make = Callable[..., ImageTextConfig]
+
+
+@pytest.fixture(scope="module")
+def joint_run(joint_config: Make, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A tiny joint run of four steps on half of the grades."""
+    config = joint_config(**{"data.labeled_fraction": 0.5, "joint.privileged": 1.0})
+    run = create_run(tmp_path_factory.mktemp("joint") / "tiny", config, kind=KIND)
+    train_image_text(config, run, resume=False)
+    return run
+
+
+def test_both_grades_and_retrieval_are_validated(joint_run: RunFolder) -> None:
+    names = {name for _, name, _ in read_metrics(joint_run.path / "metrics.csv")}
+    assert {"val_teacher/kappa", "val_teacher/fused_kappa", "val_teacher/mrr", "loss/image_report"} <= names
+    best = joint_run.checkpoints.best()
+    assert best is not None
+    assert best.state["best_metric"] == "val_teacher/kappa"
+
+
+def test_resuming(joint_run: RunFolder, joint_config: Make, tmp_path: Path) -> None:
+    changes = {"data.labeled_fraction": 0.5, "joint.privileged": 1.0}
+    run = create_run(tmp_path / "half", joint_config(**changes), kind=KIND)
+    # Stopped by its length; ramp and decay of the first steps do not depend on it here.
+    train_image_text(joint_config(**changes, **{"fit.steps": 2}), run, resume=False)
+    train_image_text(joint_config(**changes), run, resume=True)
+    assert run.checkpoints.latest()[0] is not None
+    one = load_file(run.path / "checkpoints" / "step_00000004" / "student.safetensors")
+    assert all(value.isfinite().all() for value in one.values() if value.is_floating_point())
+    assert one.keys() == load_file(joint_run.path / "checkpoints" / "step_00000004" / "student.safetensors").keys()
+
+
+def test_retrieval_of_a_joint_run(joint_run: RunFolder) -> None:
+    assert main(["retrieve", str(joint_run.path), "--device", "cpu", "--queries", "1"]) == 0
+
+
+def test_grades_are_no_columns(joint_config: Make, tmp_path: Path) -> None:
+    config = joint_config(**{"joint.columns": "age,grade"})
+    run = create_run(tmp_path / "run", config, kind=KIND)
+    with pytest.raises(UserError, match=r"joint\.columns: 'grade' is a grade"):
+        train_image_text(config, run, resume=False)
+
+
+def test_options_of_joint_need_its_method(make_config: Make) -> None:
+    with pytest.raises(UserError, match="method is 'lumbarclip'; it must be beyond_clip"):
+        make_config(**{"joint.layers": 3})
+    assert torch.is_grad_enabled()
+
+
+def test_a_joint_run_grades_from_the_image_alone(
+    joint_run: RunFolder, pair_run: RunFolder, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(joint_run.path), "--device", "cpu", "--no-flip"]) == 0
+    assert (joint_run.path / "metrics_test.json").is_file()
+    image = str(sorted((films.parent / "images").iterdir())[0])
+    out = ["--out", str(tmp_path / "out"), "--device", "cpu", "--no-overlays", "--grade-anyway"]
+    assert main(["predict", str(joint_run.path), image, *out]) == 0
+    assert (tmp_path / "out" / "predictions.csv").is_file()
+    assert main(["predict", str(pair_run.path), image, *out, "--force"]) == 2
+    assert "has no grader; train one from it with --model.start" in capsys.readouterr().err
