@@ -72,7 +72,7 @@ def trains_image_text(arguments: Sequence[str]) -> bool:
     if resumed is not None:
         return (resumed / "config.yaml").is_file() and open_run(resumed)[1]["kind"] == "image_text"
     methods = [option_of_file(path, "method") for path in config_paths(arguments)]
-    following = zip(arguments, [*arguments[1:], ""], strict=True)
+    following = zip(arguments, [*arguments[1:], ""], strict=False)
     methods += [one.partition("=")[2] or next_one for one, next_one in following if one.partition("=")[0] == "--method"]
     return next((method for method in reversed(methods) if method), "") in IMAGE_TEXT
 
