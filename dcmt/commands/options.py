@@ -225,9 +225,9 @@ def external_model_option(parser: Parser) -> None:
     )
 
 
-def run_options(parser: Parser, *, device: bool = True) -> None:
+def run_options(parser: Parser, *, device: bool = True, what: str = "run folder") -> None:
     """The run folder, its checkpoint, and, where networks are evaluated (``device``), how."""
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help=what)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     if device:
         parser.add_argument("--device", default="auto")
@@ -266,11 +266,11 @@ def verify(parser: Parser) -> None:
 @command(
     "predict",
     "grade an image or a folder with the teacher; write a CSV and overlays",
-    runs="dcmt.commands.predict:predict_command",
+    runs="dcmt.onnx.predict:predict_command",
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""
-    run_options(parser)
+    run_options(parser, what="run folder, or a file of dcmt export")
     parser.add_argument("images", type=Path, help="one image, a volume, or a folder of images")
     _slices_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
@@ -281,6 +281,19 @@ def predict(parser: Parser) -> None:
     )
     parser.add_argument("--no-overlays", action="store_true")
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
+
+
+@command("export", "write a trained network as one ONNX file", runs="dcmt.onnx.export:export_command")
+def export(parser: Parser) -> None:
+    """Options of ``dcmt export``."""
+    run_options(parser, device=False)
+    external_model_option(parser)
+    parser.add_argument("--format", choices=("onnx",), default="onnx")
+    parser.add_argument("--out", type=Path, required=True, help="the file, FILE.onnx")
+    parser.add_argument("--student", action="store_true", help="the student instead of the teacher")
+    _flip_tta_option(parser)
+    parser.add_argument("--license", default="", metavar="TEXT", help="the licence of the weights, for the metadata")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
 @command(
