@@ -48,6 +48,10 @@ class Exported(NamedTuple):
 class GraderOutputs(nn.Module):
     """Prepared images (B, 1, S, S) uint8 → probabilities (B, K), attention x and f (B, S, S), distance (B,) if known."""
 
+    center: Tensor
+    whitening: Tensor
+    means: Tensor
+
     def __init__(self, loaded: LoadedRun, name: str, familiarity: Familiarity | None) -> None:
         super().__init__()
         self.grader, self.bare = loaded.networks[name], loaded.bare[name]
@@ -122,7 +126,7 @@ def _of_grader(options: argparse.Namespace) -> Exported:
     # Familiarity is measured with the teacher, which the student's file does not contain.
     reference = loaded.reference if name == "teacher" else None
     familiarity = reference.familiarity if reference else None
-    template, data = loaded.run.template(), loaded.config.data
+    template, data, config = loaded.run.template(), loaded.config.data, loaded.config
     card = Card(
         kind="grader",
         network=name,
@@ -137,7 +141,12 @@ def _of_grader(options: argparse.Namespace) -> Exported:
         farthest=0.0 if familiarity is None else familiarity.threshold,
         temperature=loaded.temperature(name) or 1.0,
         flip_tta=loaded.flip_tta,
-        **_origin(loaded.checkpoint, name, options, model=loaded.config.model.backbone),
+        **_origin(
+            loaded.checkpoint,
+            name,
+            options,
+            model=config.clip.image if config.model.head == "text" else config.model.backbone,
+        ),
     )
     outputs = ("probabilities", "attention_x", "attention_f", *(() if familiarity is None else ("distance",)))
     slope = max(1.0, loaded.config.attention.sharpness / 4)
@@ -197,7 +206,7 @@ def onnx_bytes(found: Exported) -> bytes:
             torch.onnx.export(
                 found.network,
                 (_images(2, found.card.image_size),),
-                stream,
+                stream,  # type: ignore[arg-type]  # this exporter also writes to streams
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=["image"],
