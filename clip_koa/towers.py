@@ -256,4 +256,4 @@ class FixedTexts(nn.Module):
 def _as_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h · w, D) → (B, D, h, w)."""
     rows, columns = grid
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+    return tokens.transpose(1, 2).reshape(-1, tokens.shape[2], rows, columns)

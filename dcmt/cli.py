@@ -66,7 +66,12 @@ def _complain(message: str) -> None:
 
 
 def _run(given: list[str]) -> int:
-    for module in ("dcmt.commands.options", "dcmt.commands.image_text", "dcmt.commands.review.options"):
+    for module in (
+        "dcmt.commands.options",
+        "dcmt.commands.new_patients.options",
+        "dcmt.commands.image_text",
+        "dcmt.commands.review.options",
+    ):
         importlib.import_module(module)
     found = find_config_command(given)
     if found is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dcmt.onnx.reader import Preparation, PreparedImages
 from dcmt.reference import Image, Marks
 from knee.data.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError
 from knee.evaluation.predictions import iterate_attention, predict
 from knee.evaluation.report import predictions_table
-from knee.images.geometry import Geometry
-from knee.images.joints import find_knees
 from knee.images.original import Source
-from knee.images.read import Pixels, looks_inverted, prepare, read_image
-from knee.images.slices import split_slice
-from knee.intake.naming import side_in_path
 from knee.io.files import typed
 from knee.io.tables import shortened
 
@@ -36,7 +31,6 @@ log = logging.getLogger(__name__)
 _BATCH = 32
 _CHUNK = 256
 _MAPS = ("attention", "evidence")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
 
 
 def predict_images(
@@ -147,66 +141,17 @@ def reference_note(loaded: LoadedRun) -> str:
     )
 
 
-def two_knees_reason(path: Path) -> str:
-    """Why an image of two knees gets no grade, and what to do."""
-    folder = typed(path.parent)
-    return (
-        f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
-    )
-
-
-class ImageReader:
-    """Prepares images like the run's training data; collects the sides and sources, and the files that cannot be graded."""
+class ImageReader(PreparedImages):
+    """Prepares images like the run's training data, and compares them with it."""
 
     def __init__(self, loaded: LoadedRun, *, grade_anyway: bool = False) -> None:
         """``grade_anyway``: an image of two knees is graded like any other."""
-        self._loaded, self._data, self._anyway = loaded, loaded.config.data, grade_anyway
-        self._template = loaded.run.template()
-        self.rejected: list[tuple[str, str]] = []
-        self.sides: list[str] = []
-        self.sources: list[Source] = []
-        self.modalities: list[str] = []
-        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
-        """The side whose images are flipped horizontally (L or R); empty if neither is."""
-
-    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
-        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
-        images, read = [], []
-        for path in paths:
-            if _CONTROL.search(str(path)):
-                escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
-                self.rejected.append(
-                    (escaped, "the name contains a line break or another control character; rename it")
-                )
-                continue
-            try:
-                pixels = read_image(path)
-            except UserError as error:
-                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
-                continue
-            if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
-                self.rejected.append((str(path), two_knees_reason(path)))
-                continue
-            self.sides.append(pixels.laterality or side_in_path(split_slice(path)[0].as_posix()))
-            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
-            images.append(image)
-            self.modalities.append(pixels.modality)
-            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
-            read.append(path)
-        size = self._data.image_size
-        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+        data = loaded.config.data
+        preparation = Preparation(data.image_size, data.percentiles, data.mirror_side, loaded.run.template())
+        super().__init__(preparation, grade_anyway=grade_anyway)
+        self._loaded = loaded
 
     def marks(self, images: NDArray[np.uint8]) -> Marks | None:
         """How familiar the images (n, S, S) are that the last ``read`` returned."""
         facts = zip(images, self.sources[-len(images) :], self.modalities[-len(images) :], strict=True)
         return self._loaded.marks([Image(image, source.geometry, modality) for image, source, modality in facts])
-
-    def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
-        """The square input, its position on the image, and whether the image was a negative."""
-        mirror = bool(side) and side == self.mirrors
-        size, percentiles = self._data.image_size, self._data.percentiles
-        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
-        inverted = self._template is not None and looks_inverted(geometry.content(image), self._template)
-        if inverted:
-            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
-        return image, geometry, inverted

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
+from dcmt.onnx.reader import unlike_reason
 from knee.data.prepare import KneeData
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.run import file_hash
@@ -45,7 +46,6 @@ _MOST_HEADERS = 256
 _MOST_BYTES = 1 << 27
 _MOST_FEATURES = 4096
 _MOST_MODALITIES = 20
-_RADIOGRAPHS = ("CR", "DX", "DR", "RF", "RG", "XA")
 _ARRAYS = ("center", "whitening", "means", "distances")
 Bytes = NDArray[np.uint8]
 
@@ -93,16 +93,8 @@ class Reference:
         return Marks(distances if self.familiarity is None else self.familiarity.share(distances), reasons)
 
     def _reason(self, image: Image, distance: float) -> str:
-        known = {_kind(name) for name in self.modalities}
-        if image.modality and known and _kind(image.modality) not in known:
-            return f"its modality is {image.modality}, that of the training images {' or '.join(self.modalities)}"
-        if self.familiarity is not None and not distance <= self.familiarity.threshold:
-            return "it is unlike the training images"
-        return ""
-
-
-def _kind(modality: str) -> str:
-    return "radiograph" if modality in _RADIOGRAPHS else modality
+        farthest = None if self.familiarity is None else self.familiarity.threshold
+        return unlike_reason(image.modality, distance, modalities=self.modalities, farthest=farthest)
 
 
 def mode(network: str, *, flip_tta: bool) -> str:

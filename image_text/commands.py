@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from dcmt.commands.predict import find_slices
+from dcmt.commands.new_patients.graded_files import find_slices
 from dcmt.loaded import LoadedRun
 from dcmt.prediction import ImageReader, image_loader
 from image_text.config import ImageTextConfig

@@ -29,8 +29,8 @@ def rectified_map(class_maps: Tensor, classes: Tensor, size: tuple[int, int]) ->
     class_maps (B, K, h, w), classes (B,) int64 in [0, K), size (H, W) → (B, H, W) float32, ≥ 0.
     Its maximum is the strength of the evidence, which the scaled map no longer contains.
     """
-    batch = torch.arange(len(class_maps), device=class_maps.device)
-    chosen = class_maps[batch, classes].float().relu()
+    places = classes[:, None, None, None].expand(-1, 1, *class_maps.shape[2:])
+    chosen = class_maps.gather(1, places)[:, 0].float().relu()
     with torch.autocast(class_maps.device.type, enabled=False):
         rows = _interpolation(chosen.shape[1], size[0], chosen.device)
         columns = _interpolation(chosen.shape[2], size[1], chosen.device)

@@ -38,7 +38,7 @@ def manifest(parser: Parser) -> None:
         help="where the patient's name is: folder, file, or a regular expression for the file's path with a group `patient`, "
         "and optionally `side` and `grade`",
     )
-    _slices_option(parser)
+    slices_option(parser)
     _sheet_options(parser)
     parser.add_argument("--force", action="store_true", help="overwrite an existing manifest")
 
@@ -61,7 +61,8 @@ def crop(parser: Parser) -> None:
     parser.add_argument("--pattern", help="where the patient's name is, as for dcmt manifest")
 
 
-def _slices_option(parser: Parser) -> None:
+def slices_option(parser: Parser) -> None:
+    """``--slices``, for every command that reads volumes."""
     parser.add_argument(
         "--slices",
         type=values.slices,
@@ -197,7 +198,8 @@ def _trained_on_option(parser: Parser) -> None:
     )
 
 
-def _flip_tta_option(parser: Parser) -> None:
+def flip_tta_option(parser: Parser) -> None:
+    """``--flip-tta``, for every command that grades."""
     parser.add_argument(
         "--flip-tta",
         action="store_true",
@@ -232,9 +234,9 @@ def external_model_option(parser: Parser) -> None:
     )
 
 
-def run_options(parser: Parser, *, device: bool = True) -> None:
+def run_options(parser: Parser, *, device: bool = True, what: str = "run folder") -> None:
     """The run folder, its checkpoint, and, where networks are evaluated (``device``), how."""
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help=what)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     if device:
         parser.add_argument("--device", default="auto")
@@ -252,7 +254,7 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--split", choices=("train", "val", "test"), default="test")
     _trained_on_option(parser)
     _flip_option(parser)
-    _flip_tta_option(parser)
+    flip_tta_option(parser)
     _prior_option(parser)
 
 
@@ -268,43 +270,6 @@ def verify(parser: Parser) -> None:
     parser.add_argument("--no-weights", action="store_true", help="use only the stored predictions")
     parser.add_argument("--device", default="auto")
     external_model_option(parser)
-
-
-@command(
-    "predict",
-    "grade an image or a folder with the teacher; write a CSV and overlays",
-    runs="dcmt.commands.new_patients.web:predict_from_anywhere",
-)
-def predict(parser: Parser) -> None:
-    """Options of ``dcmt predict``."""
-    run_options(parser)
-    parser.add_argument("images", type=Path, nargs="?", help="one image, a volume, or a folder of images")
-    parser.add_argument(
-        "--from",
-        dest="server",
-        metavar="URL",
-        help="grade a study of a DICOMweb server instead; its token is read from the environment: DICOMWEB_TOKEN",
-    )
-    parser.add_argument("--study", metavar="UID", help="the study to fetch by --from")
-    parser.add_argument("--to", metavar="URL", help="store the DICOM objects on a DICOMweb server")
-    parser.add_argument(
-        "--timeout", type=values.seconds, default=60.0, help="how long to wait for a server, in s (default 60)"
-    )
-    _slices_option(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder for predictions.csv and overlays")
-    parser.add_argument("--student", action="store_true", help="grade with the student instead")
-    _flip_tta_option(parser)
-    parser.add_argument(
-        "--grade-anyway", action="store_true", help="also grade images that are unlike the training images"
-    )
-    parser.add_argument("--no-overlays", action="store_true", help="like --format csv")
-    parser.add_argument(
-        "--format",
-        default="csv,png",
-        help="csv (always written), png (overlays), html, nifti, dicom, separated by commas (default csv,png)",
-    )
-    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
-    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 
 @command(
@@ -324,7 +289,7 @@ def compare(parser: Parser) -> None:
     external_model_option(parser)
     _trained_on_option(parser)
     _flip_option(parser)
-    _flip_tta_option(parser)
+    flip_tta_option(parser)
     _prior_option(parser)
 
 

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -19,19 +18,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dcmt.commands.new_patients.export import export_graded
+from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
 from dcmt.loaded import LoadedRun, load_run
 from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
-from knee.evaluation.by_knee import by_knee
 from knee.evaluation.pictures import case_pictures
 from knee.images.original import Source
 from knee.images.read import write_png
-from knee.images.slices import SliceChoice, is_file
-from knee.intake.scan import IMAGE_SUFFIXES, Scan, printable, scan_images
-from knee.intake.volumes import expand
-from knee.io.files import LONGEST_NAME, moved_into_place
+from knee.io.files import LONGEST_NAME
 from knee.io.own_folders import MARK, mark_as_own
-from knee.io.tables import plain_text, shortened, spreadsheet_text
+from knee.io.tables import plain_text, shortened
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +52,7 @@ def predict_command(options: argparse.Namespace) -> int:
     name = "student" if options.student else "teacher"
     if name not in loaded.networks:
         raise UserError(f"{options.run} has no {name}; leave out --student")
-    series = find_slices(options.images, options.slices)
+    series, root = find_slices(options.images, options.slices), root_of(options.images)
     paths = list(series)
     out: Path = options.out
     if out.exists() and not out.is_dir():
@@ -75,12 +71,12 @@ def predict_command(options: argparse.Namespace) -> int:
                 summary=f"no image in {options.images} could be graded; {out} was not changed",
             )
         if reader.rejected:
-            _write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
+            write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
         if tables:
             table = pd.concat(tables, ignore_index=True)
-            _write_table(out / "predictions.csv", table)
-            export_graded(loaded, name, table, series, _root(options.images), options)
-            _write_by_knee(out / _BY_KNEE, table, series, _root(options.images), loaded)
+            write_table(out / "predictions.csv", table)
+            export_graded(loaded, name, table, series, root, options)
+            write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set.names, severest=loaded.pools_severest)
     if reader.rejected:
         log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if reader.mirrors and (unknown := reader.sides.count("")):
@@ -127,7 +123,7 @@ def _grade_all(
     undo: ExitStack,
 ) -> list[pd.DataFrame]:
     """Grade all readable images and write overlays; returns one table per chunk. ``undo`` removes files after an error."""
-    root = _root(options.images)
+    root = root_of(options.images)
     tables: list[pd.DataFrame] = []
     with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
         for start in range(0, len(paths), _CHUNK):
@@ -153,32 +149,6 @@ def _grade_all(
                 _note_drawn(options.out, shown)
                 _write_overlays(loaded, name, images[graded], shown, sources, options.out)
     return tables
-
-
-def _root(images: Path) -> Path:
-    return images if images.is_dir() else images.parent
-
-
-def _write_by_knee(path: Path, table: pd.DataFrame, series: Mapping[Path, str], root: Path, loaded: LoadedRun) -> None:
-    """Write one row for each volume, if there are any."""
-    images = {file.relative_to(root).as_posix(): one for file, one in series.items()}
-    knees = by_knee(table, images, loaded.grade_set.names, severest=loaded.pools_severest)
-    if len(knees):
-        _write_table(path, knees)
-        which = "most severe quarter" if loaded.pools_severest else "mean"
-        log.info(f"{counted(len(knees), 'volume')}, each graded by the {which} of its slices: {path}")
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file; names and reasons are quoted, so that no spreadsheet program takes them for formulas."""
-    texts = {
-        name: table[name].map(spreadsheet_text, na_action="ignore")
-        for name in ("image", "series", "reason")
-        if name in table
-    }
-    table = table.assign(**texts)
-    with moved_into_place(path) as scratch:
-        table.to_csv(scratch, index=False)
 
 
 def _earlier(out: Path) -> list[Path]:
@@ -272,26 +242,3 @@ def _write_overlays(
         attention=loaded.config.attention,
     ):
         write_png(overlay_path(out, files[shown.row]), shown.picture, force=True)
-
-
-def find_slices(path: Path, choice: SliceChoice | None) -> dict[Path, str]:
-    """The image itself, or all images of a folder, volumes as their chosen slices; each with its series, '' if in none.
-
-    Raises UserError if there are none, links lead out of the folder, or ``choice`` does not apply.
-    """
-    found = _find_images(path)
-    root = _root(path)
-    return {root / one.image: one.series for one in expand(root, found.images, found.headers, choice)}
-
-
-def _find_images(path: Path) -> Scan:
-    if path.is_dir():
-        found = scan_images(path)
-        if not found.images:
-            raise UserError(f"{path} contains no image; supported suffixes are {', '.join(IMAGE_SUFFIXES)}")
-        return found
-    if (printed := printable(str(path))) != str(path):
-        raise UserError(f"{printed} is not valid UTF-8, so it cannot be written to a table; rename the file")
-    if not is_file(path):
-        raise UserError(f"{path} is neither an image nor a folder")
-    return Scan([path.name], {}, {}, Counter())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from knee.evaluation.predictions import Predictions
-from knee.nn.slice_pooling import pool_slices
+if TYPE_CHECKING:
+    from knee.evaluation.predictions import Predictions
 
 Floats = NDArray[np.float64]
+_SEVEREST = 0.25
+"""As in ``knee.nn.slice_pooling``, which needs torch; an exported network grades without."""
 
 
 def knee_probabilities(slices: NDArray[np.floating], *, severest: bool) -> Floats:
@@ -21,8 +23,10 @@ def knee_probabilities(slices: NDArray[np.floating], *, severest: bool) -> Float
     slices = np.asarray(slices, np.float64)
     if not severest:
         return np.asarray(slices.mean(0))
-    logs = torch.from_numpy(np.log(np.clip(slices, 1e-30, None)))
-    return np.asarray(pool_slices(logs[None])[0].softmax(0).numpy())
+    expected = slices @ np.arange(slices.shape[1])
+    most = np.argsort(-expected, kind="stable")[: math.ceil(_SEVEREST * len(slices))]
+    raised = np.exp(np.log(np.clip(slices[most], 1e-30, None)).mean(0))
+    return np.asarray(raised / raised.sum())
 
 
 def knee_predictions(predictions: Predictions, series: Sequence[str], *, severest: bool) -> Predictions:
@@ -31,6 +35,8 @@ def knee_predictions(predictions: Predictions, series: Sequence[str], *, severes
     ``series`` (N,) names the volume of each image; an image in none ('') is a knee of its own. ``rows`` of the result are
     those of the first slices. A knee has no attention map, so ``iou`` is missing.
     """
+    from knee.evaluation.predictions import Predictions  # needs torch, which an exported network does without
+
     names = [name or f"\n{place}" for place, name in enumerate(series)]
     places = [np.asarray(found) for found in pd.Series(range(len(names))).groupby(names, sort=False).agg(list)]
     shares = np.stack([knee_probabilities(predictions.probabilities[place], severest=severest) for place in places])

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
+
+from knee.nn.padding import area_pooled
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +98,7 @@ def fit_familiarity(training: NDArray[Any], classes: NDArray[np.int64], validati
 
 def thumbnails(images: Tensor) -> Tensor:
     """Images (B, 1, S, S) in [0, 1] → (B, 256): their 16 × 16 thumbnails."""
-    return F.interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1)
+    return area_pooled(images, (THUMBNAIL, THUMBNAIL)).flatten(1)
 
 
 def features(pooled: Tensor, images: Tensor) -> NDArray[np.float32]:

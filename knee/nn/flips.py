@@ -16,7 +16,7 @@ def with_flipped(grader: Grader, images: Tensor, *, count: int | None = None) ->
     images (B, 1, H, W) in [0, 1]. The class maps of the second are flipped back, so that the two can be compared
     position by position. In train mode batch statistics are those of images and flips together.
     """
-    size = len(images)
+    size = images.shape[0]
     logits, maps = grader(torch.cat([images, images[:count].flip(3)]))
     return Grading(logits[:size], maps[:size]), Grading(logits[size:], maps[size:].flip(3))
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 PADDING = -0.0
 """The value of padding in the networks' input."""
+EXPORTED_PADDING = -1e-30
+"""The same within an ONNX file, whose operators know no sign of zero: it changes no sum with another number in float32."""
 LEAST_BAR = 3
 """Narrower bars are not detected: images may have one or two black rows of their own."""
 
@@ -54,12 +56,28 @@ def content_of(images: Tensor) -> Tensor:
 
 
 def _is_padding(images: Tensor) -> Tensor:
+    if torch.onnx.is_in_onnx_export():
+        return images < 0
     return torch.signbit(images) & (images == 0)
 
 
 def mark_padding(images: Tensor, content: Tensor) -> Tensor:
     """images (B, 1, H, W) in [0, 1] with ``PADDING`` wherever ``content`` (B, H, W) is 0."""
-    return images.masked_fill(content[:, None] == 0, PADDING)
+    padding = EXPORTED_PADDING if torch.onnx.is_in_onnx_export() else PADDING
+    return images.masked_fill(content[:, None] == 0, padding)
+
+
+def area_pooled(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """``F.adaptive_avg_pool2d``, in an ONNX file by two products with constant matrices, as it has no such operator."""
+    if not torch.onnx.is_in_onnx_export():
+        return F.adaptive_avg_pool2d(images, size)
+    rows, columns = (_averages(int(images.shape[2 + axis]), int(size[axis])) for axis in (0, 1))
+    return rows @ images @ columns.T
+
+
+def _averages(pixels: int, positions: int) -> Tensor:
+    """(positions, pixels): each row averages the pixels of one position."""
+    return F.adaptive_avg_pool1d(torch.eye(pixels), positions).T
 
 
 def cell_weights(images: Tensor, size: tuple[int, int], *, dtype: torch.dtype | None = None) -> Tensor:
@@ -68,6 +86,6 @@ def cell_weights(images: Tensor, size: tuple[int, int], *, dtype: torch.dtype | 
     images (B, 1, H, W); ``size`` is (h, w). Positions with less than half of their area inside the image have weight 0, so
     the weighted mean of features is that over the image. Without padding every weight is exactly 1.
     """
-    share = F.adaptive_avg_pool2d((~_is_padding(images)).float(), size)
+    share = area_pooled((~_is_padding(images)).float(), size)
     share = share * (share >= share.amax((2, 3), keepdim=True).clamp_max(0.5))
     return (share / share.mean((2, 3), keepdim=True).clamp_min(1e-6)).to(dtype or images.dtype)

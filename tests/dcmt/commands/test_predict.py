@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 
 from dcmt.cli import main
-from dcmt.commands.predict import find_slices, overlay_path, predict_command
+from dcmt.commands.new_patients.graded_files import find_slices
+from dcmt.commands.predict import overlay_path, predict_command
 from dcmt.loaded import load_run
 from dcmt.prediction import ImageReader
 from knee.engine.run import RunFolder
@@ -107,7 +108,7 @@ def test_overlays_of_a_call_that_was_killed_go_with_force(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("dcmt.commands.predict.moved_into_place", killed)
+        patch.setattr("dcmt.commands.new_patients.graded_files.moved_into_place", killed)
         grade(trained_run, tmp_path / "one", out)
     assert not (out / "predictions.csv").exists()
     assert (out / "overlays" / "a.png.png").exists()

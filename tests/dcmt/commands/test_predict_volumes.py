@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dcmt.commands.predict import find_slices
+from dcmt.commands.new_patients.graded_files import find_slices
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from knee.images.slices import parse_slices

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 
 from knee.evaluation.by_knee import by_knee, knee_predictions, knee_probabilities
 from knee.evaluation.predictions import Predictions
+from knee.nn.slice_pooling import pool_slices
 
 NAMES = ("none", "mild", "severe")
 
@@ -73,3 +75,11 @@ def test_predictions_of_knees_keep_the_order_of_their_first_slices() -> None:
     assert found.empty.tolist() == [True, False, False]
     assert np.isnan(found.iou).all()
     np.testing.assert_allclose(found.entropy, -(shares[[0, 1, 3]] * np.log(shares[[0, 1, 3]])).sum(1), rtol=1e-5)
+
+
+def test_slices_are_pooled_as_in_training() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 4, 5, 9, 20):
+        shares = rng.dirichlet(np.ones(5), count)
+        wanted = pool_slices(torch.from_numpy(np.log(shares))[None])[0].softmax(0)
+        np.testing.assert_allclose(knee_probabilities(shares, severest=True), wanted.numpy(), rtol=1e-9)

@@ -1,0 +1,78 @@
+"""What ``dcmt predict`` grades and the tables that it writes; without torch, as for an exported network."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from knee.errors import UserError, counted
+from knee.evaluation.by_knee import by_knee
+from knee.images.slices import SliceChoice, is_file
+from knee.intake.scan import IMAGE_SUFFIXES, Scan, printable, scan_images
+from knee.intake.volumes import expand
+from knee.io.files import moved_into_place
+from knee.io.tables import spreadsheet_text
+
+log = logging.getLogger(__name__)
+
+
+def root_of(images: Path) -> Path:
+    """The folder that the names of the images are relative to."""
+    return images if images.is_dir() else images.parent
+
+
+def write_by_knee(
+    path: Path,
+    table: pd.DataFrame,
+    series: Mapping[Path, str],
+    root: Path,
+    names: Sequence[str],
+    *,
+    severest: bool = False,
+) -> None:
+    """Write one row for each volume, if there are any."""
+    images = {file.relative_to(root).as_posix(): one for file, one in series.items()}
+    knees = by_knee(table, images, names, severest=severest)
+    if len(knees):
+        write_table(path, knees)
+        which = "most severe quarter" if severest else "mean"
+        log.info(f"{counted(len(knees), 'volume')}, each graded by the {which} of its slices: {path}")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file; names and reasons are quoted, so that no spreadsheet program takes them for formulas."""
+    texts = {
+        name: table[name].map(spreadsheet_text, na_action="ignore")
+        for name in ("image", "series", "reason")
+        if name in table
+    }
+    table = table.assign(**texts)
+    with moved_into_place(path) as scratch:
+        table.to_csv(scratch, index=False)
+
+
+def find_slices(path: Path, choice: SliceChoice | None) -> dict[Path, str]:
+    """The image itself, or all images of a folder, volumes as their chosen slices; each with its series, '' if in none.
+
+    Raises UserError if there are none, links lead out of the folder, or ``choice`` does not apply.
+    """
+    found = _find_images(path)
+    root = root_of(path)
+    return {root / one.image: one.series for one in expand(root, found.images, found.headers, choice)}
+
+
+def _find_images(path: Path) -> Scan:
+    if path.is_dir():
+        found = scan_images(path)
+        if not found.images:
+            raise UserError(f"{path} contains no image; supported suffixes are {', '.join(IMAGE_SUFFIXES)}")
+        return found
+    if (printed := printable(str(path))) != str(path):
+        raise UserError(f"{printed} is not valid UTF-8, so it cannot be written to a table; rename the file")
+    if not is_file(path):
+        raise UserError(f"{path} is neither an image nor a folder")
+    return Scan([path.name], {}, {}, Counter())

@@ -1,0 +1,109 @@
+"""Read image files and prepare them like a run's training data; without torch, as for an exported network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knee.errors import UserError
+from knee.images.geometry import Geometry
+from knee.images.joints import find_knees
+from knee.images.original import Source
+from knee.images.read import Pixels, looks_inverted, prepare, read_image
+from knee.images.slices import split_slice
+from knee.intake.naming import side_in_path
+from knee.io.files import typed
+
+_RADIOGRAPHS = ("CR", "DX", "DR", "RF", "RG", "XA")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
+
+
+class Preparation(NamedTuple):
+    """How images become the network's input."""
+
+    image_size: int
+    percentiles: tuple[float, float]
+    mirror_side: str
+    """The side whose images are flipped horizontally: L, R or none."""
+    template: NDArray[np.float32] | None
+    """The mean knee, by which negatives are detected; None if they are not."""
+
+
+def two_knees_reason(path: Path) -> str:
+    """Why an image of two knees gets no grade, and what to do."""
+    folder = typed(path.parent)
+    return (
+        f"shows two knees, and a grade is of one; cut them out with dcmt crop {folder} --out crops, and grade the crops"
+    )
+
+
+def unlike_reason(modality: str, distance: float, *, modalities: Sequence[str], farthest: float | None) -> str:
+    """Why an image is unlike the training images, which are of ``modalities`` and at most ``farthest`` apart; '' if it is not.
+
+    >>> unlike_reason("MR", 0.0, modalities=["CR", "DX"], farthest=1.0)
+    'its modality is MR, that of the training images CR or DX'
+    """
+    known = {_kind(name) for name in modalities}
+    if modality and known and _kind(modality) not in known:
+        return f"its modality is {modality}, that of the training images {' or '.join(modalities)}"
+    return "it is unlike the training images" if farthest is not None and not distance <= farthest else ""
+
+
+def _kind(modality: str) -> str:
+    return "radiograph" if modality in _RADIOGRAPHS else modality
+
+
+class PreparedImages:
+    """Prepares images like training data; collects the sides and sources, and the files that cannot be graded."""
+
+    def __init__(self, preparation: Preparation, *, grade_anyway: bool = False) -> None:
+        """``grade_anyway``: an image of two knees is graded like any other."""
+        self._data, self._template, self._anyway = preparation, preparation.template, grade_anyway
+        self.rejected: list[tuple[str, str]] = []
+        self.sides: list[str] = []
+        self.sources: list[Source] = []
+        self.modalities: list[str] = []
+        self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
+        """The side whose images are flipped horizontally (L or R); empty if neither is."""
+
+    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
+        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
+        images, read = [], []
+        for path in paths:
+            if _CONTROL.search(str(path)):
+                escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
+                self.rejected.append(
+                    (escaped, "the name contains a line break or another control character; rename it")
+                )
+                continue
+            try:
+                pixels = read_image(path)
+            except UserError as error:
+                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
+                continue
+            if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
+                self.rejected.append((str(path), two_knees_reason(path)))
+                continue
+            self.sides.append(pixels.laterality or side_in_path(split_slice(path)[0].as_posix()))
+            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
+            images.append(image)
+            self.modalities.append(pixels.modality)
+            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
+            read.append(path)
+        size = self._data.image_size
+        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
+        """The square input, its position on the image, and whether the image was a negative."""
+        mirror = bool(side) and side == self.mirrors
+        size, percentiles = self._data.image_size, self._data.percentiles
+        image, geometry = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror)
+        inverted = self._template is not None and looks_inverted(geometry.content(image), self._template)
+        if inverted:
+            image, _ = prepare(pixels.values, size, percentiles=percentiles, mirror=mirror, invert=True)
+        return image, geometry, inverted
