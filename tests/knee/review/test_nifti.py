@@ -119,7 +119,9 @@ def test_the_slice_normal_is_that_of_a_right_handed_scanner():
 
 def test_the_frames_of_an_enhanced_file_are_one_volume(tmp_path, case_of, write_source):
     values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
-    image = pydicom.dcmread(write_source("MR", values))
+    single = write_source("MR", values)
+    image = pydicom.dcmread(single)
+    single.unlink()  # it would be a slice of the same series
     image.PixelData, image.NumberOfFrames = image.PixelData * 3, 3
     image.PerFrameFunctionalGroupsSequence = []
     for number in range(3):
