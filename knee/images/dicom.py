@@ -25,7 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from knee.images.dicom_pixels import stored_pixels
+from knee.images.dicom_pixels import single_frame, stored_pixels
 from knee.images.raster import CountedReads, Pixels, Values, check_size, finite, to_grey
 from knee.io.names import composed
 
@@ -141,18 +141,27 @@ def _transfer_syntax(stream: BinaryIO) -> str:
     return str(meta.get("TransferSyntaxUID") or "")
 
 
-def read_dicom(path: Path) -> Pixels:
-    """A DICOM image of one frame: modality and (except for MR) VOI look-up applied, MONOCHROME1 inverted once.
+def frame_count(path: Path) -> int:
+    """How many frames a DICOM file has, according to its header; 1 for other and unreadable files."""
+    dataset = _read_header(path, ["NumberOfFrames"])
+    count = str(dataset.get("NumberOfFrames") or 1) if dataset is not None else "1"
+    return int(count) if count.isdecimal() and len(count) < 7 else 1
 
-    Padding pixels (e.g. around the field of view) are excluded and set to the darkest of the other values. MR windows are
-    not applied: readers choose them for display, often too narrow, and percentile scaling follows anyway. Blank and invalid
-    scalings are not applied, nor is a window that clips more than half of the pixels. The spacing is ImagerPixelSpacing,
-    else PixelSpacing. Multi-frame and deflated files, color images and objects that are not images of a patient are
-    refused.
+
+def read_dicom(path: Path, frame: int | None = None) -> Pixels:
+    """A DICOM image of one frame, or its frame number ``frame``, from 0: look-ups applied, MONOCHROME1 inverted once.
+
+    These are the modality and (except for MR) the VOI look-up. Padding pixels (e.g. around the field of view) are excluded and
+    set to the darkest of the other values. MR windows are not applied: readers choose them for display, often too narrow, and
+    percentile scaling follows anyway. Blank and invalid scalings are not applied, nor is a window that clips more than half
+    of the pixels. The spacing is ImagerPixelSpacing, else PixelSpacing. Multi-frame files without a ``frame``, deflated files,
+    color images and objects that are not images of a patient are refused.
     """
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = _read_dataset(path.read_bytes())
+        if frame is not None:
+            single_frame(dataset, frame)
         _check_dicom(dataset)
         padding = [
             value for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") for value in _numbers(dataset, name)
@@ -203,7 +212,7 @@ def _check_dicom(dataset: pydicom.Dataset) -> None:
     check_size(int(dataset.Rows), int(dataset.Columns))
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise ValueError(f"is a DICOM file of {frames} frames; save the frame that you need as a separate file")
+        raise ValueError(f"is a DICOM file of {frames} frames; name one as FILE#7, or choose them with --slices")
     allowed = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422")
     if dataset.get("PhotometricInterpretation") not in allowed:
         raise ValueError(f"has photometric interpretation {dataset.get('PhotometricInterpretation')}; save it as grey")

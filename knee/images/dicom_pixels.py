@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from PIL import Image
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -69,6 +69,33 @@ def stored_pixels(dataset: pydicom.Dataset, padding: list[float]) -> tuple[Store
     values = _aligned(array, padded, bits=bits, high=high, overlay=overlay)
     padded |= _is_padding(values, padding)
     return values, np.zeros_like(padded) if padded.all() else padded
+
+
+def single_frame(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
+    """Reduce a multi-frame image to its frame ``index``, from 0, with the frame's own attributes at the top level.
+
+    Pixels, if there are any, are those of the frame. Raises ValueError where there is no such frame.
+    """
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if not 0 <= index < count:
+        raise ValueError(f"has frames 0 to {count - 1}, and no frame {index}")
+    if count > 1 and "PixelData" in dataset:
+        if dataset.file_meta.TransferSyntaxUID.is_compressed:
+            dataset.PixelData = encapsulate([get_frame(dataset.PixelData, index, number_of_frames=count)])
+        else:
+            size = get_expected_length(dataset) // count
+            pixels = dataset.PixelData[index * size : (index + 1) * size]
+            dataset.PixelData = pixels + bytes(len(pixels) % 2)
+    dataset.NumberOfFrames = 1
+    shared, own = dataset.get("SharedFunctionalGroupsSequence"), dataset.get("PerFrameFunctionalGroupsSequence")
+    for group in [*(shared or [])[:1], *(own or [])[index : index + 1]]:
+        for sequence in group:
+            for element in (sequence.value or [[]])[0] if sequence.VR == "SQ" else ():
+                dataset[element.tag] = element
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        if keyword in dataset:
+            del dataset[keyword]
+    return dataset
 
 
 def _cut(dataset: pydicom.Dataset) -> None:

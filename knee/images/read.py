@@ -1,8 +1,8 @@
 """Read any supported image or mask; damaged and unsupported files are refused with their name and the reason.
 
-Formats are detected from content, never from the file's name: PNG, JPEG, WebP, TIFF, NPY, DICOM of one frame, NIfTI slices
-(``volume.nii.gz#7`` is slice 7). Any file is read or refused within 10 seconds and 2 GiB. Pixels stay as stored:
-orientation tags are ignored in all formats.
+Formats are detected from content, never from the file's name: PNG, JPEG, WebP, TIFF, NPY, DICOM (``enhanced.dcm#7`` is
+frame 7), NIfTI slices (``volume.nii.gz#7`` is slice 7). Any file is read or refused within 10 seconds and 2 GiB. Pixels stay
+as stored: orientation tags are ignored in all formats.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ def read_pixels(path: str | Path) -> Pixels:
         head = _head(file)
         if is_nifti(head):
             return read_nifti(file, index)
-        if index is not None:
-            raise ValueError(f"slice #{index} was requested, but the file is not a NIfTI volume")
         if looks_like_dicom(head):
-            return read_dicom(file)
+            return read_dicom(file, index)
+        if index is not None:
+            raise ValueError(
+                f"slice #{index} was requested, but the file is not a NIfTI volume or a DICOM of several frames"
+            )
         return _decoder(head)(file.read_bytes())
     except UserError:
         raise

@@ -117,7 +117,7 @@ def _slices_of(
     """
     by_file = {str(row["image"]): row for row in rows}
     if slices is None:
-        refuse_volumes(folder, list(by_file))
+        refuse_volumes(folder, list(by_file), found.headers)
     images = expand(folder, list(by_file), found.headers, slices)
     sliced: list[dict[str, object]] = []
     faults: dict[str, str] = {}

@@ -22,6 +22,7 @@ _DRAWN = ("SD", "SYN", "DRW")
 _TAGS = [
     *("SOPClassUID", "ImageType", "ConversionType", "StudyDate", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
     *("ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "EchoTime", "Rows", "Columns", "PatientID"),
+    "NumberOfFrames",
 ]
 
 
@@ -52,6 +53,7 @@ class Header(NamedTuple):
     """The study's identifier. All images of a study show the same person."""
     plane: Plane | None = None
     """None for radiographs and for images without a series."""
+    frames: int = 1
 
 
 def read_header(path: Path) -> Header | None:
@@ -72,10 +74,12 @@ def read_header(path: Path) -> Header | None:
             other = _not_an_image(kind, str(origin), str(dataset.get("ConversionType", "")))
             date = re.fullmatch("[0-9]{8}", str(dataset.get("StudyDate") or "").strip())
             study = str(dataset.get("StudyInstanceUID") or "").strip(" \0")
-            plane = _plane(dataset)
+            frames = str(dataset.get("NumberOfFrames") or 1)
+            count = int(frames) if frames.isdecimal() and len(frames) < 7 else 1
+            plane = _plane(dataset) if count == 1 else None
         subject = read_subject(path)
         patient, side = subject or ("", "")
-        return Header(patient, side, other, date[0] if date else "", study, plane)
+        return Header(patient, side, other, date[0] if date else "", study, plane, count)
     except Exception:
         return None
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knee.errors import UserError, counted
+from knee.images.dicom import frame_count
 from knee.images.nifti import slice_count
 from knee.images.slices import SliceChoice
 from knee.intake.headers import Header, Plane
@@ -44,15 +45,15 @@ def expand(
 ) -> list[Slice]:
     """The images ``files`` of a folder, volumes replaced by their chosen slices, in order.
 
-    A NIfTI volume is expanded only if there is a ``choice``; its slices have the file's order. The DICOM files of one series
-    (also of one orientation, echo time and size) are ordered by position along the normal of the slices, else by instance
-    number; without a ``choice`` all are used.
+    A NIfTI volume or a DICOM file of several frames is expanded only if there is a ``choice``; its slices have the file's
+    order. The DICOM files of one series (also of one orientation, echo time and size) are ordered by position along the
+    normal of the slices, else by instance number; without a ``choice`` all are used.
 
     Raises:
         UserError: a choice that applies to nothing, that contains no slice of a volume, or that would be taken from a series
             with several images at a position.
     """
-    counts = volumes(folder, files) if choice else {}
+    counts = volumes(folder, files, headers) if choice else {}
     stacks = _stacks(files, headers)
     if choice and not (counts or stacks):
         raise UserError(f"{folder}: contains no volume or DICOM series to choose slices of; leave out --slices")
@@ -71,16 +72,18 @@ def expand(
     return found
 
 
-def volumes(folder: Path, files: Sequence[str]) -> dict[str, int]:
-    """The number of slices of each NIfTI file among ``files`` that has several."""
+def volumes(folder: Path, files: Sequence[str], headers: Mapping[str, Header | None]) -> dict[str, int]:
+    """The number of slices of each NIfTI and DICOM file among ``files`` that has several."""
     names = [name for name in files if name.lower().endswith((".nii", ".nii.gz"))]
     counts = map_in_order(slice_count, [folder / name for name in names], description="reading volumes")
-    return {name: count for name, count in zip(names, counts, strict=True) if count > 1}
+    found = dict(zip(names, counts, strict=True))
+    found |= {name: header.frames for name in files if (header := headers.get(name))}
+    return {name: found[name] for name in files if found.get(name, 1) > 1}
 
 
-def refuse_volumes(folder: Path, files: Sequence[str]) -> None:
+def refuse_volumes(folder: Path, files: Sequence[str], headers: Mapping[str, Header | None]) -> None:
     """Raise UserError if there are volumes among ``files``: the user must choose slices."""
-    if found := volumes(folder, files):
+    if found := volumes(folder, files, headers):
         file, count = next(iter(found.items()))
         raise UserError(
             f"{folder}: {counted(len(found), 'volume')} ('{file}' first, with {count} slices); choose the slices with --slices "
@@ -92,7 +95,7 @@ def slice_mask(folder: Path, mask: str, one: Slice) -> str:
     """The mask of a slice, from the mask of its file. Raises UserError if the mask has another number of slices."""
     if not mask or one.image == one.file:
         return mask
-    count, expected = slice_count(folder / mask), slice_count(folder / one.file)
+    count, expected = slice_count(folder / mask), max(slice_count(folder / one.file), frame_count(folder / one.file))
     if count != expected:
         raise UserError(f"{mask}: has {count} slices, its volume '{one.file}' {expected}; draw the mask on the volume")
     return f"{mask}{one.image.removeprefix(one.file)}"

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from knee.images.dicom import looks_like_dicom
 from knee.images.nifti import is_nifti, parse_header, slice_view, volume_affine, volume_shape
 from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.io.files import whole_file
 from knee.review.cases import ReviewCase
-from knee.review.dicom.reference import read_dicom
 from knee.review.dicom.stacks import GEOMETRY, Slice, Stack, Stacks, header
 from knee.review.writer import NETWORKS, Exported, NotMade, Writer, making
 
@@ -54,7 +54,7 @@ class NiftiWriter(Writer):
             if is_nifti(_head(file)):
                 self._volumes.setdefault(file, {})[index or 0] = one
                 return Exported()
-            source = read_dicom(file)
+            source = header(original.path) if looks_like_dicom(_head(file)) else None
             if source is not None and source.get("SeriesInstanceUID") and all(source.get(name) for name in GEOMETRY):
                 self._stacks.add(source, one)
                 return Exported()

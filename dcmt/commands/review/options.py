@@ -126,6 +126,8 @@ def send_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--aet", default="ANY-SCP", help="AE title of the node (default ANY-SCP)")
     parser.add_argument("--calling-aet", default="DCMT", help="our AE title (default DCMT)")
+    parser.add_argument("--tls", action="store_true", help="encrypt, and verify the node's certificate")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
 
 
 @command(

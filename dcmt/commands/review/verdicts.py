@@ -128,9 +128,13 @@ def send_command(options: argparse.Namespace) -> int:
     paths = sorted(inside.rglob("*.dcm"))
     if not paths:
         raise UserError(f"{inside} contains no DICOM objects (*.dcm); export with --format dicom first")
+    if options.dry_run:
+        size = sum(path.stat().st_size for path in paths) / 2**20
+        log.info(f"{counted(len(paths), 'object')} of {size:.1f} MiB would be sent; nothing was sent")
+        return 0
     if options.to is not None:
         return report_sent(store(paths, options.to, timeout_s=options.timeout), options.to)
-    node = Node(options.host, options.port, options.aet, options.calling_aet)
+    node = Node(options.host, options.port, options.aet, options.calling_aet, options.tls)
     return report_sent(send(paths, node, timeout_s=options.timeout), str(node))
 
 

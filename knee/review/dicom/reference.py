@@ -41,6 +41,10 @@ class References:
         """
         if source is None:
             return self._made_up(facts, spacing_mm)
+        if int(source.get("NumberOfFrames") or 1) > 1:
+            raise UserError(
+                f"{path}: is a frame of a multi-frame file, of which no objects are made; export as png or nifti"
+            )
         missing = [keyword for keyword in _IDENTIFIERS if not source.get(keyword)]
         if missing:
             raise UserError(

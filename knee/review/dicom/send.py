@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Node:
     port: int
     ae_title: str = "ANY-SCP"
     calling_ae_title: str = "DCMT"
+    tls: bool = False
+    """Encrypt the connection, and verify the node's certificate by those of the system (or of ``SSL_CERT_FILE``)."""
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}"
@@ -79,6 +82,7 @@ def send(paths: Sequence[Path], node: Node, *, timeout_s: float = 20.0) -> Sent:
         node.port,
         ae_title=node.ae_title,
         evt_handlers=[(step, lambda event: seen.add(event.event)) for step in steps],
+        tls_args=(ssl.create_default_context(), node.host) if node.tls else None,
     )
     if not association.is_established:
         reached, agreed = (step in seen for step in steps)
@@ -171,6 +175,11 @@ def _gone(node: Node, done: int) -> str:
 
 
 def _not_established(association: Any, node: Node, *, reached: bool, agreed: bool) -> str:
+    if not reached and node.tls:
+        return (
+            f"{node}: cannot be reached by TLS; check host and port, and that its certificate is valid for {node.host} and "
+            "known to this system (or in the file that SSL_CERT_FILE names)"
+        )
     if not reached:
         return f"{node}: cannot be reached; check host, port and firewall, and that the node is running"
     if agreed:

@@ -12,6 +12,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from knee.images.dicom_pixels import single_frame
 from knee.images.original import Original
 from knee.images.slices import split_slice
 from knee.review.cases import CaseFacts, NetworkView, ReviewCase
@@ -72,7 +73,7 @@ class Stack:
 
     def depth(self, image: Dataset) -> float | None:
         """The position of an image along the normal, in mm; None if it is of another geometry or series."""
-        if not all(image.get(keyword) for keyword in GEOMETRY):
+        if not all(image.get(keyword) for keyword in GEOMETRY) or int(image.get("NumberOfFrames") or 1) > 1:
             return None
         if (str(image.get("SeriesInstanceUID")), str(image.get("FrameOfReferenceUID"))) != (self.series, self.frame):
             return None
@@ -136,10 +137,12 @@ class Stacks:
 
 
 def header(path: Path) -> Dataset:
-    """The header of a DICOM file, without its pixels."""
+    """The header of a DICOM file, or of one of its frames, without its pixels."""
+    file, frame = split_slice(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pydicom.dcmread(split_slice(path)[0], stop_before_pixels=True)
+        dataset = pydicom.dcmread(file, stop_before_pixels=True)
+        return dataset if frame is None else single_frame(dataset, frame)
 
 
 def _files_by_series(folder: Path) -> dict[str, list[Path]]:

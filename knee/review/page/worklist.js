@@ -89,8 +89,13 @@ function mark(item) {
 }
 
 function showPlace() {
+  let first = true;
   for (const [name, button] of worklist.buttons) {
     const here = name === view.item.case;
+    // One tab stop for the list: the arrow keys walk through it, and the focus follows if it is inside.
+    button.tabIndex = here || (first && !worklist.buttons.has(view.item.case)) ? 0 : -1;
+    first = false;
+    if (here && $("cases").contains(document.activeElement)) button.focus();
     if (here) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
     if (here) button.scrollIntoView({ block: "nearest" });

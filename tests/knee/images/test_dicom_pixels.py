@@ -10,6 +10,7 @@ import pytest
 from pydicom.uid import JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
 
 from knee.errors import UserError
+from knee.images.dicom_pixels import single_frame
 from knee.images.read import read_pixels
 
 from .samples import DEEP, GREY, RNG, SIGNED, TWELVE, compressed, dicom_bytes, pillow_bytes, read, written
@@ -164,3 +165,47 @@ def test_dicom_padding_is_background(tmp_path, photometric, stored, fields):
 def test_padding_range_that_covers_every_pixel_is_ignored(tmp_path):
     data = dicom_bytes(DEEP, PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
     np.testing.assert_array_equal(read_pixels(written(tmp_path, "a.dcm", data)).values, DEEP)
+
+
+def enhanced(frames, *, syntax=None):
+    """An Enhanced image whose slope is shared and whose spacing and position are those of its frame."""
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(frames, frames=len(frames), Modality="MR")))
+    shared = pydicom.Dataset()
+    shared.PixelMeasuresSequence = [pydicom.Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = [0.5, 0.25]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = []
+    for number in range(len(frames)):
+        own = pydicom.Dataset()
+        own.PlanePositionSequence, own.PixelValueTransformationSequence = [pydicom.Dataset()], [pydicom.Dataset()]
+        own.PlanePositionSequence[0].ImagePositionPatient = [3.0 * number, 0, 0]
+        scaling = own.PixelValueTransformationSequence[0]
+        scaling.RescaleSlope, scaling.RescaleIntercept, scaling.RescaleType = number + 1, 0, "US"
+        dataset.PerFrameFunctionalGroupsSequence.append(own)
+    if syntax:
+        dataset.compress(syntax, generate_instance_uid=False)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless])
+def test_a_frame_is_read_with_its_own_scaling_and_the_shared_spacing(tmp_path, syntax):
+    frames = RNG.integers(0, 4000, (3, 9, 7)).astype(np.uint16)
+    path = tmp_path / "enhanced.dcm"
+    path.write_bytes(enhanced(frames, syntax=syntax))
+    for number in range(3):
+        found = read_pixels(f"{path}#{number}")
+        np.testing.assert_array_equal(found.values, frames[number] * (number + 1.0))
+        assert found.spacing_mm == (0.5, 0.25)
+    with pytest.raises(UserError, match="has frames 0 to 2, and no frame 3"):
+        read_pixels(f"{path}#3")
+    with pytest.raises(UserError, match=r"3 frames; name one as FILE#7, or choose them with --slices"):
+        read_pixels(path)
+
+
+def test_a_frame_has_its_place_at_the_top_level():
+    dataset = pydicom.dcmread(io.BytesIO(enhanced(np.zeros((2, 4, 4), np.uint16))))
+    frame = single_frame(dataset, 1)
+    assert list(frame.ImagePositionPatient) == [3, 0, 0] and list(frame.PixelSpacing) == [0.5, 0.25]
+    assert frame.NumberOfFrames == 1 and "PerFrameFunctionalGroupsSequence" not in frame

@@ -14,6 +14,8 @@ from knee.errors import UserError
 from knee.grades import load_grade_set
 from knee.images.read import read_image
 from knee.images.slices import parse_slices
+from knee.intake.headers import read_header
+from knee.intake.volumes import expand, refuse_volumes
 
 MR = pydicom.uid.MRImageStorage
 AXIAL = [1, 0, 0, 0, 1, 0]
@@ -185,3 +187,22 @@ def test_the_reader_refuses_a_series_of_two_knees(study):
     (bad,) = inspect_manifest(path, load_grade_set("kl")).bad
     assert bad.line == 3
     assert "series 'a' has another side than on line 2" in bad.reason
+
+
+def test_the_frames_of_one_dicom_file_are_chosen_like_slices(study):
+    values = np.random.default_rng(0).integers(0, 4000, (5, 8, 8)).astype(np.uint16)
+    study.draw_dicom(
+        "p1/enhanced.dcm", kind=pydicom.uid.EnhancedMRImageStorage, Modality="MR", SeriesInstanceUID="1.2.9"
+    )
+    path = study.images / "p1" / "enhanced.dcm"
+    image = pydicom.dcmread(path)
+    image.Rows, image.Columns, image.NumberOfFrames = 8, 8, 5
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
+    image.PixelData = values.tobytes()
+    image.save_as(path)
+    found = expand(study.images, ["p1/enhanced.dcm"], {"p1/enhanced.dcm": read_header(path)}, parse_slices("middle:2"))
+    assert [one.image for one in found] == ["p1/enhanced.dcm#1", "p1/enhanced.dcm#2"]
+    assert {one.series for one in found} == {"p1/enhanced.dcm"}
+    assert read_image(study.images / found[1].image).values == pytest.approx(values[2])
+    with pytest.raises(UserError, match=r"1 volume \('p1/enhanced.dcm' first, with 5 slices\)"):
+        refuse_volumes(study.images, ["p1/enhanced.dcm"], {"p1/enhanced.dcm": read_header(path)})

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
@@ -67,8 +68,8 @@ def _written(folder, *cases):
 
 def _series(write_source, positions):
     values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
-    series = generate_uid()
-    places = [{"ImagePositionPatient": [place, -60, 60], "SeriesInstanceUID": series} for place in positions]
+    shared = {"SeriesInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    places = [{"ImagePositionPatient": [place, -60, 60], **shared} for place in positions]
     return [write_source("MR", values, **place) for place in places]
 
 
@@ -114,3 +115,23 @@ def test_the_slice_normal_is_that_of_a_right_handed_scanner():
     assert affine @ [1, 0, 0, 1] == pytest.approx([0, -2, 0, 1])
     assert affine @ [0, 1, 0, 1] == pytest.approx([-3, 0, 0, 1])
     assert affine @ [0, 0, 1, 1] == pytest.approx([0, 0, 4, 1])
+
+
+def test_the_frames_of_an_enhanced_file_are_one_volume(tmp_path, case_of, write_source):
+    values = np.arange(200 * 160, dtype=np.uint16).reshape(200, 160)
+    single = write_source("MR", values)
+    image = pydicom.dcmread(single)
+    single.unlink()  # it would be a slice of the same series
+    image.PixelData, image.NumberOfFrames = image.PixelData * 3, 3
+    image.PerFrameFunctionalGroupsSequence = []
+    for number in range(3):
+        own = pydicom.Dataset()
+        own.PlanePositionSequence = [pydicom.Dataset()]
+        own.PlanePositionSequence[0].ImagePositionPatient = [40 - 3 * number, -60, 60]
+        image.PerFrameFunctionalGroupsSequence.append(own)
+    image.save_as(tmp_path / "enhanced.dcm")
+    cases = [replace(case_of(f"{tmp_path / 'enhanced.dcm'}#{number}", "L"), case=f"c{number}") for number in range(3)]
+    exported = _written(tmp_path / "out", *cases)
+    written = nibabel.load(exported.files[0])
+    assert len(exported.files) == 2 and written.shape == (200, 160, 3) and written.get_fdata().any(axis=(0, 1)).all()
+    assert written.affine @ [0, 0, 2, 1] == pytest.approx([-34, 60, 60, 1])

@@ -195,6 +195,11 @@ def test_objects_are_exported_and_sent(reviewed, capsys, monkeypatch):
     assert f"{len(objects) - 1} of {len(objects)} objects were accepted by NODE at pacs:11112" in printed
     assert f"refused: {objects[0].name}: status 0xA700 full" in printed
     assert main([*command[:2], str(folder), *command[3:]]) == 0
+    assert main([*command, "--dry-run"]) == 0
+    assert f"{len(objects)} objects of" in capsys.readouterr().out, "and the node was not asked a third time"
+    for more in ([], ["--host", "pacs"], [*command[3:], "--to", "https://pacs.example/dicom-web"]):
+        assert main([*command[:3], *more]) == 2
+        assert "either a node, --host NAME --port NUMBER, or a DICOMweb server" in capsys.readouterr().err
 
 
 def test_reports_and_files_are_not_imported_at_once_and_pictures_have_no_reports(reviewed, save, tmp_path, capsys):

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pydicom
+import pytest
 
 from knee.review.dicom.identity import patient_name
+from knee.review.writer import NotMade
 
 from .conftest import _source_values
 
@@ -31,3 +33,15 @@ def test_study_dates_are_empty_or_shifted_alike_for_a_patient(write_source, case
     dates = [{pydicom.dcmread(file).StudyDate for file in shifted.files if f"c{n}_" in file.name} for n in (0, 1)]
     (first,), (second,) = dates
     assert first < "20200102" and date.fromisoformat(second) - date.fromisoformat(first) == timedelta(7)
+
+
+def test_a_frame_of_a_multi_frame_file_has_no_objects_and_says_so(write_series, case_of, export):
+    (path,) = write_series("MR", 1)
+    image = pydicom.dcmread(path)
+    image.PixelData, image.NumberOfFrames = image.PixelData * 2, 2
+    image.save_as(path)
+    case = case_of(f"{path}#1", "L")
+    with pytest.raises(
+        NotMade, match="is a frame of a multi-frame file, of which no objects are made; export as png or nifti"
+    ):
+        export.write(case)

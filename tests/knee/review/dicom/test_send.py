@@ -183,6 +183,36 @@ def test_a_node_that_does_not_answer_is_told_from_one_that_refuses(objects):
 
 
 @pytest.mark.slow
+def test_tls_needs_a_certificate_that_is_known(objects, tmp_path, monkeypatch):
+    import ssl
+
+    from pynetdicom import AE, evt
+
+    if not shutil.which("openssl"):
+        pytest.skip("TLS is tested with a certificate made by openssl: apt-get install openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = AE(ae_title="SAFE")
+    for kind in ("1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.4"):
+        server.add_supported_context(kind)
+    running = server.start_server(
+        ("127.0.0.1", 0), block=False, ssl_context=context, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)]
+    )
+    node = Node("localhost", running.server_address[1], "SAFE", tls=True)
+    try:
+        with pytest.raises(UserError, match=r"cannot be reached by TLS; .*SSL_CERT_FILE"):
+            send(objects[:1], node, timeout_s=5)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert len(send(objects[:1], node, timeout_s=5).accepted) == 1
+    finally:
+        running.shutdown()
+
+
+@pytest.mark.slow
 def test_a_node_that_fails_the_echo_gets_nothing(objects):
     from pynetdicom import AE, evt
 
