@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from dcmt.loaded import LoadedRun
 from dcmt.prediction import ImageReader, image_loader
 from knee.data.cases import case_name, case_names, load_salt
 from knee.errors import UserError, counted
+from knee.evaluation.by_knee import knee_probabilities
 from knee.images.original import Source
 from knee.io.tables import shortened
 from knee.review.cases import CaseFacts, ReviewCase
@@ -67,6 +69,7 @@ def export_graded(
         salt=salt,
         networks=(network,),
         keep_identity=options.keep_identity,
+        pool=partial(knee_probabilities, severest=loaded.pools_severest),
         force=options.force,
     )
     facts = _facts(graded, names, series, root, salt)

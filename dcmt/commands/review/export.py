@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from dcmt.loaded import LoadedRun, row_marks
 from dcmt.reference import Marks
 from knee.data.cases import case_name
 from knee.errors import UserError
+from knee.evaluation.by_knee import knee_probabilities
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.plain import read_json
@@ -54,6 +56,7 @@ def export_command(options: argparse.Namespace) -> int:
         keep_identity=options.keep_identity,
         maps=options.maps,
         shift_dates=options.shift_dates,
+        pool=partial(knee_probabilities, severest=loaded.pools_severest),
         force=options.force,
     )
     has_figure = bool(export.run.sanity_figure) and "html" in export.formats
