@@ -18,6 +18,8 @@ from dcmt.loaded import LoadedRun
 from dcmt.prediction import ImageReader, image_loader
 from image_text.config import ImageTextConfig
 from image_text.embed import embed_images, embed_pairs
+from image_text.joint.build import grades_by_input, table_cells
+from image_text.joint.model import JointModel
 from image_text.reports import Reports, read_reports
 from image_text.retrieval import DIRECTIONS, Pairs, retrieval, table_lines
 from image_text.sheet import sheet_figure
@@ -111,9 +113,10 @@ def retrieve_command(options: argparse.Namespace) -> int:
     rows = rows[reports.present[rows]]
     config = loaded.config
     found = retrieval(pairs, samples=config.report.bootstrap, seed=config.fit.seed)
+    grades = fused_grades(loaded, data, reports, options.split)
     write_json(
         loaded.run.path / f"retrieval_{options.split}.json",
-        {"step": loaded.checkpoint.step, "covariates": list(columns), **found},
+        {"step": loaded.checkpoint.step, "covariates": list(columns), **found, **grades},
     )
     _write_ranks(loaded.run.local / f"retrieval_{options.split}.csv", pairs, data.cases(rows))
     for line in table_lines(found):
@@ -127,6 +130,28 @@ def retrieve_command(options: argparse.Namespace) -> int:
         picture.chmod(0o600)
     log.info(f"queries and their first five images: {picture}. Research use only.")
     return 0
+
+
+def fused_grades(loaded: LoadedTowers, data: KneeData, reports: Reports, split: str) -> dict[str, Any]:
+    """Of a joint run, metrics of the grade from the image alone, and apart from it that of the joint transformer.
+
+    The latter comes with the share of the cases that had each modality. Empty for other runs, and without graded cases.
+    """
+    rows = data.rows(split)
+    rows = rows[data.grades[rows] >= 0]
+    if not isinstance(loaded.network, JointModel) or not len(rows):
+        return {}
+    cells = table_cells(loaded.config, data)
+    found = grades_by_input(
+        loaded.network, data, reports, cells, rows, device=loaded.device, precision=loaded.checkpoint.precision
+    )
+    used = {"report": float(reports.present[rows].mean()), "table": float((cells.groups[rows] >= 0).mean())}
+    shares = " and ".join(f"{name} (of {share:.0%} of the cases)" for name, share in used.items())
+    log.info(
+        f"grade of {len(rows)} cases from the image alone, as dcmt evaluate: kappa {found['image']['kappa']:.3f}; from image, "
+        f"{shares}, which predict does not use: kappa {found['fused']['kappa']:.3f}"
+    )
+    return {"grades": {**found, "modalities": used}}
 
 
 def _write_ranks(path: Path, pairs: Pairs, cases: list[str]) -> None:

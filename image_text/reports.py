@@ -19,7 +19,10 @@ _MOST_BYTES = 1 << 22
 _LONG_WORDS = 10_000
 _SHOWN = 5
 _OLDEST = 115
-_OF_THE_MANIFEST = (*REQUIRED, "split", "visit", "series", "spacing_mm", "mask_source", "report", "line")
+_OF_THE_MANIFEST = (
+    *(*REQUIRED, "split", "visit", "series", "spacing_mm", "mask_source", "mask_confidence"),
+    *("grade_original", "review", "reviewers", "report", "line"),
+)
 
 
 def read_reports(manifest: Manifest, *, needed: bool = True) -> list[str]:

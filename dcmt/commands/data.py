@@ -129,7 +129,7 @@ def check(options: argparse.Namespace) -> int:
         refuse_inputs(options.skip_bad, manifest=options.manifest, split_file=options.split)
         refuse_existing(options.skip_bad, force=options.force)
     found = check_data(options.manifest, load_grade_set(options.grade_set))
-    of_reports: list[str] = find_function("image_text.reports:remarks")(found.manifest)
+    of_reports, report_faults = _of_reports(found.manifest)
     for remark in (*found.remarks, *of_reports):
         log.info(f"please check: {remark}")
     split_faults = _split_faults(options, found) if options.split else []
@@ -143,13 +143,21 @@ def check(options: argparse.Namespace) -> int:
         drop_bad(found, options.skip_bad, force=options.force)
         log.info(f"{len(found.bad_lines)} of {found.count} rows are bad; they are listed in {options.skip_bad}")
         return 0
-    faults = found.faults() + split_faults
+    faults = found.faults() + split_faults + report_faults
     if not faults:
         log.info(f"{options.manifest}: {found.count} images, all valid")
         return 0
     skip = "; bad rows can be left out with --skip-bad (train) and --skip-bad FILE (check, split)" if found.bad else ""
     bad = f"{counted(len(faults), 'error')}, {counted(len(found.bad_lines), 'bad row')}"
     raise Faults(faults, summary=f"{options.manifest}: {bad}; fix them{skip}:")
+
+
+def _of_reports(manifest: Manifest) -> tuple[list[str], list[str]]:
+    """Remarks on the reports of a manifest, and the errors of report files; both empty without reports."""
+    try:
+        return find_function("image_text.reports:remarks")(manifest), []
+    except Faults as faults:
+        return [], list(faults.faults)
 
 
 def _split_faults(options: argparse.Namespace, found: Inspection) -> list[str]:

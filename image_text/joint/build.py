@@ -28,6 +28,7 @@ from knee.metrics import grading_metrics
 from knee.task import Task
 
 Rows = NDArray[np.int64]
+_METRICS = ("kappa", "macro_f1", "accuracy", "auc")
 
 
 def table_cells(config: ImageTextConfig, data: KneeData) -> Cells:
@@ -100,21 +101,33 @@ class JointValidation:
         values = self.retrieve(networks, step)
         if not len(self.rows):
             return values
-        grades, grade_set = self.data.grades[self.rows], self.data.grade_set
         for name, network in networks.items():
             assert isinstance(network, JointModel)
-            alone = predict(
-                network.image, self.data.loader(self.rows), device=self.device, precision=autocast_type(self.precision)
-            )
-            fused = fused_probabilities(
+            found = grades_by_input(
                 network, self.data, self.reports, self.cells, self.rows, device=self.device, precision=self.precision
             )
-            for kind, probabilities in (("", alone.probabilities), ("fused_", fused)):
-                found = grading_metrics(probabilities, grades, grade_set)
-                values |= {
-                    f"val_{name}/{kind}{metric}": found[metric] for metric in ("kappa", "macro_f1", "accuracy", "auc")
-                }
+            for prefix, metrics in (("", found["image"]), ("fused_", found["fused"])):
+                values |= {f"val_{name}/{prefix}{metric}": value for metric, value in metrics.items()}
         return values
+
+
+def grades_by_input(
+    network: JointModel,
+    data: KneeData,
+    reports: Reports,
+    cells: Cells,
+    rows: Rows,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, dict[str, float]]:
+    """Metrics of the grades of graded ``rows``: from the ``image`` alone, and ``fused`` from all that each row has."""
+    grades = data.grades[rows]
+    alone = predict(network.image, data.loader(rows), device=device, precision=autocast_type(precision))
+    fused = fused_probabilities(network, data, reports, cells, rows, device=device, precision=precision)
+    both = {"image": alone.probabilities, "fused": fused}
+    found = {kind: grading_metrics(probabilities, grades, data.grade_set) for kind, probabilities in both.items()}
+    return {kind: {name: metrics[name] for name in _METRICS} for kind, metrics in found.items()}
 
 
 @torch.no_grad()

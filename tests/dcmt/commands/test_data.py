@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,3 +240,16 @@ def test_no_command_writes_over_what_it_reads(folder: Path, capsys: pytest.Captu
         assert told in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert not new.exists()
+
+
+def test_check_lists_bad_report_files_with_the_other_errors(tmp_path, phantom, capsys):
+    shutil.copytree(phantom.parent, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    path = tmp_path / "data" / "manifest.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["report"] = "a report"
+    table.loc[0, "report"], table.loc[1, "side"] = "absent.txt", "X"
+    table.to_csv(path, index=False)
+    assert main(["check", str(path), "--grade-set", "cartilage"]) == 2
+    told = capsys.readouterr().err
+    assert "line 2: report 'absent.txt' cannot be read" in told
+    assert "line 3: side 'X'" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def test_resuming(joint_run: RunFolder, joint_config: Make, tmp_path: Path) -> N
     assert one.keys() == load_file(joint_run.path / "checkpoints" / "step_00000004" / "student.safetensors").keys()
 
 
-def test_retrieval_of_a_joint_run(joint_run: RunFolder) -> None:
+def test_retrieval_of_a_joint_run_shows_the_fused_grade_apart(joint_run: RunFolder, said: list[str]) -> None:
     assert main(["retrieve", str(joint_run.path), "--device", "cpu", "--queries", "1"]) == 0
+    found = json.loads((joint_run.path / "retrieval_test.json").read_text())["grades"]
+    assert found["modalities"] == {"report": 1.0, "table": 1.0}
+    assert set(found["image"]) == set(found["fused"]) == {"kappa", "macro_f1", "accuracy", "auc"}
+    assert any("which predict does not use" in line for line in said)
 
 
 def test_grades_are_no_columns(joint_config: Make, tmp_path: Path) -> None:
