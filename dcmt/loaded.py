@@ -239,6 +239,7 @@ def load_data(loaded: LoadedRun) -> KneeData:
         rejected=loaded.run.local / "rejected.csv",
         salt_folder=loaded.run.local,
         graded=is_trained(loaded.kind),
+        of_run=True,
     )
     if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(

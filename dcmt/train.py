@@ -95,16 +95,16 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
     with RunLock(run.path):
         config.refuse_parts(processes.count())
         device = start(config.fit)
+        bad = run.local / "rejected.csv"
         with processes.first_before_others():
-            data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local)
-        for line in describe(data, config.data):
-            log.info(line)
+            data = load_knee_data(config.data, rejected=bad, salt_folder=run.local, of_run=resume)
+        log.info("\n".join(describe(data, config.data)))
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
         if resume and not external_model:
             refuse_external(config, fresh=checkpoint is None)
-        if checkpoint is not None:
+        if checkpoint:
             checkpoint.refuse_other_network("student", partial(build_grader, config, data.grade_set, fresh=False))
         origin = targets_used(config, checkpoint)
         task = build_task(config, data, steps=steps, fresh=checkpoint is None)  # Eq. 1-5

@@ -78,8 +78,9 @@ def load_towers(path: Path, *, checkpoint: str, device: str) -> LoadedTowers:
 def load_pairs(loaded: LoadedTowers) -> tuple[KneeData, Reports]:
     """The data on which a run was trained, and its reports. Raises UserError if the split changed since."""
     require_paths(loaded.run, loaded.config, "data.manifest", "data.split")
+    local = loaded.run.local
     data = load_knee_data(
-        loaded.config.data, rejected=loaded.run.local / "rejected.csv", salt_folder=loaded.run.local, graded=False
+        loaded.config.data, rejected=local / "rejected.csv", salt_folder=local, graded=False, of_run=True
     )
     if other_split(loaded.checkpoint.state, data.split.path):
         raise UserError(

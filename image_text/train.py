@@ -61,7 +61,8 @@ def train_image_text(
     """
     with RunLock(run.path):
         device = start(config.fit)
-        data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+        rejected = run.local / "rejected.csv"
+        data = load_knee_data(config.data, rejected=rejected, salt_folder=run.local, graded=False, of_run=resume)
         reports = load_reports(config, data)
         log.info(reports.describe())
         cells = table_cells(config, data) if config.method == "beyond_clip" else None

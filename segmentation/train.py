@@ -40,7 +40,8 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool, ex
     with RunLock(run.path):
         device = start(config.fit)
         with processes.first_before_others():
-            data = load_knee_data(config.data, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+            rejected = run.local / "rejected.csv"
+            data = load_knee_data(config.data, rejected=rejected, salt_folder=run.local, graded=False, of_run=resume)
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None

@@ -59,7 +59,8 @@ def predict_command(options: argparse.Namespace) -> int:
     refuse_existing(target, force=options.force)
     flush_denormals()
     device = choose_device(options.device)
-    data = load_knee_data(data_config, rejected=run.local / "rejected.csv", salt_folder=run.local, graded=False)
+    rejected = run.local / "rejected.csv"
+    data = load_knee_data(data_config, rejected=rejected, salt_folder=run.local, graded=False, of_run=True)
     network, checkpoint = load_segmenter(run, config, external_model=options.external_model)
     network.to(device)
     if other_split(checkpoint.state, data.split.path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -40,6 +41,7 @@ _FEWEST_TEMPLATE_IMAGES = 16
 _HINT = "fix them, or leave out their rows with --skip-bad"
 _SMALL = ("has_mask", "inverted", "template", "geometries")
 _ARRAYS = tuple(f"{name}.npy" for name in ("images", "masks", *_SMALL))
+_NAME = re.compile(r"\d+px-[0-9a-f]{8,}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class _Prepared(NamedTuple):
     image: Bytes
     mask: Bytes | None
     geometry: Geometry
+
+
+def holds_cache(folder: Path) -> bool:
+    """Whether the folder contains a cache of images, of any size and data."""
+    return folder.is_dir() and any(_NAME.fullmatch(path.name) and path.is_dir() for path in folder.iterdir())
 
 
 def build_cache(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from knee.batches import SlicesOfKnees, TwoStreamBatchSampler
-from knee.data.cache import ImageCache, build_cache
+from knee.data.cache import ImageCache, build_cache, holds_cache
 from knee.data.cases import case_names, load_salt
 from knee.data.check import check_data, drop_bad
 from knee.data.config import DataConfig
@@ -43,7 +44,7 @@ from knee.nn import processes
 from knee.task import Batch
 
 Rows = NDArray[np.int64]
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 EVALUATION_BATCH = 64
 
 
@@ -116,13 +117,19 @@ class KneeData:
 
 
 def load_knee_data(
-    config: DataConfig, *, rejected: Path | None = None, salt_folder: Path | None = None, graded: bool = True
+    config: DataConfig,
+    *,
+    rejected: Path | None = None,
+    salt_folder: Path | None = None,
+    graded: bool = True,
+    of_run: bool = False,
 ) -> KneeData:
     """Read and check the manifest and the split, decode all images once, and assign rows to their roles.
 
     With ``data.skip_bad``, bad rows are listed in ``rejected``; ``salt_folder`` holds the salt of the case names if the
     manifest's folder cannot be written. With ``graded`` false, no labeled row is required (for the segmenter and for a
-    zero-shot grader).
+    zero-shot grader). With ``of_run`` the config is that of a run folder, perhaps a stranger's, which must not choose where
+    files are written: its cache folder is used only if it holds a cache already.
     Raises UserError or Faults for all errors that must be fixed before training can start.
     """
     grade_set = load_grade_set(config.grade_set)
@@ -139,10 +146,16 @@ def load_knee_data(
     else:
         labeled = np.setdiff1d(split.rows("train"), unlabeled)
     rows = range(len(manifest.table))
+    folder = Path(config.cache) if config.cache else manifest.folder / "cache"
+    if config.cache and of_run and not holds_cache(folder):
+        log.warning(
+            f"note: {folder} holds no cache of images, so that of the run is made in {manifest.folder / 'cache'}"
+        )
+        folder = manifest.folder / "cache"
     cache = build_cache(
         [manifest.image_path(row) for row in rows],
         [manifest.mask_path(row) for row in rows],
-        Path(config.cache) if config.cache else manifest.folder / "cache",
+        folder,
         size=config.image_size,
         percentiles=config.percentiles,
         invert=config.invert,

@@ -66,6 +66,7 @@ def test_commands(
 ) -> None:
     run = copied(trained_run.path, tmp_path / "tiny")
     if waits_in == "knee.data.cache.read_image":
+        (tmp_path / "cache" / "48px-00000000").mkdir(parents=True)  # another one: that of the run has to be made
         private = run / "local" / "paths.yaml"
         private.write_text(private.read_text() + f"data.cache: {tmp_path / 'cache'}\n")
         spoil(run / "config.yaml", ("data", "cache"), '"(in local/paths.yaml)"')

@@ -246,3 +246,18 @@ def test_views_of_the_config_are_those_used(copy: Copy, grader_config: Make) -> 
     batch = take(batches, 0, 1)[0]
     wanted = {data.cache.images[row].tobytes() for row in (*data.labeled[:4], *data.unlabeled[:2])}
     assert {(image * 255).round().to(torch.uint8).numpy().tobytes() for image in batch.student} == wanted
+
+
+def test_the_cache_folder_of_a_run_is_used_only_if_it_holds_a_cache(grader_config, tmp_path, said):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("mine")
+    config = grader_config(**{"data.cache": str(folder)}).data
+    load_knee_data(config, of_run=True)
+    assert [path.name for path in folder.iterdir()] == ["letter.txt"]
+    assert any("holds no cache of images" in line for line in said)
+    load_knee_data(config)  # of the user's own config
+    (made,) = (path for path in folder.iterdir() if path.is_dir())
+    before = made.stat().st_mtime_ns
+    assert load_knee_data(config, of_run=True).cache.images.shape[1] == config.image_size
+    assert made.stat().st_mtime_ns == before
