@@ -144,11 +144,11 @@ def measure(
     temperatures, familiarity, severest = {}, None, knees
     graded = validation[data.grades[validation] >= 0]
     options: dict[str, Any] = {"device": device, "precision": precision}
-    if len(graded) < _LEAST_GRADED:
-        log.info(
-            f"{len(graded)} graded validation images, fewer than {_LEAST_GRADED}: probabilities are not calibrated"
-        )
-    for name, network in bare.items() if len(graded) >= _LEAST_GRADED else ():
+    count = len(knee_grades(data.grades[graded], data.series(graded))) if knees else len(graded)
+    if count < _LEAST_GRADED:
+        what = "knees" if knees else "images"
+        log.info(f"{count} graded validation {what}, fewer than {_LEAST_GRADED}: probabilities are not calibrated")
+    for name, network in bare.items() if count >= _LEAST_GRADED else ():
         for flip_tta in (False, True):
             plain = for_inference({name: network}, {}, flip_tta=flip_tta)[name]
             found = predict(plain, data.loader(graded), **options)
