@@ -108,12 +108,12 @@ class Checkpoint:
         others = [
             f"{key} is {shape}, not {wanted[key]}" for key, shape in shapes.items() if wanted.get(key, shape) != shape
         ]
-        others += [f"{key} is missing" for key in wanted if key not in shapes]
         others += [
             f"{key} is {shape}"
             for key, shape in shapes.items()
             if key not in wanted and math.prod(shape) > _MOST_BUFFER
         ]
+        others += [f"{key} is missing" for key in wanted if key not in shapes]
         if others:
             raise UserError(
                 f"{path} does not fit the network of this run's config: {'; '.join(others[:3])}; was the config changed since?"
