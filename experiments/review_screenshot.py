@@ -1,9 +1,9 @@
-"""The picture of the review page in the README: a case read blind, with the teacher's attention.
+"""The picture of the review page in the README: a case read blind, with the teacher's evidence map.
 
     dcmt phantom runs/shown/data --patients 30 --size 320 --drawn-masks 120
     dcmt split runs/shown/data/manifest.csv --grade-set cartilage --out runs/shown/split.csv
     python train.py --config configs/phantom.yaml --labeled-fraction 0.5 --data.manifest runs/shown/data/manifest.csv \\
-        --data.split runs/shown/split.csv --runs runs/shown --name dcmt --fit.steps 120 --fit.validate_every 120
+        --data.split runs/shown/split.csv --runs runs/shown --name dcmt --fit.steps 240 --fit.validate_every 120
     dcmt review export runs/shown/dcmt --split test
     python -m experiments.review_screenshot runs/shown/dcmt/review/test/review.html docs/img/review.png
 
