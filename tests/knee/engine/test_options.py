@@ -102,7 +102,9 @@ def test_a_mistake_in_a_file_is_told(text: str, message: str, tmp_path: Path) ->
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_config_loads(path: Path) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    kind = SegmenterConfig if "unet" in values else ImageTextConfig if values.get("method") in IMAGE_TEXT else GraderConfig
+    kind = (
+        SegmenterConfig if "unet" in values else ImageTextConfig if values.get("method") in IMAGE_TEXT else GraderConfig
+    )
     config = read("--config", str(path), kind=kind)
     again = config_from_values(kind, values, where=str(path))
     assert config == again
