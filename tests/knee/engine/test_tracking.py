@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,8 @@ def test_tensorboard_shows_no_step_twice(tmp_path: Path) -> None:
 
 def test_tensorboard_starts_over_where_there_was_no_checkpoint(tmp_path: Path) -> None:
     track(tmp_path, range(1, 4), tensorboard=True)
+    # Files of one second and process are read in the order of a counter as text, 10 before 9; a run that resumes is later.
+    time.sleep(1.1)
     track(tmp_path, range(1, 5), first_step=0, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
