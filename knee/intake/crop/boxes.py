@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from knee.images.joints import BOX_WIDTHS, KneeBox
 
@@ -12,6 +15,8 @@ SIZE_MM = 140.0
 LEAST_SURE = 0.9
 """A side that only the anatomy gives is written if it is at least this probable."""
 _BONES_MM = (55.0, 110.0)
+_UNIFORM = 0.03
+_ENDS = (2, 98)
 
 Origin = Literal["file", "anatomy", ""]
 
@@ -62,6 +67,27 @@ def knee_boxes(
         )
         boxes.append(Box(top, left, bottom - top, right - left))
     return boxes
+
+
+def without_border(values: NDArray[Any], box: Box) -> Box:
+    """The box without its edges of one grey value, as of a collimated film or a canvas; the box itself if it is all so.
+
+    values (H, W) of the film. A row or column belongs to the border if its range, without 2 % at each end for noise, is at most
+    3 % of that in the box.
+    """
+    part = values[box.top : box.top + box.height, box.left : box.left + box.width].astype(np.float64)
+    least = _UNIFORM * np.ptp(np.percentile(part, _ENDS))
+    down = across = slice(None)
+    for _ in range(2):  # rows of the border may only be uniform within the columns of the film
+        shown = part[down, across]
+        spans = (np.ptp(np.percentile(shown, _ENDS, axis=axis), axis=0) for axis in (1, 0))
+        rows, columns = (np.flatnonzero(span > least) for span in spans)
+        if not len(rows) or not len(columns):
+            return box
+        top, left = down.start or 0, across.start or 0
+        down = slice(top + int(rows[0]), top + int(rows[-1]) + 1)
+        across = slice(left + int(columns[0]), left + int(columns[-1]) + 1)
+    return Box(box.top + down.start, box.left + across.start, down.stop - down.start, across.stop - across.start)
 
 
 def knee_sides(knees: Sequence[KneeBox], known: str, *, mirrored: bool = False) -> list[Side]:

@@ -17,7 +17,7 @@ from knee.errors import UserError, counted
 from knee.images.dicom import shows_left_first
 from knee.images.joints import KneeBox, find_knees
 from knee.images.read import read_image, write_png
-from knee.intake.crop.boxes import Box, Side, knee_boxes, knee_sides
+from knee.intake.crop.boxes import Box, Side, knee_boxes, knee_sides, without_border
 from knee.intake.crop.contact import ContactSheets, contact_tile
 from knee.intake.scan import stem
 from knee.io.own_folders import mark_as_own
@@ -126,6 +126,7 @@ def _crop_image(folder: Path, out: Path, row: Mapping[str, Any], name: str, size
     known = pixels.laterality or str(row["side"])
     sides = knee_sides(knees, known, mirrored=shows_left_first(source))
     boxes = knee_boxes(knees, (values.shape[0], values.shape[1]), spacing, size_mm)
+    boxes = [without_border(values, box) for box in boxes]
     stored = as_stored(values)
     rows = []
     for number, (knee, side, box) in enumerate(zip(knees, sides, boxes, strict=True)):

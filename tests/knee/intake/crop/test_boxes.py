@@ -1,9 +1,10 @@
 """Arithmetic of crops in pixels and millimetres, and the rule for sides."""
 
+import numpy as np
 import pytest
 
 from knee.images.joints import BOX_WIDTHS, KneeBox
-from knee.intake.crop.boxes import LEAST_SURE, Box, knee_boxes, knee_sides
+from knee.intake.crop.boxes import LEAST_SURE, Box, knee_boxes, knee_sides, without_border
 
 
 def knee(x: float, y: float = 199.5, width: float = 80.0, evidence: float = 3.0) -> KneeBox:
@@ -51,3 +52,14 @@ def test_two_knees_have_both_sides_and_a_mirrored_film_the_other_ones() -> None:
     assert [side.side for side in knee_sides(pair, "")] == ["R", "L"]
     assert [side.side for side in knee_sides(pair, "L")] == ["R", "L"], "one side cannot be that of two knees"
     assert [side.side for side in knee_sides(pair, "", mirrored=True)] == ["L", "R"]
+
+
+def test_a_border_of_one_grey_value_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    film = np.full((120, 150), 20.0)
+    film[:, :40] = 5.0  # another band
+    film += rng.normal(0, 0.2, film.shape)
+    film[30:100, 40:140] = rng.uniform(0, 255, (70, 100))
+    assert without_border(film, Box(10, 20, 110, 130)) == Box(30, 40, 70, 100)
+    assert without_border(film, Box(40, 50, 30, 60)) == Box(40, 50, 30, 60)
+    assert without_border(np.zeros((9, 9)), Box(1, 2, 5, 6)) == Box(1, 2, 5, 6)
