@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from knee.errors import UserError
+from knee.nn.processes import part_of
 
 Stream = Literal["labeled", "unlabeled"]
 
@@ -162,16 +163,12 @@ class NumberedBatches:
     """The sampler's batches as ``Draw``s, from its cursor to the end of the epoch; does not move the cursor.
 
     With ``slices`` the sampler's indices are those of knees, and each is replaced by some of its slices, next to each other.
-    ``part`` (r, n) yields the r-th of n parts of each batch, for n processes: every n-th image of both streams, in the views
-    that it has in the whole batch.
+    Each of n processes gets every n-th image of both streams, in the views that it has in the whole batch.
     """
 
-    def __init__(
-        self, sampler: TwoStreamBatchSampler, slices: SlicesOfKnees | None = None, *, part: tuple[int, int] = (0, 1)
-    ) -> None:
+    def __init__(self, sampler: TwoStreamBatchSampler, slices: SlicesOfKnees | None = None) -> None:
         self.sampler = sampler
         self.slices = slices
-        self.part = part
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -181,11 +178,10 @@ class NumberedBatches:
         labeled, unlabeled = sampler.labeled_per_batch, sampler.unlabeled_per_batch
         state = sampler.state_dict()
         first = state["epoch"] * len(sampler) + state["batch"]
-        which = slice(self.part[0], None, self.part[1])
         for number, indices in enumerate(sampler.batches_from(state["epoch"], state["batch"]), start=first):
-            draws = [Draw("labeled", number * labeled + i, index) for i, index in enumerate(indices[:labeled])][which]
-            others = enumerate(indices[labeled:])
-            draws += [Draw("unlabeled", number * unlabeled + i, index) for i, index in others][which]
+            first_labeled, first_other = number * labeled, number * unlabeled
+            draws = part_of([Draw("labeled", first_labeled + i, index) for i, index in enumerate(indices[:labeled])])
+            draws += part_of([Draw("unlabeled", first_other + i, index) for i, index in enumerate(indices[labeled:])])
             yield draws if self.slices is None else [one for knee in draws for one in self.slices.draws(knee)]
 
 

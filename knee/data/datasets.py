@@ -22,7 +22,6 @@ from knee.data.views import ImageArray, Views, draw_seed
 from knee.images.masks import dilate
 from knee.io.pool import PATIENCE_S, start_worker, worker_death
 from knee.nn.padding import mark_padding, padded_content
-from knee.nn.processes import count, rank
 from knee.task import Batch
 
 Rows = npt.NDArray[np.int64]
@@ -275,7 +274,7 @@ def train_loader(
         cv2.setNumThreads(0)
     loader = DataLoader(
         streams,
-        batch_sampler=NumberedBatches(sampler, slices, part=(rank(), count())),
+        batch_sampler=NumberedBatches(sampler, slices),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -39,6 +39,7 @@ from knee.errors import UserError
 from knee.grades import GradeSet, load_grade_set
 from knee.images.masks import DilatedMasks
 from knee.images.original import Source
+from knee.images.slices import stacks
 from knee.io.pool import require_shared_memory
 from knee.nn import processes
 from knee.task import Batch
@@ -294,9 +295,7 @@ def stacks_of(data: KneeData, rows: Rows) -> list[Rows]:
 
     An image that is in no series is a knee of one image.
     """
-    series = data.series(rows)
-    names = [name or f"\n{place}" for place, name in enumerate(series)]
-    return [np.asarray(places) for places in pd.Series(range(len(rows))).groupby(names, sort=False).agg(list)]
+    return stacks(data.series(rows))
 
 
 def drawn_rows(data: KneeData, rows: Rows, *, least: int = 0) -> Rows:

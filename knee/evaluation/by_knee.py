@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from knee.images.slices import stacks
+
 if TYPE_CHECKING:
     from knee.evaluation.predictions import Predictions
 
@@ -37,8 +39,7 @@ def knee_predictions(predictions: Predictions, series: Sequence[str], *, severes
     """
     from knee.evaluation.predictions import Predictions  # needs torch, which an exported network does without
 
-    names = [name or f"\n{place}" for place, name in enumerate(series)]
-    places = [np.asarray(found) for found in pd.Series(range(len(names))).groupby(names, sort=False).agg(list)]
+    places = stacks(series)
     shares = np.stack([knee_probabilities(predictions.probabilities[place], severest=severest) for place in places])
     first = np.array([place[0] for place in places])
     return Predictions(
@@ -57,9 +58,8 @@ def knee_grades(grades: Sequence[Any] | NDArray[np.int64], series: Sequence[str]
 
     Slices of a volume that was graded as a whole all have its grade.
     """
-    names = [name or f"\n{place}" for place, name in enumerate(series)]
-    highest = pd.Series(np.asarray(grades, np.int64)).groupby(names, sort=False).max()
-    return np.asarray(highest, np.int64)
+    of_slices = np.asarray(grades, np.int64)
+    return np.array([of_slices[places].max() for places in stacks(series)], np.int64)
 
 
 def by_knee(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from knee.errors import UserError
 
@@ -74,3 +78,17 @@ def is_file(path: str | Path) -> bool:
 
 def _exists(name: str) -> bool:
     return os.path.exists(name)  # noqa: PTH110 (Path.exists raises for a name that is too long)
+
+
+def stacks(series: Sequence[str]) -> list[NDArray[np.int64]]:
+    """The knees that some images show: the places of the images of each series, in order of their first images.
+
+    ``series`` names the volume of each image; an image in none ('') is a knee of its own.
+
+    >>> [places.tolist() for places in stacks(["b", "a", "b", "", ""])]
+    [[0, 2], [1], [3], [4]]
+    """
+    found: dict[str | int, list[int]] = {}
+    for place, name in enumerate(series):
+        found.setdefault(name or place, []).append(place)
+    return [np.array(places, np.int64) for places in found.values()]

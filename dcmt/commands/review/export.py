@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 from tqdm import tqdm
 
 import dcmt
@@ -21,6 +21,7 @@ from dcmt.reference import Marks
 from knee.data.cases import case_name
 from knee.errors import UserError
 from knee.evaluation.by_knee import knee_probabilities
+from knee.images.slices import stacks
 from knee.intake.scan import claim_folder
 from knee.io.files import refuse_existing, typed, whole_file
 from knee.io.plain import read_json
@@ -142,10 +143,9 @@ def most_doubtful_knees(chosen: Selection, cases: Iterable[ReviewCase], count: i
 
     Only doubts are kept of ``cases``, so that memory does not grow with the slices; the caller grades the chosen rows again.
     """
-    knees = [name or f"\n{row}" for row, name in enumerate(chosen.data.series(chosen.rows))]
-    doubts = pd.Series([doubtfulness(case, by) for case in cases]).groupby(knees, sort=False).max()
-    most = set(doubts.sort_values(ascending=False, kind="stable").index[:count])
-    return replace(chosen, rows=chosen.rows[[knee in most for knee in knees]])
+    doubts = np.array([doubtfulness(case, by) for case in cases])
+    knees = sorted(stacks(chosen.data.series(chosen.rows)), key=lambda places: -doubts[places].max())
+    return replace(chosen, rows=chosen.rows[np.sort(np.concatenate(knees[:count]))])
 
 
 def case_facts(chosen: Selection, marks: Marks | None = None) -> Callable[[int], CaseFacts]:
