@@ -86,7 +86,7 @@ class LossConfig:
     ordinal: float = 0.0
     """Weight of the ordinal loss of the labeled images, beside the cross-entropy."""
     mixup: float = 0.0
-    """α of mixup of the batch's images; 0: no mixup. Not with attention, consistency or flip losses."""
+    """α of mixup of the batch's images; 0: no mixup. No attention or flip losses; with consistency in method: mixmatch."""
     attention: float = 1.0
     """Weight of the attention loss (Eq. 2), on labeled images with a mask."""
     mse_weight: float = 0.5
@@ -118,7 +118,7 @@ class LossConfig:
             value = getattr(self, option.name)
             require(value >= 0, f"loss.{option.name}", value, "0 or more")
         require(self.label_spread < 1, "loss.label_spread", self.label_spread, "at least 0 and below 1")
-        spatial = ("attention", "probability_consistency", "attention_consistency", "flip_consistency", "symmetry")
+        spatial = ("attention", "attention_consistency", "flip_consistency", "symmetry")
         active = [name for name in spatial if getattr(self, name)]
         require(not (self.mixup and active), "loss.mixup", self.mixup, f"0 if {' and '.join(active)} have a weight")
         both = self.label_spread and self.symmetry
@@ -151,7 +151,7 @@ class FixMatchConfig:
 
 @dataclass(frozen=True)
 class GraderConfig:
-    """A run that trains graders: supervised, mean teacher, DC-MT, FixMatch, CLIP-KOA."""
+    """A run that trains graders: supervised, mean teacher, DC-MT, FixMatch, MixMatch, CLIP-KOA."""
 
     name: str = ""
     """Name of the run; empty: the config's name, fraction and seed."""
@@ -161,9 +161,10 @@ class GraderConfig:
     views: ViewConfig = field(default_factory=strong_views)
     model: ModelConfig = field(default_factory=ModelConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
-    method: Literal["mean_teacher", "fixmatch"] = "mean_teacher"
+    method: Literal["mean_teacher", "fixmatch", "mixmatch"] = "mean_teacher"
     """How unlabeled images are used. mean_teacher: the losses of Eq. 5, set under loss (supervised training, DC-MT and CLIP-KOA
-    are choices of its weights); fixmatch: pseudo-labels, set under fixmatch."""
+    are choices of its weights); fixmatch: pseudo-labels, set under fixmatch; mixmatch: the teacher's answers and mixed images,
+    set under loss (mixup, probability_consistency, teacher_temperature, teacher_flip)."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     fixmatch: FixMatchConfig = field(default_factory=FixMatchConfig)
@@ -177,6 +178,8 @@ class GraderConfig:
             self._check_fixmatch()
         else:
             self._check_mean_teacher()
+        if self.method == "mixmatch":
+            self._check_mixmatch()
         model = self.model
         if model.head == "text" and model != ModelConfig(head="text", start=model.start, normalise=model.normalise):
             raise ValueError(
@@ -207,6 +210,11 @@ class GraderConfig:
             raise ValueError(
                 f"data.slices_per_knee is {slices}, and the losses {', '.join(active)} compare single images; set them to 0"
             )
+        if self.method == "mean_teacher" and loss.mixup and loss.probability_consistency:
+            raise ValueError(
+                f"loss.mixup is {loss.mixup} and loss.probability_consistency {loss.probability_consistency}; set one to 0, or "
+                "method: mixmatch, which mixes the teacher's answers, too"
+            )
         consistency = loss.probability_consistency + loss.attention_consistency + loss.flip_consistency
         if self.data.targets:
             consistency += loss.self_training
@@ -219,6 +227,16 @@ class GraderConfig:
             raise ValueError(
                 f"options of fixmatch are given but method is {self.method}; write method: fixmatch, or remove them"
             )
+
+    def _check_mixmatch(self) -> None:
+        loss = self.loss
+        if not loss.mixup or not loss.probability_consistency or not self.data.unlabeled_per_batch or loss.ordinal:
+            raise ValueError(
+                "method is mixmatch, which mixes labeled and unlabeled images; loss.mixup, loss.probability_consistency and "
+                "data.unlabeled_per_batch must be above 0, loss.ordinal 0: stack configs/rows/mixmatch.yaml"
+            )
+        if self.data.targets or self.data.slices_per_knee > 1:
+            raise ValueError("method is mixmatch: remove data.targets and data.slices_per_knee, or use mean_teacher")
 
     def _check_fixmatch(self) -> None:
         options, unlabeled = self.fixmatch, self.data.unlabeled_per_batch

@@ -19,6 +19,7 @@ from dcmt.commands.registry import find_function
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
 from dcmt.mean_teacher import MeanTeacher
+from dcmt.mixmatch import MixMatch
 from dcmt.network import build_network, start_encoder
 from dcmt.validation import GraderValidation
 from knee.data.manifest import read_manifest
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 METHODS: Mapping[str, Callable[..., Task]] = {
     "mean_teacher": MeanTeacher.from_config,
     "fixmatch": FixMatch.from_config,
+    "mixmatch": MixMatch.from_config,
 }
 """The values of ``method`` in a config; each makes the task of a run from (config, student, steps, best_metric)."""
 IMAGE_TEXT = ("lumbarclip", "beyond_clip")
@@ -291,10 +293,8 @@ def start_from_pairs(student: nn.Module, config: GraderConfig, data: KneeData) -
 def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:
     """Load the teacher's weights from the best checkpoint of the run ``model.start`` into the student.
 
-    This continues training, for example on more labels. Raises UserError if ``model.start`` is not a grader's run or has
-    another network, another split file (it may have been trained on images that are held out now), a larger labeled fraction
-    (it was trained on grades that are hidden now), other phrases than ``prompts`` (they are part of the weights), or another
-    normalisation.
+    Raises UserError if ``model.start`` is not a grader's run or has another network or normalisation, another split file (its
+    training images may be held out now), a larger labeled fraction (its grades may be hidden now), or other ``prompts``.
     """
     path, normalise = Path(config.model.start), config.model.normalise
     run, values = open_run(path)

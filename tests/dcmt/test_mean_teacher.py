@@ -339,7 +339,7 @@ def test_mixup_mixes_images_and_targets_of_labeled_and_unlabeled_images_alike(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mixup": 0.5}, "loss.mixup is 0.5; it must be 0 if attention and probability_consistency and"),
+        ({"mixup": 0.5}, "loss.mixup is 0.5; it must be 0 if attention and attention_consistency have"),
         ({"label_spread": 0.1, "symmetry": True}, "loss.label_spread is 0.1; it must be 0 if loss.symmetry is true"),
         ({"label_spread": 1.0}, "loss.label_spread is 1.0; it must be at least 0 and below 1"),
     ],
