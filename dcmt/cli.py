@@ -6,12 +6,14 @@ code 2; any other exception is a bug. Commands are registered in ``dcmt.commands
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from dcmt.commands.registry import find_config_command, make_parser
+from dcmt.commands.registry import Command, find_config_command, make_parser
 from knee.errors import UserError
 from knee.io.console import discard, escape_unprintable, show_messages
 from knee.io.termination import EXIT_CODE, Terminated, obey_sigterm
@@ -81,7 +83,19 @@ def _run(given: list[str]) -> int:
     except BrokenPipeError:  # the pager of the help was closed
         discard(sys.stdout)
         return 0
-    return options.command.function()(options)  # type: ignore[no-any-return]
+    with _with_others(options.command):
+        return options.command.function()(options)  # type: ignore[no-any-return]
+
+
+def _with_others(command: Command) -> contextlib.AbstractContextManager[None]:
+    """Together with the other processes of ``torchrun``, if there are any."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return contextlib.nullcontext()
+    from knee.nn import processes  # imports torch
+
+    if not command.shared:
+        processes.refuse_several(f"dcmt {command.name}")
+    return processes.joined()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from knee.engine.training import place
 from knee.errors import UserError
 from knee.evaluation.predictions import Predictions, predict
 from knee.grades import GradeSet, load_grade_set
+from knee.nn import processes
 from knee.nn.prior import PriorCorrected
 
 log = logging.getLogger(__name__)
@@ -269,7 +270,8 @@ def with_reference(loaded: LoadedRun, data: KneeData) -> LoadedRun:
     if loaded.reference is not None and is_of(loaded.checkpoint, data):
         return loaded
     found = measure(loaded.bare, data, device=loaded.device, precision=loaded.precision, knees=loaded.grades_knees)
-    store(found, loaded.checkpoint, data)
+    if processes.is_first():
+        store(found, loaded.checkpoint, data)
     networks = for_inference(loaded.bare, found.temperatures, flip_tta=loaded.flip_tta)
     return replace(loaded, reference=found, networks=networks)
 

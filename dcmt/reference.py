@@ -33,6 +33,7 @@ from knee.images.geometry import Geometry
 from knee.images.slices import split_slice
 from knee.io.files import moved_into_place, write_json
 from knee.io.plain import read_json, shown
+from knee.nn import processes
 from knee.nn.flips import FlipAveraged
 from knee.nn.padding import as_input
 from knee.nn.temperature import RANGE, Tempered, fit_temperature
@@ -87,7 +88,7 @@ class Reference:
         """The familiarity of images; ``teacher`` is the network without temperature and flip TTA."""
         distances = np.full(len(images), np.nan)
         if self.familiarity is not None and images:
-            squares = np.stack([image.square for image in images])
+            squares = [image.square for image in images]
             distances = self.familiarity.distance(features_of(teacher, squares, device=device, precision=precision))
         reasons = [self._reason(image, distance) for image, distance in zip(images, distances, strict=True)]
         return Marks(distances if self.familiarity is None else self.familiarity.share(distances), reasons)
@@ -115,16 +116,18 @@ def for_inference(
 
 
 def features_of(
-    network: nn.Module, images: Bytes, *, device: torch.device, precision: torch.dtype | None, batch: int = 64
+    network: nn.Module, images: Sequence[Bytes], *, device: torch.device, precision: torch.dtype | None, batch: int = 64
 ) -> NDArray[np.float32]:
-    """The features (N, D) of prepared images (N, S, S), from which their familiarity follows."""
-    found = []
-    for start in range(0, len(images), batch):
-        some = as_input(torch.from_numpy(np.array(images[start : start + batch])).to(device)[:, None])
+    """The features (N, D) of N prepared images (S, S), from which their familiarity follows; several processes share them."""
+
+    def of_batch(start: int) -> NDArray[np.float32]:
+        some = as_input(torch.from_numpy(np.stack(images[start : start + batch])).to(device)[:, None])
         with torch.no_grad(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             pooled = network.pooled(some)  # type: ignore[operator]
-        found.append(features(pooled, some))
-    return np.concatenate(found)
+        return features(pooled, some)
+
+    starts = range(0, len(images), batch)
+    return np.concatenate(list(processes.merged(map(of_batch, processes.part_of(starts)))))
 
 
 def measure(
@@ -163,7 +166,7 @@ def measure(
         teacher = bare["teacher"]
         classes = predict(teacher, data.loader(training), **options).predicted
         of = {
-            name: features_of(teacher, data.cache.images[rows], **options)
+            name: features_of(teacher, [data.cache.images[row] for row in rows], **options)
             for name, rows in (("train", training), ("val", validation))
         }
         familiarity = fit_familiarity(of["train"], classes, of["val"])

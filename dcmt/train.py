@@ -98,8 +98,7 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
         config.refuse_parts(processes.count())
         device = start(config.fit)
         bad = run.local / "rejected.csv"
-        with processes.first_before_others():
-            data = load_knee_data(config.data, rejected=bad, salt_folder=run.local, of_run=resume)
+        data = load_knee_data(config.data, rejected=bad, salt_folder=run.local, of_run=resume)
         log.info("\n".join(describe(data, config.data)))
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
@@ -133,7 +132,8 @@ def train_grader(config: GraderConfig, run: RunFolder, *, resume: bool, external
                 knees=config.data.slices_per_knee > 1,
             ),
         )
-        if processes.is_first() and progress.complete(steps=steps, patience=config.fit.patience):
+        if progress.complete(steps=steps, patience=config.fit.patience):
+            processes.wait_for_first()
             keep_reference(config, run, data)
         return progress
 

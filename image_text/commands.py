@@ -6,7 +6,7 @@ import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,10 @@ from knee.errors import UserError
 from knee.evaluation.figures import save_figure
 from knee.grades import load_grade_set
 from knee.io.files import refuse_existing, whole_file, write_json
+from knee.nn import processes
 
 log = logging.getLogger(__name__)
-_CHUNK = 256
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -162,26 +163,40 @@ def _write_ranks(path: Path, pairs: Pairs, cases: list[str]) -> None:
     path.chmod(0o600)
 
 
+class _Chunk(NamedTuple):
+    """Of some files: the readable ones, z_I and h_I of these (None without any), and the others with reasons."""
+
+    names: list[str]
+    found: tuple[NDArray[np.float64], NDArray[np.float32]] | None
+    rejected: list[tuple[str, str]]
+
+
 def embed_command(options: argparse.Namespace) -> int:
     """``dcmt embed``: the embeddings of images in one .npz file."""
     if options.out.suffix != ".npz":
         raise UserError(f"--out {options.out}: write a name that ends with .npz")
-    refuse_existing(options.out, force=options.force)
+    processes.first_decides(refuse_existing, options.out, force=options.force)
     loaded = load_towers(options.run, checkpoint=options.checkpoint, device=options.device)
     paths = list(find_slices(options.images, None))
     # The reader needs the run's template and data options only.
     reader = ImageReader(cast("LoadedRun", loaded), grade_anyway=True)
-    names: list[str] = []
-    parts: list[tuple[NDArray[np.float64], NDArray[np.float32]]] = []
-    for start in range(0, len(paths), _CHUNK):
+
+    def of_chunk(start: int) -> _Chunk:
+        before = len(reader.rejected)
         images, read = reader.read(paths[start : start + _CHUNK])
-        if read:
-            names += [str(path) for path in read]
-            parts.append(_embedded(loaded, images))
-    for path, reason in reader.rejected:
+        return _Chunk(
+            [str(path) for path in read], _embedded(loaded, images) if read else None, reader.rejected[before:]
+        )
+
+    chunks = list(processes.merged(map(of_chunk, processes.part_of(range(0, len(paths), _CHUNK)))))
+    if not processes.is_first():
+        return 0
+    for path, reason in [one for chunk in chunks for one in chunk.rejected]:
         log.warning(f"warning: {path}: {reason}")
+    parts = [chunk.found for chunk in chunks if chunk.found is not None]
     if not parts:
         raise UserError(f"no image in {options.images} could be read")
+    names = [name for chunk in chunks for name in chunk.names]
     arrays: dict[str, Any] = {
         "image": np.array(names),
         "embedding": np.concatenate([shared for shared, _ in parts]).astype(np.float32),

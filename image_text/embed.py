@@ -26,6 +26,7 @@ from knee.errors import NotFinite, UserError
 from knee.evaluation.figures import figure_array
 from knee.grades import GradeSet
 from knee.metrics import grading_metrics
+from knee.nn import processes
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -38,17 +39,19 @@ _SHEET = 4
 def embed_images(
     network: TwoTowers, loader: DataLoader[tuple[Tensor, Tensor]], *, device: torch.device, precision: str
 ) -> Floats:
-    """z_I (N, D) of the loader's images, in order. Raises NotFinite."""
+    """z_I (N, D) of the loader's images, in order; several processes share them. Raises NotFinite."""
     network.eval()
-    parts = []
-    for images, rows in loader:
+
+    def of_batch(batch: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
+        images, rows = batch
         with autocast(device, precision):
-            found = network.embed_image(images_to(images, device)).float().cpu().numpy()
+            found: NDArray[np.float32] = network.embed_image(images_to(images, device)).float().cpu().numpy()
         bad = ~np.isfinite(found).all(1)
         if bad.any():
             raise NotFinite(rows.numpy()[bad], len(rows))
-        parts.append(found)
-    return np.concatenate(parts).astype(np.float64)
+        return found
+
+    return np.concatenate(list(processes.merged(map(of_batch, processes.part_of(loader))))).astype(np.float64)
 
 
 @torch.no_grad()

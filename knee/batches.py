@@ -180,7 +180,7 @@ class NumberedBatches:
         first = state["epoch"] * len(sampler) + state["batch"]
         for number, indices in enumerate(sampler.batches_from(state["epoch"], state["batch"]), start=first):
             first_labeled, first_other = number * labeled, number * unlabeled
-            draws = part_of([Draw("labeled", first_labeled + i, index) for i, index in enumerate(indices[:labeled])])
+            draws = [*part_of([Draw("labeled", first_labeled + i, index) for i, index in enumerate(indices[:labeled])])]
             draws += part_of([Draw("unlabeled", first_other + i, index) for i, index in enumerate(indices[labeled:])])
             yield draws if self.slices is None else [one for knee in draws for one in self.slices.draws(knee)]
 

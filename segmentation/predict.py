@@ -20,6 +20,7 @@ from knee.images.geometry import Geometry
 from knee.images.masks import dilate
 from knee.images.read import write_png
 from knee.io.files import relative_name
+from knee.nn.processes import is_first, merged
 from segmentation.unet import Segmenter
 
 
@@ -49,7 +50,7 @@ def segment_rows(
     training = network.training
     network.eval()
     try:
-        with tqdm(desc="segment", total=total, unit="image", disable=None if progress else True) as bar:
+        with tqdm(desc="segment", total=total, unit="image", disable=None if progress and is_first() else True) as bar:
             for images, rows in loader:
                 logits = network(images.to(device).float() / 255)
                 probabilities = logits.float().sigmoid().cpu().numpy()
@@ -77,7 +78,8 @@ def write_masks(
     Rows that had a mask keep it. Added columns: ``mask_source`` (drawn, segmenter or empty) and ``mask_confidence``; a mask
     from an earlier segmenter keeps both. Paths of images and masks are relative to the folder ``relative_to``. Written
     masks are dilated by ``dilation``, in pixels at 256; leave it 0 if the training dilates masks. Overwriting a mask needs
-    ``force``; the manifest's images and drawn masks are never overwritten.
+    ``force``; the manifest's images and drawn masks are never overwritten. Each of several processes writes what it ``found``,
+    and all return the whole table.
     """
     table = manifest.table.drop(columns="line", errors="ignore").copy()
     has_mask = table["mask"].ne("").to_numpy()
@@ -87,22 +89,26 @@ def write_masks(
     confidence = np.full(len(table), "", dtype=object)
     if "mask_confidence" in table:
         confidence = np.where(source == "segmenter", table["mask_confidence"].to_numpy(object), "")
-    names = mask_names(manifest.table["image"])
+    paths = [folder / name for name in mask_names(manifest.table["image"])]
     kept = _kept_files(manifest)
-    for batch in found:
-        for row, probabilities, sure in zip(batch.rows, batch.probabilities, batch.confidence, strict=True):
+
+    def write(batch: Segmented) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        for row, probabilities in zip(batch.rows, batch.probabilities, strict=True):
             mask = (geometry(int(row)).restore(probabilities) > 0.5).astype(np.uint8)
             if dilation:
                 mask = dilate(mask, dilation)
-            path = folder / names[row]
-            if path.resolve() in kept:
+            if paths[row].resolve() in kept:
                 raise UserError(
-                    f"{path} is an image or a drawn mask of {manifest.path}, which is not overwritten, even with --force; "
-                    "give another folder by --out"
+                    f"{paths[row]} is an image or a drawn mask of {manifest.path}, which is not overwritten, even with "
+                    "--force; give another folder by --out"
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            write_png(path, mask * np.uint8(255), force=force)
-            masks[row] = relative_name(path.resolve(), relative_to.resolve())
+            write_png(paths[row], mask * np.uint8(255), force=force)
+        return batch.rows, batch.confidence
+
+    for rows, confidences in merged(map(write, found)):
+        for row, sure in zip(rows, confidences, strict=True):
+            masks[row] = relative_name(paths[row].resolve(), relative_to.resolve())
             source[row], confidence[row] = "segmenter", f"{sure:.4f}"
     table["mask"], table["mask_source"], table["mask_confidence"] = masks, source, confidence
     return table

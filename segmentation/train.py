@@ -24,7 +24,7 @@ from knee.images.masks import mask_dice, mask_iou
 from knee.io.plain import shown
 from knee.nn import processes
 from segmentation.config import SegmenterConfig, UnetConfig
-from segmentation.predict import segment_rows
+from segmentation.predict import Segmented, segment_rows
 from segmentation.task import SegmentationTask
 from segmentation.unet import Segmenter, build_segmenter, is_external
 
@@ -39,9 +39,8 @@ def train_segmenter(config: SegmenterConfig, run: RunFolder, *, resume: bool, ex
     """
     with RunLock(run.path):
         device = start(config.fit)
-        with processes.first_before_others():
-            rejected = run.local / "rejected.csv"
-            data = load_knee_data(config.data, rejected=rejected, salt_folder=run.local, graded=False, of_run=resume)
+        rejected = run.local / "rejected.csv"
+        data = load_knee_data(config.data, rejected=rejected, salt_folder=run.local, graded=False, of_run=resume)
         batches = training_batches(config, data, device=device)
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
@@ -112,13 +111,14 @@ def build_task(config: SegmenterConfig, data: KneeData, *, device: torch.device,
 
 def overlap(network: Segmenter, data: KneeData, rows: Rows, *, device: torch.device) -> dict[str, float]:
     """Dice and IoU per image, averaged, of the segmenter's masks and the drawn ones, undilated."""
-    dice: list[NDArray[np.float64]] = []
-    iou: list[NDArray[np.float64]] = []
-    for found in segment_rows(network, data.loader(rows), device=device):
+
+    def of_batch(found: Segmented) -> NDArray[np.float64]:
         drawn = np.asarray(data.cache.masks[found.rows])
-        dice.append(mask_dice(found.masks, drawn))
-        iou.append(mask_iou(found.masks, drawn))
-    return {"dice": float(np.nanmean(np.concatenate(dice))), "iou": float(np.nanmean(np.concatenate(iou)))}
+        return np.stack([mask_dice(found.masks, drawn), mask_iou(found.masks, drawn)])
+
+    batches = segment_rows(network, processes.part_of(data.loader(rows)), device=device)
+    dice, iou = np.concatenate(list(processes.merged(map(of_batch, batches))), axis=1)
+    return {"dice": float(np.nanmean(dice)), "iou": float(np.nanmean(iou))}
 
 
 def load_segmenter(

@@ -34,6 +34,7 @@ from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, predictions_table, report
 from knee.evaluation.summary import grade_table, metric_table, operating_table
 from knee.io.files import write_json
+from knee.nn import processes
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,10 @@ def evaluate_command(options: argparse.Namespace) -> int:
     loaded = with_reference(loaded, data)
     # With flip TTA an image and its flip get the same prediction, so flips need not be graded.
     found = grade_rows(loaded, data, rows, flip=options.flip and not loaded.flip_tta)
-    reports = make_reports(loaded, found, data, rows)
     unlike = row_marks(loaded, data, rows)
+    if not processes.is_first():
+        return 0
+    reports = make_reports(loaded, found, data, rows)
     origin = {
         "split": split,
         "checkpoint_step": loaded.checkpoint.step,

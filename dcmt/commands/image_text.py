@@ -39,7 +39,9 @@ def retrieve(parser: Parser) -> None:
     )
 
 
-@command("embed", "write the embeddings of images to a .npz file", runs="image_text.commands:embed_command")
+@command(
+    "embed", "write the embeddings of images to a .npz file", runs="image_text.commands:embed_command", shared=True
+)
 def embed(parser: Parser) -> None:
     """Options of ``dcmt embed``."""
     _run_options(parser)

@@ -160,6 +160,7 @@ config_command("segment train", "train the U-Net on the rows with masks", runs="
     "segment predict",
     "write a mask for every row without one, and a manifest with the masks",
     runs="dcmt.commands.segment:predict_command",
+    shared=True,
 )
 def segment_predict(parser: Parser) -> None:
     """Options of ``dcmt segment predict``."""
@@ -247,6 +248,7 @@ def run_options(parser: Parser, *, device: bool = True, what: str = "run folder"
     "evaluate",
     "grade a split with student and teacher: metrics with intervals, figures, predictions",
     runs="dcmt.commands.evaluate:evaluate_command",
+    shared=True,
 )
 def evaluate(parser: Parser) -> None:
     """Options of ``dcmt evaluate``."""

@@ -6,11 +6,11 @@ import argparse
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,11 +28,13 @@ from knee.images.read import write_png
 from knee.io.files import LONGEST_NAME
 from knee.io.own_folders import MARK, mark_as_own
 from knee.io.tables import plain_text, shortened
+from knee.nn import processes
 
 log = logging.getLogger(__name__)
 
 _BATCH = 32
-_CHUNK = 256
+_CHUNK = 64
+"""Images at a time, and those that one of several processes grades before all exchange what they found."""
 _DRAWN = ".drawn.txt"
 _BY_KNEE = "predictions_by_knee.csv"
 
@@ -55,42 +57,49 @@ def predict_command(options: argparse.Namespace) -> int:
     series, root = find_slices(options.images, options.slices), root_of(options.images)
     paths = list(series)
     out: Path = options.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for predictions.csv and overlays with --out")
-    if out.exists() and any(out.iterdir()) and not options.force:
-        raise UserError(f"{out} is not empty; choose another --out, or overwrite it with --force")
-    earlier = _earlier(out)
+    earlier: list[Path] = processes.first_decides(_room_in, out, force=options.force)
     if note := reference_note(loaded):
         log.warning(note)
     reader = ImageReader(loaded, grade_anyway=options.grade_anyway)
     with ExitStack() as undo:
-        tables = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
+        tables, rejected = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
+        if not processes.is_first():
+            return 0
         if not tables and earlier:
             raise Faults(
-                shortened([f"{path}: {reason}" for path, reason in reader.rejected]),
+                shortened([f"{path}: {reason}" for path, reason in rejected]),
                 summary=f"no image in {options.images} could be graded; {out} was not changed",
             )
-        if reader.rejected:
-            write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
+        if rejected:
+            write_table(out / "rejected.csv", pd.DataFrame(rejected, columns=["image", "reason"]))
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
             export_graded(loaded, name, table, series, root, options)
             write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set.names, severest=loaded.pools_severest)
-    if reader.rejected:
-        log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
-    if reader.mirrors and (unknown := reader.sides.count("")):
-        log.info(
-            f"note: the side of {unknown} of {len(reader.sides)} images is unknown (neither in the file nor as L or R at "
-            f"the end of its name), so they are graded unflipped; the network was trained with {reader.mirrors} knees flipped"
-        )
+    if rejected:
+        log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if not tables:
         raise UserError(f"no image in {options.images} could be graded; see the reasons in {out / 'rejected.csv'}")
+    if reader.mirrors and (unknown := int(table["side"].eq("").sum())):
+        log.info(
+            f"note: the side of {unknown} of {len(table)} images is unknown (neither in the file nor as L or R at "
+            f"the end of its name), so they are graded unflipped; the network was trained with {reader.mirrors} knees flipped"
+        )
     _report(table, anyway=options.grade_anyway)
     grader = name + (" with flip TTA" if loaded.flip_tta else "")
     graded = table["predicted"].notna().sum()
     log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
+
+
+def _room_in(out: Path, *, force: bool) -> list[Path]:
+    """The files of an earlier call in the folder for the results. Raises UserError if it cannot be used."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder for predictions.csv and overlays with --out")
+    if out.exists() and any(out.iterdir()) and not force:
+        raise UserError(f"{out} is not empty; choose another --out, or overwrite it with --force")
+    return _earlier(out)
 
 
 def _report(table: pd.DataFrame, *, anyway: bool) -> None:
@@ -112,6 +121,13 @@ def _result(row: Mapping[Any, Any]) -> str:
     )
 
 
+class _Chunk(NamedTuple):
+    """Of some files: the predictions (None if no file is readable), and the files that cannot be graded."""
+
+    table: pd.DataFrame | None
+    rejected: list[tuple[str, str]]
+
+
 def _grade_all(
     loaded: LoadedRun,
     name: str,
@@ -121,34 +137,57 @@ def _grade_all(
     *,
     earlier: Sequence[Path],
     undo: ExitStack,
-) -> list[pd.DataFrame]:
-    """Grade all readable images and write overlays; returns one table per chunk. ``undo`` removes files after an error."""
-    root = root_of(options.images)
+) -> tuple[list[pd.DataFrame], list[tuple[str, str]]]:
+    """Grade all readable images and write overlays; tables, and files without a grade. ``undo`` removes files after an error.
+
+    Several processes share the chunks, and each draws the overlays of its own once the first one has made room.
+    """
     tables: list[pd.DataFrame] = []
-    with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
-        for start in range(0, len(paths), _CHUNK):
-            images, read = reader.read(paths[start : start + _CHUNK])
-            bar.update(len(paths[start : start + _CHUNK]))
-            if not read:
+    rejected: list[tuple[str, str]] = []
+    chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+    own = _graded(loaded, name, reader, processes.part_of(chunks), options)
+    first = processes.is_first()
+    with tqdm(total=len(paths), desc="predict", unit="image", disable=None if first else True) as bar:
+        for chunk in processes.merged(own):
+            rejected += chunk.rejected
+            bar.update(len(chunk.rejected))
+            if chunk.table is None:
                 continue
+            bar.update(len(chunk.table))
             if not tables:
-                undo.push(partial(_take_back, options.out))
-                _make_room(options.out, earlier, overlays=not options.no_overlays)
-            files = [path.relative_to(root).as_posix() for path in read]
-            try:
-                table = grade_images(loaded, name, images, files)
-            except NotFinite as error:
-                raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
-            table.insert(1, "side", reader.sides[-len(read) :])
-            table = marked(table, reader.marks(images), grade_anyway=options.grade_anyway)
-            tables.append(table)
-            graded = np.flatnonzero(table["predicted"].notna())
-            if not options.no_overlays and len(graded):
-                shown = [files[number] for number in graded]
-                sources = [reader.sources[-len(read) :][number] for number in graded]
-                _note_drawn(options.out, shown)
-                _write_overlays(loaded, name, images[graded], shown, sources, options.out)
-    return tables
+                if first:
+                    undo.push(partial(_take_back, options.out))
+                    _make_room(options.out, earlier, overlays=not options.no_overlays)
+                processes.wait_for_first()
+            tables.append(chunk.table)
+    return tables, rejected
+
+
+def _graded(
+    loaded: LoadedRun, name: str, reader: ImageReader, chunks: Iterable[Sequence[Path]], options: argparse.Namespace
+) -> Iterator[_Chunk]:
+    """Each chunk graded; its overlays are written after it was yielded."""
+    root = root_of(options.images)
+    for paths in chunks:
+        before = len(reader.rejected)
+        images, read = reader.read(paths)
+        if not read:
+            yield _Chunk(None, reader.rejected[before:])
+            continue
+        files = [path.relative_to(root).as_posix() for path in read]
+        try:
+            table = grade_images(loaded, name, images, files)
+        except NotFinite as error:
+            raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
+        table.insert(1, "side", reader.sides[-len(read) :])
+        table = marked(table, reader.marks(images), grade_anyway=options.grade_anyway)
+        yield _Chunk(table, reader.rejected[before:])
+        graded = np.flatnonzero(table["predicted"].notna())
+        if not options.no_overlays and len(graded):
+            shown = [files[number] for number in graded]
+            sources = [reader.sources[-len(read) :][number] for number in graded]
+            _note_drawn(options.out, shown)
+            _write_overlays(loaded, name, images[graded], shown, sources, options.out)
 
 
 def _earlier(out: Path) -> list[Path]:

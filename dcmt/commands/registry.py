@@ -32,6 +32,8 @@ class Command:
     runs: str
     takes_config: bool = False
     """Whether it takes every option of a config; it then gets its arguments as a list."""
+    shared: bool = False
+    """Whether several processes, started by ``torchrun``, share its images."""
     closing: str = ""
     """The last sentence of its help text."""
 
@@ -50,11 +52,13 @@ def find_function(runs: str) -> Callable[..., Any]:
 Options = Callable[[argparse.ArgumentParser], None]
 
 
-def command(name: str, text: str, *, runs: str, closing: str = RESEARCH) -> Callable[[Options], Options]:
+def command(
+    name: str, text: str, *, runs: str, closing: str = RESEARCH, shared: bool = False
+) -> Callable[[Options], Options]:
     """Register a command; decorates the function that declares its options."""
 
     def register(options: Options) -> Options:
-        COMMANDS[name] = Command(name, text, options, runs, closing=closing)
+        COMMANDS[name] = Command(name, text, options, runs, closing=closing, shared=shared)
         return options
 
     return register

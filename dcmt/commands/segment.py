@@ -56,7 +56,7 @@ def predict_command(options: argparse.Namespace) -> int:
     if options.manifest:
         data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
-    refuse_existing(target, force=options.force)
+    processes.first_decides(refuse_existing, target, force=options.force)
     flush_denormals()
     device = choose_device(options.device)
     rejected = run.local / "rejected.csv"
@@ -73,7 +73,7 @@ def predict_command(options: argparse.Namespace) -> int:
     rows = data.split.rows("train") if options.rows == "train" else np.arange(len(data.manifest.table))
     rows = rows[~data.cache.has_mask[rows]]
     table = write_masks(
-        segment_rows(network, data.loader(rows), device=device, progress=True, total=len(rows)),
+        segment_rows(network, processes.part_of(data.loader(rows)), device=device, progress=True, total=len(rows)),
         data.manifest,
         data.cache.geometry,
         folder=options.out,
@@ -81,6 +81,8 @@ def predict_command(options: argparse.Namespace) -> int:
         dilation=options.dilation,
         force=options.force,
     )
+    if not processes.is_first():
+        return 0
     write_manifest(target, table, force=options.force)
     confidence = table["mask_confidence"].iloc[rows].astype(float)
     sure = (

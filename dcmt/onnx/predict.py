@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def predict_command(options: argparse.Namespace) -> int:
         from dcmt.commands.new_patients.web import predict_from_anywhere  # imports torch
 
         return predict_from_anywhere(options)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{options.run} is graded in one process, by several threads; start dcmt without torchrun")
     if options.student or options.flip_tta:
         raise UserError(f"{options.run} holds one network: export it with --student or --flip-tta instead")
     if options.images is None or options.server or options.to or options.format != "csv,png":

@@ -10,7 +10,8 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from knee.errors import Faults, UserError, counted
 from knee.images.geometry import Geometry, prepare
-from knee.images.negatives import looks_inverted, mean_thumbnail, thumbnail
+from knee.images.negatives import find_negatives
 from knee.images.read import read_image, read_mask
 from knee.images.slices import split_slice
 from knee.io.checksums import block_checksums, remembered_digest
@@ -30,14 +32,16 @@ from knee.io.own_folders import mark_as_own
 from knee.io.pool import map_in_order
 from knee.io.shared_array import create_bytes, open_shared
 from knee.io.tables import shortened
+from knee.nn import processes
 
 Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
 _VERSION = 2
 """Increased whenever a code change makes the same file give different pixels."""
-_MOST_TEMPLATE_IMAGES = 2048
 _FEWEST_TEMPLATE_IMAGES = 16
+_BLOCK = 64
+"""Images that a process prepares before they are written; of several, the first one writes."""
 _HINT = "fix them, or leave out their rows with --skip-bad"
 _SMALL = ("has_mask", "inverted", "template", "geometries")
 _ARRAYS = tuple(f"{name}.npy" for name in ("images", "masks", *_SMALL))
@@ -153,24 +157,53 @@ def _sources(*paths: Path | None) -> tuple[tuple[str, int | None], ...]:
 
 
 def _open_or_build(items: Sequence[_Item], parent: Path, options: _Options, *, progress: bool) -> ImageCache:
-    known = _known_sources(parent)
-    sources = _read_sources(items, known)
-    final = parent / _key(items, options, sources)
-    cache = _open(final)
+    sources: dict[str, Any] = {}
+
+    def look() -> tuple[Path, ImageCache | None]:
+        known = _known_sources(parent)
+        sources.update(_read_sources(items, known))
+        final = parent / _key(items, options, sources)
+        cache = _open(final)
+        if cache is not None and any(known.get(path) != source for path, source in sources.items()):
+            with suppress(OSError):  # A cache owned by another user may be readable but not writable.
+                write_json(final / "sources.json", sources)
+        return final, cache
+
+    # Several processes prepare their parts of the images; the first one reads checksums and writes.
+    final, cache = processes.first_decides(look)
     if cache is None:
+        prepared = _prepared(items, options, progress=progress)
         try:
-            _build(items, final, options, sources, progress=progress)
+            if processes.is_first():
+                _build(items, final, options, sources, prepared)
+            else:
+                deque(prepared, maxlen=0)
         except OSError as error:
             raise UserError(
                 f"{parent}: the cache cannot be written ({error.strerror}); choose another folder: "
                 "--data.cache in training, data.cache in local/paths.yaml or config.yaml of an existing run"
             ) from error
-        cache = _open(final)
-    elif any(known.get(path) != source for path, source in sources.items()):
-        with suppress(OSError):  # A cache owned by another user may be readable but not writable.
-            write_json(final / "sources.json", sources)
-    assert cache is not None, final
+        cache = processes.first_decides(_open, final)
+    assert isinstance(cache, ImageCache), final
     return cache
+
+
+def _prepared(items: Sequence[_Item], options: _Options, *, progress: bool) -> Iterator[_Prepared | str]:
+    """Each image prepared, or why it cannot be, in order."""
+
+    def attempt(item: _Item) -> _Prepared | str:
+        try:
+            return _prepare(item, options.size, options.percentiles)
+        except UserError as error:
+            return f"{item.place}{error}"
+
+    hidden = None if progress and processes.is_first() else True
+    blocks = (items[start : start + _BLOCK] for start in range(0, len(items), _BLOCK))
+    own = (list(map_in_order(attempt, block, description="", progress=False)) for block in processes.part_of(blocks))
+    with tqdm(total=len(items), desc="preparing images", unit="image", disable=hidden) as bar:
+        for block in processes.merged(own):
+            bar.update(len(block))
+            yield from block
 
 
 def _known_sources(parent: Path) -> dict[str, Any]:
@@ -236,14 +269,16 @@ def _open(folder: Path) -> ImageCache | None:
         return None
 
 
-def _build(items: Sequence[_Item], final: Path, options: _Options, sources: dict[str, Any], *, progress: bool) -> None:
-    """Write a cache under a temporary name and move it into place. If two processes do so, the first one's is kept."""
+def _build(
+    items: Sequence[_Item], final: Path, options: _Options, sources: dict[str, Any], prepared: Iterable[_Prepared | str]
+) -> None:
+    """Write a cache under a temporary name and move it into place. If two commands do so, the first one's is kept."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(final.parent)
     scratch = Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=final.parent))
     damaged = final.parent / f"{scratch.name}.damaged"
     try:
-        _write_cache(items, scratch, options, progress=progress)
+        _write_cache(items, scratch, options, prepared)
         if {path: digest for path, (_, digest) in _read_sources(items, sources).items()} != {
             path: digest for path, (_, digest) in sources.items()
         }:
@@ -274,15 +309,8 @@ def _remove_leftovers(folder: Path) -> None:
             continue
 
 
-def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, *, progress: bool) -> None:
+def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, prepared: Iterable[_Prepared | str]) -> None:
     """Write all arrays of a cache, image by image, so that memory use does not grow with the number of images."""
-
-    def attempt(item: _Item) -> _Prepared | str:
-        try:
-            return _prepare(item, options.size, options.percentiles)
-        except UserError as error:
-            return f"{item.place}{error}"
-
     mark_as_own(folder)
     faults: list[str] = []
     has_mask = np.array([item.mask_path is not None for item in items])
@@ -290,7 +318,7 @@ def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, *, pro
     shape = (len(items), options.size, options.size)
     images = create_bytes(folder / "images.npy", shape, rows=range(len(items)))
     masks = create_bytes(folder / "masks.npy", shape, rows=np.flatnonzero(has_mask).tolist())
-    for row, got in enumerate(map_in_order(attempt, items, description="preparing images", progress=progress)):
+    for row, got in enumerate(prepared):
         if isinstance(got, str):
             faults.append(got)
             continue
@@ -301,7 +329,7 @@ def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, *, pro
         raise Faults(shortened(faults), summary=f"{counted(len(faults), 'image')} cannot be used; {_HINT}:")
     inverted, template = np.array([item.invert for item in items]), np.zeros(0, np.float32)
     if options.search and len(items) >= _FEWEST_TEMPLATE_IMAGES:
-        template, inverted = _find_negatives(images, [_geometry(numbers) for numbers in geometries])
+        template, inverted = find_negatives(lambda row: _geometry(geometries[row]).content(images[row]), len(items))
         for row in np.flatnonzero(inverted).tolist():
             images[row] = _prepare(items[row]._replace(invert=True), options.size, options.percentiles).image
     for array in (images, masks):
@@ -315,16 +343,6 @@ def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepa
     image, geometry = prepare(pixels.values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
     mask = None if item.mask_path is None else read_mask(item.mask_path, of=pixels)
     return _Prepared(image, None if mask is None else geometry.prepare_mask(mask), geometry)
-
-
-def _find_negatives(
-    images: Bytes, geometries: Sequence[Geometry]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The mean of evenly spaced images, and which images are negatives compared with it; padding is ignored."""
-    step = -(-len(images) // _MOST_TEMPLATE_IMAGES)
-    shown = [geometry.content(image) for geometry, image in zip(geometries, images, strict=True)]
-    template = mean_thumbnail(thumbnail(image) for image in shown[::step])
-    return template, np.array([looks_inverted(image, template) for image in shown])
 
 
 def _geometry(numbers: npt.NDArray[np.int32]) -> Geometry:

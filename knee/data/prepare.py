@@ -184,7 +184,7 @@ def _read_tables(config: DataConfig, grade_set: GradeSet, rejected: Path | None)
         return manifest, read_split(config.split, manifest)
     found = check_data(config.manifest, grade_set)
     # The list belongs to the run: every command that opens the run rewrites it.
-    manifest = drop_bad(found, rejected, force=True)
+    manifest = drop_bad(found, rejected if processes.is_first() else None, force=True)
     return manifest, read_split(config.split, found.manifest, without=found.bad_lines)
 
 

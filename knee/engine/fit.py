@@ -213,7 +213,8 @@ class Fit:
             self.progress.validation_due = 1
             processes.refuse_drifted(self.task.networks)
             with torch.no_grad(), self._waiting(whole=True):
-                values = processes.first_decides(lambda: dict(self.task.validate(self.progress.step)))
+                found = dict(self.task.validate(self.progress.step))
+                values = processes.first_decides(lambda: found)
             for network in networks:
                 network.train()
             self.tracker.scalars(values, self.progress.step)

@@ -22,6 +22,7 @@ from knee.evaluation.evidence import evidence_maps
 from knee.metrics import per_image_iou
 from knee.nn.flips import jensen_shannon
 from knee.nn.padding import as_input, content_of
+from knee.nn.processes import merged, part_of
 from knee.task import Grader, Grading
 
 Floats = NDArray[np.float64]
@@ -122,32 +123,37 @@ def predict(
 ) -> Predictions:
     """Grades every image of the loader (as `iterate_attention`); keeps only numbers, not the maps.
 
+    Several processes share the batches, and all get the predictions of all.
+
     ``masks`` by row number with ``has_mask`` (rows,) give the IoU of the attention; ``flip`` also grades the horizontal
     flips. ValueError for an empty loader.
     """
-    found: list[dict[str, NDArray[Any]]] = []
     batches = iterate_attention(
-        grader, loader, device=device, precision=precision, sharpness=sharpness, threshold=threshold, flip=flip
+        grader, part_of(loader), device=device, precision=precision, sharpness=sharpness, threshold=threshold, flip=flip
     )
-    for batch in batches:
-        probabilities = batch.probabilities.cpu()
-        columns = {
-            "rows": batch.rows,
-            "probabilities": probabilities.numpy(),
-            "predicted": batch.predicted.cpu().numpy(),
-            "entropy": torch.special.entr(probabilities.double()).sum(1).numpy(),
-            "map_maximum": batch.map_maximum.cpu().double().numpy(),
-            "empty": (batch.mask.amax((1, 2)) == 0).cpu().numpy(),
-            "iou": _attention_iou(batch, masks, has_mask),
-        }
-        if batch.flipped is not None:
-            flipped = batch.flipped.cpu()
-            columns["flip_divergence"] = jensen_shannon(probabilities.double(), flipped.double()).numpy()
-            columns["flip_changed"] = (flipped.argmax(1) != probabilities.argmax(1)).numpy()
-        found.append(columns)
+    found = list(merged(_numbers(batch, masks, has_mask) for batch in batches))
     if not found:
         raise ValueError("there are no images to grade: the loader is empty")
     return Predictions(**{name: np.concatenate([columns[name] for columns in found]) for name in found[0]})
+
+
+def _numbers(batch: Attended, masks: Masks | None, has_mask: NDArray[np.bool_] | None) -> dict[str, NDArray[Any]]:
+    """The columns of ``Predictions`` for a batch."""
+    probabilities = batch.probabilities.cpu()
+    columns = {
+        "rows": batch.rows,
+        "probabilities": probabilities.numpy(),
+        "predicted": batch.predicted.cpu().numpy(),
+        "entropy": torch.special.entr(probabilities.double()).sum(1).numpy(),
+        "map_maximum": batch.map_maximum.cpu().double().numpy(),
+        "empty": (batch.mask.amax((1, 2)) == 0).cpu().numpy(),
+        "iou": _attention_iou(batch, masks, has_mask),
+    }
+    if batch.flipped is not None:
+        flipped = batch.flipped.cpu()
+        columns["flip_divergence"] = jensen_shannon(probabilities.double(), flipped.double()).numpy()
+        columns["flip_changed"] = (flipped.argmax(1) != probabilities.argmax(1)).numpy()
+    return columns
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cv2
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Values = npt.NDArray[np.float32]
 SIDE = 32
+_MOST_TEMPLATE_IMAGES = 2048
 
 
 def thumbnail(values: npt.NDArray[Any]) -> Values:
@@ -47,3 +48,13 @@ def looks_inverted(values: npt.NDArray[Any], template: Values, *, threshold: flo
     above 0.19.
     """
     return agreement(values, template) < threshold
+
+
+def find_negatives(content: Callable[[int], npt.NDArray[Any]], count: int) -> tuple[Values, npt.NDArray[np.bool_]]:
+    """The mean of evenly spaced images, and which of ``count`` images are negatives compared with it.
+
+    ``content(number)`` is an image (H, W) without padding.
+    """
+    step = -(-count // _MOST_TEMPLATE_IMAGES)
+    template = mean_thumbnail(thumbnail(content(number)) for number in range(0, count, step))
+    return template, np.array([looks_inverted(content(number), template) for number in range(count)])

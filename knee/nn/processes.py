@@ -1,8 +1,8 @@
-"""Training in several processes, started by ``torchrun``: who this process is, and what the processes exchange.
+"""Work in several processes, started by ``torchrun``: who this process is, and what the processes exchange.
 
-Every process runs the same program on its part of each batch. Gradients are averaged after each step, so all have the same
-weights; the first process alone writes, validates and reads the run folder's lock. Without torchrun there is one process, and
-nothing here costs anything.
+Every process runs the same program on its part of each batch, or of the images. In training, gradients are averaged after each
+step, so all have the same weights; results of other work are ``merged``. The first process alone writes and reads the run
+folder's lock. Without torchrun there is one process, and nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from knee.errors import UserError
 
 Value = TypeVar("Value")
 _LOST = (
-    "another process of this training ended, so this one ends, too; its own message tells why. The last checkpoint is whole: "
-    "continue with --resume, on any number of processes"
+    "another process of this command ended, so this one ends, too; its own message tells why. A training has a whole last "
+    "checkpoint: continue with --resume, on any number of processes"
 )
 _WAIT = timedelta(minutes=30)
 """How long a process waits for the others, for example while the first one validates."""
 
 
+_alone = False
+
+
 def rank() -> int:
     """The number of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _alone else 0
 
 
 def count() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
 
 def is_first() -> bool:
@@ -47,9 +52,9 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Join the other processes of ``torchrun``, if there are any, for the time of a training.
+    """Join the other processes of ``torchrun``, if there are any, for the time of a command.
 
-    Only the first process prints. Raises UserError in the others if one is lost.
+    Only the first process prints, but for errors. Raises UserError in the others if one is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -60,7 +65,7 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_WAIT)
     if not is_first():
-        logging.disable(logging.INFO)
+        logging.disable(logging.WARNING)
     try:
         with _told():
             yield
@@ -89,20 +94,19 @@ def refuse_several(what: str) -> None:
 
 def first_decides(decide: Any, *arguments: Any, **options: Any) -> Any:
     """The result of a call that only the first process makes, in all of them; it must be a plain value or picklable."""
-    found = [decide(*arguments, **options) if is_first() else None]
-    if count() > 1:
-        dist.broadcast_object_list(found)
+    if count() == 1:
+        return decide(*arguments, **options)
+    found = [None]
+    if is_first():
+        with _working_alone():
+            found = [decide(*arguments, **options)]
+    dist.broadcast_object_list(found)
     return found[0]
 
 
-@contextlib.contextmanager
-def first_before_others() -> Iterator[None]:
-    """The first process goes through the block before the others enter it, for example to build a cache that they share."""
-    if not is_first():
-        dist.barrier()
-    yield
-    if is_first() and count() > 1:
-        dist.barrier()
+def wait_for_first() -> None:
+    """Wait until the first process has come here, too, for example to read what it has written."""
+    first_decides(lambda: None)
 
 
 def refuse_different(values: Mapping[str, Any]) -> None:
@@ -189,6 +193,41 @@ def _hash_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def part_of(items: list[Value]) -> list[Value]:
-    """This process's items: every ``count()``-th, from ``rank()`` on."""
-    return items[rank() :: count()]
+def part_of(items: Iterable[Value]) -> Iterable[Value]:
+    """This process's items: every ``count()``-th, from ``rank()`` on. Of a loader, only these batches are read."""
+    if count() == 1:
+        return items
+    if isinstance(items, DataLoader) and items.batch_sampler is not None:
+        batches = list(islice(iter(items.batch_sampler), rank(), None, count()))
+        return DataLoader(items.dataset, batch_sampler=batches, collate_fn=items.collate_fn)
+    return islice(items, rank(), None, count())
+
+
+def merged(own: Iterable[Value]) -> Iterator[Value]:
+    """The results of all processes, in all of them, in the order of the items of which each took its ``part_of``.
+
+    Lazy: each computes one result, then all exchange theirs. Within ``own`` a process works as if there were no others.
+    """
+    if count() == 1:
+        yield from own
+        return
+    results, places = iter(own), count()
+    while True:
+        with _working_alone():
+            mine = list(islice(results, 1))
+        found: list[list[Value]] = [[]] * places
+        dist.all_gather_object(found, mine)
+        if not any(found):
+            return
+        for one in found:
+            yield from one
+
+
+@contextlib.contextmanager
+def _working_alone() -> Iterator[None]:
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before

@@ -1,11 +1,13 @@
-"""Training in two processes: the images, losses and weights of one, and a run that goes on with any number."""
+"""Work in two processes: the images, losses, weights and tables of one, and a run that goes on with any number."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 from dcmt.cli import main
 from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
-from tests.knee.nn.test_processes import free_port
+from tests.knee.nn.test_processes import free_port, in_processes
 
 STEPS = 6
 
@@ -83,3 +85,99 @@ def test_batches_that_cannot_be_shared_are_refused(values: dict[str, Any], tmp_p
     assert "data.labeled_per_batch is 5, for all processes together; with 2 give a multiple of it" in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "runs" / "odd").exists()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def alone_and_shared(arguments: Sequence[object], folder: Path) -> tuple[str, str]:
+    """What one process prints, and what the first of two prints with ``--out two`` in place of ``--out one``."""
+    given = [str(argument) for argument in arguments]
+    codes, (one,) = in_processes(partial(main, given), folder, count=1)
+    assert codes == [0], one
+    given = [str(folder / "two") if argument == str(folder / "one") else argument for argument in given]
+    codes, printed = in_processes(partial(main, given), folder)
+    assert codes == [0, 0], printed
+    assert printed[1] == "", "only the first process prints"
+    return one, printed[0]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks for each process, the last of them uneven."""
+    monkeypatch.setattr("dcmt.commands.predict._CHUNK", 5)
+    monkeypatch.setattr("image_text.commands._CHUNK", 5)
+    monkeypatch.setattr("knee.data.prepare.EVALUATION_BATCH", 5)
+    monkeypatch.setattr("knee.data.cache._BLOCK", 5)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_predict_writes_the_same_bytes(trained_run: RunFolder, phantom: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(phantom.parent / "images", images)
+    (images / "broken.png").write_bytes(b"no picture")
+    one, two = alone_and_shared(["predict", trained_run.path, images, "--out", tmp_path / "one"], tmp_path)
+    assert files_of(tmp_path / "one").keys() > {"predictions.csv", "rejected.csv"}
+    found = {name: files_of(tmp_path / name) for name in ("one", "two")}
+    assert len(found["one"]) > 20, "with overlays"
+    drawn = "overlays/.drawn.txt"
+    assert sorted(found["one"].pop(drawn).splitlines()) == sorted(found["two"].pop(drawn).splitlines())
+    assert found["one"] == found["two"]
+    assert one.replace(str(tmp_path / "one"), str(tmp_path / "two")) == two
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_evaluate_writes_the_same_bytes(
+    trained_run: RunFolder, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a reference and a cache of images that are made by both processes."""
+    texts, tables = [], []
+    for number in (1, 2):
+        run = tmp_path / str(number) / "run"
+        shutil.copytree(trained_run.path, run)
+        data = tmp_path / str(number) / "data"
+        shutil.copytree(phantom.parent, data, ignore=shutil.ignore_patterns("cache"))
+        private = run / "local" / "paths.yaml"
+        values = yaml.safe_load(private.read_text())
+        paths = {"data.manifest": str(data / "manifest.csv"), "data.split": str(data / "split.csv")}
+        private.write_text(yaml.safe_dump(values | paths))
+        for path in (run / "checkpoints").rglob("reference.*"):
+            path.unlink()
+        arguments = ["evaluate", str(run), "--split", "train", "--trained-on"]
+        codes, printed = in_processes(partial(main, arguments), tmp_path, count=number)
+        assert codes == [0] * number, printed
+        assert printed[1:] in ([], [""])
+        texts.append(printed[0].replace(str(tmp_path / str(number)), ""))
+        tables.append(
+            {
+                path.relative_to(run).as_posix(): path.read_bytes()
+                for pattern in ("metrics_*.json", "local/predictions_*.csv", "checkpoints/*/reference.*")
+                for path in run.glob(pattern)
+            }
+            | {path.name: path.read_bytes() for path in (data / "cache").rglob("*.npy")}
+        )
+    assert texts[0] == texts[1]
+    assert len(tables[0]) >= 9
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_segment_predict_writes_the_same_bytes(trained_segmenter: RunFolder, tmp_path: Path) -> None:
+    options = ["segment", "predict", trained_segmenter.path, "--rows", "all", "--out", tmp_path / "one"]
+    manifests = []
+    for number in (1, 2):
+        out, manifest = tmp_path / str(number) / "masks", tmp_path / str(number) / "masks.csv"
+        out.parent.mkdir()
+        given = [str(option) for option in [*options[:-1], out, "--manifest-out", manifest]]
+        codes, printed = in_processes(partial(main, given), tmp_path, count=number)
+        assert codes == [0] * number, printed
+        manifests.append((manifest.read_bytes(), files_of(out)))
+    assert len(manifests[0][1]) > 10
+    assert manifests[0] == manifests[1]
+
+
+def test_commands_for_one_process_say_so(phantom: Path, tmp_path: Path) -> None:
+    codes, printed = in_processes(partial(main, ["check", str(phantom)]), tmp_path)
+    assert codes == [2, 2]
+    assert printed == ["dcmt: dcmt check works in one process only; start it without torchrun\n"] * 2

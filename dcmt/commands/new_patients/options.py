@@ -16,6 +16,7 @@ Parser = argparse.ArgumentParser
     "predict",
     "grade an image or a folder with the teacher; write a CSV and overlays",
     runs="dcmt.onnx.predict:predict_command",
+    shared=True,
 )
 def predict(parser: Parser) -> None:
     """Options of ``dcmt predict``."""

@@ -11,6 +11,7 @@ from dcmt.commands.new_patients.export import chosen_formats
 from dcmt.commands.predict import predict_command
 from dcmt.commands.review.verdicts import report_sent
 from knee.errors import UserError, counted
+from knee.nn import processes
 from knee.review.dicom.web import fetch_study, store
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ def predict_from_anywhere(options: argparse.Namespace) -> int:
     options.no_overlays |= "png" not in formats
     if options.to is not None and "dicom" not in formats:
         raise UserError("--to sends DICOM objects; write them with --format csv,dicom")
+    if server is not None or options.to is not None:
+        processes.refuse_several("dcmt predict with a DICOMweb server")
     if server is None:
         code = predict_command(options)
     else:

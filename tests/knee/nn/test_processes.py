@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as spawned
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from knee.errors import UserError
 from knee.nn import processes
@@ -21,9 +26,48 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def as_one_of(rank: int, count: int, port: int) -> dict[str, str]:
+    """The variables that torchrun sets for a process."""
+    found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return {name: str(value) for name, value in found.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def _work(work: Callable[[], int], output: Path, variables: dict[str, str]) -> None:
+    os.environ |= variables
+    code = 70
+    with output.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+    os._exit(code)
+
+
+def in_processes(
+    work: Callable[[], int], folder: Path, *, count: int = 2, within: float = 120
+) -> tuple[list[int], list[str]]:
+    """Run a function in forks of this process, as torchrun would; their exit codes and what they printed."""
+    port, context = free_port(), multiprocessing.get_context("fork")
+    outputs = [folder / f"printed-{rank}.txt" for rank in range(count)]
+    started = [
+        context.Process(target=_work, args=(work, output, as_one_of(rank, count, port)))
+        for rank, output in enumerate(outputs)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(within)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode or 0 for process in started], [output.read_text(encoding="utf-8") for output in outputs]
+
+
 def _enter(rank: int, port: int, check: Callable[[int], None]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= as_one_of(rank, 2, port)
     with processes.joined():
         assert (processes.rank(), processes.count(), processes.is_first()) == (rank, 2, rank == 0)
         check(rank)
@@ -47,8 +91,33 @@ def _exchanges(rank: int) -> None:
     share = processes.share_of_mean(1 + 2 * rank, cpu)
     assert processes.average({"mean": share * (2.0 + 4 * rank)}, cpu)["mean"] == pytest.approx((2 + 3 * 6) / 4)
     assert processes.share_of_mean(0, cpu) == 0.0
-    assert processes.part_of(list(range(5))) == ([0, 2, 4] if rank == 0 else [1, 3])
+    assert list(processes.part_of(range(5))) == ([0, 2, 4] if rank == 0 else [1, 3])
     assert processes.first_decides(lambda: f"by {rank}") == "by 0"
+    processes.wait_for_first()
+
+
+def _merges(rank: int) -> None:
+    for count in range(5):  # also fewer items than processes
+        assert list(processes.merged(map(str, processes.part_of(range(count))))) == [str(one) for one in range(count)]
+    numbers = TensorDataset(torch.arange(7))
+    loader = DataLoader(numbers, batch_size=2)
+    own = [batch.tolist() for (batch,) in processes.part_of(loader)]
+    assert own == ([[0, 1], [4, 5]] if rank == 0 else [[2, 3], [6]])
+    assert list(processes.merged(own)) == [[0, 1], [2, 3], [4, 5], [6]]
+
+    def nested(item: int) -> tuple[int, int, list[int]]:
+        return item, processes.count(), list(processes.merged(processes.part_of(range(item))))
+
+    found = list(processes.merged(map(nested, processes.part_of([1, 2, 3]))))
+    assert found == [(item, 1, list(range(item))) for item in (1, 2, 3)], "within an item a process works alone"
+    ended = []
+
+    def items(own: Iterable[int]) -> Iterator[int]:
+        yield from own
+        ended.append(rank)
+
+    assert list(processes.merged(items(processes.part_of(range(3))))) == [0, 1, 2]
+    assert ended == [rank], "what follows the last item is run in all"
 
 
 def _refusals(rank: int) -> None:
@@ -65,7 +134,7 @@ def _refusals(rank: int) -> None:
         processes.refuse_drifted({"teacher": network})
 
 
-@pytest.mark.parametrize("check", [_exchanges, _refusals])
+@pytest.mark.parametrize("check", [_exchanges, _merges, _refusals])
 def test_in_two_processes(check: Callable[[int], None]) -> None:
     spawned.spawn(_enter, (free_port(), check), nprocs=2)
 
@@ -81,8 +150,8 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
         assert processes.part_of([1, 2]) == [1, 2]
         flags = torch.tensor([True, False])
         assert processes.any_of(flags) is flags
-        with processes.first_before_others():
-            pass
+        assert list(processes.merged(iter([1, 2]))) == [1, 2]
+        processes.wait_for_first()
         processes.refuse_several("anything")
 
 
