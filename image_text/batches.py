@@ -14,7 +14,7 @@ from image_text.joint.cells import Cells
 from image_text.reports import Reports
 from knee.batches import TwoStreamBatchSampler
 from knee.data.config import DataConfig
-from knee.data.datasets import LabeledImages, TwoStreams, UnlabeledImages, batch_to, train_loader
+from knee.data.datasets import LabeledImages, TargetImages, TwoStreams, batch_to, train_loader
 from knee.data.prepare import KneeData
 from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
@@ -50,8 +50,9 @@ class PairBatch(NamedTuple):
 class PairBatches:
     """Batches of pairs on the device, starting at any batch of the run, as ``knee.engine.fit`` needs them.
 
-    ``rows`` are those to train on; ``grades`` (N,) those that may be used, −1 elsewhere. Views, order and resuming are those of
-    the graders' labeled stream. ``cells`` are added if given.
+    ``rows`` are those to train on; ``grades`` (N,) those that may be used, −1 elsewhere. With ``unlabeled_per_batch`` a batch
+    starts with images that have a grade (``streams_of``). Views, order and resuming are those of the graders' streams.
+    ``cells`` are added if given.
     """
 
     def __init__(
@@ -68,19 +69,22 @@ class PairBatches:
         channels_last: bool,
         cells: Cells | None = None,
     ) -> None:
-        if len(rows) < config.labeled_per_batch:
-            raise UserError(
-                f"{len(rows)} training images have a report, fewer than data.labeled_per_batch ({config.labeled_per_batch}); "
-                f"give --data.labeled_per_batch {max(len(rows), 2)} or less, or more reports"
-            )
-        # The dataset of the labeled stream carries one number for each image: here its row.
-        labeled = LabeledImages(data.cache.images, rows, rows)
-        none = UnlabeledImages(data.cache.images, np.zeros(0, np.int64))
-        streams = TwoStreams(labeled, none, Views(views, config.image_size), seed=seed)
-        sampler = TwoStreamBatchSampler(
-            range(len(rows)), [], labeled_per_batch=config.labeled_per_batch, unlabeled_per_batch=0, seed=seed
+        first, others, counts = streams_of(rows, grades, config)
+        # Both streams carry one number for each image: here its row.
+        streams = TwoStreams(
+            LabeledImages(data.cache.images, first, first),
+            TargetImages(data.cache.images, others, others.astype(np.float32)[:, None]),
+            Views(views, config.image_size),
+            seed=seed,
         )
-        require_shared_memory(4 * config.labeled_per_batch * config.image_size**2, config.workers)
+        sampler = TwoStreamBatchSampler(
+            range(len(first)),
+            range(len(others)),
+            labeled_per_batch=counts[0],
+            unlabeled_per_batch=counts[1],
+            seed=seed,
+        )
+        require_shared_memory(4 * sum(counts) * config.image_size**2, config.workers)
         self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
         self._device, self._channels_last = device, channels_last
         self._reports, self._grades, self._studies, self._cells = reports, grades, studies_of(data), cells
@@ -95,7 +99,7 @@ class PairBatches:
                 yield self._paired(found)
 
     def _paired(self, batch: Batch) -> PairBatch:
-        rows = batch.grades.numpy()
+        rows = torch.cat([batch.grades, batch.targets.reshape(-1).long()]).numpy()
         images = batch_to(batch, self._device, channels_last=self._channels_last)
 
         def moved(values: NDArray[np.generic]) -> Tensor:
@@ -115,6 +119,24 @@ class PairBatches:
         return found._replace(
             numbers=numbers, categories=moved(self._cells.categories), tables=moved(self._cells.groups)
         )
+
+
+def streams_of(rows: Rows, grades: NDArray[np.int64], config: DataConfig) -> tuple[Rows, Rows, tuple[int, int]]:
+    """The rows of both streams, and how many of each a batch has.
+
+    With ``unlabeled_per_batch`` the first stream has the rows with a grade, and the second all: few grades are then seen in
+    every batch. Without it, or without any grade, there is one stream of all rows. Raises UserError for too few rows.
+    """
+    graded = rows[grades[rows] >= 0]
+    many, more = config.labeled_per_batch, config.unlabeled_per_batch
+    two = bool(more and len(graded))
+    option, wanted = ("unlabeled_per_batch", more) if two else ("labeled_per_batch", many + more)
+    if len(rows) < wanted:
+        raise UserError(
+            f"{len(rows)} training images have a report, fewer than data.{option} ({wanted}); "
+            f"give --data.{option} {max(len(rows), 2)} or less, or more reports"
+        )
+    return (graded, rows, (many, more)) if two else (rows, rows[:0], (wanted, 0))
 
 
 def studies_of(data: KneeData) -> NDArray[np.int64]:

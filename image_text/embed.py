@@ -16,7 +16,7 @@ from image_text.reports import Reports
 from image_text.retrieval import DIRECTIONS, Pairs
 from image_text.sheet import sheet_figure
 from image_text.table import covariate_groups
-from image_text.text import encode, masked, read_grade_words
+from image_text.text import Vocabulary, masked, read_grade_words
 from image_text.towers import TwoTowers
 from knee.data.datasets import images_to
 from knee.data.prepare import KneeData
@@ -101,14 +101,14 @@ class GradeTexts(NamedTuple):
     """(P,) the grade of each phrase."""
 
 
-def grade_texts(grade_set: GradeSet, *, buckets: int, length: int, grade_words: str) -> GradeTexts | None:
+def grade_texts(grade_set: GradeSet, *, vocabulary: Vocabulary, length: int, grade_words: str) -> GradeTexts | None:
     """The shipped prompts of a grade set, with the same words masked as in the reports; None if there are none."""
     try:
         phrases, grades = read_prompts(grade_set.name, grade_set).flat
     except UserError:
         return None
     words = read_grade_words(grade_words)
-    tokens, _ = encode([masked(phrase, words)[0] for phrase in phrases], buckets=buckets, length=length)
+    tokens, _ = vocabulary.encode([masked(phrase, words)[0] for phrase in phrases], length=length)
     return GradeTexts(tokens, np.array(grades))
 
 

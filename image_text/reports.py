@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from image_text.text import PAD, Tokens, cleaned, encode, masked, read_grade_words
+from image_text.text import PAD, Tokens, Vocabulary, cleaned, masked, read_grade_words
 from knee.data.manifest import REQUIRED, Manifest
 from knee.errors import Faults, UserError, counted
 
@@ -98,11 +98,11 @@ class Reports:
         )
 
 
-def encode_reports(reports: list[str], *, buckets: int, length: int, grade_words: str = "") -> Reports:
+def encode_reports(reports: list[str], *, vocabulary: Vocabulary, length: int, grade_words: str = "") -> Reports:
     """Cleaned reports (N,) as tokens, with words that name the grade masked."""
     words = read_grade_words(grade_words)
     masks = [masked(report, words) for report in reports]
-    tokens, cut = encode([text for text, _ in masks], buckets=buckets, length=length)
+    tokens, cut = vocabulary.encode([text for text, _ in masks], length=length)
     numbers = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1)
     texts = np.where((tokens != PAD).any(1), numbers, -1).astype(np.int64)
     return Reports(tokens, texts, sum(count > 0 for _, count in masks), cut)

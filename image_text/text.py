@@ -11,8 +11,10 @@ import html
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import yaml
@@ -23,12 +25,31 @@ from knee.io.unique_yaml import read_unique
 
 Tokens = NDArray[np.int32]
 PAD, START, MASK, FIRST_WORD = 0, 1, 2, 3
-_MASKED = "\ue000"
+MASKED = "\ue000"
 """Stands for a masked passage within a text; a private character of Unicode."""
 _SHIPPED = Path(__file__).with_name("grade_words.yaml")
 _TAG = re.compile(r"<(?:!--.*?--|/?[a-z][^<>]*|![^<>]*)>", re.IGNORECASE | re.DOTALL)
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f"
-_WORD = re.compile(rf"{_MASKED}|[{_UNSPACED}]|[0-9]+(?:[.,][0-9]+)?|[^\W\d_{_UNSPACED}]+|[^\w\s]")
+_WORD = re.compile(rf"{MASKED}|[{_UNSPACED}]|[0-9]+(?:[.,][0-9]+)?|[^\W\d_{_UNSPACED}]+|[^\w\s]")
+
+
+class Vocabulary(Protocol):
+    """What turns texts into tokens."""
+
+    def encode(self, texts: Sequence[str], *, length: int) -> tuple[Tokens, int]:
+        """Cleaned (and masked) texts → tokens int32 (N, length), padded, and how many texts were cut at ``length``."""
+        ...
+
+
+@dataclass(frozen=True)
+class HashedWords:
+    """The vocabulary of the built-in text encoder: a word's token is its hash, in one of so many ``buckets``."""
+
+    buckets: int
+
+    def encode(self, texts: Sequence[str], *, length: int) -> tuple[Tokens, int]:
+        """As the function ``encode``."""
+        return encode(texts, buckets=self.buckets, length=length)
 
 
 def cleaned(text: str) -> str:
@@ -37,7 +58,7 @@ def cleaned(text: str) -> str:
     >>> cleaned("<p>Joint&nbsp;space\\n narrowed &lt; 3 mm</p>")
     'Joint space narrowed < 3 mm'
     """
-    plain = html.unescape(_TAG.sub(" ", text)).replace(_MASKED, " ")
+    plain = html.unescape(_TAG.sub(" ", text)).replace(MASKED, " ")
     return " ".join(unicodedata.normalize("NFKC", plain).split())
 
 
@@ -67,7 +88,7 @@ def masked(text: str, grade_words: Sequence[re.Pattern[str]]) -> tuple[str, int]
     """
     count = 0
     for words in grade_words:
-        text, found = words.subn(f" {_MASKED} ", text)
+        text, found = words.subn(f" {MASKED} ", text)
         count += found
     return text, count
 
@@ -85,7 +106,7 @@ def tokenize(text: str, *, buckets: int) -> list[int]:
 
 @lru_cache(maxsize=1 << 16)
 def _token(word: str, buckets: int) -> int:
-    if word == _MASKED:
+    if word == MASKED:
         return MASK
     digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return FIRST_WORD + int.from_bytes(digest, "little") % buckets

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dcmt.network import GradingNetwork
 from image_text.losses import unit
+from image_text.pretrained_text import PretrainedText
 from image_text.text import FIRST_WORD, PAD
 
 
@@ -46,6 +47,10 @@ class TextTower(nn.Module):
         states: Tensor = self(tokens)
         return states[:, 0]
 
+    def guess(self, states: Tensor) -> Tensor:
+        """States (n, W) of tokens → (n, V) logits of the words; for all tokens of a batch they would be large."""
+        return states @ self.words.weight.T
+
 
 def projection_head(kind: str, features: int, embed_dim: int) -> nn.Module:
     """(B, C) → (B, D) without bias: "linear" W h, or "nonlinear" W₂ GELU(W₁ h)."""
@@ -61,7 +66,7 @@ class TwoTowers(nn.Module):
     def __init__(
         self,
         image: GradingNetwork,
-        text: TextTower,
+        text: TextTower | PretrainedText,
         *,
         embed_dim: int,
         head: str = "linear",

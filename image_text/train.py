@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from dcmt.network import build_network
 from dcmt.schedules import default_teacher_decay
 from image_text.batches import PairBatches
-from image_text.config import ImageTextConfig
+from image_text.config import ImageTextConfig, TextConfig
 from image_text.contrastive import Contrastive
 from image_text.embed import RetrievalValidation, grade_texts
 from image_text.joint.build import JointValidation, build_joint, build_joint_task, table_cells
 from image_text.joint.cells import Cells
 from image_text.joint.model import JointModel
+from image_text.pretrained_text import PretrainedText, PretrainedVocabulary
 from image_text.reports import Reports, encode_reports, read_reports
+from image_text.text import HashedWords, Vocabulary
 from image_text.towers import TextTower, TwoTowers
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.config import EXTERNAL
@@ -63,7 +65,8 @@ def train_image_text(
         device = start(config.fit)
         rejected = run.local / "rejected.csv"
         data = load_knee_data(config.data, rejected=rejected, salt_folder=run.local, graded=False, of_run=resume)
-        reports = load_reports(config, data)
+        vocabulary = vocabulary_of(config.text, download=not resume or external_model)
+        reports = load_reports(config, data, vocabulary)
         log.info(reports.describe())
         cells = table_cells(config, data) if config.method == "beyond_clip" else None
         rows = training_rows(config, data, reports)
@@ -88,7 +91,7 @@ def train_image_text(
         if fresh:
             record_data(run, data)
         text = config.text
-        prompts = grade_texts(data.grade_set, buckets=text.buckets, length=text.length, grade_words=text.grade_words)
+        prompts = grade_texts(data.grade_set, vocabulary=vocabulary, length=text.length, grade_words=text.grade_words)
         pairs = partial(RetrievalValidation, data, reports, device=device, prompts=prompts)
         return fit(
             task,
@@ -122,11 +125,19 @@ def refuse_download(config: ImageTextConfig, *, external_model: bool) -> None:
         )
 
 
-def load_reports(config: ImageTextConfig, data: KneeData) -> Reports:
+def vocabulary_of(text: TextConfig, *, download: bool = False) -> Vocabulary:
+    """The vocabulary of the text encoder. Raises UserError if a pretrained one is not there; it may ``download`` one."""
+    if not text.encoder:
+        return HashedWords(text.buckets)
+    return PretrainedVocabulary(text.encoder, download=download)
+
+
+def load_reports(config: ImageTextConfig, data: KneeData, vocabulary: Vocabulary | None = None) -> Reports:
     """The reports of all rows as tokens. Raises UserError or Faults where they cannot be read."""
     text = config.text
+    vocabulary = vocabulary or vocabulary_of(text)
     return encode_reports(
-        read_reports(data.manifest), buckets=text.buckets, length=text.length, grade_words=text.grade_words
+        read_reports(data.manifest), vocabulary=vocabulary, length=text.length, grade_words=text.grade_words
     )
 
 
@@ -137,6 +148,13 @@ def usable_grades(config: ImageTextConfig, data: KneeData) -> NDArray[np.int64]:
     if config.contrast.targets == "labels" and not (grades >= 0).any():
         raise UserError("contrast.targets is labels, but no training image has a grade; use contrast.targets same")
     return grades
+
+
+def build_text_tower(text: TextConfig, *, fresh: bool) -> TextTower | PretrainedText:
+    """The text encoder of a config, as in ``build_towers``."""
+    if text.encoder:
+        return PretrainedText(PretrainedVocabulary(text.encoder, download=fresh), length=text.length, fresh=fresh)
+    return TextTower(buckets=text.buckets, length=text.length, width=text.width, layers=text.layers, heads=text.heads)
 
 
 def build_towers(
@@ -167,7 +185,7 @@ def build_towers(
         mean=mean,
         std=std,
     )
-    tower = TextTower(buckets=text.buckets, length=text.length, width=text.width, layers=text.layers, heads=text.heads)
+    tower = build_text_tower(text, fresh=fresh)
     if config.method == "beyond_clip":
         return build_joint(config, image, tower, scales)
     return TwoTowers(

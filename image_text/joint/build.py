@@ -16,6 +16,7 @@ from image_text.embed import RetrievalValidation
 from image_text.joint.cells import Cells, read_cells
 from image_text.joint.model import JointModel, TableTower
 from image_text.joint.task import Joint, grade_with_all
+from image_text.pretrained_text import PretrainedText
 from image_text.reports import Reports
 from image_text.table import column_names
 from image_text.towers import TextTower
@@ -38,7 +39,7 @@ def table_cells(config: ImageTextConfig, data: KneeData) -> Cells:
 
 
 def build_joint(
-    config: ImageTextConfig, image: Any, text: TextTower, scales: tuple[Any, Any] | None = None
+    config: ImageTextConfig, image: Any, text: TextTower | PretrainedText, scales: tuple[Any, Any] | None = None
 ) -> JointModel:
     """The joint model around an image encoder and a text tower.
 
@@ -55,7 +56,7 @@ def build_joint(
     return JointModel(
         image,
         text,
-        TableTower(len(columns), config.text.width, mean, std),
+        TableTower(len(columns), text.width, mean, std),
         grid=(maps.shape[2], maps.shape[3]),
         layers=config.joint.layers,
         heads=config.text.heads,

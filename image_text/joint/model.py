@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcmt.network import GradingNetwork
 from image_text.joint.cells import CATEGORIES
 from image_text.losses import unit
+from image_text.pretrained_text import PretrainedText
 from image_text.text import PAD
 from image_text.towers import TextTower, TwoTowers, projection_head
 from knee.nn.normalise import normalised
@@ -30,7 +31,7 @@ class Fused(NamedTuple):
     patches: Tensor
     """(B, h · w, PATCH²) reconstructed gray values of each position."""
     words: Tensor
-    """(B, l, V) logits of the report's tokens."""
+    """(B, l, W) states of the report's tokens, for ``TextTower.guess``."""
     numbers: Tensor
     """(B, C) reconstructed standardised cells."""
     categories: Tensor
@@ -79,7 +80,7 @@ class JointModel(TwoTowers):
     def __init__(
         self,
         image: GradingNetwork,
-        text: TextTower,
+        text: TextTower | PretrainedText,
         table: TableTower,
         *,
         grid: tuple[int, int],
@@ -152,7 +153,7 @@ class JointModel(TwoTowers):
         return Fused(
             logits=self.grade(out[:, 0]),
             patches=self.draw(out[:, 1:first]),
-            words=out[:, first:last] @ self.text.words.weight.T,
+            words=out[:, first:last],
             numbers=self.number(out[:, last:])[..., 0],
             categories=self.category(out[:, last:]),
         )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_text.joint.model import PATCH, Fused
+from image_text.joint.model import PATCH, Fused, JointModel
 from image_text.text import FIRST_WORD, MASK
 
 
@@ -53,13 +53,13 @@ def patch_loss(found: Fused, targets: Tensor, hidden: Tensor) -> Tensor:
     return _mean((found.patches.float() - targets).square().mean(2), hidden)
 
 
-def word_loss(found: Fused, tokens: Tensor, hidden: Tensor) -> Tensor:
+def word_loss(model: JointModel, found: Fused, tokens: Tensor, hidden: Tensor) -> Tensor:
     """Cross-entropy of the hidden words, tokens (B, L) as they were; scalar, 0 if none is hidden."""
     length = found.words.shape[1]
     chosen = hidden[:, :length]
     if not chosen.any():
         return found.words.sum() * 0.0
-    return F.cross_entropy(found.words[chosen].float(), tokens[:, :length][chosen])
+    return F.cross_entropy(model.text.guess(found.words[chosen]).float(), tokens[:, :length][chosen])
 
 
 def cell_loss(found: Fused, standardised: Tensor, categories: Tensor, hidden: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from image_text.joint.model import Fused, JointModel
 from image_text.joint.reconstruction import cell_loss, hide, patch_loss, patch_targets, word_loss
 from image_text.losses import soft_clip, unit
 from image_text.text import PAD
+from knee.nn.padding import cell_weights
 from knee.task import StepLosses, Validation
 
 _FEWEST = 2
@@ -75,7 +76,8 @@ class Joint:
         """All terms of a batch; a term whose weight is 0 is not computed."""
         joint, network = self.joint, self.student
         maps = network.maps(batch.student)
-        pooled = maps.mean((2, 3))
+        weights = cell_weights(batch.student, (maps.shape[2], maps.shape[3]), dtype=maps.dtype)
+        pooled = (maps * weights).mean((2, 3))  # as the grader pools, without padding
         logits = network.image.classifier(network.image.dropout(pooled))
         terms: dict[str, Tensor] = {}
         watched: dict[str, Tensor] = {}
@@ -131,7 +133,7 @@ class Joint:
         if joint.patches:
             terms["patches"] = patch_loss(found, patch_targets(batch.student, grid), hidden.patches & seen[:, :1])
         if joint.words:
-            terms["words"] = word_loss(found, batch.tokens, hidden.words & seen[:, 1:2])
+            terms["words"] = word_loss(network, found, batch.tokens, hidden.words & seen[:, 1:2])
         if joint.cells and there.shape[1]:
             standardised = network.table.standardised(batch.numbers)
             terms["cells"] = cell_loss(found, standardised, batch.categories, hidden.cells & seen[:, 2:])

@@ -54,6 +54,15 @@ class RadiographTruth:
     deformity_mm: float
     cysts: int
     is_lateral: bool
+    condyles_mm: float
+    spines_mm: float
+    notch_mm: float
+    patella_lateral_mm: float
+    patella_height_mm: float
+    fibula_mm: float
+    soft_tissue: float
+    density: float
+    is_overexposed: bool
     is_negative: bool
 
 
@@ -267,11 +276,11 @@ def draw_radiograph(
     mask: Image = band.astype(np.uint8)
     if side == "L":
         image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
-    return Radiograph(image, mask, describe(knee, exposure))
+    return Radiograph(image, mask, describe(knee, build, exposure))
 
 
-def describe(knee: Arthritis, exposure: Exposure) -> RadiographTruth:
-    """The drawn parameters of a film."""
+def describe(knee: Arthritis, build: Build, exposure: Exposure) -> RadiographTruth:
+    """The drawn parameters of a film; soft tissue is the leg's width over the condyles', density 1 on average."""
     return RadiographTruth(
         grade=knee.grade,
         joint_space_medial_mm=knee.medial_mm,
@@ -284,5 +293,14 @@ def describe(knee: Arthritis, exposure: Exposure) -> RadiographTruth:
         deformity_mm=knee.deformity_mm,
         cysts=knee.cysts,
         is_lateral=knee.is_lateral,
+        condyles_mm=2 * build.femur_half,
+        spines_mm=sum(build.spines) / 2,
+        notch_mm=build.notch[0],
+        patella_lateral_mm=build.patella[0],
+        patella_height_mm=build.patella[1],
+        fibula_mm=build.fibula[1],
+        soft_tissue=build.leg_half / build.femur_half,
+        density=build.density,
+        is_overexposed=exposure.brightness > 0.1,
         is_negative=exposure.is_negative,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from image_text.batches import PairBatches, studies_of
+from image_text.batches import PairBatches, streams_of, studies_of
 from image_text.config import ImageTextConfig
 from image_text.reports import Reports
 from image_text.train import load_reports, usable_grades
@@ -25,11 +26,11 @@ def loaded(make_config: Make) -> tuple[ImageTextConfig, KneeData, Reports]:
     return config, data, load_reports(config, data)
 
 
-def batches(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> PairBatches:
+def batches(loaded: tuple[ImageTextConfig, KneeData, Reports], **changes: int) -> PairBatches:
     config, data, reports = loaded
     return PairBatches(
-        data, config.data, config.views, reports, rows=data.split.rows("train"), grades=usable_grades(config, data),
-        seed=1, device=torch.device("cpu"), channels_last=False,
+        data, replace(config.data, **changes), config.views, reports, rows=data.split.rows("train"),
+        grades=usable_grades(config, data), seed=1, device=torch.device("cpu"), channels_last=False,
     )  # fmt: skip
 
 
@@ -56,6 +57,31 @@ def test_batches_resume(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> No
     third = [next(stream) for _ in range(4)][3]
     again = next(batches(loaded).from_batch(3))
     assert all(torch.equal(one, two) for one, two in zip(third, again, strict=True))
+
+
+def test_few_grades_are_in_every_batch(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> None:
+    _, _, reports = loaded
+    stream = batches(loaded, labeled_per_batch=3, unlabeled_per_batch=5).from_batch(0)
+    for _ in range(4):
+        batch = next(stream)
+        assert (batch.grades[:3] >= 0).all()
+        rows = [int(np.flatnonzero(reports.texts == text)[0]) for text in batch.texts]
+        assert np.array_equal(batch.tokens.numpy(), reports.tokens[rows])
+    again = next(batches(loaded, labeled_per_batch=3, unlabeled_per_batch=5).from_batch(3))
+    assert all(torch.equal(one, two) for one, two in zip(batch, again, strict=True))
+
+
+def test_streams_without_a_grade_are_one(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> None:
+    config, data, _ = loaded
+    rows, none = np.arange(9), np.full(len(data.grades), -1)
+    two = replace(config.data, labeled_per_batch=2, unlabeled_per_batch=4)
+    first, others, counts = streams_of(rows, none, two)
+    assert (first.tolist(), len(others), counts) == (rows.tolist(), 0, (6, 0))
+    none[5] = 2
+    first, others, counts = streams_of(rows, none, two)
+    assert (first.tolist(), others.tolist(), counts) == ([5], rows.tolist(), (2, 4))
+    with pytest.raises(UserError, match=r"fewer than data.unlabeled_per_batch \(4\)"):
+        streams_of(rows[3:6], none, two)
 
 
 def test_two_knees_of_a_patient_are_two_studies(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> None:

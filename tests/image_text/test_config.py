@@ -37,3 +37,10 @@ def test_the_shipped_config_loads() -> None:
     config = read_config(ImageTextConfig, ["--config", str(ROOT / "configs" / "lumbarclip.yaml")], program="train.py")
     assert config.contrast.targets == "same"
     assert config.views.horizontal_flip == 0
+
+
+def test_few_grades_are_in_every_batch_of_the_joint_config_and_no_view_hides_the_joint() -> None:
+    for name in ("lumbarclip", "beyond_clip"):
+        config = read_config(ImageTextConfig, ["--config", str(ROOT / "configs" / f"{name}.yaml")], program="train.py")
+        assert (config.views.cutout_count, config.views.blur_pixels) == (0, 0)
+    assert config.data.unlabeled_per_batch > 0

@@ -13,7 +13,7 @@ from image_text.config import ImageTextConfig
 from image_text.contrastive import Contrastive
 from image_text.embed import embed_images, embed_pairs, embed_reports, grade_texts, zero_shot
 from image_text.reports import Reports
-from image_text.text import encode
+from image_text.text import HashedWords, encode
 from image_text.train import build_towers, load_reports
 from knee.data.prepare import load_knee_data
 from knee.errors import NotFinite, UserError
@@ -104,7 +104,7 @@ def test_zero_shot_grades_by_the_nearest_mean_phrase() -> None:
 
 
 def test_prompts_of_a_grade_set_are_masked_like_reports() -> None:
-    prompts = grade_texts(load_grade_set("kl"), buckets=256, length=24, grade_words="")
+    prompts = grade_texts(load_grade_set("kl"), vocabulary=HashedWords(256), length=24, grade_words="")
     assert prompts is not None
     assert set(prompts.grades.tolist()) == {0, 1, 2, 3, 4}
     assert len(np.unique(prompts.tokens, axis=0)) > 5

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from image_text.reports import encode_reports, read_reports, remarks
+from image_text.text import HashedWords
 from knee.data.manifest import Manifest
 from knee.errors import Faults, UserError
 
@@ -50,7 +51,7 @@ def test_no_reports_at_all(tmp_path: Path) -> None:
 
 
 def test_equal_reports_have_equal_numbers_and_none_has_minus_one() -> None:
-    found = encode_reports(["Mild. KL 2", "mild. KL 3", "", "severe"], buckets=4096, length=8)
+    found = encode_reports(["Mild. KL 2", "mild. KL 3", "", "severe"], vocabulary=HashedWords(4096), length=8)
     assert found.texts[0] == found.texts[1] != found.texts[3]
     assert found.texts[2] == -1
     assert found.present.tolist() == [True, True, False, True]
@@ -73,8 +74,8 @@ def test_remarks_name_lines_and_no_texts(tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_report_do_not_depend_on_the_others() -> None:
-    one = encode_reports(["mild narrowing"], buckets=4096, length=8)
-    two = encode_reports(["other", "mild narrowing"], buckets=4096, length=8)
+    one = encode_reports(["mild narrowing"], vocabulary=HashedWords(4096), length=8)
+    two = encode_reports(["other", "mild narrowing"], vocabulary=HashedWords(4096), length=8)
     assert np.array_equal(one.tokens[0], two.tokens[1])
 
 

@@ -58,7 +58,7 @@ def test_nothing_hidden_costs_nothing(model: JointModel, batch: PairBatch) -> No
     seen = torch.ones(6, 3, dtype=torch.bool)
     found = model.fuse(model.maps(batch.student), batch.tokens, batch.numbers, batch.categories, seen)
     none = torch.zeros(6, 48, dtype=torch.bool)
-    assert float(word_loss(found, batch.tokens, none).detach()) == 0
+    assert float(word_loss(model, found, batch.tokens, none).detach()) == 0
     assert float(patch_loss(found, patch_targets(batch.student, GRID), none[:, :36]).detach()) == 0
     assert float(cell_loss(found, batch.numbers, batch.categories, none[:, :2]).detach()) == 0
     assert (PAD, START) == (0, 1)
