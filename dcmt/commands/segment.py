@@ -51,10 +51,9 @@ def predict_command(options: argparse.Namespace) -> int:
     if values.pop("kind") != "segmenter":
         raise UserError(f"{options.run} is not a segmenter's run; train one with: dcmt segment train")
     config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
-    require_paths(run, config, "data.split", "data.grade_set", *([] if options.manifest else ["data.manifest"]))
-    data_config: DataConfig = config.data
-    if options.manifest:
-        data_config = dataclasses.replace(config.data, manifest=str(options.manifest))
+    given = {name: str(path) for name in ("manifest", "split") if (path := getattr(options, name))}
+    require_paths(run, config, *(f"data.{name}" for name in ("manifest", "split", "grade_set") if name not in given))
+    data_config: DataConfig = dataclasses.replace(config.data, **given)
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
     processes.first_decides(refuse_existing, target, force=options.force)
     flush_denormals()
@@ -64,8 +63,9 @@ def predict_command(options: argparse.Namespace) -> int:
     network, checkpoint = load_segmenter(run, config, external_model=options.external_model)
     network.to(device)
     if other_split(checkpoint.state, data.split.path):
+        about = "is not the split with which" if options.split else "changed since"
         log.info(
-            f"{data.split.path} changed since the segmenter was trained, so its overlap with the drawn masks of test is not "
+            f"{data.split.path} {about} the segmenter was trained, so its overlap with the drawn masks of test is not "
             "reported: it may have been trained on them"
         )
     else:

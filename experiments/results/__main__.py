@@ -4,6 +4,7 @@
     python -m experiments.results phantom --full                      30 and 50 % of the labels too: make results-full
     python -m experiments.results radiographs --radiographs FOLDER    the published radiographs: make results-radiographs
     python -m experiments.results radiographs_pretrained --radiographs FOLDER   from ImageNet weights: make results-pretrained
+    python -m experiments.results radiographs_attention --radiographs FOLDER   attention: make results-radiographs-attention
     python -m experiments.results radiographs_gpu --radiographs FOLDER   larger networks, on a GPU: make results-radiographs-gpu
     python -m experiments.results phantom --tables-only               tables and figure from the stored runs, no training
 
@@ -23,17 +24,20 @@ from experiments.results.headline import write_headline
 from experiments.results.jobs import ROOT, Job, fingerprint, make_job
 from experiments.results.phantom import PHANTOM
 from experiments.results.pretrained import RADIOGRAPHS_PRETRAINED
-from experiments.results.radiographs import RADIOGRAPHS, RADIOGRAPHS_GPU
+from experiments.results.radiographs import RADIOGRAPHS, RADIOGRAPHS_ATTENTION, RADIOGRAPHS_GPU
 from experiments.results.statistics import SAMPLES, Results
 from experiments.results.store import read_result
 from experiments.results.study import Run, Study, run_name
 from experiments.results.tables import write_tables
-from experiments.results.train import Data, DataPlan, PhantomPlan, RadiographPlan, make_data, run_job
+from experiments.results.train import Data, DataPlan, JointPlan, PhantomPlan, RadiographPlan, make_data, run_job
 from experiments.side_by_side import Work, side_by_side
 from knee.errors import UserError
 
 OUT = ROOT / "docs" / "results"
-STUDIES = {study.name: study for study in (PHANTOM, RADIOGRAPHS, RADIOGRAPHS_PRETRAINED, RADIOGRAPHS_GPU)}
+STUDIES = {
+    study.name: study
+    for study in (PHANTOM, RADIOGRAPHS, RADIOGRAPHS_PRETRAINED, RADIOGRAPHS_ATTENTION, RADIOGRAPHS_GPU)
+}
 TRIAL_STEPS, TRIAL_SAMPLES = 20, 200
 
 
@@ -82,7 +86,8 @@ def _plan(options: argparse.Namespace) -> DataPlan:
         return PhantomPlan(patients=60, segmenter_steps=TRIAL_STEPS) if options.trial else PhantomPlan()
     if options.radiographs is None:
         raise UserError("give the folder of the published radiographs (train/0 … test/4): --radiographs FOLDER")
-    return RadiographPlan(options.radiographs)
+    plan = JointPlan if options.study == RADIOGRAPHS_ATTENTION.name else RadiographPlan
+    return plan(options.radiographs)
 
 
 def train_missing(study: Study, runs: Sequence[Run], plan: DataPlan, options: argparse.Namespace) -> None:

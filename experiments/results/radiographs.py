@@ -21,11 +21,13 @@ _FEW_LABELS = (
     "--views.zoom_in=0.15",
 )
 _MEAN_TEACHER = ("kl_xray.yaml", "rows/mean_teacher.yaml")
+_SUPERVISED = ("kl_xray.yaml", "rows/supervised.yaml")
+_ROUNDS = ("--rounds=1", "--networks=3")
 _CONSISTENCY = ("--loss.probability_consistency=10",)
 _FLIP_LOSSES = ("--loss.symmetry=true", "--loss.flip_consistency=10")
 
 ROWS = (
-    Row("supervised", "Supervised", ("kl_xray.yaml", "rows/supervised.yaml"), TTA),
+    Row("supervised", "Supervised", _SUPERVISED, TTA),
     Row("mean_teacher", "Mean teacher", _MEAN_TEACHER, TTA, _CONSISTENCY, kind="semi"),
     Row("mean_teacher_mirror", "Mean teacher, flip-averaged targets", ("kl_xray.yaml",), TTA, _NO_MASKS, kind="semi"),
     Row(
@@ -55,10 +57,19 @@ ROWS = (
         (*_CONSISTENCY, *_FLIP_LOSSES),
         kind="semi",
     ),
+    Row("self_training", "Self-training", _SUPERVISED, TTA, rounds=_ROUNDS, kind="semi", twin="self_training_twin"),
+    Row(
+        "self_training_twin",
+        "Self-training, targets of labeled images only",
+        _SUPERVISED,
+        TTA,
+        rounds=(*_ROUNDS, "--twin"),
+        kind="twin",
+    ),
 )
 
 _MAIN = ("supervised", "mean_teacher_mirror", "clip_koa")
-_MORE = ("mean_teacher", "clip_koa_supervised", "mean_teacher_flip")
+_MORE = ("mean_teacher", "clip_koa_supervised", "mean_teacher_flip", "self_training", "self_training_twin")
 _OTHER_FRACTIONS = (0.05, 0.25, 0.5)
 
 
@@ -92,6 +103,11 @@ CLAIMS = (
     _claim("kappa", "clip_koa", "clip_koa_supervised"),
     _claim("kappa", "mean_teacher_mirror", "mean_teacher"),
     _claim("kappa", "mean_teacher_flip", "mean_teacher"),
+    *(
+        _claim(metric, "self_training", second, "interval" if metric == "kappa" else "none")
+        for second in ("supervised", "self_training_twin")
+        for metric in ("kappa", "macro_f1")
+    ),
     *(
         _above_baseline(row, at, metric)
         for row, at in (("supervised", 0.1), ("clip_koa", 0.1), ("mean_teacher_mirror", 0.1), ("supervised", 1.0))
@@ -137,6 +153,36 @@ RADIOGRAPHS = Study(
     },
     per_grade=(0.1, 1.0),
 )
+
+_DCMT = ("--loss.probability_consistency=50", "--loss.teacher_flip=true", "--loss.ramp_start=0.5", "--loss.ramp=0.2")
+RADIOGRAPHS_ATTENTION = replace(
+    RADIOGRAPHS,
+    name="radiographs_attention",
+    title="The attention losses on real radiographs, with the joint as the region",
+    command="make results-radiographs-attention RADIOGRAPHS=data/knee_kl224",
+    rows=(
+        Row("supervised", "Supervised", _SUPERVISED, TTA),
+        Row(
+            "supervised_attention",
+            "Supervised, attention loss",
+            ("kl_xray.yaml", "rows/supervised_attention.yaml"),
+            TTA,
+        ),
+        Row("dcmt", "DC-MT", ("kl_xray.yaml", "rows/dcmt.yaml"), TTA, _DCMT, kind="semi"),
+    ),
+    runs=grid(("supervised", "supervised_attention", "dcmt"), [0.1], [0]),
+    more_runs=grid(("supervised", "supervised_attention", "dcmt"), [0.1], [1, 2]),
+    metrics=("accuracy", "kappa", "macro_f1", "tiou"),
+    claims=(
+        _claim("tiou", "supervised_attention", rule="above")._replace(kind="ratio", bound=3.0),
+        _claim("tiou", "dcmt", rule="above")._replace(kind="ratio", bound=3.0),
+        _claim("kappa", "supervised_attention"),
+        _claim("kappa", "dcmt"),
+        _claim("kappa", "dcmt", "supervised_attention"),
+    ),
+    per_grade=(),
+)
+"""The region is marked by a segmenter that has seen phantom radiographs only (`train.JointPlan`)."""
 
 BACKBONES = {"seresnext50_32x4d": "SE-ResNeXt50", "convnext_tiny": "ConvNeXt-T", "vit_base_patch16_224": "ViT-B/16"}
 """The larger networks by their names in timm, for a GPU."""

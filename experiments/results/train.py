@@ -26,6 +26,7 @@ from knee.intake.scan import image_files
 from segmentation.config import SegmenterConfig
 
 _UNET = ROOT / "configs" / "phantom_unet.yaml"
+_XRAY_UNET = ROOT / "configs" / "xray_unet.yaml"
 
 
 class Data(NamedTuple):
@@ -83,9 +84,34 @@ class RadiographPlan:
 
     def commands(self, seed: int, folder: Path) -> Iterator[Sequence[str]]:
         """A manifest and a split."""
-        manifest, split = folder / self.manifest, folder / "split.csv"
+        manifest, split = folder / "manifest.csv", folder / "split.csv"
         yield "manifest", f"{self.folder.resolve()}", f"--out={manifest}", "--layout=chen"
         yield "split", f"{manifest}", f"--seed={seed}", f"--out={split}"
+
+
+@dataclass(frozen=True)
+class JointPlan(RadiographPlan):
+    """The published radiographs with masks of the joint, by a segmenter that has seen masks of phantom radiographs only."""
+
+    manifest = "manifest_masks.csv"
+
+    def about(self, seed: int) -> dict[str, Any]:
+        """That of the radiographs, and the segmenter's config."""
+        config = read_config(SegmenterConfig, [f"--config={_XRAY_UNET}"], program="dcmt segment train")
+        return {"joint": {"segmenter": deciding(SegmenterConfig, dataclasses.asdict(config))}, **super().about(seed)}
+
+    def commands(self, seed: int, folder: Path) -> Iterator[Sequence[str]]:
+        """As docs/training.md: phantom radiographs, segmenter, its masks of the radiographs."""
+        yield from super().commands(seed, folder)
+        drawn, split = folder / "drawn" / "manifest.csv", folder / "drawn.csv"
+        yield "phantom", f"{drawn.parent}", "--kind=xray", "--patients=250", "--size=160", "--seed=11"
+        yield "split", f"{drawn}", "--grade-set=kl", f"--out={split}"
+        train = (f"--config={_XRAY_UNET}", f"--fit.precision={fast_precision()}", "--fit.threads=1")
+        where = (f"--data.manifest={drawn}", f"--data.split={split}", f"--runs={folder}", "--name=unet")
+        yield "segment", "train", *train, *where
+        of_images = (f"--manifest={folder / 'manifest.csv'}", f"--split={folder / 'split.csv'}", "--rows=all")
+        masks = (f"--out={folder / 'masks'}", f"--manifest-out={folder / self.manifest}")
+        yield "segment", "predict", f"{folder / 'unet'}", *of_images, *masks
 
 
 DataPlan = PhantomPlan | RadiographPlan

@@ -34,6 +34,7 @@ def predict(run: RunFolder, folder: Path, **changes: object) -> list[str]:
     options = {
         "run": run.path,
         "manifest": None,
+        "split": None,
         "out": folder / "masks",
         "manifest_out": folder / "manifest_masks.csv",
         "rows": "train",
@@ -65,6 +66,24 @@ def test_masks_for_the_rest_and_a_manifest_that_names_them(
     assert (tmp_path / after["image"].iat[0]).resolve() == (phantom.parent / before["image"].iat[0]).resolve()
     assert any("test: Dice" in line for line in said)
     assert pd.read_csv(phantom, dtype=str, keep_default_na=False).equals(before)
+
+
+def test_images_of_another_manifest_and_split_get_masks(
+    trained_segmenter: RunFolder, phantom: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(phantom, dtype=str, keep_default_na=False).iloc[:6].assign(mask="", split="train")
+    table["image"] = [str((phantom.parent / name).resolve()) for name in table["image"]]
+    table["patient"] = [f"new{number}" for number in range(6)]
+    table.to_csv(tmp_path / "new.csv", index=False)
+    assert (
+        main(["split", str(tmp_path / "new.csv"), "--grade-set", "cartilage", "--out", str(tmp_path / "split.csv")])
+        == 0
+    )
+    said = predict(trained_segmenter, tmp_path, manifest=tmp_path / "new.csv", split=tmp_path / "split.csv", rows="all")
+    assert any("is not the split with which the segmenter was trained" in line for line in said)
+    after = pd.read_csv(tmp_path / "manifest_masks.csv", dtype=str, keep_default_na=False)
+    assert after["mask_source"].tolist() == ["segmenter"] * 6
+    assert all((tmp_path / name).is_file() for name in after["mask"])
 
 
 def test_nothing_is_overwritten_unasked(trained_segmenter: RunFolder, tmp_path: Path) -> None:
