@@ -15,7 +15,7 @@ from image_text.reports import Reports
 from knee.batches import TwoStreamBatchSampler
 from knee.data.config import DataConfig
 from knee.data.datasets import LabeledImages, TwoStreams, UnlabeledImages, batch_to, train_loader
-from knee.data.prepare import KneeData
+from knee.data.prepare import KneeData, refuse_uneven
 from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
 from knee.io.pool import require_shared_memory
@@ -73,6 +73,7 @@ class PairBatches:
                 f"{len(rows)} training images have a report, fewer than data.labeled_per_batch ({config.labeled_per_batch}); "
                 f"give --data.labeled_per_batch {max(len(rows), 2)} or less, or more reports"
             )
+        refuse_uneven(labeled_per_batch=config.labeled_per_batch)
         # The dataset of the labeled stream carries one number for each image: here its row.
         labeled = LabeledImages(data.cache.images, rows, rows)
         none = UnlabeledImages(data.cache.images, np.zeros(0, np.int64))
