@@ -51,6 +51,10 @@ bench: install
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/flip_step.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/processes.py
+	$(BIN)/python benchmarks/onnx_runtime.py
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/rows.py
 
 # FAULTS_TABLE=docs/results/faults.md writes the figures there, too.
 faults: install

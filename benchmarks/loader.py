@@ -41,7 +41,7 @@ def write_arrays(folder: Path, count: int, size: int) -> None:
         mask[top : top + size // 16, size // 6 : -size // 6] = 1
 
 
-def build_loader(folder: Path, options: argparse.Namespace, *, workers: int) -> TrainLoader:
+def build_loader(folder: Path, options: argparse.Namespace, *, workers: int, pin_memory: bool = False) -> TrainLoader:
     """A tenth of the images labeled, each with a mask."""
     images, masks = open_shared(folder / "images.npy"), open_shared(folder / "masks.npy")
     rows = np.arange(len(images))
@@ -60,7 +60,7 @@ def build_loader(folder: Path, options: argparse.Namespace, *, workers: int) -> 
         Views(views_from(options.views), options.size),
         seed=0,
     )
-    return train_loader(streams, sampler, workers=workers)
+    return train_loader(streams, sampler, workers=workers, pin_memory=pin_memory)
 
 
 def take(loader: TrainLoader, batches: int) -> int:

@@ -28,7 +28,7 @@ from dcmt.network import build_network
 from knee.engine.checkpoint import Checkpoints
 from knee.engine.config import FitConfig, OptimizerConfig
 from knee.engine.device import autocast, choose_device, memory_gib
-from knee.engine.fit import Fit, make_optimizer
+from knee.engine.fit import Batches, Fit, make_optimizer
 from knee.engine.tracking import Tracker
 from knee.engine.training import place
 from knee.task import Batch
@@ -101,13 +101,13 @@ def floor_step(task: MeanTeacher, batch: Batch, device: torch.device, precision:
 
 
 def whole_step(
-    task: MeanTeacher, batch: Batch, device: torch.device, precision: str, folder: Path
+    task: MeanTeacher, batch: Batch | Batches, device: torch.device, precision: str, folder: Path
 ) -> tuple[Callable[[], None], Tracker]:
     """One step of the loop, its log every ten steps included."""
     tracker = Tracker(folder, tensorboard=False)
     fit = Fit(
         task=task,
-        batches=OneBatch(batch),
+        batches=OneBatch(batch) if isinstance(batch, Batch) else batch,
         config=FitConfig(),
         optimizer_config=OptimizerConfig(),
         device=device,
@@ -119,7 +119,7 @@ def whole_step(
     batches = fit.batches.from_batch(0)
 
     def step() -> None:
-        fit.advance(batches)
+        fit.step(batches)
 
     return step, tracker
 

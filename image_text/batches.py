@@ -15,7 +15,7 @@ from image_text.reports import Reports
 from knee.batches import TwoStreamBatchSampler
 from knee.data.config import DataConfig
 from knee.data.datasets import LabeledImages, TargetImages, TwoStreams, batch_to, train_loader
-from knee.data.prepare import KneeData
+from knee.data.prepare import KneeData, refuse_uneven
 from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
 from knee.io.pool import require_shared_memory
@@ -70,6 +70,7 @@ class PairBatches:
         cells: Cells | None = None,
     ) -> None:
         first, others, counts = streams_of(rows, grades, config)
+        refuse_uneven(labeled_per_batch=counts[0], unlabeled_per_batch=counts[1])
         # Both streams carry one number for each image: here its row.
         streams = TwoStreams(
             LabeledImages(data.cache.images, first, first),

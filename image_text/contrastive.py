@@ -29,6 +29,7 @@ from image_text.losses import (
     teacher_targets,
 )
 from image_text.towers import TwoTowers
+from knee.nn.processes import gathered
 from knee.task import StepLosses, Validation
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,9 @@ class Contrastive:
         return self.student.undecayed()
 
     def losses(self, batch: PairBatch, step: int) -> StepLosses:
-        """The soft CLIP loss of a batch of pairs; ``step`` is ignored."""
+        """The soft CLIP loss of a batch of pairs, of all processes together; ``step`` is ignored."""
         images, texts, scale = self.student(batch.student, batch.tokens)
+        images, texts = gathered(images), gathered(texts)
         targets = self._targets(batch, images, texts, scale)
         found = soft_clip(images, texts, scale, targets)
         watched = monitors(found, targets, images, texts, scale)
@@ -76,9 +78,11 @@ class Contrastive:
     def _targets(self, batch: PairBatch, images: Tensor, texts: Tensor, scale: Tensor) -> Targets:
         if self.contrast.targets == "teacher":
             with torch.no_grad():
-                targets = teacher_targets(*self.teacher(batch.teacher, batch.tokens))
+                a, b, teacher_scale = self.teacher(batch.teacher, batch.tokens)
+                targets = teacher_targets(gathered(a), gathered(b), teacher_scale)
             return mixed_targets(targets, self.contrast.weight)
-        return choose_targets(self.contrast, images, texts, scale, batch.texts, batch.studies, batch.grades)
+        groups, studies, grades = map(gathered, (batch.texts, batch.studies, batch.grades))
+        return choose_targets(self.contrast, images, texts, scale, groups, studies, grades)
 
     def after_update(self, step: int) -> Mapping[str, float]:
         """Limit the scale to 100, and update the teacher."""

@@ -56,14 +56,17 @@ def embed_images(
 
 @torch.no_grad()
 def embed_reports(network: TwoTowers, tokens: NDArray[np.int32], *, device: torch.device, precision: str) -> Floats:
-    """z_T (N, D) of token rows (N, L)."""
+    """z_T (N, D) of token rows (N, L); several processes share them."""
     network.eval()
-    parts = []
-    for start in range(0, len(tokens), _TEXTS):
+
+    def of_batch(start: int) -> NDArray[np.float32]:
         batch = torch.from_numpy(tokens[start : start + _TEXTS].astype(np.int64)).to(device)
         with autocast(device, precision):
-            parts.append(network.embed_report(batch).float().cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+            found: NDArray[np.float32] = network.embed_report(batch).float().cpu().numpy()
+        return found
+
+    starts = processes.part_of(range(0, len(tokens), _TEXTS))
+    return np.concatenate(list(processes.merged(map(of_batch, starts)))).astype(np.float64)
 
 
 def embed_pairs(

@@ -33,7 +33,7 @@ from knee.engine.run import RunFolder, removed_unless_begun
 from knee.engine.state import Progress
 from knee.engine.training import count_steps, fit, latest_checkpoint, start
 from knee.errors import UserError
-from knee.nn.processes import refuse_several
+from knee.nn import processes
 from knee.nn.weights import packaged_file
 from knee.task import Task
 
@@ -46,11 +46,11 @@ def train_command(arguments: Sequence[str]) -> int:
     if asks_for_help(arguments):
         log.info(train_help(ImageTextConfig, program="train.py"))
         return 0
-    refuse_several("training of images and texts")
     rest = [argument for argument in arguments if argument != EXTERNAL]
-    config, run, resume = new_or_resumed(ImageTextConfig, rest, kind=KIND, program="train.py")
-    with removed_unless_begun(run, new=not resume):
-        train_image_text(config, run, resume=resume, external_model=EXTERNAL in arguments)
+    with processes.joined():
+        config, run, resume = new_or_resumed(ImageTextConfig, rest, kind=KIND, program="train.py")
+        with removed_unless_begun(run, new=not resume):
+            train_image_text(config, run, resume=resume, external_model=EXTERNAL in arguments)
     return 0
 
 
@@ -88,7 +88,7 @@ def train_image_text(
         if resume and fresh:
             refuse_download(config, external_model=external_model)
         task = build_task(config, data, steps=steps, fresh=fresh, cells=cells)
-        if fresh:
+        if fresh and processes.is_first():
             record_data(run, data)
         text = config.text
         prompts = grade_texts(data.grade_set, vocabulary=vocabulary, length=text.length, grade_words=text.grade_words)

@@ -49,6 +49,8 @@ class Card:
     step: int
     license: str
     version: str
+    int8: bool = False
+    """Whether the weights are 8-bit integers."""
     research_use: str = RESEARCH
     schema: str = SCHEMA
 

@@ -9,6 +9,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ class Exported(NamedTuple):
     card: Card
     slope: float = 1.0
     """The steepest slope of f as a function of x."""
+    loaded: LoadedRun | None = None
+    """The grader's run."""
 
 
 class GraderOutputs(nn.Module):
@@ -102,6 +105,8 @@ def export_command(options: argparse.Namespace) -> int:
         raise UserError(
             f"the file would differ from the network by {difference:.2g}, more than {MOST_DIFFERENCE:g}; nothing was written"
         )
+    if options.int8 is not None:
+        content, found = _in_int8(found, content, split=options.int8)
     with whole_file(options.out, force=options.force) as scratch:
         scratch.write_bytes(content)
     log.info(
@@ -110,6 +115,24 @@ def export_command(options: argparse.Namespace) -> int:
     )
     log.info(found.card.research_use)
     return 0
+
+
+def _in_int8(found: Exported, content: bytes, *, split: str) -> tuple[bytes, Exported]:
+    """The file in int8, with what that costs on the console: on random images, and on a ``split`` unless that is empty."""
+    from dcmt.onnx.int8 import cost_on, probability_difference, quantized
+
+    if split and found.loaded is None:
+        raise UserError("the cost of int8 on a split is that of grades; give --int8 alone for a segmenter")
+    found = found._replace(card=replace(found.card, int8=True))
+    smaller = quantized(_with_card(content, found.card))
+    before, after = session_of(content), session_of(smaller)
+    difference = probability_difference(before, after, [_images(count, found.card.image_size) for count in _CHECKED])
+    if not np.isfinite(difference):
+        raise UserError("the outputs in int8 are not finite numbers; nothing was written: leave out --int8")
+    log.info(f"int8: largest difference of a probability on random images {difference:.2g}")
+    if split and found.loaded is not None:
+        log.info(f"int8: {cost_on(found.loaded, split, before, after)}")
+    return smaller, found
 
 
 def _of_grader(options: argparse.Namespace) -> Exported:
@@ -151,7 +174,7 @@ def _of_grader(options: argparse.Namespace) -> Exported:
     )
     outputs = ("probabilities", "attention_x", "attention_f", *(() if familiarity is None else ("distance",)))
     slope = max(1.0, loaded.config.attention.sharpness / 4)
-    return Exported(GraderOutputs(loaded, name, familiarity).eval(), outputs, card, slope)
+    return Exported(GraderOutputs(loaded, name, familiarity).eval(), outputs, card, slope, loaded)
 
 
 def _of_segmenter(options: argparse.Namespace) -> Exported:
@@ -197,8 +220,6 @@ def _origin(checkpoint: Any, name: str, options: argparse.Namespace, *, model: s
 
 def onnx_bytes(found: Exported) -> bytes:
     """The ONNX file of a network, with its metadata. Raises UserError if ONNX has no operator for a part of it."""
-    import onnx
-
     names = ("image", *found.outputs)
     stream = io.BytesIO()
     try:
@@ -221,9 +242,15 @@ def onnx_bytes(found: Exported) -> bytes:
             f"this network cannot be written as ONNX opset {OPSET} ({type(error).__name__}: {reason[:200]}); use the run with "
             "dcmt predict, or train another backbone"
         ) from error
-    model = onnx.load_model_from_string(stream.getvalue())
-    model.doc_string = found.card.research_use
-    texts = {KEY: found.card.text(), "research_use": found.card.research_use, "license": found.card.license}
+    return _with_card(stream.getvalue(), found.card)
+
+
+def _with_card(content: bytes, card: Card) -> bytes:
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    model.doc_string = card.research_use
+    texts = {KEY: card.text(), "research_use": card.research_use, "license": card.license}
     onnx.helper.set_model_props(model, texts)
     return bytes(model.SerializeToString())
 

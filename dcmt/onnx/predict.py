@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
 from dcmt.onnx.card import Card, read_card
+from dcmt.onnx.graph import check_graph
 from dcmt.onnx.reader import Preparation, PreparedImages, unlike_reason
 from dcmt.onnx.runtime import MOST_BYTES, open_session
 from knee.errors import UserError
@@ -35,7 +36,8 @@ class ExportedNetwork:
         if not 0 < size < MOST_BYTES:
             raise UserError(f"{path} is not a file of dcmt export")
         try:
-            self._session = open_session(path.read_bytes())
+            check_graph(content := path.read_bytes())
+            self._session = open_session(content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         properties: dict[str, str] = self._session.get_modelmeta().custom_metadata_map

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.images.slices import split_slice
 from knee.intake.naming import side_in_path
 from knee.io.files import typed
+from knee.io.pool import map_in_order
 
 _RADIOGRAPHS = ("CR", "DX", "DR", "RF", "RG", "XA")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
@@ -58,6 +60,16 @@ def _kind(modality: str) -> str:
     return "radiograph" if modality in _RADIOGRAPHS else modality
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A prepared image (S, S), and what is known of its file."""
+
+    image: NDArray[np.uint8]
+    side: str
+    modality: str
+    source: Source
+
+
 class PreparedImages:
     """Prepares images like training data; collects the sides and sources, and the files that cannot be graded."""
 
@@ -74,29 +86,32 @@ class PreparedImages:
     def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
         images, read = [], []
-        for path in paths:
-            if _CONTROL.search(str(path)):
-                escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
-                self.rejected.append(
-                    (escaped, "the name contains a line break or another control character; rename it")
-                )
+        for path, found in zip(paths, map_in_order(self._one, paths, description="", progress=False), strict=True):
+            if isinstance(found, tuple):
+                self.rejected.append(found)
                 continue
-            try:
-                pixels = read_image(path)
-            except UserError as error:
-                self.rejected.append((str(path), str(error).removeprefix(f"{path}: ")))
-                continue
-            if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
-                self.rejected.append((str(path), two_knees_reason(path)))
-                continue
-            self.sides.append(pixels.laterality or side_in_path(split_slice(path)[0].as_posix()))
-            image, geometry, inverted = self._prepare(pixels, self.sides[-1])
-            images.append(image)
-            self.modalities.append(pixels.modality)
-            self.sources.append(Source(path, geometry, inverted, self._data.percentiles))
+            images.append(found.image)
+            self.sides.append(found.side)
+            self.modalities.append(found.modality)
+            self.sources.append(found.source)
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+
+    def _one(self, path: Path) -> _Prepared | tuple[str, str]:
+        """A prepared image, or its name and why it cannot be graded; called in several threads."""
+        if _CONTROL.search(str(path)):
+            escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
+            return escaped, "the name contains a line break or another control character; rename it"
+        try:
+            pixels = read_image(path)
+        except UserError as error:
+            return str(path), str(error).removeprefix(f"{path}: ")
+        if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
+            return str(path), two_knees_reason(path)
+        side = pixels.laterality or side_in_path(split_slice(path)[0].as_posix())
+        image, geometry, inverted = self._prepare(pixels, side)
+        return _Prepared(image, side, pixels.modality, Source(path, geometry, inverted, self._data.percentiles))
 
     def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
         """The square input, its position on the image, and whether the image was a negative."""

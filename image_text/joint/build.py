@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from dcmt.schedules import default_teacher_decay
 from image_text.config import ImageTextConfig
@@ -26,6 +26,7 @@ from knee.engine.device import autocast, autocast_type
 from knee.engine.tracking import Tracker
 from knee.evaluation.predictions import predict
 from knee.metrics import grading_metrics
+from knee.nn.processes import merged, part_of
 from knee.task import Task
 
 Rows = NDArray[np.int64]
@@ -144,14 +145,18 @@ def fused_probabilities(
 ) -> NDArray[np.float64]:
     """(N, K) probabilities of the grades from all modalities that each row has."""
     network.eval()
-    parts = []
-    for images, batch_rows in data.loader(rows):
+
+    def of_batch(batch: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
+        images, batch_rows = batch
         chosen = batch_rows.numpy()
         tokens = torch.from_numpy(reports.tokens[chosen].astype(np.int64)).to(device)
         numbers, categories = (
             torch.from_numpy(values[chosen]).to(device) for values in (cells.numbers, cells.categories)
         )
         with autocast(device, precision):
-            found = grade_with_all(network, images_to(images, device), tokens, numbers, categories)
-        parts.append(found.logits.float().softmax(1).cpu().numpy())
-    return np.concatenate(parts).astype(np.float64)
+            fused = grade_with_all(network, images_to(images, device), tokens, numbers, categories)
+        found: NDArray[np.float32] = fused.logits.float().softmax(1).cpu().numpy()
+        return found
+
+    batches = part_of(data.loader(rows))
+    return np.concatenate(list(merged(map(of_batch, batches)))).astype(np.float64)

@@ -1,4 +1,7 @@
-"""Masked reconstruction: what is hidden before any network sees it, and the losses of guessing it."""
+"""Masked reconstruction: what is hidden before any network sees it, and the losses of guessing it.
+
+Each loss is a mean over what is hidden; of several processes, the mean of their values is that over all.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from image_text.joint.model import PATCH, Fused, JointModel
 from image_text.text import FIRST_WORD, MASK
+from knee.nn.processes import share_of_mean
 
 
 class Hidden(NamedTuple):
@@ -56,10 +60,11 @@ def patch_loss(found: Fused, targets: Tensor, hidden: Tensor) -> Tensor:
 def word_loss(model: JointModel, found: Fused, tokens: Tensor, hidden: Tensor) -> Tensor:
     """Cross-entropy of the hidden words, tokens (B, L) as they were; scalar, 0 if none is hidden."""
     length = found.words.shape[1]
-    chosen = hidden[:, :length]
+    chosen, words = hidden[:, :length], tokens[:, :length]
+    share = share_of_mean(int(chosen.sum()), found.words.device)
     if not chosen.any():
-        return found.words.sum() * 0.0
-    return F.cross_entropy(model.text.guess(found.words[chosen]).float(), tokens[:, :length][chosen])
+        return model.text.guess(found.words[:, :1]).sum() * 0.0  # all processes need a gradient of the same parameters
+    return share * F.cross_entropy(model.text.guess(found.words[chosen]).float(), words[chosen])
 
 
 def cell_loss(found: Fused, standardised: Tensor, categories: Tensor, hidden: Tensor) -> Tensor:
@@ -67,10 +72,16 @@ def cell_loss(found: Fused, standardised: Tensor, categories: Tensor, hidden: Te
     numeric = hidden & ~standardised.isnan()
     named = hidden & (categories >= 0)
     loss = _mean((found.numbers.float() - standardised.nan_to_num(0.0)).square(), numeric)
-    if named.any():
-        loss = loss + F.cross_entropy(found.categories[named].float(), categories[named])
-    return loss
+    return loss + _mean_entropy(found.categories, categories, named)
+
+
+def _mean_entropy(logits: Tensor, classes: Tensor, chosen: Tensor) -> Tensor:
+    share = share_of_mean(int(chosen.sum()), logits.device)
+    if not chosen.any():
+        return logits.sum() * 0.0  # all processes need a gradient of the same parameters
+    return share * F.cross_entropy(logits[chosen].float(), classes[chosen])
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    return (values * chosen).sum() / chosen.sum().clamp_min(1)
+    count = chosen.sum()
+    return share_of_mean(int(count), values.device) * (values * chosen).sum() / count.clamp_min(1)

@@ -21,6 +21,7 @@ from image_text.joint.reconstruction import cell_loss, hide, patch_loss, patch_t
 from image_text.losses import soft_clip, unit
 from image_text.text import PAD
 from knee.nn.padding import cell_weights
+from knee.nn.processes import gathered, share_of_mean
 from knee.task import StepLosses, Validation
 
 _FEWEST = 2
@@ -95,11 +96,14 @@ class Joint:
     def _contrasts(self, batch: PairBatch, pooled: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The soft CLIP loss of each pair of modalities over the cases that have both, and their shares."""
         network = self.student
-        sides = {"image": Side(unit(network.image_head(pooled)), torch.ones_like(batch.texts, dtype=torch.bool))}
-        sides["report"] = Side(network.embed_report(batch.tokens), batch.texts >= 0)
+        texts, all_studies, all_grades = map(gathered, (batch.texts, batch.studies, batch.grades))
+        groups = {"report": texts}
+        sides = {"image": Side(gathered(unit(network.image_head(pooled))), torch.ones_like(texts, dtype=torch.bool))}
+        sides["report"] = Side(gathered(network.embed_report(batch.tokens)), texts >= 0)
         if batch.numbers.shape[1]:
-            sides["table"] = Side(network.embed_table(batch.numbers, batch.categories), batch.tables >= 0)
-        groups = {"report": batch.texts, "table": batch.tables}
+            groups["table"] = gathered(batch.tables)
+            embeddings = gathered(network.embed_table(batch.numbers, batch.categories))
+            sides["table"] = Side(embeddings, groups["table"] >= 0)
         terms, watched = {}, {}
         names = list(sides)
         for number, first in enumerate(names):
@@ -112,7 +116,7 @@ class Joint:
                     terms[name] = (sides[first].embeddings.sum() + sides[second].embeddings.sum()) * 0.0
                     continue
                 scale = network.log_scale.exp()
-                alike, studies, grades = groups[second][both], batch.studies[both], batch.grades[both]
+                alike, studies, grades = groups[second][both], all_studies[both], all_grades[both]
                 targets = choose_targets(self.contrast, a, b, scale, alike, studies, grades)
                 terms[name] = soft_clip(a, b, scale, targets).loss
         return terms, watched
@@ -142,11 +146,12 @@ class Joint:
     def _privileged(self, batch: PairBatch, logits: Tensor) -> Tensor:
         """Eq. 3 of Huo et al. on cases without a grade: the student sees the image, the teacher all modalities."""
         ungraded = batch.grades < 0
+        share = share_of_mean(int(ungraded.sum()), logits.device)
         if not ungraded.any():
             return logits.sum() * 0.0
         with torch.no_grad():
             fused = grade_with_all(self.teacher, batch.teacher, batch.tokens, batch.numbers, batch.categories)
-        return probability_consistency(logits[ungraded], fused.logits[ungraded])
+        return share * probability_consistency(logits[ungraded], fused.logits[ungraded])
 
     def _total(self, terms: Mapping[str, Tensor], ramp: float) -> Tensor:
         joint = self.joint
@@ -177,11 +182,15 @@ def grade_with_all(model: nn.Module, images: Tensor, tokens: Tensor, numbers: Te
 
 
 def grade_loss(logits: Tensor, grades: Tensor) -> Tensor:
-    """Mean cross-entropy of the cases with a grade; logits (B, K), grades (B,) with −1 for none → scalar, 0 without any."""
+    """Mean cross-entropy of the cases with a grade; logits (B, K), grades (B,) with −1 for none → scalar, 0 without any.
+
+    Of several processes, the mean of their values is that of all cases.
+    """
     known = grades >= 0
+    share = share_of_mean(int(known.sum()), logits.device)
     if not known.any():
         return logits.sum() * 0.0
-    return F.cross_entropy(logits[known].float(), grades[known])
+    return share * F.cross_entropy(logits[known].float(), grades[known])
 
 
 def seen_modalities(batch: PairBatch, dropout: float) -> Tensor:

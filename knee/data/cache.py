@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ _VERSION = 2
 """Increased whenever a code change makes the same file give different pixels."""
 _FEWEST_TEMPLATE_IMAGES = 16
 _BLOCK = 64
-"""Images that a process prepares before they are written; of several, the first one writes."""
+"""Images that a process prepares before they are written (of several, by the first one); files in one piece of work."""
 _HINT = "fix them, or leave out their rows with --skip-bad"
 _SMALL = ("has_mask", "inverted", "template", "geometries")
 _ARRAYS = tuple(f"{name}.npy" for name in ("images", "masks", *_SMALL))
@@ -75,8 +76,8 @@ class ImageCache:
         if not len(rows):
             raise UserError("mean and standard deviation need at least one image; give at least one row")
         counts = np.zeros(256, np.int64)
-        for row in rows:
-            counts += np.bincount(self.images[row].ravel(), minlength=256)
+        for start in range(0, len(rows), _BLOCK):
+            counts += np.bincount(self.images[rows[start : start + _BLOCK]].ravel(), minlength=256)
         levels = np.arange(256) / 255
         mean = float((counts * levels).sum() / counts.sum())
         return mean, float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
@@ -84,12 +85,17 @@ class ImageCache:
 
 class _Item(NamedTuple):
     place: str
-    path: Path
-    mask_path: Path | None
+    path: str
+    mask_path: str
+    """Empty without a mask."""
     mirror: bool
     invert: bool
-    sources: tuple[tuple[str, int | None], ...]
-    """Files of the image and the mask, each with its slice number."""
+
+    @property
+    def sources(self) -> list[tuple[str, int | None]]:
+        """Files of the image and the mask, each with its slice number."""
+        found = (split_slice(path) for path in (self.path, self.mask_path) if path)
+        return [(str(file), index) for file, index in found]
 
 
 class _Options(NamedTuple):
@@ -111,8 +117,8 @@ def holds_cache(folder: Path) -> bool:
 
 
 def build_cache(
-    paths: Sequence[Path],
-    mask_paths: Sequence[Path | None],
+    paths: Sequence[Path | str],
+    mask_paths: Sequence[Path | str | None],
     folder: str | Path,
     *,
     size: int,
@@ -144,16 +150,11 @@ def build_cache(
     flipped = [False] * len(paths) if mirror is None else mirror
     named = [""] * len(paths) if places is None else places
     items = [
-        _Item(place, Path(path), mask_path, bool(flip), bool(inverted), _sources(path, mask_path))
+        _Item(place, str(path), str(mask_path or ""), bool(flip), bool(inverted))
         for place, path, mask_path, flip, inverted in zip(named, paths, mask_paths, flipped, negative, strict=True)
     ]
     options = _Options(size, percentiles, isinstance(invert, str) and invert == "auto")
     return _open_or_build(items, Path(folder).resolve(), options, progress=progress)
-
-
-def _sources(*paths: Path | None) -> tuple[tuple[str, int | None], ...]:
-    found = (split_slice(path) for path in paths if path is not None)
-    return tuple((str(file), index) for file, index in found)
 
 
 def _open_or_build(items: Sequence[_Item], parent: Path, options: _Options, *, progress: bool) -> ImageCache:
@@ -225,14 +226,12 @@ def _read_sources(items: Sequence[_Item], known: dict[str, Any]) -> dict[str, An
         except OSError as error:
             return f"cannot be read ({error.strerror})"
 
-    found = dict(zip(files, map_in_order(attempt, files, description="", progress=False), strict=True))
-    faults = [
-        f"{item.place}{file}: {reason}"
-        for item in items
-        for file, _ in item.sources
-        if isinstance(reason := found[file], str)
-    ]
-    if faults:
+    blocks = [files[start : start + _BLOCK] for start in range(0, len(files), _BLOCK)]
+    read = map_in_order(lambda block: [attempt(file) for file in block], blocks, description="", progress=False)
+    found = dict(zip(files, chain.from_iterable(read), strict=True))
+    unread = {file for file, entry in found.items() if isinstance(entry, str)}
+    if unread:
+        faults = [f"{one.place}{file}: {found[file]}" for one in items for file, _ in one.sources if file in unread]
         raise Faults(shortened(faults), summary=f"{counted(len(faults), 'file')} cannot be read; {_HINT}:")
     return found
 
@@ -313,7 +312,7 @@ def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, prepar
     """Write all arrays of a cache, image by image, so that memory use does not grow with the number of images."""
     mark_as_own(folder)
     faults: list[str] = []
-    has_mask = np.array([item.mask_path is not None for item in items])
+    has_mask = np.array([bool(item.mask_path) for item in items])
     geometries = np.zeros((len(items), 7), np.int32)
     shape = (len(items), options.size, options.size)
     images = create_bytes(folder / "images.npy", shape, rows=range(len(items)))
@@ -339,9 +338,9 @@ def _write_cache(items: Sequence[_Item], folder: Path, options: _Options, prepar
 
 
 def _prepare(item: _Item, size: int, percentiles: tuple[float, float]) -> _Prepared:
-    pixels = read_image(item.path)
+    pixels = read_image(Path(item.path))
     image, geometry = prepare(pixels.values, size, percentiles=percentiles, invert=item.invert, mirror=item.mirror)
-    mask = None if item.mask_path is None else read_mask(item.mask_path, of=pixels)
+    mask = read_mask(Path(item.mask_path), of=pixels) if item.mask_path else None
     return _Prepared(image, None if mask is None else geometry.prepare_mask(mask), geometry)
 
 

@@ -35,7 +35,7 @@ _MOST_LINES = 5
 _FACTS = ("patient", "side", "grade")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Seen:
     """What the files of one row contain."""
 
@@ -91,11 +91,11 @@ def _look(manifest: Manifest, *, absent: bool, progress: bool) -> list[_Seen]:
 
 
 def _bad_rows(manifest: Manifest, seen: Sequence[_Seen]) -> list[BadRow]:
-    rows = manifest.table.to_dict("records")
-    copies = _copies(rows, seen)
+    copies = _copies(manifest.table, seen)
+    rows = zip(manifest.table["line"], manifest.table["image"], seen, strict=True)
     return [
-        BadRow(row["line"], row["image"], reason)
-        for number, (row, one) in enumerate(zip(rows, seen, strict=True))
+        BadRow(line, image, reason)
+        for number, (line, image, one) in enumerate(rows)
         for reason in [*one.reasons, *copies.get(number, ())]
     ]
 
@@ -127,7 +127,7 @@ def _reasons(manifest: Manifest, row: int, seen: _Seen, *, absent: bool) -> Iter
             yield f"mask '{mask_name}' {str(error).removeprefix(f'{mask_path}: ')}"
 
 
-def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[int, list[str]]:
+def _copies(table: pd.DataFrame, seen: Sequence[_Seen]) -> dict[int, list[str]]:
     """Reasons by row: images with the same pixels as another file that has another patient, side or grade."""
     alike: dict[bytes, list[int]] = defaultdict(list)
     for number, one in enumerate(seen):
@@ -135,6 +135,7 @@ def _copies(rows: Sequence[dict[Hashable, Any]], seen: Sequence[_Seen]) -> dict[
             alike[one.pixels].append(number)
     found = {}
     for numbers in (numbers for numbers in alike.values() if len(numbers) > 1):
+        rows = dict(zip(numbers, table.iloc[numbers].to_dict("records"), strict=True))
         # One row for each combination of patient, side and grade that these pixels have.
         firsts: dict[tuple[str, ...], dict[Hashable, Any]] = {}
         for number in numbers:

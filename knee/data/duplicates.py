@@ -27,7 +27,7 @@ def refuse_shared_pictures(images: Any, split: Split, table: pd.DataFrame, *, wh
         block = np.asarray(images[start : start + _CHUNK])
         digests += [hashlib.sha1(one.tobytes()).hexdigest() if np.ptp(one) else "" for one in block]
     rows = pd.DataFrame({"digest": digests, "split": names, "image": table["image"], "line": table["line"]})
-    rows = rows[(rows["digest"] != "") & (rows["split"] != "")]
+    rows = rows[(rows["digest"] != "") & (rows["split"] != "") & rows.duplicated("digest", keep=False)]
     shared = rows.groupby("digest")["split"].transform("nunique") > 1
     found = [
         "; ".join(f"line {row.line} ({row.split}): {row.image}" for row in same.itertuples())

@@ -62,6 +62,10 @@ class Manifest:
         mask = str(self.table["mask"].iat[row])
         return self.folder / mask if mask else None
 
+    def paths(self, column: str) -> list[str]:
+        """The paths of all images, or masks ('' for none), as text: a million ``Path`` objects take a gigabyte."""
+        return [str(self.folder / name) if name else "" for name in self.table[column]]
+
     def named_in(self, folder: Path, name: str) -> str:
         """A path of this manifest's table, rewritten for a manifest in ``folder`` so that it names the same file.
 
@@ -185,24 +189,21 @@ def write_manifest(path: str | Path, table: pd.DataFrame, *, force: bool = False
 def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
     """Errors that can be found from one row alone."""
     bad: list[BadRow] = []
-    columns = [name for name in (*REQUIRED, "split", "line") if name in table]
-    for row in table[columns].to_dict("records"):
-
-        def add(reason: str, line: int = row["line"], image: str = row["image"]) -> None:
-            bad.append(BadRow(line, image, reason))
-
-        if not row["image"]:
-            add(f"image is empty; write its path, relative to {path.name}")
-        for column in ("image", "mask"):
-            if row[column] and not is_file(path.parent / row[column]):
+    columns = [table[name] for name in ("line", *REQUIRED[:3], "mask")]
+    splits = table["split"] if "split" in table else [""] * len(table)
+    for line, image, patient, side, mask, split in zip(*columns, splits, strict=True):
+        reasons = [] if image else [f"image is empty; write its path, relative to {path.name}"]
+        for column, name in (("image", image), ("mask", mask)):
+            if name and not is_file(path.parent / name):
                 hint = "fix the path or remove the row" if column == "image" else "fix the path or leave it empty"
-                add(f"{column} '{row[column]}' is not a file below {path.parent}; {hint}")
-        if row["side"] not in ("L", "R", ""):
-            add(f"side '{row['side']}' is not L, R or empty; {_side_hint(row['side'])}")
-        if not row["patient"]:
-            add("patient is empty; write an identifier, the same for all images of a person")
-        if row.get("split", "") not in (*SPLITS, ""):
-            add(f"split '{row['split']}' is not train, val, test or empty; write one of these")
+                reasons.append(f"{column} '{name}' is not a file below {path.parent}; {hint}")
+        if side not in ("L", "R", ""):
+            reasons.append(f"side '{side}' is not L, R or empty; {_side_hint(side)}")
+        if not patient:
+            reasons.append("patient is empty; write an identifier, the same for all images of a person")
+        if split not in (*SPLITS, ""):
+            reasons.append(f"split '{split}' is not train, val, test or empty; write one of these")
+        bad += [BadRow(line, image, reason) for reason in reasons]
     return bad
 
 

@@ -146,7 +146,6 @@ def load_knee_data(
         )
     else:
         labeled = np.setdiff1d(split.rows("train"), unlabeled)
-    rows = range(len(manifest.table))
     folder = Path(config.cache) if config.cache else manifest.folder / "cache"
     if config.cache and of_run and not holds_cache(folder):
         log.warning(
@@ -154,8 +153,8 @@ def load_knee_data(
         )
         folder = manifest.folder / "cache"
     cache = build_cache(
-        [manifest.image_path(row) for row in rows],
-        [manifest.mask_path(row) for row in rows],
+        manifest.paths("image"),
+        manifest.paths("mask"),
         folder,
         size=config.image_size,
         percentiles=config.percentiles,
@@ -250,7 +249,7 @@ class TrainingBatches:
         images = data.cache.images
         others = UnlabeledImages(images, unlabeled) if targets is None else TargetImages(images, unlabeled, targets)
         streams = TwoStreams(labeled, others, Views(views, config.image_size), seed=seed)
-        _refuse_uneven(config)
+        refuse_uneven(labeled_per_batch=config.labeled_per_batch, unlabeled_per_batch=config.unlabeled_per_batch)
         slices = None
         if config.slices_per_knee > 1:
             stacks = [stacks_of(data, some) for some in (rows, unlabeled)]
@@ -281,10 +280,10 @@ class TrainingBatches:
                 yield batch_to(found, self._device, channels_last=self._channels_last)
 
 
-def _refuse_uneven(config: DataConfig) -> None:
-    """Raises UserError if the processes cannot get equal parts of a batch."""
-    for name in ("labeled_per_batch", "unlabeled_per_batch"):
-        if (wanted := getattr(config, name)) % processes.count():
+def refuse_uneven(**options: int) -> None:
+    """Raises UserError if the processes cannot get equal parts of a batch; options of ``data`` by name."""
+    for name, wanted in options.items():
+        if wanted % processes.count():
             raise UserError(
                 f"data.{name} is {wanted}, for all processes together; with {processes.count()} give a multiple of it"
             )

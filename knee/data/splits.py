@@ -100,16 +100,16 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
 def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
     faults = []
     seen: dict[str, int] = {}
-    for row in table.to_dict("records"):
-        at = f"{path.name} line {row['line']}:"
-        if row["split"] not in SPLITS:
-            faults.append(f"{at} split '{row['split']}' is not train, val or test; write one of these")
-        if not 0 <= _rank(row["rank"]) < 1:
-            faults.append(f"{at} rank '{row['rank']}' is not a number in [0, 1); make a new split")
-        name = os.path.normpath(row["image"])
+    for line, image, split, rank in zip(table["line"], table["image"], table["split"], table["rank"], strict=True):
+        at = f"{path.name} line {line}:"
+        if split not in SPLITS:
+            faults.append(f"{at} split '{split}' is not train, val or test; write one of these")
+        if not 0 <= _rank(rank) < 1:
+            faults.append(f"{at} rank '{rank}' is not a number in [0, 1); make a new split")
+        name = os.path.normpath(image)
         if name in seen:
             faults.append(f"{at} image '{name}' is on line {seen[name]} already; remove one of the two")
-        seen.setdefault(name, row["line"])
+        seen.setdefault(name, line)
     return faults
 
 

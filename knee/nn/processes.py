@@ -63,7 +63,14 @@ def joined() -> Iterator[None]:
     on_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_WAIT)
+    try:
+        dist.init_process_group("nccl" if on_gpus else "gloo", timeout=_WAIT)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the processes cannot meet at {place} ({str(error).splitlines()[0][:200]}); give a free port of the first node: "
+            "torchrun --master-port 29501, or --rdzv-endpoint NODE:29501 for several nodes"
+        ) from error
     if not is_first():
         logging.disable(logging.WARNING)
     try:
@@ -178,6 +185,30 @@ def share_of_mean(counted: int, device: torch.device) -> float:
     everything = torch.tensor([float(counted)], device=device)
     dist.all_reduce(everything)
     return counted * count() / max(float(everything.item()), 1.0)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(count())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient[rank() :: count()] * count()
+
+
+def gathered(own: Tensor) -> Tensor:
+    """The rows of all processes (B, …), in the order of the batch of which each has its ``part_of``, with gradient.
+
+    For losses that compare all rows with each other: each process computes the loss of the whole batch, and the gradient of its
+    own rows, times the number of processes, so that ``average_gradients`` gives the gradient of one process.
+    """
+    if count() == 1:
+        return own
+    found: Tensor = _Gathered.apply(own)  # type: ignore[no-untyped-call]
+    return found
 
 
 def refuse_drifted(networks: Mapping[str, nn.Module]) -> None:

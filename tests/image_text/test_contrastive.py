@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from image_text.losses import hard_targets, soft_clip
 from image_text.train import build_towers
 from knee.engine.config import OptimizerConfig
 from knee.engine.fit import make_optimizer
+from tests.image_text.two_processes import assert_two_equal_one
 
 Make = Callable[..., ImageTextConfig]
 
@@ -88,3 +90,10 @@ def test_flat_targets_and_collapse_are_said_once(said: list[str]) -> None:
     for _ in range(20):
         guard.check({**sharp, "contrast/rank_images": torch.tensor(1.0)})
     assert "embeddings of the images have collapsed" in said[1]
+
+
+@pytest.mark.parametrize("targets", ["self", "labels", "same", "teacher"])
+def test_two_processes_have_the_loss_and_the_gradients_of_one(make_config: Make, targets: str, tmp_path: Path) -> None:
+    task = task_of(make_config(**{"contrast.targets": targets, "contrast.weight": 0.2}))
+    task.teacher.eval()
+    assert_two_equal_one(task, batch(8), tmp_path)

@@ -216,3 +216,21 @@ def test_other_slices_are_drawn_the_next_time() -> None:
     slices = SlicesOfKnees(stacks(40), [], count=4, seed=0)
     drawn = [tuple(draw.index for draw in slices.draws(Draw("labeled", position, 0))) for position in range(20)]
     assert len(set(drawn)) > 15
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_processes_share_a_batch_also_with_fewer_labeled_images_than_processes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images repeat in the batch, as in one process, and every process gets the same number."""
+    sampler = TwoStreamBatchSampler([5, 6, 7], range(20), labeled_per_batch=8, unlabeled_per_batch=8, seed=0)
+    whole = list(NumberedBatches(sampler))
+    parts = []
+    for rank in range(count):
+        monkeypatch.setattr("knee.nn.processes.count", lambda: count)
+        monkeypatch.setattr("knee.nn.processes.rank", lambda rank=rank: rank)
+        parts.append(list(NumberedBatches(sampler)))
+    for number, batch in enumerate(whole):
+        shares = [part[number] for part in parts]
+        assert [[draw.stream for draw in share].count("labeled") for share in shares] == [8 // count] * count
+        assert sorted(map(str, batch)) == sorted(str(draw) for share in shares for draw in share)

@@ -59,5 +59,13 @@ def export(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file, FILE.onnx")
     parser.add_argument("--student", action="store_true", help="the student instead of the teacher")
     flip_tta_option(parser)
+    parser.add_argument(
+        "--int8",
+        nargs="?",
+        const="",
+        choices=("", "val", "test"),
+        metavar="SPLIT",
+        help="weights as 8-bit integers; the cost is measured on random images, and on the graded images of val or test",
+    )
     parser.add_argument("--license", default="", metavar="TEXT", help="the licence of the weights, for the metadata")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from image_text.batches import PairBatch
 from image_text.config import ImageTextConfig
 from image_text.joint.model import JointModel
 from image_text.joint.task import Joint, grade_loss, seen_modalities
+from tests.image_text.two_processes import assert_two_equal_one
 
 Make = Callable[..., ImageTextConfig]
 OFF = {f"joint.{name}": 0.0 for name in ("contrast", "grade", "patches", "words", "cells", "privileged")}
@@ -110,3 +112,20 @@ def test_grades_without_any() -> None:
     assert float(grade_loss(logits, torch.full((3,), -1)).detach()) == 0
     one = grade_loss(logits, torch.tensor([2, -1, -1]))
     torch.testing.assert_close(one, -logits[0].log_softmax(0)[2])
+
+
+def test_two_processes_have_the_losses_and_the_gradients_of_one(
+    joint_config: Make, model: JointModel, batch: PairBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same parts hidden in each row; reports, tables and grades are shared unequally."""
+
+    rand = torch.rand
+
+    def same_in_each_row(*shape: Any, device: Any) -> torch.Tensor:
+        size = shape[0] if isinstance(shape[0], torch.Size) else shape
+        return rand(size[1:], generator=torch.Generator().manual_seed(1)).expand(size)
+
+    monkeypatch.setattr(torch, "rand", same_in_each_row)
+    task = task_of(joint_config(**{"joint.privileged": 2.0, "joint.hidden": 0.5, "joint.dropout": 0.0}), model)
+    task.teacher.eval()
+    assert_two_equal_one(task, batch, tmp_path, step=4)

@@ -235,7 +235,7 @@ def test_files_that_change_while_they_are_read_make_no_cache(files, tmp_path, mo
 
     def changing(item, *options):
         got = prepare_one(item, *options)
-        if item.path == files[0][19]:
+        if item.path == str(files[0][19]):
             write_png(files[0][2], np.eye(40, 30, dtype=np.uint8), force=True)
         return got
 

@@ -159,3 +159,14 @@ def test_what_works_in_one_process_is_refused_in_several(monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="self-training works in one process only"):
         processes.refuse_several("self-training")
+
+
+def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        for name, value in as_one_of(0, 2, port).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"cannot meet at 127.0.0.1:{port} .*--master-port"), processes.joined():
+            pass
