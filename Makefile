@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+VIEWERS := .viewers
 PRECISION := auto
 
 .PHONY: install demo demo-text test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
+.PHONY: install demo demo-text test check bench faults viewers clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +17,7 @@ help:
 	@echo "make check   format, lint, types, import rules"
 	@echo "make bench   speed and memory, side by side with their floors"
 	@echo "make faults  kills, full disks, damaged files (4 minutes)"
+	@echo "make viewers fetch OHIF and axe-core from npm; look at an export and the review page in Chromium"
 	@echo "make results               the paper's tables on the phantom: hours; may be stopped and started again"
 	@echo "make results-full          the same at 30 and 50 % of the labels, too"
 	@echo "make results-radiographs RADIOGRAPHS=FOLDER   few labels on the published radiographs"
@@ -59,6 +62,17 @@ bench: install
 # FAULTS_TABLE=docs/results/faults.md writes the figures there, too.
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m faults -s
+
+# Debian: orthanc orthanc-dicomweb chromium chromium-driver npm. Screenshots: .viewers/screenshots.
+viewers: install $(VIEWERS)/ohif/package $(VIEWERS)/axe-core/package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/viewers -m viewers -rs
+
+# The packages are whole: nothing that they depend on is installed.
+$(VIEWERS)/ohif/package: NPM = @ohif/app@3.13.2
+$(VIEWERS)/axe-core/package: NPM = axe-core@4.10.3
+$(VIEWERS)/%/package:
+	mkdir -p $(VIEWERS)/$*
+	-cd $(VIEWERS)/$* && tar -xzf "$$(npm pack --silent $(NPM))" && rm *.tgz
 
 clean-demo:
 	rm -rf $(DEMO)

@@ -28,7 +28,7 @@ from knee.review.dicom.objects import (
     version_of,
 )
 from knee.review.page.html import ReviewRun
-from knee.review.picture import Outline
+from knee.review.picture import Outline, contour_lines
 
 _RADIOGRAPH = Code("363680008", "SCT", "Radiographic imaging procedure")
 _MR = Code("113091000", "SCT", "Magnetic resonance imaging")
@@ -108,16 +108,34 @@ def _grade(graded: Graded, run: ReviewRun, place: Place) -> hd.sr.MeasurementsAn
         name=_PROBABILITY,
         value=round(float(graded.probabilities[grade]), 4),
         unit=codes.UCUM.NoUnits,
-        # A viewer fails on a number without content of its own.
-        referenced_images=[hd.sr.SourceImageForMeasurement(*images[0])],
+        referenced_coordinates=[_label(reference) for reference in graded.references],
     )
-    return hd.sr.MeasurementsAndQualitativeEvaluations(
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(graded, place, "grade"),
         algorithm_id=_algorithm(graded, run),
         finding_sites=[_site(graded.references[0])],
         measurements=[probability],
         qualitative_evaluations=[evaluation, hd.sr.QualitativeEvaluation(_USE, _RESEARCH)],
         source_images=[hd.sr.SourceImageForMeasurementGroup(*image) for image in images],
+    )
+    # Viewers that show no qualitative evaluations show a comment.
+    text = f"{scale.name} {grade} {scale.names[grade]}, {NOTICE}"
+    comment = hd.sr.TextContentItem(codes.DCM.Comment, text, hd.sr.RelationshipTypeValues.CONTAINS)
+    group[0].ContentSequence.append(comment)
+    return group
+
+
+def _label(reference: Dataset) -> hd.sr.CoordinatesForMeasurement:
+    """The first pixel, where a viewer writes the grade. OHIF fails on a measurement group without a place on an image."""
+    point = np.array([[0.5, 0.5]])
+    return _on_image(point, reference.SOPClassUID, reference.SOPInstanceUID)
+
+
+def _on_image(line: NDArray[np.float64], kind: str, image: str) -> hd.sr.CoordinatesForMeasurement:
+    return hd.sr.CoordinatesForMeasurement(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE if len(line) > 1 else hd.sr.GraphicTypeValues.POINT,
+        graphic_data=line,
+        source_image=hd.sr.SourceImageForRegion(kind, image),
     )
 
 
@@ -142,8 +160,19 @@ def _region(
 def _segment(
     mask: Dataset, graded: Graded, run: ReviewRun, place: Place
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """The segmentation of a series, and the area where it is largest, which gives the group a place on an image."""
     first = graded.references[0]
-    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+    frames = mask.pixel_array.reshape(-1, mask.Rows, mask.Columns)
+    largest = int(frames.sum((1, 2)).argmax())
+    shown = mask.PerFrameFunctionalGroupsSequence[largest].DerivationImageSequence[0].SourceImageSequence[0]
+    image = next(one for one in graded.references if one.SOPInstanceUID == shown.ReferencedSOPInstanceUID)
+    outline = next(iter(contour_lines(frames[largest].astype(np.float32))), None)
+    area = hd.sr.Measurement(
+        name=codes.SCT.Area,
+        value=round(float(frames[largest].sum()) * float(np.prod([float(mm) for mm in image.PixelSpacing])), 4),
+        unit=codes.UCUM.SquareMillimeter,
+    )
+    group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(graded, place, "segment"),
         referenced_segment=hd.sr.ReferencedSegment(
             mask.SOPClassUID,
@@ -154,7 +183,13 @@ def _segment(
         finding_type=_ATTENTION,
         algorithm_id=_algorithm(graded, run),
         finding_sites=[_site(first)],
+        measurements=[area],
     )
+    (number,) = (item for item in group[0].ContentSequence if item.ValueType == "NUM")
+    number.ContentSequence = [
+        _on_image(outline.points, image.SOPClassUID, image.SOPInstanceUID) if outline else _label(image)
+    ]
+    return group
 
 
 def _tracking(graded: Graded, place: Place, what: str) -> hd.sr.TrackingIdentifier:

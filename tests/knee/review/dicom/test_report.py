@@ -82,6 +82,34 @@ def test_a_report_of_a_series_gives_the_grade_of_the_mean_and_refers_to_the_segm
     (group,) = report.content.get_volumetric_roi_measurement_groups()
     mask = pydicom.dcmread(files["teacher_mask.dcm"])
     assert group.finding_type.value == "attention" and mask.SOPInstanceUID in str(report)
+    (area,) = group.get_measurements()
+    assert area.value == pytest.approx(max(frame.sum() for frame in mask.pixel_array) * 0.4 * 0.4, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["MR", "CR"])
+def test_each_measurement_group_has_a_place_on_an_image_since_a_viewer_fails_without(
+    write_series, case_of, export, kind
+):
+    cases = [case_of(path, "L", case=f"c{number}") for number, path in enumerate(write_series(kind, 2))]
+    files = {path.name.split("_", 1)[1]: path for path in export.write(*cases).files}
+    report = pydicom.dcmread(files["teacher_report.dcm"])
+    (measurements,) = (item for item in report.ContentSequence if _code(item) == "126010")
+    groups = [item for item in measurements.ContentSequence if _code(item) == "125007"]
+    assert len(groups) == 2
+    images = {one.SOPInstanceUID for one in (pydicom.dcmread(path) for path in export.folder.glob("*_source.dcm"))}
+    for group in groups:
+        places = [item for item in group.ContentSequence if item.ValueType == "SCOORD"]
+        for number in (item for item in group.ContentSequence if item.ValueType == "NUM"):
+            places += [item for item in number.ContentSequence if item.ValueType == "SCOORD"]
+        assert places
+        for item in places:
+            assert item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID in images
+    (comment,) = (item for item in groups[0].ContentSequence if _code(item) == "121106")
+    assert comment.TextValue.startswith(f"kl {cases[0].teacher.grade} ") and "RESEARCH" in comment.TextValue
+
+
+def _code(item):
+    return item.ConceptNameCodeSequence[0].CodeValue
 
 
 def test_a_report_names_the_same_device_each_time_and_declares_the_scheme_of_its_codes(write_source, case_of, export):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import subprocess
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,11 +15,11 @@ import pytest
 
 from knee.errors import Faults, UserError
 from knee.review.dicom.web import TOKEN, fetch_study, store
+from tests.orthanc import running_orthanc
 
 from .conftest import _source_values
 
 pytest.importorskip("dicomweb_client", reason="DICOMweb needs dicomweb-client: pip install dicomweb-client")
-_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 @pytest.fixture
@@ -138,40 +135,8 @@ def test_a_token_is_never_sent_in_the_open(answering, objects, monkeypatch):
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory) -> Iterator[str]:
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
-    if not program or not _PLUGIN.exists():
-        pytest.skip("DICOMweb is tested against Orthanc: apt-get install orthanc orthanc-dicomweb")
-    folder = tmp_path_factory.mktemp("orthanc_web")
-    with socket.socket() as probe, socket.socket() as other:
-        probe.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        http, dicom = probe.getsockname()[1], other.getsockname()[1]
-    settings = {
-        "StorageDirectory": str(folder / "db"),
-        "IndexDirectory": str(folder / "db"),
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(_PLUGIN)],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "log.txt").open("wb") as log:
-        running = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
-    base = f"http://127.0.0.1:{http}"
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{base}/statistics", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail((folder / "log.txt").read_text()[-500:])
-        yield base
-    finally:
-        running.terminate()
-        running.wait()
+    with running_orthanc(tmp_path_factory.mktemp("orthanc_web")) as address:
+        yield address
 
 
 @pytest.mark.slow
