@@ -80,7 +80,22 @@ def fit_linear_probe(
     inverse_penalty: float = 1.0,
     most_iterations: int = 2000,
 ) -> ProbeGrader:
-    """Multinomial logistic regression of the grades (N,) in [0, count) on the embeddings (N, D), as a grader.
+    """The probe of a grader's image tower: ``regression`` on its unit-length embeddings (N, D). Raises UserError as that."""
+    fitted = regression(
+        embeddings, grades, count=count, inverse_penalty=inverse_penalty, most_iterations=most_iterations
+    )
+    return ProbeGrader(grader, *fitted)
+
+
+def regression(
+    embeddings: NDArray[np.float32],
+    grades: NDArray[np.int64],
+    *,
+    count: int,
+    inverse_penalty: float = 1.0,
+    most_iterations: int = 2000,
+) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression of the grades (N,) in [0, count) on embeddings (N, D): weight (K, D), bias (K,).
 
     Embeddings are standardised for the fit, since CLIP embeddings differ little from each other, and the standardisation is
     folded into the weights. ``inverse_penalty`` is scikit-learn's C. A grade without images is never predicted. Raises
@@ -101,4 +116,4 @@ def fit_linear_probe(
     bias = np.full(count, -1e4)
     weight[model.classes_] = slopes / spread
     bias[model.classes_] = offsets - weight[model.classes_] @ center
-    return ProbeGrader(grader, torch.tensor(weight).float(), torch.tensor(bias).float())
+    return torch.tensor(weight).float(), torch.tensor(bias).float()

@@ -158,7 +158,8 @@ def load_run(
 
     def build() -> nn.Module:
         network = build_grader(config, grade_set, fresh=False)
-        return blank_probe(network, grade_set) if kind == "probe" else network
+        # A probe of an image-text run is a grading network whose classifier was fitted.
+        return blank_probe(network, grade_set) if kind == "probe" and not config.model.start else network
 
     bare: dict[str, nn.Module] = {}
     for name in ("student", "teacher"):

@@ -58,15 +58,19 @@ class GradingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Grading:
         """images (B, 1, H, W) in [0, 1] → logits (B, K) and class maps (B, K, h, w), both without padding (``nn.padding``)."""
-        features = self.features(normalised(images, self.mean, self.std, self.normalise))
-        features = features * cell_weights(images, (features.shape[2], features.shape[3]), dtype=features.dtype)
+        features = self._weighted(images)
         logits = self.classifier(self.dropout(features.mean((2, 3))))
         weight = self.classifier.weight.detach() if self.detach_classifier else self.classifier.weight
         return Grading(logits, F.conv2d(features, weight[:, :, None, None]))
 
     def pooled(self, images: Tensor) -> Tensor:
         """images (B, 1, H, W) in [0, 1] → (B, C), what the classifier sees."""
-        return self.features(normalised(images, self.mean, self.std, self.normalise)).mean((2, 3))
+        return self._weighted(images).mean((2, 3))
+
+    def _weighted(self, images: Tensor) -> Tensor:
+        """(B, 1, H, W) → (B, C, h, w): the features, 0 in the padding."""
+        features = self.features(normalised(images, self.mean, self.std, self.normalise))
+        return features * cell_weights(images, (features.shape[2], features.shape[3]), dtype=features.dtype)
 
     def features(self, normalised: Tensor) -> Tensor:
         """(B, 1, H, W) → (B, C, h, w), the feature map of the chosen stage."""

@@ -2,12 +2,13 @@
 
 Both write a run folder with one network, the teacher, at step 0, so that evaluate, predict, attention and compare work as for
 any run. Zero-shot: a pretrained CLIP model matches images to the grades' texts. Probe: logistic regression on the embeddings
-of a frozen image tower (the third row of Chavoshi et al.).
+of a frozen image tower (the third row of Chavoshi et al.), or on the features of the image encoder of an image-text run.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clip_koa.model import ClipGrader
-from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe
+from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe, regression
 from dcmt.commands.evaluate import evaluate_command
 from dcmt.config import GraderConfig
 from dcmt.loaded import refuse_trained_images
-from dcmt.train import build_grader, prompts_used
+from dcmt.network import GradingNetwork
+from dcmt.train import build_grader, prompts_used, start_from_pairs
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.launch import run_path, split_options
 from knee.engine.lock import RunLock
@@ -40,6 +42,7 @@ from knee.nn.padding import as_input
 log = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
+Frozen = ClipGrader | GradingNetwork
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
@@ -58,12 +61,17 @@ def zeroshot_command(arguments: Sequence[str]) -> int:
 
 
 def probe_command(arguments: Sequence[str]) -> int:
-    """``dcmt probe``: a linear classifier on the embeddings of a frozen image tower."""
+    """``dcmt probe``: a linear classifier on the embeddings of a frozen image tower, or of the run in ``model.start``."""
     options, config = _read(arguments, "probe")
     if config is None:
         return 0
     device = start(config.fit)
     with _prepared(config, options, "probe") as (grader, run, data):
+        if config.model.start and not start_from_pairs(grader, config, data):
+            raise UserError(
+                f"model.start: {config.model.start} is not an image-text run; a probe reads the encoder of one, and train.py "
+                "continues from a grader"
+            )
         grader.to(device)
         probe = fit_probe(grader, data, device=device, inverse_penalty=options.inverse_penalty)
         _keep(run, probe, config, data)
@@ -71,24 +79,32 @@ def probe_command(arguments: Sequence[str]) -> int:
 
 
 def fit_probe(
-    grader: ClipGrader, data: KneeData, *, device: torch.device, inverse_penalty: float | None
-) -> ProbeGrader:
+    grader: Frozen, data: KneeData, *, device: torch.device, inverse_penalty: float | None
+) -> ProbeGrader | GradingNetwork:
     """The probe on the labeled training images; the penalty is given, or chosen on the validation images."""
 
     def embedded(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return embeddings_of(grader, _images(data, rows, device)), data.grades[rows]
+        images = _images(data, rows, device)
+        found = _features_of(grader, images) if isinstance(grader, GradingNetwork) else embeddings_of(grader, images)
+        return found, data.grades[rows]
+
+    def fit(penalty: float) -> ProbeGrader | GradingNetwork:
+        count = data.grade_set.count
+        if not isinstance(grader, GradingNetwork):
+            return fit_linear_probe(grader, embeddings, grades, count=count, inverse_penalty=penalty)
+        fitted = copy.deepcopy(grader)
+        weight, bias = regression(embeddings, grades, count=count, inverse_penalty=penalty)
+        fitted.classifier.load_state_dict({"weight": weight, "bias": bias})
+        return fitted
 
     embeddings, grades = embedded(data.labeled)
     log.info(f"embedded {len(grades)} labeled images in {embeddings.shape[1]} dimensions")
     validation = data.rows("val")[data.grades[data.rows("val")] >= 0]
     if inverse_penalty is not None or not len(validation):
         penalty = 1.0 if inverse_penalty is None else inverse_penalty
-        return fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
+        return fit(penalty)
     unseen, known = embedded(validation)
-    probes = {
-        penalty: fit_linear_probe(grader, embeddings, grades, count=data.grade_set.count, inverse_penalty=penalty)
-        for penalty in PENALTIES
-    }
+    probes = {penalty: fit(penalty) for penalty in PENALTIES}
     found = {
         penalty: grading_metrics(_logits(probe, unseen).softmax(1).numpy(), known, data.grade_set)
         for penalty, probe in probes.items()
@@ -102,8 +118,17 @@ def fit_probe(
     return probes[max(PENALTIES, key=lambda penalty: (found[penalty][metric], -penalty))]
 
 
-def _logits(probe: ProbeGrader, embeddings: NDArray[np.float32]) -> Tensor:
-    logits: Tensor = probe.classifier(torch.from_numpy(embeddings))
+@torch.no_grad()
+def _features_of(network: GradingNetwork, batches: Iterator[Tensor]) -> NDArray[np.float32]:
+    """What the classifier of a network sees: (N, C)."""
+    found: NDArray[np.float32] = torch.cat([network.eval().pooled(images).float().cpu() for images in batches]).numpy()
+    return found
+
+
+@torch.no_grad()
+def _logits(probe: ProbeGrader | GradingNetwork, embeddings: NDArray[np.float32]) -> Tensor:
+    classifier = probe.classifier
+    logits: Tensor = classifier(torch.from_numpy(embeddings).to(classifier.weight.device)).cpu()
     return logits
 
 
@@ -134,9 +159,11 @@ def _read(
     if resume is not None:
         raise UserError(f"dcmt {name} cannot be resumed; run it again without --resume")
     config = read_config(GraderConfig, rest, program=f"dcmt {name}")
-    if config.model.head != "text":
-        raise UserError(f"dcmt {name} needs an image tower; give a config with model.head: text")
-    if config.model.start:
+    of_pairs = name == "probe" and config.model.head == "linear" and bool(config.model.start)
+    if config.model.head != "text" and not of_pairs:
+        start = ", or an image-text run by --model.start" if name == "probe" else ""
+        raise UserError(f"dcmt {name} needs an image tower; give a config with model.head: text{start}")
+    if config.model.start and not of_pairs:
         raise UserError(
             f"dcmt {name} uses the pretrained weights of the image tower, not those of the run in model.start; remove "
             "model.start (only train.py starts from a run)"
@@ -144,8 +171,8 @@ def _read(
     if name == "probe" and options.inverse_penalty is not None and not options.inverse_penalty > 0:
         raise UserError(f"--inverse-penalty is {options.inverse_penalty:g}; it must be above 0")
     stem = "-".join(path.stem for path in config_paths(rest)) or "clip"
-    # Pretrained weights need the input normalisation they were trained with.
-    config = replace(config, model=replace(config.model, normalise="fixed"))
+    if not of_pairs:  # pretrained weights need the input normalisation they were trained with
+        config = replace(config, model=replace(config.model, normalise="fixed"))
     options.out = options.out or run_path(config.runs, f"{config.name or stem}-{name}")
     refuse_trained_images(options.out, name, options.split, allowed=options.trained_on)
     return options, config
@@ -154,11 +181,11 @@ def _read(
 @contextmanager
 def _prepared(
     config: GraderConfig, options: argparse.Namespace, kind: str
-) -> Iterator[tuple[ClipGrader, RunFolder, KneeData]]:
+) -> Iterator[tuple[Frozen, RunFolder, KneeData]]:
     """Grader, locked run folder and data; the folder is removed if the command fails before it begins."""
     # First build the grader, which may fail without a file or network, so that no incomplete run folder is left behind.
     grader = build_grader(config, load_grade_set(config.data.grade_set))
-    assert isinstance(grader, ClipGrader)
+    assert isinstance(grader, Frozen)
     run = create_run(options.out, config, kind=kind)
     with removed_unless_begun(run), RunLock(run.path):
         data = load_knee_data(

@@ -10,9 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from clip_koa.model import ClipGrader
+from dcmt.cli import main
 from dcmt.config import GraderConfig
+from dcmt.loaded import load_run
 from dcmt.network import GradingNetwork
 from dcmt.train import build_task
 from image_text.config import ImageTextConfig
@@ -129,3 +132,32 @@ def test_a_run_that_used_more_grades_is_refused(
     with pytest.raises(UserError, match=r"was trained with 1 of the labels, this config has 0\.5"):
         student(grader(**{"model.start": str(used), "data.labeled_fraction": 0.5}))
     student(grader(**{"model.start": str(used)}))
+
+
+def test_a_probe_reads_the_frozen_encoder(
+    values: Values, pair_run: RunFolder, make_config: Callable[..., ImageTextConfig], tmp_path: Path
+) -> None:
+    path = tmp_path / "probe.yaml"
+    kept = {name: values[name] for name in ("data", "model", "fit", "report")}
+    path.write_text(yaml.safe_dump({**kept, "runs": str(tmp_path)}))
+    out = tmp_path / "probe"
+    more = ["--model.start", str(pair_run.path), "--out", str(out), "--split", "val", "--inverse-penalty", "1"]
+    assert main(["probe", "--config", str(path), *more]) == 0
+    assert (out / "metrics_val.json").is_file()
+    loaded = load_run(out, checkpoint="last", device="cpu")
+    images, encoder = torch.rand(2, 1, 48, 48), towers(make_config(), pair_run)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.bare["teacher"].pooled(images), encoder.pooled(images))
+    assert float(loaded.bare["teacher"].classifier.weight.detach().abs().sum()) > 0
+
+
+def test_a_probe_needs_an_image_text_run(
+    values: Values, trained_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "probe.yaml"
+    kept = {name: values[name] for name in ("data", "model", "fit", "report")}
+    path.write_text(yaml.safe_dump({**kept, "runs": str(tmp_path)}))
+    assert main(["probe", "--config", str(path), "--model.start", str(trained_run.path)]) == 2
+    assert "is not an image-text run" in capsys.readouterr().err
+    assert main(["probe", "--config", str(path)]) == 2
+    assert "or an image-text run by --model.start" in capsys.readouterr().err

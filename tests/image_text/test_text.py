@@ -32,7 +32,7 @@ def test_cleaning(text: str, plain: str) -> None:
     [
         "KL 3", "KL grade 2", "K/L grade II", "Kellgren-Lawrence 3", "Kellgren and Lawrence grade 4", "Kellgren–Lawrence: 1",
         "grade III", "GRADE 2", "moderate osteoarthritis", "severe medial OA", "mild to moderate osteoarthritis", "KL2-3",
-        "no osteoarthritis", "Pfirrmann grade 4", "stage 3",
+        "no osteoarthritis", "Pfirrmann grade 4", "stage 3", "grade 3 changes with a tear", "grade II-III",
     ],
 )  # fmt: skip
 def test_words_that_name_the_grade_are_masked(text: str) -> None:
@@ -45,8 +45,13 @@ def test_words_that_name_the_grade_are_masked(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["mild narrowing", "a large osteophyte", "4 mm joint space", "no fracture", "kl", "upgrade 3"]
-)
+    "text",
+    [
+        "mild narrowing", "a large osteophyte", "4 mm joint space", "no fracture", "kl", "upgrade 3",
+        "Grade I spondylolisthesis of L5", "Spondylolisthesis grade 1", "grade 2 meniscal tear", "MCL sprain, grade 2",
+        "Grade II spondylolithesis",
+    ],
+)  # fmt: skip
 def test_findings_are_not_masked(text: str) -> None:
     assert masked(text, read_grade_words()) == (text, 0)
 

@@ -37,16 +37,21 @@ def test_both_grades_and_retrieval_are_validated(joint_run: RunFolder) -> None:
     assert best.state["best_metric"] == "val_teacher/kappa"
 
 
-def test_resuming(joint_run: RunFolder, joint_config: Make, tmp_path: Path) -> None:
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    joint_run: RunFolder, joint_config: Make, tmp_path: Path
+) -> None:
     changes = {"data.labeled_fraction": 0.5, "joint.privileged": 1.0}
     run = create_run(tmp_path / "half", joint_config(**changes), kind=KIND)
     # Stopped by its length; ramp and decay of the first steps do not depend on it here.
     train_image_text(joint_config(**changes, **{"fit.steps": 2}), run, resume=False)
     train_image_text(joint_config(**changes), run, resume=True)
-    assert run.checkpoints.latest()[0] is not None
-    one = load_file(run.path / "checkpoints" / "step_00000004" / "student.safetensors")
-    assert all(value.isfinite().all() for value in one.values() if value.is_floating_point())
-    assert one.keys() == load_file(joint_run.path / "checkpoints" / "step_00000004" / "student.safetensors").keys()
+    for network in ("student", "teacher", "optimizer"):
+        one, two = (
+            load_file(path / "checkpoints" / "step_00000004" / f"{network}.safetensors")
+            for path in (joint_run.path, run.path)
+        )
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[name], two[name]) for name in one), network
 
 
 def test_retrieval_of_a_joint_run_shows_the_fused_grade_apart(joint_run: RunFolder, said: list[str]) -> None:

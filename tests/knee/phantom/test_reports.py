@@ -10,8 +10,8 @@ import pytest
 
 from knee.errors import UserError
 from knee.phantom import write_phantom
-from knee.phantom.radiograph import draw_radiograph
-from knee.phantom.reports import LEFT_OUT, WRONG, draw_patient, report_of, write_report
+from knee.phantom.radiograph import RadiographTruth, draw_radiograph
+from knee.phantom.reports import LEFT_OUT, WRONG, _facts, draw_patient, report_of, write_report
 
 
 def truths() -> list:
@@ -74,3 +74,27 @@ def test_the_manifest_has_them_and_its_other_columns_stay(tmp_path: Path) -> Non
 def test_slices_have_no_reports(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="kind mr has no reports; use --kind xray"):
         write_phantom(tmp_path / "a", kind="mr", patients=3, size=32, reports=True)
+
+
+def test_reports_tell_films_apart() -> None:
+    """A reader of the true findings who counts those that a report states finds most reports among 200 films."""
+    films = [draw_radiograph(seed=1, patient=patient, side="R", size=32).truth for patient in range(200)]
+    reports = [report_of(1, patient, "R", truth).lower() for patient, truth in enumerate(films)]
+    phrases = [true_phrases(truth) for truth in films]
+    scores = np.array([[stated(of_film, report) for report in reports] for of_film in phrases])
+    own = scores.diagonal()[:, None]
+    assert (scores >= own).sum(1).mean() < 10
+    assert ((scores >= own).sum(1) == 1).mean() > 0.35
+
+
+def stated(phrases: list[list[str]], report: str) -> int:
+    """How many true findings of a film a report states."""
+    return sum(any(phrase in report for phrase in of_finding) for of_finding in phrases)
+
+
+def true_phrases(truth: RadiographTruth) -> list[list[str]]:
+    found = []
+    for fact in _facts(truth):
+        words = next(words for limit, words in fact.steps if fact.value < limit)
+        found.append([phrasing.format(words).lower() for phrasing in fact.phrasings])
+    return found
