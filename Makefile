@@ -6,8 +6,7 @@ DEMO := runs/demo
 VIEWERS := .viewers
 PRECISION := auto
 
-.PHONY: install demo demo-text test check bench faults clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
-.PHONY: install demo demo-text test check bench faults viewers clean-demo results results-full results-radiographs results-pretrained results-radiographs-gpu
+.PHONY: install demo demo-text test check bench faults viewers clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
