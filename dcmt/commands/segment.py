@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def predict_command(options: argparse.Namespace) -> int:
     if values.pop("kind") != "segmenter":
         raise UserError(f"{options.run} is not a segmenter's run; train one with: dcmt segment train")
     config: SegmenterConfig = config_from_values(SegmenterConfig, values, where=str(run.config))
-    given = {name: str(path) for name in ("manifest", "split") if (path := getattr(options, name))}
+    given: dict[str, Any] = {name: str(path) for name in ("manifest", "split") if (path := getattr(options, name))}
     require_paths(run, config, *(f"data.{name}" for name in ("manifest", "split", "grade_set") if name not in given))
     data_config: DataConfig = dataclasses.replace(config.data, **given)
     target = options.manifest_out or Path(data_config.manifest).with_name("manifest_masks.csv")
