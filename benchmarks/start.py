@@ -24,8 +24,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from dcmt.cli import main as dcmt
-from dcmt.loaded import load_run
-from dcmt.prediction import ImageReader, grade_images
+from dcmt.trained.loaded import load_run
+from dcmt.trained.prediction import ImageReader, grade_images
 from knee.images.read import read_image, write_png
 from knee.phantom import write_phantom
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dcmt.loaded import LoadedRun
+    from dcmt.trained.loaded import LoadedRun
 
 __version__ = "0.1.0"
 
@@ -20,6 +20,6 @@ def load(path: str | Path, *, checkpoint: str | int = "best", device: str = "aut
 
     ``checkpoint`` is "best", "last" or a step. Raises ``knee.errors.UserError`` if it is not a grader's run.
     """
-    from dcmt.loaded import load_run  # keeps importing dcmt fast
+    from dcmt.trained.loaded import load_run  # keeps importing dcmt fast
 
     return load_run(Path(path), checkpoint=checkpoint, device=device)

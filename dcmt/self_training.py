@@ -25,8 +25,8 @@ from torch import Tensor
 
 from dcmt.config import GraderConfig
 from dcmt.fixmatch import align_distribution
-from dcmt.loaded import LoadedRun, grade_rows, load_run, trains_on_flips
 from dcmt.train import train_grader, training_batches
+from dcmt.trained.loaded import LoadedRun, grade_rows, load_run, trains_on_flips
 from knee.data.prepare import KneeData, load_knee_data
 from knee.data.targets import origin_path, write_targets
 from knee.engine.launch import default_name, run_path, split_options

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,17 +18,16 @@ from dcmt.config import GraderConfig
 from dcmt.fixmatch import FixMatch
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.mixmatch import MixMatch
-from dcmt.network import build_network, start_encoder
+from dcmt.network import build_network
+from dcmt.start import start_student
 from dcmt.validation import GraderValidation
-from knee.data.manifest import read_manifest
 from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_data
-from knee.data.splits import read_split
 from knee.data.targets import read_targets
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.config import EXTERNAL, EXTERNAL_HELP
 from knee.engine.launch import new_or_resumed, split_options
 from knee.engine.lock import RunLock
-from knee.engine.options import asks_for_help, config_from_values, config_paths, option_of_file, train_help
+from knee.engine.options import asks_for_help, config_paths, option_of_file, train_help
 from knee.engine.record import record_data
 from knee.engine.run import RunFolder, file_hash, open_run, removed_unless_begun
 from knee.engine.state import Progress
@@ -80,8 +77,8 @@ def trains_image_text(arguments: Sequence[str]) -> bool:
 
 
 def keep_reference(config: GraderConfig, run: RunFolder, data: KneeData) -> None:
-    """Store the temperatures of the best checkpoint and what its training images are like (``dcmt.reference``)."""
-    from dcmt.loaded import load_run, with_reference  # which imports this module
+    """Store the temperatures of the best checkpoint and what its training images are like (``dcmt.trained.reference``)."""
+    from dcmt.trained.loaded import load_run, with_reference  # which imports this module
 
     try:
         with_reference(load_run(run.path, checkpoint="best", device=config.fit.device, external_model=True), data)
@@ -224,110 +221,13 @@ def build_task(config: GraderConfig, data: KneeData, *, steps: int, fresh: bool 
     """
     mean, std = data.cache.mean_std(data.split.rows("train"))
     student = build_grader(config, data.grade_set, mean=mean, std=std, fresh=fresh and not config.model.start)
-    if fresh and config.model.start and not start_from_pairs(student, config, data):
-        load_start(student, config, data.split.path, prompts_used(config, data.grade_set, None))
+    if fresh and config.model.start:
+        start_student(student, config, data, prompts=prompts_used(config, data.grade_set, None))
     if config.loss.attention and not data.cache.has_mask[data.labeled].any():
         log.info("no labeled image has a mask, so the attention loss (Eq. 2) is left out")
         config = replace(config, loss=replace(config.loss, attention=0.0))
     best_metric = f"val_teacher/{data.grade_set.best_metric}"
     return METHODS[config.method](config, student, steps=steps, best_metric=best_metric)
-
-
-def refuse_seen(
-    run: RunFolder, values: Mapping[str, Any], found: Checkpoint, data: KneeData, *, fraction: float
-) -> None:
-    """Raises UserError if an image-text run was trained on a case that is held out here, or this cannot be checked.
-
-    With the same split file, only the labeled fraction is compared, if the run used grades. Otherwise its own training images,
-    by its manifest and split, are compared by file, and by patient if the manifest is the same.
-    """
-    if found.state.get("split_sha256") == file_hash(data.split.path):
-        uses_grades = values.get("method") == "beyond_clip" or values.get("contrast", {}).get("targets") == "labels"
-        before = values.get("data", {}).get("labeled_fraction", 1.0)
-        if uses_grades and before > fraction:
-            raise UserError(
-                f"model.start: {run.path} was trained with {before:g} of the labels, this config has {fraction:g}; give "
-                f"--labeled-fraction {before:g} or more, or a run with fewer labels"
-            )
-        return
-    paths = values.get("data", {})
-    names = {str(name): Path(str(paths.get(name, ""))) for name in ("manifest", "split")}
-    for name, path in names.items():
-        if not path.is_file() or (name, file_hash(path)) != (name, found.state.get(f"{name}_sha256")):
-            raise UserError(
-                f"model.start: {run.path} was trained with another split than {data.split.path}, and its own {name} is not at "
-                f"{path} as it was, so it cannot be checked whether it saw images that are held out here; restore it, or train "
-                "with the same split file"
-            )
-    theirs = read_manifest(names["manifest"], data.grade_set)
-    trained = read_split(names["split"], theirs).rows("train")
-    held_out = [row for part in ("val", "test") for row in data.split.rows(part)]
-    seen = {os.path.realpath(theirs.image_path(row)) for row in trained}
-    count = sum(os.path.realpath(data.manifest.image_path(row)) in seen for row in held_out)
-    if os.path.realpath(theirs.path) == os.path.realpath(data.manifest.path):
-        patients = set(theirs.table["patient"].iloc[trained])
-        count = sum(patient in patients for patient in data.patients.iloc[held_out])
-    if count:
-        raise UserError(
-            f"model.start: {run.path} was trained on images and reports of {count} images that are held out here; train it "
-            f"with the split file {data.split.path}"
-        )
-
-
-def start_from_pairs(student: nn.Module, config: GraderConfig, data: KneeData) -> bool:
-    """If ``model.start`` is an image-text run, load its image encoder into the student; returns whether it is one.
-
-    Raises UserError if it saw a case that is held out here (``refuse_seen``), or has another encoder.
-    """
-    run, values = open_run(Path(config.model.start))
-    if values["kind"] != "image_text":
-        return False
-    found = run.checkpoints.best()
-    if found is None:
-        raise UserError(f"model.start: {run.path} has no checkpoint yet; give the folder of a finished run")
-    refuse_seen(run, values, found, data, fraction=config.data.labeled_fraction)
-    start_encoder(student, found.tensors("teacher"), config.model.normalise, values, where=str(run.path))
-    return True
-
-
-def load_start(student: nn.Module, config: GraderConfig, split: Path, prompts: Mapping[str, Any]) -> None:
-    """Load the teacher's weights from the best checkpoint of the run ``model.start`` into the student.
-
-    Raises UserError if ``model.start`` is not a grader's run or has another network or normalisation, another split file (its
-    training images may be held out now), a larger labeled fraction (its grades may be hidden now), or other ``prompts``.
-    """
-    path, normalise = Path(config.model.start), config.model.normalise
-    run, values = open_run(path)
-    found = run.checkpoints.best() if values.pop("kind") == "grader" else None
-    if found is None:
-        raise UserError(f"model.start: {path} has no checkpoint of a trained grader; give the folder of a finished run")
-    if found.state.get("split_sha256") != file_hash(split):
-        raise UserError(
-            f"model.start: {path} was trained with another split than {split}, so its training images may be held out "
-            f"here; train with its split file, or remove model.start"
-        )
-    try:
-        found.load_network("teacher", student)
-    except UserError as error:
-        raise UserError(f"model.start: {path} is of another network than this config's ({error})") from error
-    if prompts and found.state.get("prompts") != json.loads(json.dumps(prompts))["prompts"]:
-        raise UserError(
-            f"model.start: {path} was trained on other phrases than this config's, and they are part of its weights; use its "
-            "clip.prompts, or remove model.start"
-        )
-    before: GraderConfig = config_from_values(GraderConfig, values, where=str(run.config))
-    fractions = before.data.labeled_fraction, config.data.labeled_fraction
-    if fractions[0] > fractions[1]:
-        raise UserError(
-            f"model.start: {path} was trained with {fractions[0]:g} of the labels, this config has {fractions[1]:g}: the "
-            f"run's labels include images that are unlabeled here; give --labeled-fraction {fractions[0]:g} or more, or a "
-            "run with fewer labels"
-        )
-    if before.model.normalise != normalise:
-        raise UserError(
-            f"model.start: {path} was trained with model.normalise {before.model.normalise}, this config has {normalise}; "
-            f"give --model.normalise {before.model.normalise}, or remove model.start"
-        )
 
 
 def targets_used(config: GraderConfig, checkpoint: Checkpoint | None) -> dict[str, str]:

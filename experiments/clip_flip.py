@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dcmt.cli import main as dcmt
-from dcmt.loaded import grade_rows, load_data, load_run
+from dcmt.trained.loaded import grade_rows, load_data, load_run
 from experiments.side_by_side import Work, side_by_side
 from knee.evaluation.intervals import intervals
 from knee.evaluation.predictions import Predictions

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcmt.cli import main as dcmt
-from dcmt.loaded import grade_rows, load_data, load_run
+from dcmt.trained.loaded import grade_rows, load_data, load_run
 from knee.evaluation.intervals import intervals
 from knee.grades import load_grade_set
 from knee.metrics import weighted_metrics

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dcmt.loaded import load_run
+from dcmt.trained.loaded import load_run
 from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, report

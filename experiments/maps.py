@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcmt.loaded import LoadedRun, load_data, load_run
 from dcmt.train import build_grader
+from dcmt.trained.loaded import LoadedRun, load_data, load_run
 from knee.data.prepare import KneeData, Rows
 from knee.evaluation.evidence import BLUR, gaussian_blur
 from knee.evaluation.predictions import iterate_attention

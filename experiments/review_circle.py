@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dcmt.cli import main as dcmt
 from dcmt.commands.review.files import key_path, model_hash, run_name
-from dcmt.loaded import grade_rows, load_data, load_run
+from dcmt.trained.loaded import grade_rows, load_data, load_run
 from experiments.side_by_side import Work, side_by_side
 from knee.data.cases import load_salt
 from knee.data.manifest import read_manifest, write_manifest

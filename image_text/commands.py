@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from dcmt.commands.new_patients.graded_files import find_slices
-from dcmt.loaded import LoadedRun
-from dcmt.prediction import ImageReader, image_loader
+from dcmt.trained.loaded import LoadedRun
+from dcmt.trained.prediction import ImageReader, image_loader
 from image_text.config import ImageTextConfig
 from image_text.embed import embed_images, embed_pairs
 from image_text.joint.build import grades_by_input, table_cells

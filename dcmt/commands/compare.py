@@ -11,7 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from dcmt.loaded import LoadedRun, Rows, grade_rows, load_data, load_run, refuse_trained_images, with_prior_correction
+from dcmt.trained.loaded import (
+    LoadedRun,
+    Rows,
+    grade_rows,
+    load_data,
+    load_run,
+    refuse_trained_images,
+    with_prior_correction,
+)
 from knee.data.prepare import KneeData
 from knee.errors import Faults, UserError
 from knee.evaluation.figures import confusion_figure, save_figure

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dcmt.loaded import (
+from dcmt.trained.loaded import (
     GRID_MASKS,
     LoadedRun,
     Rows,
@@ -25,7 +25,7 @@ from dcmt.loaded import (
     with_prior_correction,
     with_reference,
 )
-from dcmt.reference import Marks
+from dcmt.trained.reference import Marks
 from knee.data.prepare import KneeData
 from knee.engine.run import is_trained
 from knee.errors import UserError

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from dcmt.commands.new_patients.export import export_graded
 from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
-from dcmt.loaded import LoadedRun, load_run
-from dcmt.prediction import ImageReader, grade_images, image_loader, marked, reference_note
+from dcmt.trained.loaded import LoadedRun, load_run
+from dcmt.trained.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
 from knee.evaluation.pictures import case_pictures
 from knee.images.original import Source

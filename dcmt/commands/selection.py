@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dcmt.loaded import LoadedRun, load_data, load_run
+from dcmt.trained.loaded import LoadedRun, load_data, load_run
 from dcmt.validation import spread_over_grades
 from knee.data.prepare import KneeData
 from knee.errors import UserError

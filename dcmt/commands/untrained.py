@@ -24,9 +24,10 @@ from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader, embeddings_of, fit_linear_probe, regression
 from dcmt.commands.evaluate import evaluate_command
 from dcmt.config import GraderConfig
-from dcmt.loaded import refuse_trained_images
 from dcmt.network import GradingNetwork
-from dcmt.train import build_grader, prompts_used, start_from_pairs
+from dcmt.start import start_from_pairs
+from dcmt.train import build_grader, prompts_used
+from dcmt.trained.loaded import refuse_trained_images
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.launch import run_path, split_options
 from knee.engine.lock import RunLock

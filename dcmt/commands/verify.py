@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dcmt.loaded import (
+from dcmt.trained.loaded import (
     LoadedRun,
     best_reachable,
     grade_rows,
@@ -25,7 +25,7 @@ from dcmt.loaded import (
     masks_by_segmenter,
     with_prior_correction,
 )
-from dcmt.reference import for_inference, is_temperature
+from dcmt.trained.reference import for_inference, is_temperature
 from knee.data.prepare import KneeData
 from knee.engine.run import RunFolder, is_trained, open_run
 from knee.errors import Faults, UserError

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import dcmt
-from dcmt.loaded import LoadedRun, load_run
 from dcmt.onnx.card import KEY, Card
 from dcmt.onnx.runtime import require, session_of
+from dcmt.trained.loaded import LoadedRun, load_run
 from knee.attention import attention_map, soft_threshold
 from knee.engine.options import config_from_values
 from knee.engine.run import open_run

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcmt.loaded import LoadedRun, load_data, refuse_trained_images
 from dcmt.onnx.runtime import Run
+from dcmt.trained.loaded import LoadedRun, load_data, refuse_trained_images
 from knee.errors import UserError
 from knee.metrics import quadratic_kappa
 

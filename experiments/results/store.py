@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dcmt.loaded import LoadedRun, grade_rows
+from dcmt.trained.loaded import LoadedRun, grade_rows
 from experiments.results.study import Network
 from knee.data.prepare import KneeData
 from knee.errors import UserError

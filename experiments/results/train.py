@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dcmt.cli import main as dcmt
-from dcmt.loaded import LoadedRun, load_data, load_run
+from dcmt.trained.loaded import LoadedRun, load_data, load_run
 from experiments.results.jobs import ROOT, Job, deciding, digest, fingerprint
 from experiments.results.store import predict_test, write_result
 from experiments.results.study import fast_precision

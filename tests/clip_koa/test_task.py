@@ -17,10 +17,10 @@ from clip_koa.config import ClipConfig
 from clip_koa.model import ClipGrader
 from dcmt.cli import main
 from dcmt.config import GraderConfig, ModelConfig
-from dcmt.loaded import load_run
 from dcmt.schedules import teacher_decay
 from dcmt.teacher import make_teacher, update_buffers, update_teacher
 from dcmt.train import build_grader, build_task, train_grader
+from dcmt.trained.loaded import load_run
 from knee.data.prepare import TrainingBatches, load_knee_data
 from knee.engine.fit import make_optimizer
 from knee.engine.options import read_config

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dcmt.cli import main
-from dcmt.loaded import load_run
+from dcmt.trained.loaded import load_run
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from tests.hostile import copied, listing

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from dcmt.cli import main
 from dcmt.config import FixMatchConfig, GraderConfig
 from dcmt.fixmatch import FixMatch
-from dcmt.loaded import load_run
 from dcmt.mean_teacher import MeanTeacher
 from dcmt.train import METHODS, build_task, train_grader
+from dcmt.trained.loaded import load_run
 from knee.data.prepare import load_knee_data
 from knee.engine.fit import Fit
 from knee.engine.options import config_from_values

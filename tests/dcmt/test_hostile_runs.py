@@ -13,8 +13,8 @@ import torch
 
 from dcmt.cli import main
 from dcmt.config import GraderConfig
-from dcmt.loaded import load_run
 from dcmt.train import build_grader, train_grader
+from dcmt.trained.loaded import load_run
 from knee.engine.launch import new_or_resumed
 from knee.engine.run import open_run
 from knee.errors import UserError
@@ -204,7 +204,7 @@ def test_a_huge_network_is_refused_by_its_shapes_before_it_takes_memory(
         devices.append(torch.empty(0).device.type)
         return build_grader(*arguments, **options)
 
-    monkeypatch.setattr("dcmt.loaded.build_grader", build)
+    monkeypatch.setattr("dcmt.trained.loaded.build_grader", build)
     monkeypatch.setattr("dcmt.train.build_grader", build)
     with pytest.raises(UserError, match=r"does not fit the network of this run's config: .* is missing"):
         load_best(run)

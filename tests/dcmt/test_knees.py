@@ -16,8 +16,8 @@ from dcmt.cli import main
 from dcmt.config import GraderConfig, LossConfig
 from dcmt.losses import ordinal_loss
 from dcmt.mean_teacher import MeanTeacher
-from dcmt.reference import prefers_severest
 from dcmt.train import train_grader, training_batches
+from dcmt.trained.reference import prefers_severest
 from knee.data.prepare import load_knee_data, stacks_of
 from knee.data.splits import write_split
 from knee.engine.run import RunFolder, create_run

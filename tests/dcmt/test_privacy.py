@@ -298,6 +298,6 @@ def test_a_run_without_its_local_folder_still_grades(private_run: Path, tmp_path
 
 
 def test_config_of_the_run_is_still_whole(private_run: Path, grader_config: Callable[..., GraderConfig]) -> None:
-    from dcmt.loaded import load_run
+    from dcmt.trained.loaded import load_run
 
     assert MARKER in load_run(private_run, checkpoint="last", device="cpu").config.data.manifest

@@ -14,8 +14,8 @@ import torch
 
 from dcmt.cli import main
 from dcmt.config import GraderConfig
-from dcmt.loaded import load_run
-from dcmt.train import build_grader, load_start, train_grader
+from dcmt.train import train_grader
+from dcmt.trained.loaded import load_run
 from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, create_run, open_run
 from knee.engine.tracking import read_metrics
@@ -178,54 +178,3 @@ def test_supervised_run_needs_no_unlabeled_image(tmp_path: Path, grader_config: 
     config = grader_config(**changes, **{"data.labeled_fraction": 1.0, "fit.steps": 2})
     run = create_run(tmp_path / "run", config, kind="grader")
     assert train_grader(config, run, resume=False).step == 2
-
-
-def test_run_that_starts_from_another_has_its_teacher_in_both_networks(
-    trained_run: RunFolder, tmp_path: Path, grader_config: Make
-) -> None:
-    """One step of rate 1e-30 and decay 1 changes nothing, so what it saves is what it started from."""
-    config = grader_config(
-        **{
-            "model.start": str(trained_run.path),
-            "optimizer.learning_rate": 1e-30,
-            "optimizer.weight_decay": 0.0,
-            "teacher.decay": 1.0,
-            "fit.steps": 1,
-        }
-    )
-    run = create_run(tmp_path / "next", config, kind="grader")
-    train_grader(config, run, resume=False)
-    best = trained_run.checkpoints.best()
-    assert best is not None
-    wanted = best.tensors("teacher")
-    found = weights(run)
-    learned = [name for name in wanted if name.endswith((".weight", ".bias"))]
-    assert len(learned) > 10
-    for name in learned:
-        assert torch.equal(found[f"student.{name}"], wanted[name])
-        assert torch.equal(found[f"teacher.{name}"], wanted[name])
-
-
-def test_start_from_another_split_network_normalisation_or_from_more_labels_is_refused(
-    trained_run: RunFolder, tmp_path: Path, grader_config: Make
-) -> None:
-    def load(*, network: torch.nn.Module | None = None, split: Path | None = None, **changes: object) -> None:
-        config = grader_config(**{"model.start": str(trained_run.path), **changes})
-        network = network or build_grader(config, load_grade_set(config.data.grade_set))
-        load_start(network, config, split or Path(config.data.split), {})
-
-    load()
-    load(**{"data.labeled_fraction": 1.0})
-    other = tmp_path / "split.csv"
-    other.write_text(Path(grader_config().data.split).read_text() + "\n")
-    with pytest.raises(UserError, match=r"model\.start: .* was trained with another split than"):
-        load(split=other)
-    with pytest.raises(UserError, match=r"model\.start: .* is of another network"):
-        load(network=torch.nn.Linear(2, 2))
-    another = "fixed" if grader_config().model.normalise == "image" else "image"
-    with pytest.raises(UserError, match=rf"model\.start: .* this config has {another}; give --model\.normalise"):
-        load(**{"model.normalise": another})
-    with pytest.raises(
-        UserError, match=r"was trained with 0\.6 of the labels, this config has 0\.5: .*fraction 0\.6 or"
-    ):
-        load(**{"data.labeled_fraction": 0.5})

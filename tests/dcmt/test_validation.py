@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcmt.loaded import LoadedRun, grade_rows, load_data, load_run
+from dcmt.trained.loaded import LoadedRun, grade_rows, load_data, load_run
 from dcmt.validation import GraderValidation, spread_over_grades
 from knee.attention import attention_mask
 from knee.engine.run import RunFolder

@@ -14,7 +14,7 @@ import yaml
 
 from dcmt.cli import main
 from dcmt.commands.verify import verify_command
-from dcmt.loaded import load_data, load_run
+from dcmt.trained.loaded import load_data, load_run
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from tests.hostile import IN_JSON, IN_YAML, copied, fields, listing, spoil

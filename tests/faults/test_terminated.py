@@ -56,7 +56,7 @@ def assert_ends(trainee: Trainee, process: Any, reached: Callable[[], bool]) -> 
         ("check {manifest} --grade-set cartilage", "knee.data.check.read_image"),
         ("crop {images} --pattern file --out {out}", "knee.intake.crop.write.read_image"),
         ("evaluate {run}", "knee.data.cache.read_image"),
-        ("evaluate {run}", "dcmt.loaded.predict"),
+        ("evaluate {run}", "dcmt.trained.loaded.predict"),
         ("predict {run} {images} --out {out}", "dcmt.onnx.reader.read_image"),
         ("review export {run} --cases 2 --out {out}", "dcmt.commands.review.export.review_cases"),
     ],

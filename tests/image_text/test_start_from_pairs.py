@@ -15,9 +15,9 @@ import yaml
 from clip_koa.model import ClipGrader
 from dcmt.cli import main
 from dcmt.config import GraderConfig
-from dcmt.loaded import load_run
 from dcmt.network import GradingNetwork
 from dcmt.train import build_task
+from dcmt.trained.loaded import load_run
 from image_text.config import ImageTextConfig
 from image_text.train import build_towers
 from knee.data.prepare import load_knee_data
@@ -101,7 +101,7 @@ def test_held_out_images_must_not_have_been_trained_on(
     split = pd.read_csv(films.parent / "split.csv")
     order = {"train": "test", "test": "train", "val": "val"}
     split.assign(split=split["split"].map(order)).to_csv(tmp_path / "swapped.csv", index=False)
-    with pytest.raises(UserError, match=r"was trained on images and reports of \d+ images that are held out here"):
+    with pytest.raises(UserError, match=r"was trained on \d+ images that are held out"):
         student(grader(**{"data.split": str(tmp_path / "swapped.csv")}))
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 import dcmt
 from dcmt.commands.review.export import review_run
 from dcmt.commands.review.files import keep_private
-from dcmt.loaded import LoadedRun
-from dcmt.prediction import ImageReader, image_loader
+from dcmt.trained.loaded import LoadedRun
+from dcmt.trained.prediction import ImageReader, image_loader
 from knee.data.cases import case_name, case_names, load_salt
 from knee.errors import UserError, counted
 from knee.evaluation.by_knee import knee_probabilities

@@ -16,8 +16,8 @@ from tqdm import tqdm
 import dcmt
 from dcmt.commands.review.files import keep_private, key_path, model_hash, review_folder, run_name, sanity_path
 from dcmt.commands.selection import Selection, select
-from dcmt.loaded import LoadedRun, row_marks
-from dcmt.reference import Marks
+from dcmt.trained.loaded import LoadedRun, row_marks
+from dcmt.trained.reference import Marks
 from knee.data.cases import case_name
 from knee.errors import UserError
 from knee.evaluation.by_knee import knee_probabilities

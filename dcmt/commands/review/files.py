@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcmt.config import GraderConfig
-from dcmt.loaded import KINDS
+from dcmt.trained.loaded import KINDS
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.options import config_from_values
 from knee.engine.run import RunFolder, open_run

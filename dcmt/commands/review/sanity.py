@@ -14,7 +14,7 @@ from clip_koa.model import ClipGrader
 from clip_koa.probe import ProbeGrader
 from dcmt.commands.review.files import sanity_path
 from dcmt.commands.selection import Selection, select
-from dcmt.loaded import best_reachable, grade_rows
+from dcmt.trained.loaded import best_reachable, grade_rows
 from knee.errors import UserError
 from knee.evaluation.figures import save_figure
 from knee.io.files import write_json

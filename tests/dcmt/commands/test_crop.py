@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from dcmt.cli import main
-from dcmt.loaded import load_run
+from dcmt.trained.loaded import load_run
 from knee.data.check import check_data
 from knee.engine.run import RunFolder
 from knee.errors import Faults

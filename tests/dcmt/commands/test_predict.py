@@ -20,8 +20,8 @@ import pytest
 from dcmt.cli import main
 from dcmt.commands.new_patients.graded_files import find_slices
 from dcmt.commands.predict import overlay_path, predict_command
-from dcmt.loaded import load_run
-from dcmt.prediction import ImageReader
+from dcmt.trained.loaded import load_run
+from dcmt.trained.prediction import ImageReader
 from knee.engine.run import RunFolder
 from knee.errors import NotFinite, UserError
 from knee.evaluation.predictions import Predictions, predict
@@ -268,7 +268,7 @@ def test_an_answer_that_is_not_finite_is_told_by_the_images_name(
             raise NotFinite(np.array([1]), 2)
         return predict(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("dcmt.prediction.predict", second_of_the_second_chunk)
+    monkeypatch.setattr("dcmt.trained.prediction.predict", second_of_the_second_chunk)
     monkeypatch.setattr("dcmt.commands.predict._CHUNK", 2)
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / "in" / f"{name}.png")

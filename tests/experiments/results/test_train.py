@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from dcmt.loaded import grade_rows, load_data, load_run
 from dcmt.mean_teacher import MeanTeacher
+from dcmt.trained.loaded import grade_rows, load_data, load_run
 from experiments.results import train
 from experiments.results.jobs import ROOT, Job, resolved
 from experiments.results.store import predict_test, read_result

@@ -25,7 +25,7 @@ def test_messages_go_to_standard_output_and_warnings_to_standard_error(capsys: p
     show_messages()
     show_messages()
     logging.getLogger("knee.engine.fit").info("step 3")
-    logging.getLogger("dcmt.loaded").warning("note: 100%")
+    logging.getLogger("dcmt.trained.loaded").warning("note: 100%")
     logging.getLogger("clip_koa").debug("not shown")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("step 3\n", "note: 100%\n"), "once, however often it is asked for"

@@ -13,7 +13,7 @@ import pytest
 import dcmt
 from dcmt.commands.predict import predict_command
 from dcmt.commands.registry import make_parser
-from dcmt.loaded import LoadedRun
+from dcmt.trained.loaded import LoadedRun
 from knee.engine.run import RunFolder
 from knee.errors import Faults, UserError
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dcmt.loaded import load_data, load_run
+from dcmt.trained.loaded import load_data, load_run
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from tests.hostile import IN_JSON, IN_YAML, spoil, templates

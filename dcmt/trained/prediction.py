@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dcmt.onnx.reader import Preparation, PreparedImages
-from dcmt.reference import Image, Marks
+from dcmt.trained.reference import Image, Marks
 from knee.data.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError
 from knee.evaluation.predictions import iterate_attention, predict
@@ -24,7 +24,7 @@ from knee.io.files import typed
 from knee.io.tables import shortened
 
 if TYPE_CHECKING:
-    from dcmt.loaded import LoadedRun
+    from dcmt.trained.loaded import LoadedRun
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from torch import nn
 from clip_koa.model import ClipGrader
 from clip_koa.probe import blank_probe
 from dcmt.config import GraderConfig
-from dcmt.reference import Image, Marks, Reference, for_inference, is_of, measure, mode, open_reference, store
 from dcmt.train import build_grader, refuse_external
+from dcmt.trained.reference import Image, Marks, Reference, for_inference, is_of, measure, mode, open_reference, store
 from knee.data.prepare import KneeData, load_knee_data
 from knee.engine.checkpoint import Checkpoint
 from knee.engine.device import autocast_type, choose_device, flush_denormals
@@ -67,7 +67,7 @@ class LoadedRun:
 
     @property
     def temperatures(self) -> Mapping[str, float]:
-        """The temperatures by network and mode (``dcmt.reference.mode``); empty if they were not measured."""
+        """The temperatures by network and mode (``dcmt.trained.reference.mode``); empty if they were not measured."""
         return self.reference.temperatures if self.reference else {}
 
     def temperature(self, network: str) -> float | None:
@@ -118,9 +118,9 @@ class LoadedRun:
 
         Images unlike the training images get no grade but a ``reason``, unless ``grade_anyway``. With ``attention`` also the
         map of the predicted grade on each file's own pixels, (H, W) in [0, 1]. Raises UserError if a file cannot be read; see
-        ``dcmt.prediction.predict_images``.
+        ``dcmt.trained.prediction.predict_images``.
         """
-        from dcmt.prediction import predict_images  # not needed to open a run
+        from dcmt.trained.prediction import predict_images  # not needed to open a run
 
         return predict_images(self, paths, attention=attention, network=network, grade_anyway=grade_anyway)
 

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 import dcmt
 from dcmt.cli import main
-from dcmt.loaded import LoadedRun, load_data, load_run, with_reference
-from dcmt.reference import Image, mode, open_reference
+from dcmt.trained.loaded import LoadedRun, load_data, load_run, with_reference
+from dcmt.trained.reference import Image, mode, open_reference
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from knee.images.geometry import square_geometry
@@ -35,7 +35,7 @@ def calibrated(trained_run: RunFolder, tmp_path_factory: pytest.TempPathFactory)
     record(run).unlink()
     loaded = load(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dcmt.reference._LEAST_GRADED", 1)
+        patch.setattr("dcmt.trained.reference._LEAST_GRADED", 1)
         with_reference(loaded, load_data(loaded))
     return run
 
@@ -43,7 +43,7 @@ def calibrated(trained_run: RunFolder, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def run(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, where evaluation may fit temperatures, too."""
-    monkeypatch.setattr("dcmt.reference._LEAST_GRADED", 1)
+    monkeypatch.setattr("dcmt.trained.reference._LEAST_GRADED", 1)
     return copied(calibrated, tmp_path / "tiny")
 
 

@@ -1,0 +1,1 @@
+"""A trained run opened: its networks, what they were trained on, and the grading of images that are in no manifest."""
