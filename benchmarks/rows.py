@@ -52,20 +52,18 @@ class Stage(NamedTuple):
 
 
 def write_images(folder: Path, rows: int) -> pd.DataFrame:
-    """``rows`` images below the folder, a thousand in each of its folders, and their manifest's table."""
+    """``rows`` images below the folder, in one folder for each patient, and their manifest's table."""
     rng = np.random.default_rng(0)
     names, patients, grades = [], [], []
-    first, picture = folder, np.zeros((SIDE, SIDE), np.uint8)
+    first = folder
     for row in range(rows):
         patient, link = divmod(row, LINKS)
-        name = f"{row // 1000:04d}/p{patient:06d}_{link:02d}_{'LR'[patient % 2]}.png"
+        name = f"{patient // 1000:03d}/p{patient:06d}/{chr(ord('a') + link)}_{'LR'[patient % 2]}.png"
         path = folder / name
-        if row % 1000 == 0:
+        if link == 0:
             path.parent.mkdir(parents=True)
-        if link == 0 or row % 1000 == 0:
+            cv2.imwrite(str(path), rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
             first = path
-            picture = rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8) if link == 0 else picture
-            cv2.imwrite(str(path), picture)
         else:
             os.link(first, path)
         names.append(name)
@@ -118,7 +116,7 @@ def measure(folder: Path, rows: int, skipped: list[str]) -> dict[str, Stage]:
     manifest, split = folder / "manifest.csv", folder / "split.csv"
     write_manifest(manifest, write_images(folder, rows))
     config = DataConfig(
-        manifest=str(manifest), split=str(split), labeled_fraction=0.1, image_size=SIDE, labeled_per_batch=8,
+        manifest=str(manifest), split=str(split), grade_set="kl", labeled_fraction=0.5, image_size=SIDE, labeled_per_batch=8,
         unlabeled_per_batch=8,
     )  # fmt: skip
     table = read_manifest(manifest, grade_set)
@@ -129,7 +127,7 @@ def measure(folder: Path, rows: int, skipped: list[str]) -> dict[str, Stage]:
         shared["batches"] = first_batch(load_knee_data(config), config)
 
     work: dict[str, Callable[[], Any]] = {
-        "manifest": lambda: manifest_from_folder(folder, "plain", relative_to=folder, grade_count=grade_set.count),
+        "manifest": lambda: manifest_from_folder(folder, "plain", pattern="folder", grade_count=grade_set.count),
         "read": lambda: read_split(split, read_manifest(manifest, grade_set)),
         "check": lambda: check_data(manifest, grade_set, progress=False),
         "split": lambda: write_split(split, make_split(read_manifest(manifest, grade_set).table, seed=0), force=True),

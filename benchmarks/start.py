@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from dcmt.cli import main as dcmt
 from dcmt.trained.loaded import load_run
@@ -37,7 +37,8 @@ def write_dicom(path: Path, values: NDArray[np.uint8]) -> None:
     """A radiograph without compression."""
     found = FileDataset(path, {}, file_meta=FileMetaDataset(), preamble=bytes(128))
     found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    found.SOPClassUID, found.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     found.Modality, found.PhotometricInterpretation = "DX", "MONOCHROME2"
     found.SamplesPerPixel, found.PixelRepresentation = 1, 0
     found.Rows, found.Columns = values.shape
@@ -52,8 +53,8 @@ def make(folder: Path, options: argparse.Namespace) -> Path:
     split = folder / "split.csv"
     config = {
         "runs": str(folder / "runs"), "name": "run",
-        "data": {"manifest": str(manifest), "split": str(split), "image_size": options.size, "labeled_fraction": 1.0,
-                 "labeled_per_batch": 4, "unlabeled_per_batch": 0, "allow_missing_grades": True},
+        "data": {"manifest": str(manifest), "split": str(split), "grade_set": "kl", "image_size": options.size,
+                 "labeled_fraction": 1.0, "labeled_per_batch": 4, "unlabeled_per_batch": 0, "allow_missing_grades": True},
         "model": {"backbone": options.backbone, "stage": options.stage, "stride": options.stride},
         "fit": {"steps": 2, "precision": "fp32", "device": options.device, "threads": 1},
         "report": {"tensorboard": False},
@@ -94,6 +95,8 @@ def compare(run: Path, images: Path, *, device: str) -> None:
     found: list[NDArray[np.uint8]] = []
     read = seconds(lambda: found.append(reader.read(paths)[0]))
     names = [str(number) for number in range(len(found[0]))]
+    if reader.rejected:
+        raise SystemExit(f"not read: {reader.rejected[0]}")
     network = seconds(lambda: (grade_images(loaded, "teacher", found[0], names), reader.marks(found[0])))
     command = ["predict", str(run), str(images), "--format", "csv", "--out", str(run.parent / f"of_{images.name}")]
     whole = seconds(lambda: dcmt(command))

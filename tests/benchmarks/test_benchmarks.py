@@ -31,7 +31,7 @@ SMALL = [
     [
         ("gpu", ["--small"], ["bare timm step", "bf16, loader, 8 workers"]),
         ("processes", [*SMALL, "--steps", "1", "--rounds", "1"], ["1 process", "2 processes", "in processor time"]),
-        ("rows", ["--rows", "60", "120"], ["120 rows  sampler", "split of 120 rows", "largest memory"]),
+        ("rows", ["--rows", "1000", "2000"], ["2,000 rows  sampler", "split of 2,000 rows", "largest memory"]),
         (
             "start",
             ["--backbone", "resnet10t", "--images", "12", "--size", "32", "--times", "0"],

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dcmt.cli import main
 from image_text.commands import load_towers
 from knee.engine.run import RunFolder
 from knee.errors import UserError
+from tests.knee.nn.test_processes import in_processes
 
 
 @pytest.fixture
@@ -74,3 +78,26 @@ def test_embeddings_of_a_folder(run: Path, films: Path, tmp_path: Path, capsys: 
     assert "--force" in capsys.readouterr().err
     assert main(["embed", str(run), str(one), "--out", str(tmp_path / "e.csv"), "--device", "cpu"]) == 2
     assert "ends with .npz" in capsys.readouterr().err
+
+
+def test_two_processes_embed_to_the_same_bytes(
+    pair_run: RunFolder, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("image_text.commands._CHUNK", 5)
+    found = []
+    for count in (1, 2):
+        out = tmp_path / f"{count}.npz"
+        arguments = ["embed", str(pair_run.path), str(films.parent / "images"), "--out", str(out), "--device", "cpu"]
+        codes, printed = in_processes(partial(main, arguments), tmp_path, count=count)
+        assert codes == [0] * count, printed
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+
+
+def test_two_processes_train_a_pair_run(values: dict[str, Any], tmp_path: Path) -> None:
+    """Retrieval is validated by both, and the first one's checkpoint opens."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**values, "runs": str(tmp_path), "name": "two"}))
+    codes, printed = in_processes(partial(main, ["train", "--config", str(path)]), tmp_path)
+    assert codes == [0, 0], printed
+    assert load_towers(tmp_path / "two", checkpoint="last", device="cpu").checkpoint.step == 4

@@ -79,7 +79,7 @@ def endless() -> bytes:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: b"no graph \xff", "not an ONNX file"),
+        (lambda: b"no graph \xff", "its graph cannot be read"),
         (lambda: elsewhere("../secret.bin"), r"weights 'w' are in another file \('../secret.bin'\)"),
         (lambda: elsewhere("/etc/passwd"), "in another file"),
         (within_a_condition, "in another file"),
