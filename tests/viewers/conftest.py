@@ -28,7 +28,7 @@ _FLAGS = (
     "--use-gl=angle",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
-    "--window-size=1100,750",
+    "--window-size=1400,1000",
 )
 
 

@@ -66,6 +66,21 @@ def _open_object(viewer: Any, element: Any) -> None:
     ActionChains(viewer).double_click(element).perform()
 
 
+def _report_texts(viewer: Any) -> list[str]:
+    """The texts of the report that is opened; OHIF draws them when the pointer moves."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    pane = viewer.find_element("css selector", "[data-cy=viewport-pane]")
+
+    def texts() -> list[str]:
+        for shift in (20, -20):
+            ActionChains(viewer).move_to_element_with_offset(pane, shift, shift).perform()
+        found: list[str] = viewer.execute_script(_TEXTS)
+        return found
+
+    return list(_until(texts, "the report"))
+
+
 def _picture(viewer: Any, path: Path | None = None) -> NDArray[np.uint8]:
     """The whole page (H, W, 3) as RGB."""
     png = viewer.get_screenshot_as_png()
@@ -158,7 +173,7 @@ def test_reports_of_a_bilateral_study_are_outlines_on_the_squares_and_the_grade_
         thumbnail = _thumbnails(viewer, "SR")[number]
         network = "teacher" if "teacher" in thumbnail.text else "student"
         _open_object(viewer, thumbnail)
-        texts = _until(lambda: viewer.execute_script(_TEXTS), "the report")
+        texts = _report_texts(viewer)
         time.sleep(1)
         picture = _picture(viewer, screenshots / f"DX_report_{number}_{network}.png")
         rows, columns = _canvas(viewer)
@@ -179,6 +194,6 @@ def test_reports_of_a_bilateral_study_are_outlines_on_the_squares_and_the_grade_
 def test_the_report_of_a_series_shows_grade_and_area(viewer, ohif, screenshots):
     _open(viewer, ohif, "MR")
     _open_object(viewer, _thumbnails(viewer, "SR")[0])
-    texts = " ".join(_until(lambda: viewer.execute_script(_TEXTS), "the report"))
+    texts = " ".join(_report_texts(viewer))
     _picture(viewer, screenshots / "MR_report.png")
     assert "RESEARCH" in texts and "Area" in texts

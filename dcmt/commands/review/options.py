@@ -66,9 +66,12 @@ def import_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dicom",
-        type=Path,
-        metavar="FOLDER",
-        help="import structured reports that readers made in a DICOM viewer: text KL 2, agree, disagree, unsure or bad image",
+        metavar="FOLDER|URL",
+        help="import structured reports that readers made in a DICOM viewer: text KL 2, agree, disagree, unsure or bad image; "
+        "of a DICOMweb server, those in the studies of the exported cases (its token: DICOMWEB_TOKEN)",
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, default=60.0, help="how long to wait for a server, in s (default 60)"
     )
     parser.add_argument(
         "--revise", action="store_true", help="let later verdicts replace earlier ones by the same reader"

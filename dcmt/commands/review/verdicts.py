@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 from dcmt.commands.review.files import keep_private, model_hash, open_reviewed, run_name
+from dcmt.commands.review.reports import readers_reports
 from dcmt.config import GraderConfig
-from knee.data.cases import load_salt
 from knee.data.check import drop_bad
 from knee.data.manifest import inspect_manifest, read_manifest
 from knee.engine.options import config_from_values
@@ -18,7 +18,6 @@ from knee.errors import UserError, counted
 from knee.grades import load_grade_set
 from knee.io.files import typed
 from knee.review.agreement import agreements
-from knee.review.dicom.readings import find_reports, read_report, targets
 from knee.review.dicom.send import Node, Sent, send
 from knee.review.dicom.web import store
 from knee.review.labels import RULE, reviewed_labels, write_labels
@@ -34,7 +33,7 @@ _MOST_NAMED = 20
 def import_command(options: argparse.Namespace) -> int:
     """Check verdicts files against the run and the model, and append them to ``local/verdicts.csv``: all or nothing."""
     if bool(options.verdicts) == (options.dicom is not None):
-        raise UserError("give either verdicts files of the page, or a folder of DICOM reports with --dicom FOLDER")
+        raise UserError("give either verdicts files of the page, or a folder of DICOM reports with --dicom FOLDER|URL")
     run, values, key = open_reviewed(options.run)
     checkpoint = run.checkpoints.best() if options.checkpoint == "best" else run.checkpoints.latest()[0]
     if checkpoint is None:
@@ -44,20 +43,11 @@ def import_command(options: argparse.Namespace) -> int:
     table = run.verdicts
     readers = dict(options.reader)
     paths, read = options.verdicts, read_verdicts_file
-    if options.dicom is not None:
-        manifest = Path(values["data"]["manifest"])
-        known = targets(
-            [(case, manifest.parent / one.image) for case, one in key.items()],
-            load_salt(manifest, run.local),
-            model_hash=expected.model_hash,
-            threshold=values["attention"]["threshold"],
-        )
-        if not known:
-            raise UserError(
-                f"{options.run}: no exported case is a readable DICOM file, so reports cannot be of its images"
-            )
-        paths, read = find_reports(options.dicom), partial(read_report, known=known)
-    done = import_verdicts(paths, table, expected=expected, revise=options.revise, readers=readers, read=read)
+    with ExitStack() as stack:
+        if options.dicom is not None:
+            reports = readers_reports(options.dicom, run, values, key, expected, timeout_s=options.timeout)
+            paths, read = stack.enter_context(reports)
+        done = import_verdicts(paths, table, expected=expected, revise=options.revise, readers=readers, read=read)
     keep_private(table)
     revised = f", {done.revised} of them replacing earlier ones" if done.revised else ""
     if done.older:

@@ -20,7 +20,7 @@ from knee.review.cases import CaseFacts, ReviewCase
 from knee.review.dicom.identity import salted_uid
 from knee.review.dicom.multiframe import parametric_map, segmentation
 from knee.review.dicom.objects import Place, secondary_capture
-from knee.review.dicom.reference import References, read_dicom
+from knee.review.dicom.reference import Frame, References, read_dicom, refer_to_frames
 from knee.review.dicom.report import Graded, grade_report
 from knee.review.dicom.stacks import Slice, Stack, Stacks, header
 from knee.review.page.html import ReviewRun
@@ -69,10 +69,11 @@ class DicomExport(Writer):
     """The probabilities (K,) of a series from those of its slices (n, K)."""
     ending = ".dcm"
     _stacks: Stacks = field(init=False, default_factory=Stacks)
+    _frames: dict[str, Frame] = field(init=False, default_factory=dict)
 
     @property
     def _references(self) -> References:
-        return References(self.salt, self.keep_identity, self.shift_dates)
+        return References(self.salt, self.keep_identity, self.shift_dates, self._frames)
 
     def add(self, case: ReviewCase, original: Original) -> Exported:
         """Write the objects of one case; those that cannot be made from its source are listed in ``left_out``."""
@@ -108,7 +109,9 @@ class DicomExport(Writer):
         for name, make in makers:
             try:
                 with making(name):
-                    contents[self.folder / f"{case}_{name}.dcm"] = _encoded(make())
+                    made = make()
+                    refer_to_frames(made, self._frames)
+                    contents[self.folder / f"{case}_{name}.dcm"] = _encoded(made)
             except NotMade as error:
                 left_out.append(str(error))
         for path, content in contents.items():

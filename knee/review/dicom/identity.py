@@ -86,7 +86,7 @@ def deidentified(source: Dataset, case: str, salt: bytes, *, patient: str = "", 
     # With the patient, so that a study or series of two patients, by the manifest, is not one of both.
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         if keyword in source:
-            setattr(copy, keyword, salted_uid(salt, f"{source[keyword].value} {patient}"))
+            setattr(copy, keyword, uid_within(salt, str(source[keyword].value), patient))
     for keyword in ("SOPInstanceUID", "FrameOfReferenceUID"):
         if keyword in source:
             setattr(copy, keyword, salted_uid(salt, str(source[keyword].value)))
@@ -194,6 +194,11 @@ def _is_known(keyword: str, value: Any) -> bool:
     except (ValueError, TypeError):
         return False
     return True
+
+
+def uid_within(salt: bytes, uid: str, patient: str) -> UID:
+    """The salted identifier of a study or series of a patient."""
+    return salted_uid(salt, f"{uid} {patient}")
 
 
 def salted_uid(salt: bytes, uid: str) -> UID:

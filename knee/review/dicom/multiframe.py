@@ -55,6 +55,7 @@ def parametric_map(
     anatomy.FrameLaterality = _common_side(references) or "U"
     made.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
     _ascend(made)
+    _name_dimensions(made, place)
     finish(made, references[0], run, place, title)
     return made
 
@@ -103,6 +104,7 @@ def segmentation(
         **place.device,
     )
     _ascend(made)
+    _name_dimensions(made, place)
     finish(made, references[0], run, place, title)
     return made
 
@@ -129,6 +131,12 @@ def _ascend(made: Dataset) -> None:
         values[place] = number
         frames[index].FrameContentSequence[0].DimensionIndexValues = values
     made.PerFrameFunctionalGroupsSequence = [frames[index] for index in order]
+
+
+def _name_dimensions(made: Dataset, place: Place) -> None:
+    """Give the dimensions an identifier that is the same when the object is made again; highdicom draws one."""
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = place.tracking("dimensions")
 
 
 def _common_side(references: Sequence[Dataset]) -> str | None:

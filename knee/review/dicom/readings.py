@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ from knee.errors import UserError
 from knee.images.slices import split_slice
 from knee.io.plain import shown
 from knee.review.dicom.export import object_uid
-from knee.review.dicom.identity import salted_uid
+from knee.review.dicom.identity import salted_uid, uid_within
 from knee.review.dicom.objects import MAKER
+from knee.review.dicom.reference import Frame
 from knee.review.verdicts_file import VERDICTS, Expected, Verdict
 from knee.review.writer import NETWORKS
 
@@ -45,13 +47,21 @@ class _Part:
 def targets(images: Iterable[tuple[str, Path]], salt: bytes, *, model_hash: str, threshold: float) -> dict[str, Target]:
     """The cases by SOPInstanceUID of their images, of the de-identified copies, and of this model's captures and reports.
 
+    ``UID#k`` is frame k of a multi-frame image.
+
     ``images`` are cases with their files; those that are not DICOM, or missing, are skipped.
     """
     found: dict[str, Target] = {}
     for case, path in images:
-        own = _instance(path)
-        for uid in (own, str(salted_uid(salt, own))) if own else ():
+        own, number = _instance(path), split_slice(path)[1]
+        if not own:
+            continue
+        frame = None if number is None else Frame(own, number)
+        uids = (own, str(salted_uid(salt, own))) if frame is None else (f"{own}#{number}", str(frame.stand_in(salt)))
+        for uid in uids:
             found[uid] = Target(case)
+            # Objects of a frame are named after what stands in for it.
+            uid = uids[1] if frame else uid
             for network in NETWORKS:
                 for kind in ("capture", "report"):
                     made = object_uid(salt, f"{model_hash} {network} {kind}", threshold, [uid])
@@ -59,15 +69,27 @@ def targets(images: Iterable[tuple[str, Path]], salt: bytes, *, model_hash: str,
     return found
 
 
-def find_reports(folder: Path) -> list[Path]:
-    """The structured reports in a folder that a person made. Raises UserError if there are none."""
+def studies_of(images: Iterable[tuple[str, Path]], salt: bytes) -> set[str]:
+    """The studies of images, given with their patients, and those of their de-identified copies."""
+    found = set()
+    for patient, path in images:
+        with suppress(OSError, InvalidDicomError, ValueError, AttributeError):
+            image = _read(split_slice(path)[0], "StudyInstanceUID", "PatientID")
+            study = str(image.get("StudyInstanceUID") or "")
+            patient = patient or str(image.get("PatientID") or study)
+            found |= {study, str(uid_within(salt, study, patient))} if study else set()
+    return found
+
+
+def find_reports(folder: Path, *, where: str = "") -> list[Path]:
+    """The structured reports in a folder that a person made. Raises UserError, naming ``where``, if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give one of structured reports that readers saved in their viewer")
     reports = [path for path in sorted(folder.rglob("*")) if path.is_file() and _is_report(path)]
     found = [path for path in reports if not _is_ours(_read(path))]
     if not found:
         ours = f" but {len(reports)} of our own" if reports else ""
-        raise UserError(f"{folder}: contains no structured report{ours}; save the readers' reports there")
+        raise UserError(f"{where or folder}: contains no structured report{ours}; save the readers' reports there")
     return found
 
 
@@ -88,7 +110,7 @@ def read_report(path: Path, expected: Expected, faults: list[str], *, known: Map
         wrong.append("has no valid ContentDate and ContentTime; save it again")
     by_case: dict[str, list[str]] = {}
     seen = {item for item in _evidence(report) if item in known and known[item].of_model}
-    parts = list(_parts(report))
+    parts = list(_parts(report, known))
     references = [uid for part in parts for uid in part.images]
     if not references:
         wrong.append("refers to no image; draw the measurement on the image that you grade")
@@ -141,7 +163,14 @@ def _understood(texts: Iterable[str], expected: Expected, wrong: list[str]) -> t
     return next(iter(grades), None), next(iter(verdicts), ""), others
 
 
-def _parts(report: Dataset) -> Iterator[_Part]:
+def _image(reference: Dataset, known: Mapping[str, Target]) -> str:
+    """The image, or its frame where frames are cases of their own: viewers name frame 1 of a single-frame image, too."""
+    uid, frame = str(reference.get("ReferencedSOPInstanceUID", "")), reference.get("ReferencedFrameNumber")
+    of_frame = f"{uid}#{frame - 1}" if isinstance(frame, int) else uid
+    return of_frame if of_frame in known else uid
+
+
+def _parts(report: Dataset, known: Mapping[str, Target]) -> Iterator[_Part]:
     rest = _Part()
     groups: list[_Part] = []
 
@@ -153,7 +182,7 @@ def _parts(report: Dataset) -> Iterator[_Part]:
                 inside = _Part()
                 groups.append(inside)
             for reference in item.get("ReferencedSOPSequence") or ():
-                inside.images.append(str(reference.get("ReferencedSOPInstanceUID", "")))
+                inside.images.append(_image(reference, known))
             if item.get("ValueType") == "TEXT" and concept != _TRACKING:
                 inside.texts.append(str(item.get("TextValue", "")))
             # Viewers write a label that a reader typed as the meaning of a code for free text.

@@ -164,8 +164,8 @@ def _segment(
     first = graded.references[0]
     frames = mask.pixel_array.reshape(-1, mask.Rows, mask.Columns)
     largest = int(frames.sum((1, 2)).argmax())
-    shown = mask.PerFrameFunctionalGroupsSequence[largest].DerivationImageSequence[0].SourceImageSequence[0]
-    image = next(one for one in graded.references if one.SOPInstanceUID == shown.ReferencedSOPInstanceUID)
+    position = mask.PerFrameFunctionalGroupsSequence[largest].PlanePositionSequence[0].ImagePositionPatient
+    image = next(one for one in graded.references if np.allclose(one.ImagePositionPatient, position, rtol=0, atol=1e-3))
     outline = next(iter(contour_lines(frames[largest].astype(np.float32))), None)
     area = hd.sr.Measurement(
         name=codes.SCT.Area,

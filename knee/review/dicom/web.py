@@ -1,14 +1,14 @@
-"""DICOMweb: fetch a study (WADO-RS) and store objects (STOW-RS), with what the server said of each object."""
+"""DICOMweb: fetch a study or the reports of studies (QIDO-RS, WADO-RS), and store objects (STOW-RS), each with its answer."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -88,6 +88,44 @@ def fetch_study(url: str, study: str, folder: Path, *, timeout_s: float = 60.0) 
     if not files:
         raise UserError(f"{url}: has no object of study {study}; check the UID and your rights there")
     return files
+
+
+def fetch_reports(url: str, studies: Iterable[str], folder: Path, *, timeout_s: float = 60.0) -> int:
+    """The structured reports of the studies, as stored, in ``folder``; returns how many of the studies the server has.
+
+    Raises UserError as ``store``. A study that is not there has no reports.
+    """
+    client = _client(url, timeout_s)
+    number = present = 0
+    for study in tqdm(sorted(set(studies)), desc="asking", unit="study", disable=None):
+        with _told(url, timeout_s):
+            found = _series(client, study)
+            present += bool(found)
+            for one in found:
+                if _value(one, "00080060") != "SR":
+                    continue
+                for report in client.retrieve_series(study, _value(one, "0020000E")):
+                    path = _place(folder, study, number)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    report.save_as(path, enforce_file_format=True)
+                    number += 1
+    return present
+
+
+def _series(client: DICOMwebClient, study: str) -> list[dict[str, Any]]:
+    """The series of a study; none where the server does not have it. The modality is compared here, not by the server."""
+    import requests
+
+    try:
+        return list(client.search_for_series(study))
+    except requests.HTTPError as error:
+        if error.response is not None and error.response.status_code == 404:
+            return []
+        raise
+
+
+def _value(item: Mapping[str, Any], tag: str) -> str:
+    return str((item.get(tag, {}).get("Value") or [""])[0])
 
 
 def _place(folder: Path, series: str, number: int) -> Path:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import generate_uid
+from pydicom import Dataset
+from pydicom.uid import EnhancedMRImageStorage, generate_uid
 
 from knee.images.original import read_original
 from knee.images.read import prepare, read_pixels
 from knee.review.dicom.export import DicomExport
 from knee.review.writer import Exported
+from tests.knee.review.conftest import _KINDS
 
 SIZE = 128
 
@@ -59,10 +61,41 @@ def write_series(write_source):
 
 
 @pytest.fixture
+def write_enhanced(tmp_path):
+    """``write_enhanced(count)``: an Enhanced MR of ``count`` slices, 3 mm apart."""
+
+    def write(count: int) -> Path:
+        image = _KINDS["MR"](_source_values("MR"))
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+        image.PixelData, image.NumberOfFrames = image.PixelData * count, count
+        image.PatientID, image.ImageType = "E1", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+        shared = Dataset()
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [Dataset()], [Dataset()]
+        shared.PlaneOrientationSequence[0].ImageOrientationPatient = image.ImageOrientationPatient
+        shared.PixelMeasuresSequence[0].PixelSpacing = image.PixelSpacing
+        shared.PixelMeasuresSequence[0].SliceThickness = image.SliceThickness
+        image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [shared], []
+        for number in range(count):
+            own = Dataset()
+            own.PlanePositionSequence = [Dataset()]
+            own.PlanePositionSequence[0].ImagePositionPatient = [40 - 3 * number, -60, 60]
+            image.PerFrameFunctionalGroupsSequence.append(own)
+        for keyword in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness"):
+            del image[keyword]
+        for keyword in ("ScanningSequence", "SequenceVariant", "ScanOptions", "EchoTime", "RepetitionTime"):
+            del image[keyword]
+        path = tmp_path / "enhanced.dcm"
+        image.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def case_of(make_case):
     """``case_of(path, side)``: a case whose evidence is one cell of the grid, row 4 and column 11 of 16."""
 
-    def make(path: Path, side: str, **changes: object):
+    def make(path: Path | str, side: str, **changes: object):
         image, geometry = prepare(read_pixels(path).values, SIZE, mirror=side == "L")
         evidence = np.zeros((16, 16), np.float32)
         evidence[4, 11] = 2.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import highdicom as hd
@@ -83,6 +84,33 @@ def test_the_same_model_makes_the_same_objects_and_another_model_new_series(writ
     assert not {uid for pair in first.values() for uid in pair} & {
         uid for pair in identifiers(salt=b"pepper").values() for uid in pair
     }
+
+
+_TIMES = (
+    *("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"),
+    *("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
+)
+
+
+def test_an_export_that_is_repeated_differs_in_nothing_but_the_times_of_its_making(write_series, case_of, export):
+    cases = [case_of(path, "L", case=f"c{n}") for n, path in enumerate(write_series("MR", 2))]
+    cases.append(case_of(write_series("DX", 1)[0], "R", case="c9"))
+    first = {path.name: _without_times(path) for path in replace(export, force=True).write(*cases).files}
+
+    again = {path.name: _without_times(path) for path in replace(export, force=True).write(*cases).files}
+    assert len(first) == 17 and first == again
+
+
+def _without_times(path):
+    made = pydicom.dcmread(path)
+    for keyword in _TIMES:
+        if keyword in made:
+            del made[keyword]
+    for equipment in made.get("ContributingEquipmentSequence", ()):
+        equipment.pop("ContributionDateTime", None)
+    content = io.BytesIO()
+    made.save_as(content, enforce_file_format=True)
+    return content.getvalue()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import highdicom as hd
 import pydicom
@@ -150,3 +151,24 @@ def test_our_own_reports_are_not_readings(exported, export, tmp_path):
         find_reports(export.folder)
     with pytest.raises(UserError, match="is not a folder"):
         find_reports(tmp_path / "missing")
+
+
+def test_the_frames_of_an_enhanced_mr_are_cases_of_their_own(write_enhanced, expected, report, run):
+    path = write_enhanced(3)
+    image = pydicom.dcmread(path)
+    cases = [(f"c{number}", Path(f"{path}#{number}")) for number in range(3)]
+    known = targets(cases, b"salt", model_hash=run.model_hash, threshold=run.threshold)
+    read = pydicom.dcmread(report(image, "KL 2"))
+    for frame in (1, 3):
+        for item in _items(read):
+            for one in item.get("ReferencedSOPSequence") or ():
+                one.ReferencedFrameNumber = frame
+        read.save_as(path.with_name("read.dcm"))
+        found, faults = _read(path.with_name("read.dcm"), expected, known)
+        assert faults == [] and [verdict.case for verdict in found] == [f"c{frame - 1}"]
+
+
+def _items(dataset):
+    for item in dataset.get("ContentSequence") or ():
+        yield item
+        yield from _items(item)

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from knee.errors import Faults, UserError
-from knee.review.dicom.web import TOKEN, fetch_study, store
+from knee.review.dicom.web import TOKEN, fetch_reports, fetch_study, store
 from tests.orthanc import running_orthanc
 
 from .conftest import _source_values
@@ -123,6 +123,47 @@ def test_a_study_that_is_not_there_and_an_address_that_is_none(answering, tmp_pa
         store([tmp_path / "text.dcm"], answering(_STORED))
 
 
+def test_reports_of_a_server_that_fails_are_told_and_a_missing_study_has_none(answering, tmp_path):
+    assert fetch_reports(answering((404, b"")), ["1.2.3", "1.2.4"], tmp_path) == 0
+    assert fetch_reports(answering((200, b"[]")), ["1.2.3"], tmp_path) == 0
+    with pytest.raises(UserError, match=r"does not allow it \(403\)"):
+        fetch_reports(answering((403, b"")), ["1.2.3"], tmp_path)
+    with pytest.raises(UserError, match="ended the connection"):
+        fetch_reports(answering(None), ["1.2.3"], tmp_path)
+    assert not list(tmp_path.rglob("*.dcm"))
+
+
+def test_a_connection_that_is_cut_at_half_of_an_object_names_what_was_stored(objects):
+    """The server reads half of the second request, and disconnects."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen: list[int] = []
+
+    def serve() -> None:
+        for number in range(2):
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as stream:
+                length = next(int(line.split(b":")[1]) for line in stream if line.lower().startswith(b"content-length"))
+                while stream.readline().strip():
+                    pass
+                seen.append(len(stream.read(length if number == 0 else length // 2)))
+                if number == 0:
+                    connection.sendall(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nContent-Length: 2\r\n"
+                        b"Connection: close\r\n\r\n{}"
+                    )
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/dicom-web"
+    with (
+        listener,
+        pytest.raises(UserError, match=r"ended the connection.*; 1 of 3 objects were accepted and stay there"),
+    ):
+        store(objects, address, timeout_s=20)
+    thread.join(10)
+    assert seen[1] == seen[0] // 2 > 1000
+
+
 def test_a_token_is_never_sent_in_the_open(answering, objects, monkeypatch):
     monkeypatch.setenv(TOKEN, "secret")
     with pytest.raises(UserError, match="would be sent unencrypted; use https"):
@@ -162,3 +203,9 @@ def test_two_patients_stay_two_in_orthanc_and_sending_twice_adds_nothing(
     assert identifiers[0] == identifiers[1] and len(fetched) == len(files)
     with pytest.raises(UserError, match=r"1\.2\.3"):
         fetch_study(f"{orthanc}/dicom-web", "1.2.3", tmp_path / "none")
+    assert fetch_reports(f"{orthanc}/dicom-web", [*studies, "1.2.3"], tmp_path / "reports") == 2, (
+        "the third is not there"
+    )
+    reports = {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "reports").rglob("*.dcm")}
+    made = [pydicom.dcmread(path) for path in files]
+    assert reports == {one.SOPInstanceUID for one in made if one.Modality == "SR"} and reports
