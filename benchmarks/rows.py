@@ -1,7 +1,7 @@
 """How time and memory grow with the number of images: manifest, check, split, cache, and the start of a training.
 
-    python benchmarks/rows.py                    # 10,000 and 100,000 rows
-    python benchmarks/rows.py --rows 10000 1000000 --skip manifest check
+    python benchmarks/rows.py --skip check       # 10,000 and 100,000 rows; the check takes minutes, it looks for knees
+    python benchmarks/rows.py --skip check --rows 10000 1000000
 
 Tiny images in a temporary folder: twenty hard links to each picture, all of one patient. Each stage runs by itself in one
 process, whose largest memory is measured stage by stage (Linux). The goals are printed next to what was found.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import dcmt
 from dcmt.onnx.card import KEY, Card
 from dcmt.onnx.runtime import require, session_of
+from dcmt.onnx.simplify import merge_repeated
 from dcmt.trained.loaded import LoadedRun, load_run
 from knee.attention import attention_map, soft_threshold
 from knee.engine.options import config_from_values
@@ -249,6 +250,7 @@ def _with_card(content: bytes, card: Card) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(content)
+    merge_repeated(model)
     model.doc_string = card.research_use
     texts = {KEY: card.text(), "research_use": card.research_use, "license": card.license}
     onnx.helper.set_model_props(model, texts)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +18,46 @@ MOST_FAULTS = 200
 _MOST_TITLES = 20
 _MOST_COLUMNS = 5_000
 _SEPARATORS = ",;\t|"
+_SHORT = 16
 
 
 def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and rows of a small CSV file, each row with the line it starts on.
+    """Header and rows of a small CSV file, each row with the line it starts on. Raises UserError as ``csv_rows``."""
+    rows = csv_rows(path, required)
+    return next(rows)[1], list(rows)
+
+
+def csv_rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """The header of a CSV file and its rows, each with the line it starts on; at least the header.
 
     The separator is ',', ';', tab or '|': the most frequent one in the first line that contains any.
 
     Raises:
         UserError: missing, a folder, empty, not UTF-8, or not a table of text.
     """
+    text = _text_of(path)
+    if not text.strip():
+        raise UserError(f"{path}: is empty; its first line names the columns, {','.join(required)}")
+    separator, stream = separator_of(text), io.StringIO(text, newline="")
+    del text  # a million rows are large
+    reader = csv.reader(stream, delimiter=separator, strict=True)
+    start, none = 1, True
+    often: dict[str, str] = {}
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                none = False
+                # Patients, sides and grades occur in many rows: one object for each.
+                short = (field.strip() for field in fields)
+                yield start, [often.setdefault(field, field) if len(field) <= _SHORT else field for field in short]
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
+    if none:
+        raise UserError(f"{path}: contains only separators; its first line names the columns, {','.join(required)}")
+
+
+def _text_of(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -34,24 +65,10 @@ def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], lis
     if b"\0" in raw:
         raise UserError(f"{path}: is not a CSV file but binary; save the table as 'CSV UTF-8'")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} line {line}: is not UTF-8 text; save the table as 'CSV UTF-8'") from error
-    if not text.strip():
-        raise UserError(f"{path}: is empty; its first line names the columns, {','.join(required)}")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator_of(text), strict=True)
-    rows, start = [], 1
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                rows.append((start, [field.strip() for field in fields]))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path} line {start}: is not a CSV row ({error}); check its quotation marks") from error
-    if not rows:
-        raise UserError(f"{path}: contains only separators; its first line names the columns, {','.join(required)}")
-    return rows[0][1], rows[1:]
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -72,12 +89,12 @@ def plain_text(field: str) -> str:
 
 
 def separator_of(text: str) -> str:
-    """The separator of a CSV file's fields, determined as described in ``read_csv_rows``.
+    """The separator of a CSV file's fields, determined as described in ``csv_rows``.
 
     >>> separator_of("\\ncase;said\\nc1;a, b, c")
     ';'
     """
-    first = next((line for line in text.splitlines() if any(mark in line for mark in _SEPARATORS)), "")
+    first = next((line for line in io.StringIO(text, newline=None) if any(mark in line for mark in _SEPARATORS)), "")
     return max(_SEPARATORS, key=first.count)
 
 
@@ -95,10 +112,11 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     The titles of required columns may be written in any case.
 
     Raises:
-        UserError: as ``read_csv_rows``, or too many columns; Faults: a required column is missing, or a column occurs twice
+        UserError: as ``csv_rows``, or too many columns; Faults: a required column is missing, or a column occurs twice
             or is named ``line``.
     """
-    header, rows = read_csv_rows(path, required)
+    rows = csv_rows(path, required)
+    header = next(rows)[1]
     if len(header) > _MOST_COLUMNS:
         raise UserError(f"{path}: has {len(header):,} columns, more than {_MOST_COLUMNS:,}; keep those that are needed")
     header = [title.lower() if title.lower() in required else title for title in header]
@@ -113,10 +131,18 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
     reason = f"fields, but the header has {len(header)}; put quotation marks around a field that contains a separator"
-    ragged = [RaggedRow(line, fields, f"{len(fields)} {reason}") for line, fields in rows if len(fields) != len(header)]
-    whole = [(line, fields) for line, fields in rows if len(fields) == len(header)]
-    table = pd.DataFrame([fields for _, fields in whole], columns=header, dtype=str)
-    table["line"] = pd.Series([line for line, _ in whole], dtype="int64")
+    ragged: list[RaggedRow] = []
+    lines: list[int] = []
+    columns: list[list[str]] = [[] for _ in header]
+    for line, fields in rows:
+        if len(fields) != len(header):
+            ragged.append(RaggedRow(line, fields, f"{len(fields)} {reason}"))
+            continue
+        lines.append(line)
+        for column, field in zip(columns, fields, strict=True):
+            column.append(field)
+    table = pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=str)
+    table["line"] = pd.Series(lines, dtype="int64")
     return table, ragged
 
 
