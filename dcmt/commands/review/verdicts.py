@@ -22,7 +22,7 @@ from knee.review.dicom.send import Node, Sent, send
 from knee.review.dicom.web import store
 from knee.review.labels import RULE, reviewed_labels, write_labels
 from knee.review.readers import alike_readers
-from knee.review.verdicts import import_verdicts, read_verdicts
+from knee.review.verdicts import Reader, import_verdicts, read_verdicts
 from knee.review.verdicts_file import Expected, read_verdicts_file
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def import_command(options: argparse.Namespace) -> int:
     expected = Expected(run=run_name(run), model_hash=model_hash(checkpoint), grades=grades, cases=key.keys())
     table = run.verdicts
     readers = dict(options.reader)
-    paths, read = options.verdicts, read_verdicts_file
+    paths: list[Path] = options.verdicts
+    read: Reader = read_verdicts_file
     with ExitStack() as stack:
         if options.dicom is not None:
             reports = readers_reports(options.dicom, run, values, key, expected, timeout_s=options.timeout)

@@ -130,8 +130,8 @@ def refer_to_frames(made: Dataset, frames: Mapping[str, Frame]) -> None:
 
     Lists of the images of a series name each image once, without its frames.
     """
-    for element in made:
-        if element.VR != "SQ" or not frames:
+    for element in made if frames else ():
+        if element.VR != "SQ":
             continue
         listed = (
             element.keyword in ("ReferencedInstanceSequence", "ReferencedSOPSequence") and "SeriesInstanceUID" in made

@@ -95,7 +95,7 @@ const sizeInWords = ({ source: [width, height], width: shown }) =>
 function showFacts(item, veiled) {
   const at = place(), side = { L: "left knee", R: "right knee" }[item.side] || "";
   $("case-name").textContent = item.case;
-  const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side, sizeInWords(item), item.split];
+  const facts = [at < 0 ? "" : `${at + 1} of ${worklist.shown.length}`, side && `${side}, as acquired`, sizeInWords(item), item.split];
   $("case-facts").textContent = facts.filter(Boolean).join(" · ");
   const { slices } = item, shown = slices.indexOf(item) + 1;
   $("slices").hidden = slices.length < 2;

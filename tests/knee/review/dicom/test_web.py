@@ -72,22 +72,20 @@ def objects(write_source) -> list[Path]:
 
 
 _STORED = (200, b"{}")
-_PARTIAL = (
-    202,
-    json.dumps(
-        {
-            "00081198": {
-                "vr": "SQ",
-                "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [272]}}],
-            }
+_PARTIAL = json.dumps(
+    {
+        "00081198": {
+            "vr": "SQ",
+            "Value": [{"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [272]}}],
         }
-    ).encode(),
-)
+    }
+).encode()
 
 
-def test_what_a_server_says_of_each_object_is_told_and_the_others_are_stored(answering, objects, monkeypatch):
+@pytest.mark.parametrize("status", [202, 207])
+def test_what_a_server_says_of_each_object_is_told_and_the_others_are_stored(answering, objects, monkeypatch, status):
     monkeypatch.delenv(TOKEN, raising=False)
-    sent = store(objects, answering(_STORED, _PARTIAL, (413, b"")))
+    sent = store(objects, answering(_STORED, (status, _PARTIAL), (413, b"")))
     assert sent.accepted == (objects[0],)
     assert [path for path, _ in sent.refused] == objects[1:]
     reasons = [reason for _, reason in sent.refused]
