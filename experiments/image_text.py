@@ -45,6 +45,7 @@ ENCODERS = {
     "Swin-tiny, two stages": ("swin_tiny_patch4_window7_224", 1, 0),
 }
 METRICS = ("kappa", "accuracy")
+PLAIN = ("patients", "size", "steps", "draws")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", choices=("draws", "ablation"))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "image_text")
     parser.add_argument("--patients", type=int, default=240)
-    parser.add_argument("--size", type=int, default=64, help="of the images, in pixels")
-    parser.add_argument("--steps", type=int, default=100, help="of each grader; pairs are trained twice as long")
+    parser.add_argument("--size", type=int, default=48, help="of the images, in pixels")
+    parser.add_argument("--steps", type=int, default=60, help="of each run; of the pairs of draws twice as many")
     parser.add_argument("--draws", type=int, default=3, help="draws of the labeled patients")
     options, more = parser.parse_known_args(arguments)
     options.more = [*COMMON, f"--data.image_size={options.size}", *more]
@@ -63,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run("phantom", options.work / "data", "--kind=xray", "--reports", f"--patients={options.patients}",
              f"--size={options.size}")  # fmt: skip
     text = (draws if options.study == "draws" else ablation)(options)
-    plain = not more and all(
-        getattr(options, name) == parser.get_default(name) for name in ("patients", "size", "steps")
-    )
+    plain = not more and all(getattr(options, name) == parser.get_default(name) for name in PLAIN)
     path = (OUT if plain else options.work) / f"image_text_{options.study}.md"
     path.write_text(text, encoding="utf-8")
     print(text, path, sep="\n")
@@ -92,6 +91,7 @@ def draws(options: argparse.Namespace) -> str:
                 more.append("--joint.layers=1")
             else:
                 more += ["--model.normalise=image", "--data.labeled_per_batch=16", "--data.allow_missing_grades=true"]
+                more.append("--optimizer.warmup_steps=10")  # of so short a run
                 more += [] if "mean" not in arm else ["--data.unlabeled_per_batch=32"]
             if "started" in arm:
                 more.append(f"--model.start={options.work / 'pairs'}")
