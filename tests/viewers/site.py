@@ -55,13 +55,31 @@ def _config(address: str) -> str:
     return f"window.config = {json.dumps(values)};"
 
 
+class _Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _send(self, status: int, kind: str | None, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind or "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def copyfile(self, source, outputfile) -> None:  # type: ignore[no-untyped-def]
+        try:
+            shutil.copyfileobj(source, outputfile)
+        except ConnectionError:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def ohif_site(dist: Path, dicomweb: str) -> Iterator[str]:
     """The address of OHIF's files in ``dist`` and, below ``/dicom-web``, of the server ``dicomweb``."""
 
-    class Handler(SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(_Handler):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments, directory=str(dist))  # type: ignore[arg-type]
 
@@ -88,22 +106,6 @@ def ohif_site(dist: Path, dicomweb: str) -> Iterator[str]:
                     self._send(answer.status, answer.headers["Content-Type"], answer.read())
             except urllib.error.HTTPError as error:
                 self._send(error.code, "text/plain", error.read())
-
-        def _send(self, status: int, kind: str | None, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind or "application/octet-stream")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def copyfile(self, source, outputfile) -> None:  # type: ignore[no-untyped-def]
-            try:
-                shutil.copyfileobj(source, outputfile)
-            except ConnectionError:
-                self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     address = f"http://127.0.0.1:{server.server_port}"
