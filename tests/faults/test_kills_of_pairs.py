@@ -44,7 +44,7 @@ def joint_trainee(tmp_path_factory: pytest.TempPathFactory) -> Trainee:
         "contrast": {"embed_dim": 16},
         "joint": {"columns": "age,sex", "layers": 1, "privileged": 1.0},
         "fit": {"steps": 6, "validate_every": 2, "log_every": 2, "precision": "fp32", "device": "cpu", "threads": 1},
-        "report": {"tensorboard": False, "bootstrap": 20},
+        "report": {"tensorboard": False, "bootstrap": 100},
     }
     path = folder / "joint.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
