@@ -15,7 +15,7 @@ from knee.engine.run import RunFolder
 from knee.errors import UserError
 from tests.hostile import IN_JSON, IN_YAML, spoil, templates
 
-from .conftest import load_best, load_last, refused_or_harmless
+from ..conftest import load_best, load_last, refused_or_harmless
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
