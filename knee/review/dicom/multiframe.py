@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import highdicom as hd
 import numpy as np
+from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.sr.codedict import codes
 
+from knee.evaluation.colors import STUDENT, TEACHER
 from knee.review.dicom.objects import KNEE, LATERALITY, LOCAL, MAKER, NOTICE, Place, finish, side_of, version_of
 from knee.review.page.html import ReviewRun
 
@@ -88,6 +90,7 @@ def segmentation(
         anatomic_regions=[KNEE],
         tracking_uid=place.tracking("segment"),
         tracking_id=f"attention {network}",
+        display_color=CIELabColor.from_rgb(*(STUDENT if network == "student" else TEACHER)),
     )
     side = LATERALITY.get(_common_side(references) or "")
     if side:

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pydicom
+import pytest
+from highdicom.color import CIELabColor
 
+from knee.evaluation.colors import TEACHER
 from knee.images.original import read_original
 
 
@@ -21,6 +24,8 @@ def test_a_segmentation_and_a_map_have_a_frame_for_each_slice_where_it_was_scann
     (file,) = (path for path in exported.files if "teacher_mask" in path.name)
     mask = pydicom.dcmread(file)
     assert mask.NumberOfFrames == 2, "the empty slice and the one that was not exported have no frame"
+    color = CIELabColor.from_dicom_value(mask.SegmentSequence[0].RecommendedDisplayCIELabValue).to_rgb()
+    assert color == pytest.approx(TEACHER, abs=1), "viewers draw it in the color of the page"
     sources = [pydicom.dcmread(export.folder / f"c{n}_source.dcm") for n in (0, 2)]
     frames = {_source_of(frame): frame for frame in mask.PerFrameFunctionalGroupsSequence}
     assert set(frames) == {source.SOPInstanceUID for source in sources}
