@@ -22,9 +22,19 @@ _FEW_LABELS = (
 )
 _MEAN_TEACHER = ("kl_xray.yaml", "rows/mean_teacher.yaml")
 _SUPERVISED = ("kl_xray.yaml", "rows/supervised.yaml")
-_ROUNDS = ("--rounds=1", "--networks=3")
 _CONSISTENCY = ("--loss.probability_consistency=10",)
 _FLIP_LOSSES = ("--loss.symmetry=true", "--loss.flip_consistency=10")
+
+
+def self_training_rows(configs: tuple[str, ...], *, networks: int) -> tuple[Row, Row]:
+    """One round from the mean of so many networks, and its twin without unlabeled images."""
+    rounds = ("--rounds=1", f"--networks={networks}")
+    title, twin = "Self-training, targets of labeled images only", "self_training_twin"
+    return (
+        Row("self_training", "Self-training", configs, TTA, rounds=rounds, kind="semi", twin=twin),
+        Row(twin, title, configs, TTA, rounds=(*rounds, "--twin"), kind="twin"),
+    )
+
 
 ROWS = (
     Row("supervised", "Supervised", _SUPERVISED, TTA),
@@ -57,15 +67,7 @@ ROWS = (
         (*_CONSISTENCY, *_FLIP_LOSSES),
         kind="semi",
     ),
-    Row("self_training", "Self-training", _SUPERVISED, TTA, rounds=_ROUNDS, kind="semi", twin="self_training_twin"),
-    Row(
-        "self_training_twin",
-        "Self-training, targets of labeled images only",
-        _SUPERVISED,
-        TTA,
-        rounds=(*_ROUNDS, "--twin"),
-        kind="twin",
-    ),
+    *self_training_rows(_SUPERVISED, networks=3),
 )
 
 _MAIN = ("supervised", "mean_teacher_mirror", "clip_koa")
@@ -154,7 +156,6 @@ RADIOGRAPHS = Study(
     per_grade=(0.1, 1.0),
 )
 
-_DCMT = ("--loss.probability_consistency=50", "--loss.teacher_flip=true", "--loss.ramp_start=0.5", "--loss.ramp=0.2")
 RADIOGRAPHS_ATTENTION = replace(
     RADIOGRAPHS,
     name="radiographs_attention",
@@ -168,7 +169,7 @@ RADIOGRAPHS_ATTENTION = replace(
             ("kl_xray.yaml", "rows/supervised_attention.yaml"),
             TTA,
         ),
-        Row("dcmt", "DC-MT", ("kl_xray.yaml", "rows/dcmt.yaml"), TTA, _DCMT, kind="semi"),
+        Row("dcmt", "DC-MT", ("kl_xray.yaml", "rows/dcmt.yaml"), TTA, ("--loss.teacher_flip=true",), kind="semi"),
     ),
     runs=grid(("supervised", "supervised_attention", "dcmt"), [0.1], [0]),
     more_runs=grid(("supervised", "supervised_attention", "dcmt"), [0.1], [1, 2]),

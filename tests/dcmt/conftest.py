@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from dcmt.cli import main
 from dcmt.trained.loaded import load_run
@@ -51,6 +52,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("socket.socket.connect", lambda *arguments: asked.append(arguments))
     yield
     assert asked == []
+
+
+def weights(run: RunFolder) -> dict[str, Tensor]:
+    """The tensors of both networks in the last checkpoint, by network and name."""
+    found, damaged = run.checkpoints.latest()
+    assert found is not None
+    assert damaged == []
+    return {f"{name}.{key}": value for name in ("student", "teacher") for key, value in found.tensors(name).items()}
 
 
 def load_best(run: Path) -> object:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from dcmt.config import GraderConfig
 from dcmt.start import load_start
@@ -19,13 +18,9 @@ from knee.engine.run import RunFolder, create_run
 from knee.errors import UserError
 from knee.grades import load_grade_set
 
+from .conftest import weights
+
 Make = Callable[..., GraderConfig]
-
-
-def weights(run: RunFolder) -> dict[str, Tensor]:
-    found, _ = run.checkpoints.latest()
-    assert found is not None
-    return {f"{name}.{key}": value for name in ("student", "teacher") for key, value in found.tensors(name).items()}
 
 
 def test_run_that_starts_from_another_has_its_teacher_in_both_networks(

@@ -22,14 +22,9 @@ from knee.engine.tracking import read_metrics
 from knee.errors import UserError
 from knee.grades import grade_set_yaml, load_grade_set
 
+from .conftest import weights
+
 Make = Callable[..., GraderConfig]
-
-
-def weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    found, damaged = run.checkpoints.latest()
-    assert found is not None
-    assert damaged == []
-    return {f"{name}.{key}": value for name in ("student", "teacher") for key, value in found.tensors(name).items()}
 
 
 def test_run_folder_holds_what_it_should(trained_run: RunFolder) -> None:
