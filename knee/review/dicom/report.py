@@ -89,8 +89,20 @@ def grade_report(
         else None,
     )
     evidence = [*graded.references, *([mask] if mask is not None else [])]
-    made: Dataset = hd.sr.ComprehensiveSR(evidence=evidence, content=content[0], is_complete=True, **place.common)
+    made = _document(content[0], evidence, place)
     finish(made, first, run, place, title)
+    return made
+
+
+def _document(content: Dataset, evidence: Sequence[Dataset], place: Place) -> Dataset:
+    """The document with its content, which is added afterwards: highdicom copies and searches what it is given, three times."""
+    root = Dataset()
+    for element in content:
+        if element.keyword != "ContentSequence":
+            root[element.tag] = element
+    root.ContentSequence = []
+    made: Dataset = hd.sr.ComprehensiveSR(evidence=evidence, content=root, is_complete=True, **place.common)
+    made.ContentSequence = content.ContentSequence
     return made
 
 
