@@ -32,7 +32,8 @@ from knee.data.prepare import KneeData, TrainingBatches, describe, load_knee_dat
 from knee.data.splits import make_split, read_split, write_split
 from knee.data.view_config import ViewConfig
 from knee.engine.device import flush_denormals
-from knee.engine.record import run_state
+from knee.engine.record import record_data, run_state
+from knee.engine.run import RunFolder
 from knee.grades import load_grade_set
 from knee.intake.folders import manifest_from_folder
 
@@ -93,6 +94,9 @@ def first_batch(data: KneeData, config: DataConfig) -> Any:
     describe(data, config)
     data.cache.mean_std(data.split.rows("train"))
     run_state(data, best_metric="val_teacher/kappa")
+    run = RunFolder(Path(data.manifest.folder) / "run")
+    run.local.mkdir(parents=True, exist_ok=True)
+    record_data(run, data)
     batches = TrainingBatches(
         data,
         config,

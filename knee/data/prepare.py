@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,9 +30,8 @@ from knee.data.datasets import (
     eval_loader,
     train_loader,
 )
-from knee.data.duplicates import refuse_shared_pictures
 from knee.data.manifest import Manifest, read_manifest
-from knee.data.splits import Split, labeled_rows, read_split, unlabeled_rows
+from knee.data.splits import Split, labeled_rows, read_split, refuse_shared_pictures, unlabeled_rows
 from knee.data.views import ViewConfig, Views
 from knee.errors import UserError
 from knee.grades import GradeSet, load_grade_set
@@ -100,14 +98,6 @@ class KneeData:
             return [""] * len(rows)
         return [str(name) for name in self.manifest.table["series"].iloc[rows]]
 
-    def pixels_sha256(self) -> str:
-        """SHA-256 of all prepared images and masks, shortened to 16 hex digits; it identifies the data."""
-        digest = hashlib.sha256()
-        for array in (self.cache.images, self.cache.masks):
-            for start in range(0, len(array), 256):
-                digest.update(array[start : start + 256].tobytes())
-        return digest.hexdigest()[:16]
-
     def rows(self, split: str) -> Rows:
         """Rows of train, val or test, or of "unlabeled": the training rows whose grade is not used."""
         return self.unlabeled if split == "unlabeled" else self.split.rows(split)
@@ -160,9 +150,9 @@ def load_knee_data(
         percentiles=config.percentiles,
         invert=config.invert,
         mirror=(manifest.table["side"] == config.mirror_side).to_numpy(),
-        places=[f"{manifest.path.name} line {line}: " for line in manifest.table["line"]],
+        place=lambda row: f"{manifest.path.name} line {manifest.table['line'].iat[row]}: ",
     )
-    refuse_shared_pictures(cache.images, split, manifest.table, where=manifest.path.name)
+    refuse_shared_pictures(cache.pictures["digest"], split, manifest.table, where=manifest.path.name)
     return KneeData(
         grade_set=grade_set,
         manifest=manifest,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from knee.data.manifest import SPLITS, Manifest
+from knee.data.manifest import SPLITS, Manifest, texts
 from knee.data.strata import make_folds, make_split
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
@@ -27,6 +27,7 @@ __all__ = [
     "make_folds",
     "make_split",
     "read_split",
+    "refuse_shared_pictures",
     "unlabeled_rows",
     "write_split",
 ]
@@ -80,10 +81,12 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     """
     path = Path(path)
     table, faults = read_table(path, ("image", "split", "rank"))
-    faults += _row_faults(path, table)
-    table["rank"] = [_rank(text) for text in table["rank"]]
+    names = list(map(os.path.normpath, texts(table["image"])))
+    ranks = _ranks_of(texts(table["rank"]))
+    faults += _row_faults(path, table, names, ranks)
+    table["rank"] = ranks
     table["split"] = table["split"].where(table["split"].isin(SPLITS))
-    frame, found = _aligned(table, manifest)
+    frame, found = _aligned(table, names, manifest)
     left_out = manifest.table["line"].isin(list(without)).to_numpy()
     faults += [
         f"{manifest.path.name} line {line}: image '{image}' is not in the split"
@@ -97,20 +100,32 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     return Split(path, frame, absent)
 
 
-def _row_faults(path: Path, table: pd.DataFrame) -> list[str]:
+def _row_faults(path: Path, table: pd.DataFrame, names: list[str], ranks: npt.NDArray[np.float64]) -> list[str]:
     faults = []
+    again = pd.Series(names, index=table.index, dtype=object).duplicated(keep=False)
+    in_range = (ranks >= 0) & (ranks < 1)
+    suspicious = (again | ~table["split"].isin(SPLITS) | ~in_range).to_numpy()
     seen: dict[str, int] = {}
-    for line, image, split, rank in zip(table["line"], table["image"], table["split"], table["rank"], strict=True):
-        at = f"{path.name} line {line}:"
+    rows = np.flatnonzero(suspicious).tolist()
+    for row, (line, split, rank) in zip(
+        rows, table.loc[suspicious, ["line", "split", "rank"]].itertuples(index=False), strict=True
+    ):
+        at, name = f"{path.name} line {line}:", names[row]
         if split not in SPLITS:
             faults.append(f"{at} split '{split}' is not train, val or test; write one of these")
-        if not 0 <= _rank(rank) < 1:
+        if not in_range[row]:
             faults.append(f"{at} rank '{rank}' is not a number in [0, 1); make a new split")
-        name = os.path.normpath(image)
         if name in seen:
             faults.append(f"{at} image '{name}' is on line {seen[name]} already; remove one of the two")
         seen.setdefault(name, line)
     return faults
+
+
+def _ranks_of(column: list[str]) -> npt.NDArray[np.float64]:
+    try:
+        return np.array(list(map(float, column)), np.float64)
+    except ValueError:
+        return np.array([_rank(text) for text in column], np.float64)
 
 
 def _rank(text: str) -> float:
@@ -120,16 +135,19 @@ def _rank(text: str) -> float:
         return math.nan
 
 
-def _aligned(table: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+def _aligned(table: pd.DataFrame, names: list[str], manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
     """Image, split and rank for each row of the manifest, and (N,) whether the row is in the split file."""
-    names = [os.path.normpath(image) for image in table["image"]]
-    wanted = [os.path.normpath(image) for image in manifest.table["image"]]
-    if not set(names) & set(wanted):
-        names, wanted = _below_common_folder(names), _below_common_folder(wanted)
-    rows = {name: row for row, name in enumerate(names)}
-    frame = table.reindex([rows.get(name, -1) for name in wanted])[["split", "rank"]].reset_index(drop=True)
+    wanted = list(map(os.path.normpath, texts(manifest.table["image"])))
+    if names == wanted:
+        places = np.arange(len(names))
+    else:
+        if set(names).isdisjoint(wanted):
+            names, wanted = _below_common_folder(names), _below_common_folder(wanted)
+        rows = {name: row for row, name in enumerate(names)}
+        places = np.array([rows.get(name, -1) for name in wanted], np.int64)
+    frame = table.reindex(places)[["split", "rank"]].reset_index(drop=True)
     frame.insert(0, "image", manifest.table["image"].to_numpy())
-    return frame, np.array([name in rows for name in wanted], np.bool_)
+    return frame, places >= 0
 
 
 def _below_common_folder(names: list[str]) -> list[str]:
@@ -161,6 +179,8 @@ def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Patients in two splits, and patients with two ranks; rows without a split or a rank are ignored."""
     faults = []
     known = manifest.table["patient"].ne("").to_numpy()
+    if known.all() and not _differ(frame, manifest.table["patient"]):
+        return []
     groups: Any = (
         frame[known].assign(patient=manifest.table["patient"].to_numpy()[known]).groupby("patient", sort=False)
     )
@@ -170,6 +190,15 @@ def _patient_faults(frame: pd.DataFrame, manifest: Manifest) -> list[str]:
         faults.append(f"patient '{patient}' is in more than one split: {places}")
     differing = groups["rank"].nunique().loc[lambda count: count > 1].index
     return faults + [f"patient '{patient}' has images with different ranks" for patient in differing]
+
+
+def _differ(frame: pd.DataFrame, patients: pd.Series) -> bool:
+    """Whether any row has another split or rank than the first row of its patient: an exact and fast check of all."""
+    codes, _ = pd.factorize(patients)
+    _, first = np.unique(codes, return_index=True)
+    of_patient = first[codes]
+    splits, ranks = pd.factorize(frame["split"])[0], frame["rank"].to_numpy(np.float64)
+    return bool((splits != splits[of_patient]).any() or (ranks != ranks[of_patient]).any())
 
 
 def labeled_rows(
@@ -238,3 +267,30 @@ def _fraction_above(rank: float) -> float:
     (0.0124, 0.5001, 0.0013)
     """
     return (round(rank * 1_000_000) // 100 + 1) / 10_000
+
+
+def refuse_shared_pictures(digests: npt.NDArray[np.bytes_], split: Split, table: pd.DataFrame, *, where: str) -> None:
+    """Raises Faults where two prepared images of different splits have the same pixels.
+
+    ``digests`` (N,) by row of ``table`` (columns image, line), empty for constant images: they show nothing.
+    """
+    places = np.full(len(table), -1)
+    for number, name in enumerate(SPLITS):
+        places[split.rows(name)] = number
+    used = (digests != b"") & (places >= 0)
+    _, codes = np.unique(digests, return_inverse=True)
+    low, high = np.full(len(table), len(SPLITS)), np.full(len(table), -1)
+    np.minimum.at(low, codes[used], places[used])
+    np.maximum.at(high, codes[used], places[used])
+    shared = used & (low < high)[codes]
+    rows = table.loc[shared, ["image", "line"]].assign(digest=digests[shared], split=np.array(SPLITS)[places[shared]])
+    found = [
+        "; ".join(f"line {row.line} ({row.split}): {row.image}" for row in same.itertuples())
+        for _, same in rows.groupby("digest", sort=False)
+    ]
+    if found:
+        raise Faults(
+            found,
+            summary=f"{where}: {len(found)} pictures are in two splits, so the network would be tested on images that it was "
+            "trained on; give them one patient in the manifest and split again, or remove the copies:",
+        )

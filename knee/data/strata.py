@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from knee.data.manifest import SPLITS
+from knee.data.manifest import SPLITS, texts
 from knee.errors import UserError
 
 _RANK_STEPS = 1_000_000
@@ -120,10 +120,11 @@ def _frame(
             drawn = (np.arange(len(stratum)) + rng.random(len(stratum))) / len(stratum)
             # Rounded down, so that a file with six digits keeps rank < 1.
             ranks.update(zip(stratum, np.floor(drawn * _RANK_STEPS) / _RANK_STEPS, strict=True))
+    patients = texts(table["patient"])
     return pd.DataFrame(
         {
             "image": table["image"].to_numpy(),
-            "split": [places[str(patient)] for patient in table["patient"]],
-            "rank": [float(ranks[str(patient)]) for patient in table["patient"]],
+            "split": [places[str(patient)] for patient in patients],
+            "rank": [float(ranks[str(patient)]) for patient in patients],
         }
     )

@@ -40,7 +40,7 @@ def run_state(data: KneeData, *, best_metric: str) -> dict[str, Any]:
         "versions": versions(),
         "manifest_sha256": file_hash(data.manifest.path),
         "split_sha256": file_hash(data.split.path),
-        "pixels_sha256": data.pixels_sha256(),
+        "pixels_sha256": data.cache.pixels_sha256,
         "labeled_images": len(data.labeled),
         "unlabeled_images": len(data.unlabeled),
         "grade_set": data.grade_set.name,

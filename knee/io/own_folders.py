@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -27,3 +31,20 @@ def is_own(files: Collection[str], folders: Collection[str]) -> bool:
     """
     is_run = "config.yaml" in files and ("local" in folders or "checkpoints" in folders)
     return MARK in files or set(files) >= _CACHE or is_run
+
+
+def unfinished_folder(parent: Path) -> Path:
+    """A new folder for something that is moved into place when it is complete."""
+    return Path(tempfile.mkdtemp(prefix=f".{socket.gethostname()}.{os.getpid()}.", dir=parent))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes of this machine left in their ``unfinished_folder``."""
+    for path in folder.glob(f".{socket.gethostname()}.*.*"):
+        owner = path.name.removeprefix(f".{socket.gethostname()}.").split(".")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, OSError):
+            continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from knee.errors import Faults, UserError
@@ -19,6 +21,7 @@ _MOST_TITLES = 20
 _MOST_COLUMNS = 5_000
 _SEPARATORS = ",;\t|"
 _SHORT = 16
+_SPACE = re.compile(r"[^\S\n]")
 
 
 def read_csv_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -131,6 +134,9 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     if faults:
         raise Faults([f"{path.name} line 1: {fault}" for fault in faults], summary=f"{path}: the columns are wrong")
     reason = f"fields, but the header has {len(header)}; put quotation marks around a field that contains a separator"
+    table = _regular_table(path, len(header))
+    if table is not None:
+        return table.set_axis([*header, "line"], axis="columns"), []
     ragged: list[RaggedRow] = []
     lines: list[int] = []
     columns: list[list[str]] = [[] for _ in header]
@@ -144,6 +150,36 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     table = pd.DataFrame(dict(zip(header, columns, strict=True)), dtype=str)
     table["line"] = pd.Series(lines, dtype="int64")
     return table, ragged
+
+
+def _regular_table(path: Path, width: int) -> pd.DataFrame | None:
+    """The rows of a file where each line is a row of ``width`` fields and nothing needs care, five times as fast.
+
+    None if the file has quotation marks, spaces, empty rows, or a row of another width. Columns are numbered; the last one
+    is the line.
+    """
+    if width < 2 or not path.is_file():  # a pipe can be read only once
+        return None
+    raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    text = raw.decode()
+    if '"' in text or _SPACE.search(text):
+        return None
+    separator = separator_of(text)
+    del text
+    content = np.frombuffer(raw if raw.endswith(b"\n") else raw + b"\n", np.uint8)
+    ends = np.flatnonzero(content == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    marks = np.flatnonzero(content == ord(separator))
+    if len(ends) < 2 or len(marks) != len(ends) * (width - 1) or (ends - starts == width - 1).any():
+        return None
+    of_line = marks.reshape(len(ends), width - 1)
+    if (of_line[:, 0] < starts).any() or (of_line[:, -1] > ends).any():
+        return None
+    table = pd.read_csv(
+        io.BytesIO(raw), sep=separator, dtype=str, na_filter=False, quoting=csv.QUOTE_NONE, header=None, skiprows=1
+    )
+    table["line"] = np.arange(2, len(table) + 2)
+    return table
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[str]]:

@@ -149,13 +149,13 @@ def test_case_names_say_nothing_and_stay(copy: Copy) -> None:
 
 
 def test_pixels_have_a_hash_of_their_own(copy: Copy) -> None:
-    before = copy.load().pixels_sha256()
-    assert copy.load().pixels_sha256() == before
+    before = copy.load().cache.pixels_sha256
+    assert copy.load().cache.pixels_sha256 == before
     path = copy.folder / "images" / "P0001_00.png"
     image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     image[10, 10] = 255 - image[10, 10]
     cv2.imwrite(str(path), image)
-    assert copy.load().pixels_sha256() != before
+    assert copy.load().cache.pixels_sha256 != before
 
 
 def make_batches(data: KneeData, config: GraderConfig, **changes: Any) -> TrainingBatches:

@@ -3,15 +3,28 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knee.data.manifest import Manifest
-from knee.data.splits import Split, check_split, labeled_rows, make_split, read_split, unlabeled_rows, write_split
+from knee.data.splits import (
+    Split,
+    check_split,
+    labeled_rows,
+    make_split,
+    read_split,
+    refuse_shared_pictures,
+    unlabeled_rows,
+    write_split,
+)
 from knee.errors import Faults, UserError
+from knee.io.shared_array import facts_of
 
 from .samples import KL, as_manifest, tables
 
@@ -162,3 +175,35 @@ def test_unknown_split_name():
     split, _ = ranked([0], [0.1])
     with pytest.raises(UserError, match="write one of train, val, test"):
         split.rows("dev")
+
+
+SIX = pd.DataFrame({"image": [f"{number}.png" for number in range(6)], "line": range(2, 8)})
+
+
+def split_of(**rows: list[int]) -> Any:
+    return SimpleNamespace(rows=lambda name: np.array(rows.get(name, []), dtype=np.int64))
+
+
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+
+
+def test_a_picture_in_two_splits_is_refused_by_line_and_file() -> None:
+    images = pictures()
+    images[4] = images[1]
+    split = split_of(train=[0, 1, 2], val=[3], test=[4, 5])
+    with pytest.raises(Faults, match=r"m\.csv: 1 pictures are in two splits") as caught:
+        refuse_shared_pictures(facts_of(images)["digest"], split, SIX, where="m.csv")
+    assert caught.value.faults == ("line 3 (train): 1.png; line 6 (test): 4.png",)
+
+
+def test_copies_within_a_split_blank_images_and_unused_rows_are_no_leak() -> None:
+    images = pictures()
+    images[1] = images[0]  # both train
+    images[3] = images[5] = 7  # nothing to see, in val and test
+    images[4] = images[2]  # row 4 is in no split
+    refuse_shared_pictures(facts_of(images)["digest"], split_of(train=[0, 1, 2], val=[3], test=[5]), SIX, where="m.csv")
+    with pytest.raises(Faults, match="1 pictures are in two splits"):  # the same pictures, row 4 in a split now
+        refuse_shared_pictures(
+            facts_of(images)["digest"], split_of(train=[0, 1, 2], val=[3], test=[4, 5]), SIX, where="m.csv"
+        )
