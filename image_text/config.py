@@ -58,6 +58,8 @@ class ContrastConfig:
     """Projection into the shared space: one matrix (the paper's better one), or two with a GELU between."""
     embed_dim: int = 128
     """Dimensions of the shared space."""
+    queue: int = 0
+    """Pairs of earlier batches, embedded by the teacher, that are further negatives (MoCo's queue, for small batches)."""
     scale_start: float = 14.3
     """Start of the learned factor of the similarities, at most 100; CLIP's is 1 / 0.07."""
     train_image: bool = True
@@ -70,6 +72,10 @@ class ContrastConfig:
         require(self.label_temperature > 0, "contrast.label_temperature", self.label_temperature, "above 0")
         require(2 <= self.embed_dim <= 4096, "contrast.embed_dim", self.embed_dim, "from 2 to 4,096")
         require(0 < self.scale_start <= LARGEST_SCALE, "contrast.scale_start", self.scale_start, "in (0, 100]")
+        require(0 <= self.queue <= 1 << 17, "contrast.queue", self.queue, "from 0 to 131,072")
+        # An earlier copy of the own pair is no negative only where equal reports are none.
+        same = not self.queue or self.targets == "same"
+        require(same, "contrast.targets", self.targets, "same with contrast.queue")
 
 
 @dataclass(frozen=True)
@@ -147,5 +153,6 @@ class ImageTextConfig:
         else:
             other = self.contrast.targets != "teacher"
             require(other, "contrast.targets", self.contrast.targets, "another with method beyond_clip")
+            require(not self.contrast.queue, "contrast.queue", self.contrast.queue, "0 with method beyond_clip")
         own = self.teacher.buffers != "own" or self.contrast.targets == "teacher"
         require(own, "teacher.buffers", self.teacher.buffers, "ema or copy, unless contrast.targets is teacher")

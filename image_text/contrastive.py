@@ -16,6 +16,7 @@ from image_text.config import LARGEST_SCALE, ContrastConfig
 from image_text.losses import (
     LEAST_DIAGONAL_MASS,
     LEAST_RANK,
+    Earlier,
     SoftClip,
     Targets,
     diagonal_mass,
@@ -51,6 +52,9 @@ class Contrastive:
         self.student = student
         self.teacher = make_teacher(student)
         self.networks: Mapping[str, nn.Module] = {"student": self.student, "teacher": self.teacher}
+        self.queue = Queue(contrast.queue, contrast.embed_dim) if contrast.queue else None
+        if self.queue is not None:
+            self.networks = {**self.networks, "queue": self.queue}  # so that a resumed run has it
         self.contrast = contrast
         self.decay = decay
         self.buffers: BufferPolicy = buffers
@@ -69,19 +73,32 @@ class Contrastive:
         """The soft CLIP loss of a batch of pairs, of all processes together; ``step`` is ignored."""
         images, texts, scale = self.student(batch.student, batch.tokens)
         images, texts = gathered(images), gathered(texts)
-        targets = self._targets(batch, images, texts, scale)
-        found = soft_clip(images, texts, scale, targets)
-        watched = monitors(found, targets, images, texts, scale)
+        earlier = self.queue.earlier() if self.queue is not None else None
+        targets = self._targets(batch, images, texts, scale, earlier)
+        found = soft_clip(images, texts, scale, targets, earlier)
+        watched = monitors(found, targets, images, texts)
         self._guard.check(watched)
+        if self.queue is not None:
+            self.queue.push(self._embedded(batch))
         return StepLosses(found.loss, {"soft_clip": found.loss}, watched)
 
-    def _targets(self, batch: PairBatch, images: Tensor, texts: Tensor, scale: Tensor) -> Targets:
+    @torch.no_grad()
+    def _embedded(self, batch: PairBatch) -> Earlier:
+        """The teacher's embeddings of a batch, of all processes."""
+        images, texts, _ = self.teacher(batch.teacher, batch.tokens)
+        return Earlier(*map(gathered, (images, texts, batch.texts, batch.studies)))
+
+    def _targets(
+        self, batch: PairBatch, images: Tensor, texts: Tensor, scale: Tensor, earlier: Earlier | None
+    ) -> Targets:
         if self.contrast.targets == "teacher":
             with torch.no_grad():
                 a, b, teacher_scale = self.teacher(batch.teacher, batch.tokens)
                 targets = teacher_targets(gathered(a), gathered(b), teacher_scale)
             return mixed_targets(targets, self.contrast.weight)
         groups, studies, grades = map(gathered, (batch.texts, batch.studies, batch.grades))
+        if earlier is not None:
+            return mixed_targets(same_targets(groups, studies, earlier), self.contrast.weight)
         return choose_targets(self.contrast, images, texts, scale, groups, studies, grades)
 
     def after_update(self, step: int) -> Mapping[str, float]:
@@ -95,7 +112,40 @@ class Contrastive:
 
     def validate(self, step: int) -> Mapping[str, float]:
         """Retrieval among the validation pairs."""
-        return self.validation(self.networks, step) if self.validation else {}
+        towers = {"student": self.student, "teacher": self.teacher}
+        return self.validation(towers, step) if self.validation else {}
+
+
+class Queue(nn.Module):
+    """The last pairs, as the teacher embedded them (He et al. 2020, arXiv 1911.05722): the newest first, at most ``size``."""
+
+    images: Tensor
+    texts: Tensor
+    numbers: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, dim))
+        self.register_buffer("texts", torch.zeros(size, dim))
+        self.register_buffer("numbers", torch.full((size, 2), -1))
+        self.register_buffer("count", torch.tensor(0))
+
+    def earlier(self) -> Earlier | None:
+        """The pairs that are there; None at first. Copies, so that a later ``push`` does not change them."""
+        count = int(self.count)
+        if not count:
+            return None
+        groups, studies = self.numbers[:count].unbind(1)
+        return Earlier(self.images[:count].clone(), self.texts[:count].clone(), groups.clone(), studies.clone())
+
+    @torch.no_grad()
+    def push(self, pairs: Earlier) -> None:
+        """Add pairs, and drop the oldest that have no place."""
+        new = (pairs.images, pairs.texts, torch.stack([pairs.groups, pairs.studies], 1))
+        for buffer, added in zip((self.images, self.texts, self.numbers), new, strict=True):
+            buffer.copy_(torch.cat([added.to(buffer.dtype), buffer])[: len(buffer)])
+        self.count.fill_(min(int(self.count) + len(pairs.images), len(self.images)))
 
 
 def choose_targets(
@@ -117,7 +167,7 @@ def choose_targets(
     return mixed_targets(targets, contrast.weight)
 
 
-def monitors(found: SoftClip, targets: Targets, images: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+def monitors(found: SoftClip, targets: Targets, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
     """KL to the targets, their mass on the own pair, the effective rank of both embeddings, and the accuracy in the batch."""
     logits = images.detach() @ texts.detach().T
     right = (logits.argmax(1) == torch.arange(len(logits), device=logits.device)).float().mean()

@@ -23,12 +23,25 @@ LEAST_RANK = 2.0
 
 
 class Targets(NamedTuple):
-    """Soft targets of a batch; no gradient."""
+    """Soft targets of a batch; no gradient. With K earlier pairs from a queue, the rows have B + K columns."""
 
     images: Tensor
     """(B, B) q: row i is the target of image i over the texts."""
     texts: Tensor
     """(B, B) q': row j is the target of text j over the images."""
+
+
+class Earlier(NamedTuple):
+    """Embedded pairs of earlier batches, without gradient; further candidates in both directions."""
+
+    images: Tensor
+    """(K, D) of unit length."""
+    texts: Tensor
+    """(K, D) of unit length."""
+    groups: Tensor
+    """(K,) int64, equal for equal reports."""
+    studies: Tensor
+    """(K,) int64, equal for images of one knee at one visit."""
 
 
 class SoftClip(NamedTuple):
@@ -40,12 +53,21 @@ class SoftClip(NamedTuple):
     """Scalar: the mean entropy of the targets of both directions, so loss − entropy is a KL divergence."""
 
 
-def soft_clip(images: Tensor, texts: Tensor, scale: Tensor | float, targets: Targets) -> SoftClip:
-    """The loss of unit embeddings (B, D), (B, D) under soft targets; computed in float32 or better."""
+def soft_clip(
+    images: Tensor, texts: Tensor, scale: Tensor | float, targets: Targets, earlier: Earlier | None = None
+) -> SoftClip:
+    """The loss of unit embeddings (B, D), (B, D) under soft targets; computed in float32 or better.
+
+    With ``earlier`` pairs, each row's softmax runs over these, too; they have no rows of their own.
+    """
     with torch.autocast(images.device.type, enabled=False):
         logits = scale * _exact(images) @ _exact(texts).T
+        rows, columns = logits, logits.T
+        if earlier is not None:
+            rows = torch.cat([rows, scale * _exact(images) @ _exact(earlier.texts).T], 1)
+            columns = torch.cat([columns, scale * _exact(texts) @ _exact(earlier.images).T], 1)
         q, r = (target.to(logits.dtype) for target in targets)
-        loss = -(q * logits.log_softmax(1)).sum(1).mean() - (r * logits.T.log_softmax(1)).sum(1).mean()
+        loss = -(q * rows.log_softmax(1)).sum(1).mean() - (r * columns.log_softmax(1)).sum(1).mean()
         entropy = torch.special.entr(q).sum(1).mean() + torch.special.entr(r).sum(1).mean()
         return SoftClip(loss / 2, entropy / 2)
 
@@ -81,14 +103,18 @@ def label_targets(grades: Tensor, *, temperature: float = 0.1) -> Targets:
     return Targets(q, q)
 
 
-def same_targets(texts: Tensor, studies: Tensor) -> Targets:
+def same_targets(texts: Tensor, studies: Tensor, earlier: Earlier | None = None) -> Targets:
     """Mass shared equally among equal reports, and among images of one patient and study: neither are negatives.
 
-    Both int64 (B,): rows with the same number share; a negative number is shared with no other row.
+    Both int64 (B,): rows with the same number share; a negative number is shared with no other row. ``earlier`` pairs take
+    part as further columns.
     """
-    same = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-    for groups in (texts, studies):
-        same = same | ((groups[:, None] == groups) & (groups >= 0))
+    both = [(texts, texts), (studies, studies)]
+    if earlier is not None:
+        both = [(texts, torch.cat([texts, earlier.groups])), (studies, torch.cat([studies, earlier.studies]))]
+    same = torch.eye(len(texts), len(both[0][1]), dtype=torch.bool, device=texts.device)
+    for rows, columns in both:
+        same = same | ((rows[:, None] == columns) & (columns >= 0))
     q = same.float()
     q = q / q.sum(1, keepdim=True)
     return Targets(q, q)
@@ -103,7 +129,7 @@ def teacher_targets(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tar
 
 def mixed_targets(targets: Targets, weight: float) -> Targets:
     """``weight`` · identity + (1 − ``weight``) · targets; weight in [0, 1]."""
-    own = torch.eye(len(targets.images), device=targets.images.device, dtype=targets.images.dtype)
+    own = torch.eye(*targets.images.shape, device=targets.images.device, dtype=targets.images.dtype)
     return Targets(*(weight * own + (1 - weight) * target for target in targets))
 
 

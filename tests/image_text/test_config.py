@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
         ({"model.start": "runs/a"}, r"model\.start is 'runs/a'; it must be empty"),
         ({"teacher.buffers": "own"}, r"teacher\.buffers is 'own'; it must be ema or copy"),
         ({"text.heads": 3}, r"text\.heads is 3; it must be a divisor of text\.width"),
+        ({"contrast.queue": 8, "contrast.targets": "hard"}, r"contrast\.targets is 'hard'; it must be same"),
+        ({"contrast.queue": 8, "method": "beyond_clip"}, r"contrast\.queue is 8; it must be 0 with method"),
         ({"contrast.targets": "soft"}, "expected one of hard, self, labels, same, teacher"),
     ],
 )

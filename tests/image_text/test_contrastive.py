@@ -11,8 +11,8 @@ import torch
 
 from image_text.batches import PairBatch
 from image_text.config import ImageTextConfig
-from image_text.contrastive import Contrastive, Guard
-from image_text.losses import hard_targets, soft_clip
+from image_text.contrastive import Contrastive, Guard, Queue
+from image_text.losses import Earlier, hard_targets, soft_clip
 from image_text.train import build_towers
 from knee.engine.config import OptimizerConfig
 from knee.engine.fit import make_optimizer
@@ -90,6 +90,46 @@ def test_flat_targets_and_collapse_are_said_once(said: list[str]) -> None:
     for _ in range(20):
         guard.check({**sharp, "contrast/rank_images": torch.tensor(1.0)})
     assert "embeddings of the images have collapsed" in said[1]
+
+
+def test_with_the_rest_of_a_batch_in_the_queue_its_parts_have_the_loss_of_the_whole(make_config: Make) -> None:
+    whole = batch(8)  # rows 2 i and 2 i + 1 have equal reports, so each part has the other's
+    task = task_of(make_config(**{"contrast.weight": 0.2}))
+    task.student.eval()
+    expected = task.losses(whole, 0).total
+    found = []
+    for own, rest in ((0, 1), (1, 0)):
+        queued = task_of(make_config(**{"contrast.weight": 0.2, "contrast.queue": 6}))
+        assert queued.queue is not None
+        for network in queued.networks.values():
+            network.eval()
+        queued.queue.push(queued._embedded(PairBatch(*(part[rest::2] for part in whole))))
+        assert len(queued.queue.earlier() or ()) == 4
+        losses = queued.losses(PairBatch(*(part[own::2] for part in whole)), 0)
+        losses.total.backward()
+        assert all(parameter.grad is None for parameter in queued.teacher.parameters())
+        found.append(losses.total)
+        torch.testing.assert_close(
+            queued.queue.texts[:4], queued._embedded(PairBatch(*(p[own::2] for p in whole))).texts
+        )
+    torch.testing.assert_close((found[0] + found[1]) / 2, expected)
+
+
+def test_a_queue_keeps_the_newest_pairs_first() -> None:
+    queue = Queue(5, 2)
+    assert queue.earlier() is None
+    for number in range(3):
+        values, numbers = torch.full((2, 2), float(number)), torch.full((2,), number)
+        queue.push(Earlier(values, values + 10, numbers, numbers + 20))
+    found = queue.earlier()
+    assert found is not None
+    assert found.groups.tolist() == [2, 2, 1, 1, 0]
+    assert found.studies.tolist() == [22, 22, 21, 21, 20]
+    assert found.images[:, 0].tolist() == [2, 2, 1, 1, 0]
+    assert found.texts[:, 0].tolist() == [12, 12, 11, 11, 10]
+    queue.push(found)
+    assert found.groups.tolist() == [2, 2, 1, 1, 0]  # a copy
+    assert int(queue.count) == 5
 
 
 @pytest.mark.parametrize("targets", ["self", "labels", "same", "teacher"])

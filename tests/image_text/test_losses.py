@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from image_text.losses import (
+    Earlier,
     Targets,
     diagonal_mass,
     effective_rank,
@@ -169,3 +170,19 @@ def test_effective_rank_counts_equal_directions(rank: int, expected: float) -> N
 
 def test_unit_length() -> None:
     assert unit(torch.tensor([[3.0, 4.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+def test_earlier_pairs_are_columns_without_rows() -> None:
+    """The rows of a whole batch, of which the later pairs are given as earlier ones, against the whole."""
+    a, b = embeddings(7, 5, seed=6)
+    groups, studies = torch.tensor([0, 1, 1, -1, 0, 5, -1]), torch.tensor([0, 1, 2, 3, 4, 3, 6])
+    earlier = Earlier(a[4:], b[4:], groups[4:], studies[4:])
+    whole, part = same_targets(groups, studies), same_targets(groups[:4], studies[:4], earlier)
+    for one, two in zip(whole, part, strict=True):
+        torch.testing.assert_close(one[:4], two)
+    part = mixed_targets(part, 0.25)
+    rows, columns = 20.0 * a @ b.T, 20.0 * b @ a.T
+    expected = -(part.images * rows[:4].log_softmax(1) + part.texts * columns[:4].log_softmax(1)).sum(1).mean() / 2
+    found = soft_clip(a[:4], b[:4], 20.0, part, earlier)
+    assert float(found.loss) == pytest.approx(float(expected), rel=1e-12)
+    assert float(found.loss) >= float(found.entropy)

@@ -41,17 +41,22 @@ def test_a_run_logs_its_loss_its_guards_and_validation(pair_run: RunFolder) -> N
     assert best.state["best_metric"] == "val_teacher/mrr"
 
 
+@pytest.mark.parametrize("queue", [0, 12])
 def test_resuming_gives_the_weights_of_an_uninterrupted_run(
-    pair_run: RunFolder, make_config: Make, tmp_path: Path
+    pair_run: RunFolder, make_config: Make, tmp_path: Path, queue: int
 ) -> None:
-    half = make_config(**{"fit.steps": 2, "fit.validate_every": 2})
-    run = create_run(tmp_path / "half", make_config(), kind=KIND)
-    train_image_text(half, run, resume=False)
-    train_image_text(make_config(), run, resume=True)
-    for network in ("student", "teacher", "optimizer"):
+    change = {"contrast.queue": queue}
+    config, whole = make_config(**change), pair_run
+    if queue:
+        whole = create_run(tmp_path / "whole", config, kind=KIND)
+        train_image_text(config, whole, resume=False)
+    run = create_run(tmp_path / "half", config, kind=KIND)
+    train_image_text(make_config(**{"fit.steps": 2, "fit.validate_every": 2} | change), run, resume=False)
+    train_image_text(config, run, resume=True)
+    for network in ("student", "teacher", "optimizer", *(["queue"] if queue else [])):
         one, two = (
             load_file(path / "checkpoints" / "step_00000004" / f"{network}.safetensors")
-            for path in (pair_run.path, run.path)
+            for path in (whole.path, run.path)
         )
         assert one.keys() == two.keys()
         assert all(torch.equal(one[name], two[name]) for name in one), network
