@@ -34,18 +34,27 @@ _OF_OBJECT = {
 """Statuses that concern one object; others may be accepted."""
 
 
-def store(paths: Sequence[Path], url: str, *, timeout_s: float = 60.0) -> Sent:
+def check_address(url: str) -> None:
+    """Raise UserError where ``url`` cannot be a server's, or nothing here speaks DICOMweb; nothing is sent."""
+    _client(url, 1.0)
+
+
+def store(paths: Iterable[Path], url: str, *, timeout_s: float = 60.0) -> Sent:
     """Store files by STOW-RS, one request each, in the order given; a refused file does not stop the others.
 
-    Raises UserError where the server cannot be reached, refuses the user, fails or disconnects: what was accepted until then
-    stays there. Raises Faults, before anything is sent, where files are not DICOM objects.
+    Files of an iterator are sent as they come. Raises UserError where the server cannot be reached, refuses the user, fails
+    or disconnects: what was accepted until then stays there. Raises Faults, before anything is sent, where files of a
+    sequence are not DICOM objects.
     """
     client = _client(url, timeout_s)
-    _check(paths)
+    total = ""
+    if isinstance(paths, Sequence):
+        _check(paths)
+        total = f" of {len(paths)}"
     accepted: list[Path] = []
     refused: list[tuple[Path, str]] = []
     for path in tqdm(paths, desc="sending", unit="object", disable=None):
-        with _told(url, timeout_s, done=f"; {len(accepted)} of {len(paths)} objects were accepted and stay there"):
+        with _told(url, timeout_s, done=f"; {len(accepted)}{total} objects were accepted and stay there"):
             reason = _store(client, path)
         if reason:
             refused.append((path, reason))

@@ -121,6 +121,20 @@ def test_a_study_that_is_not_there_and_an_address_that_is_none(answering, tmp_pa
         store([tmp_path / "text.dcm"], answering(_STORED))
 
 
+def test_files_of_an_iterator_are_sent_as_they_come(answering, objects):
+    address = answering(_STORED, _STORED, (401, b""))
+
+    def made():
+        for number, path in enumerate(objects):
+            yield path
+            assert number < 2, "the third was refused, and no more are asked for"
+
+    assert store(iter(objects[:2]), answering(_STORED)).accepted == tuple(objects[:2])
+    with pytest.raises(UserError, match=r"does not know you \(401\).*; 2 objects were accepted and stay there"):
+        store(made(), address)
+    assert store(iter(()), answering(_STORED)).accepted == ()
+
+
 def test_reports_of_a_server_that_fails_are_told_and_a_missing_study_has_none(answering, tmp_path):
     assert fetch_reports(answering((404, b"")), ["1.2.3", "1.2.4"], tmp_path) == 0
     assert fetch_reports(answering((200, b"[]")), ["1.2.3"], tmp_path) == 0
