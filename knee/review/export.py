@@ -123,8 +123,9 @@ class ReviewExport:
 
     def _note(self, exported: Exported) -> None:
         self.files += exported.files
-        for path in exported.files if self.written else ():
-            self.written(path)
+        if self.written:
+            for path in exported.files:
+                self.written(path)
         self.left_out += exported.left_out
 
     def _keyed(self, case: ReviewCase, identity: Identity) -> KeyedCase:
