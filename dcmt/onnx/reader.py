@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from knee.errors import UserError
 from knee.images.geometry import Geometry
 from knee.images.joints import find_knees
-from knee.images.original import Source
+from knee.images.original import Original, Source, original_of
 from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.images.slices import split_slice
 from knee.intake.naming import side_in_path
@@ -68,17 +68,21 @@ class _Prepared:
     side: str
     modality: str
     source: Source
+    original: Original | None
 
 
 class PreparedImages:
     """Prepares images like training data; collects the sides and sources, and the files that cannot be graded."""
 
-    def __init__(self, preparation: Preparation, *, grade_anyway: bool = False) -> None:
-        """``grade_anyway``: an image of two knees is graded like any other."""
+    def __init__(self, preparation: Preparation, *, grade_anyway: bool = False, most_px: int = 0) -> None:
+        """``grade_anyway``: an image of two knees is graded like any other. Originals of up to ``most_px`` pixels are kept."""
+        self._most_px = most_px
         self._data, self._template, self._anyway = preparation, preparation.template, grade_anyway
         self.rejected: list[tuple[str, str]] = []
         self.sides: list[str] = []
         self.sources: list[Source] = []
+        self.originals: list[Original | None] = []
+        """Of the images that the last ``read`` returned; None where they were not kept."""
         self.modalities: list[str] = []
         self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
         """The side whose images are flipped horizontally (L or R); empty if neither is."""
@@ -86,6 +90,7 @@ class PreparedImages:
     def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
         """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
         images, read = [], []
+        self.originals = []
         for path, found in zip(paths, map_in_order(self._one, paths, description="", progress=False), strict=True):
             if isinstance(found, tuple):
                 self.rejected.append(found)
@@ -94,6 +99,7 @@ class PreparedImages:
             self.sides.append(found.side)
             self.modalities.append(found.modality)
             self.sources.append(found.source)
+            self.originals.append(found.original)
             read.append(path)
         size = self._data.image_size
         return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
@@ -111,7 +117,9 @@ class PreparedImages:
             return str(path), two_knees_reason(path)
         side = pixels.laterality or side_in_path(split_slice(path)[0].as_posix())
         image, geometry, inverted = self._prepare(pixels, side)
-        return _Prepared(image, side, pixels.modality, Source(path, geometry, inverted, self._data.percentiles))
+        source = Source(path, geometry, inverted, self._data.percentiles)
+        original = original_of(pixels, source) if pixels.values.size <= self._most_px else None
+        return _Prepared(image, side, pixels.modality, source, original)
 
     def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
         """The square input, its position on the image, and whether the image was a negative."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from knee.errors import UserError
 from knee.images.geometry import Geometry
-from knee.images.read import read_pixels
+from knee.images.read import Pixels, read_pixels
 
 MOST_PX = 1024
 """Maximum length of the longer side; larger images are shrunk for display."""
@@ -90,7 +90,11 @@ def read_original(source: Source | None) -> Original:
     """Read an image for display. Raises UserError if it is unknown, cannot be read, or has changed its size."""
     if source is None:
         raise UserError("the image file is not known, so its maps cannot be put on its pixels")
-    found = read_pixels(source.path)
+    return original_of(read_pixels(source.path), source)
+
+
+def original_of(found: Pixels, source: Source) -> Original:
+    """The image for display of pixels that were read from ``source``. Raises UserError if it has changed its size."""
     values = found.values
     height, width = values.shape
     if (height, width) != (source.geometry.height, source.geometry.width):

@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -40,6 +40,21 @@ def map_in_order(
             for result in pool.map(function, items[start : start + _WINDOW]):
                 bar.update()
                 yield result
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items in order; a thread computes the next one while the caller uses one.
+
+    >>> list(ahead(iter("abc")))
+    ['a', 'b', 'c']
+    """
+    end = object()
+    rest = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, rest, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, rest, end)
+            yield cast("Item", item)
 
 
 _SHARED = "/dev/shm"

@@ -68,6 +68,8 @@ class CaseFacts:
     """Why the image is unlike the training images; empty if it is not, or this is unknown."""
     patient: str = ""
     """Whose image it is; exported only as a salted hash. Empty: as in the image's DICOM file, if it is one."""
+    original: Original | None = None
+    """The original, where it was read with the networks' input; else it is read from ``source`` when it is exported."""
 
 
 @dataclass(frozen=True, kw_only=True)

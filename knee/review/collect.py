@@ -28,6 +28,7 @@ def review_cases(
     precision: torch.dtype | None = None,
     masks: Masks | None = None,
     has_mask: NDArray[np.bool_] | None = None,
+    doubts: bool = True,
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
 ) -> Iterator[ReviewCase]:
@@ -35,23 +36,25 @@ def review_cases(
 
     The loader yields images (B, 1, S, S) uint8 with their row numbers (B,); ``facts`` gives what is known about a row.
     ``masks`` are the dilated masks by row number, as for the metrics. Each network's map is that of its own predicted grade.
+    Without ``doubts``, which only the page shows, there are no evidence maps and no predictions for flipped images (NaN).
     """
     for_student, for_teacher = tee(loader)
     recorders = _Recorder(student), _Recorder(teacher)
     options: dict[str, Any] = {"device": device, "precision": precision, "sharpness": sharpness, "threshold": threshold}
     batches = zip(
         iterate_attention(recorders[0], for_student, **options),
-        iterate_attention(recorders[1], for_teacher, flip=True, evidence=True, **options),
+        iterate_attention(recorders[1], for_teacher, flip=doubts, evidence=doubts, **options),
         strict=True,
     )
     for by_student, by_teacher in batches:
         views = [recorder.views(batch) for recorder, batch in zip(recorders, (by_student, by_teacher), strict=True)]
         images = (by_teacher.images[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
-        flipped = _array(by_teacher.flipped)
+        flipped = (
+            _array(by_teacher.flipped) if doubts else np.full_like(by_teacher.probabilities.cpu(), np.nan, np.float64)
+        )
         attended = (by_teacher.mask > 0.5).cpu().numpy()
-        assert by_teacher.evidence is not None
-        assert by_teacher.against is not None
-        evidence = by_teacher.evidence.cpu().numpy()
+        evidence = None if by_teacher.evidence is None else by_teacher.evidence.cpu().numpy()
+        against = [None] * len(images) if by_teacher.against is None else by_teacher.against.tolist()
         for number, row in enumerate(by_teacher.rows.tolist()):
             fact, cartilage = facts(row), None
             if masks is not None and (has_mask is None or has_mask[row]):
@@ -61,8 +64,8 @@ def review_cases(
                 student=views[0][number],
                 teacher=views[1][number],
                 flip_disagreement=total_variation(views[1][number].probabilities, flipped[number]),
-                evidence=evidence[number],
-                evidence_against=int(by_teacher.against[number]),
+                evidence=None if evidence is None else evidence[number],
+                evidence_against=against[number],
                 cartilage=cartilage,
                 overlap=_overlap(attended[number], cartilage),
                 **vars(fact),

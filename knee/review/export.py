@@ -55,6 +55,8 @@ class ReviewExport:
     pool: Pool = mean_of_slices
     """The probabilities (K,) of a series from those of its slices (n, K)."""
     force: bool = False
+    written: Callable[[Path], None] | None = None
+    """Is called with each file of a case once it is written."""
     cases: int = field(init=False, default=0)
     files: list[Path] = field(init=False, default_factory=list)
     left_out: list[str] = field(init=False, default_factory=list)
@@ -106,7 +108,7 @@ class ReviewExport:
         return read_key(self.key_path) if self.key_path.exists() else {}
 
     def _read(self, case: ReviewCase) -> Original:
-        original = shown_original(case.source, case.image, most=None)
+        original = case.original or shown_original(case.source, case.image, most=None)
         if original.problem:
             self.left_out.append(f"case {case.case}: {original.problem}")
         return original
@@ -121,6 +123,9 @@ class ReviewExport:
 
     def _note(self, exported: Exported) -> None:
         self.files += exported.files
+        if self.written:
+            for path in exported.files:
+                self.written(path)
         self.left_out += exported.left_out
 
     def _keyed(self, case: ReviewCase, identity: Identity) -> KeyedCase:

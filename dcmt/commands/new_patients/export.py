@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dcmt.trained.prediction import ImageReader, image_loader
 from knee.data.cases import case_name, case_names, load_salt
 from knee.errors import UserError, counted
 from knee.evaluation.by_knee import knee_probabilities
-from knee.images.original import Source
+from knee.io.pool import ahead
 from knee.io.tables import shortened
 from knee.review.cases import CaseFacts, ReviewCase
 from knee.review.collect import review_cases
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 FORMATS = ("csv", "png", "html", "nifti", "dicom")
 """``csv`` is always written, ``png`` are the overlays."""
 _EXPORTED = ("html", "nifti", "dicom")
-_CHUNK = 64
+_CHUNK = 32
+_MOST_PX = 1 << 23
+"""Larger originals are read again when they are written, so that two chunks of them need at most 512 MiB."""
 
 
 def chosen_formats(text: str) -> tuple[str, ...]:
@@ -71,6 +74,7 @@ def export_graded(
         keep_identity=options.keep_identity,
         pool=partial(knee_probabilities, severest=loaded.pools_severest),
         force=options.force,
+        written=getattr(options, "written", None),
     )
     facts = _facts(graded, names, series, root, salt)
     identities = {one.case: Identity(image, one.patient) for one, image in zip(facts, graded["image"], strict=True)}
@@ -106,18 +110,23 @@ def _facts(
 def _cases(
     loaded: LoadedRun, facts: Sequence[CaseFacts], paths: Sequence[Path], options: argparse.Namespace
 ) -> Iterator[ReviewCase]:
-    """The cases in order, a chunk of images at a time; a run without a student shows its teacher twice."""
+    """The cases in order; a run without a student shows its teacher twice. A chunk is graded while one is written."""
+    for chunk in ahead(_chunks(loaded, facts, paths, options)):
+        yield from chunk
+
+
+def _chunks(
+    loaded: LoadedRun, facts: Sequence[CaseFacts], paths: Sequence[Path], options: argparse.Namespace
+) -> Iterator[list[ReviewCase]]:
     teacher = loaded.networks["teacher"]
-    reader = ImageReader(loaded, grade_anyway=options.grade_anyway)
+    reader = ImageReader(loaded, grade_anyway=options.grade_anyway, most_px=_MOST_PX)
+    page = "html" in chosen_formats(options.format)
     for start in range(0, len(paths), _CHUNK):
         images, read = reader.read(paths[start : start + _CHUNK])
-        sources: dict[Path, Source] = dict(zip(read, reader.sources[-len(read) :], strict=True)) if read else {}
+        if not read:
+            continue
         known = dict(zip(paths[start : start + _CHUNK], facts[start : start + _CHUNK], strict=True))
-        placed = [CaseFacts(**{**vars(known[path]), "source": sources[path]}) for path in read]
-        yield from review_cases(
-            loaded.networks.get("student", teacher),
-            teacher,
-            image_loader(images),
-            placed.__getitem__,
-            **loaded.inference,
-        )
+        sources = zip(read, reader.sources[-len(read) :], reader.originals, strict=True)
+        placed = [replace(known[path], source=source, original=original) for path, source, original in sources]
+        student, loader = loaded.networks.get("student", teacher), image_loader(images)
+        yield list(review_cases(student, teacher, loader, placed.__getitem__, doubts=page, **loaded.inference))

@@ -40,7 +40,8 @@ def write_by_knee(
     if len(knees):
         write_table(path, knees)
         which = "most severe quarter" if severest else "mean"
-        log.info(f"{counted(len(knees), 'volume')}, each graded by the {which} of its slices: {path}")
+        graded = int(knees["predicted"].notna().sum())
+        log.info(f"{graded} of {counted(len(knees), 'volume')} graded by the {which} of their slices: {path}")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -187,7 +187,7 @@ def _parts(report: Dataset, known: Mapping[str, Target]) -> Iterator[_Part]:
                 inside.texts.append(str(item.get("TextValue", "")))
             # Viewers write a label that a reader typed as the meaning of a code for free text.
             for code in item.get("ConceptCodeSequence") or ():
-                if "FREETEXT" in str(code.get("CodeValue", "")).upper():
+                if "FREETEXT" in str(code.get("CodeValue") or code.get("LongCodeValue") or "").upper():
                     inside.texts.append(str(code.get("CodeMeaning", "")))
             walk(item.get("ContentSequence") or (), inside)
 

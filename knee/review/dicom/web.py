@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydicom
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from tqdm import tqdm
 
@@ -34,18 +35,27 @@ _OF_OBJECT = {
 """Statuses that concern one object; others may be accepted."""
 
 
-def store(paths: Sequence[Path], url: str, *, timeout_s: float = 60.0) -> Sent:
+def check_address(url: str) -> None:
+    """Raise UserError where ``url`` cannot be a server's, or nothing here speaks DICOMweb; nothing is sent."""
+    _client(url, 1.0)
+
+
+def store(paths: Iterable[Path], url: str, *, timeout_s: float = 60.0) -> Sent:
     """Store files by STOW-RS, one request each, in the order given; a refused file does not stop the others.
 
-    Raises UserError where the server cannot be reached, refuses the user, fails or disconnects: what was accepted until then
-    stays there. Raises Faults, before anything is sent, where files are not DICOM objects.
+    Files of an iterator are sent as they come. Raises UserError where the server cannot be reached, refuses the user, fails
+    or disconnects: what was accepted until then stays there. Raises Faults, before anything is sent, where files of a
+    sequence are not DICOM objects.
     """
     client = _client(url, timeout_s)
-    _check(paths)
+    total = ""
+    if isinstance(paths, Sequence):
+        _check(paths)
+        total = f" of {len(paths)}"
     accepted: list[Path] = []
     refused: list[tuple[Path, str]] = []
     for path in tqdm(paths, desc="sending", unit="object", disable=None):
-        with _told(url, timeout_s, done=f"; {len(accepted)} of {len(paths)} objects were accepted and stay there"):
+        with _told(url, timeout_s, done=f"; {len(accepted)}{total} objects were accepted and stay there"):
             reason = _store(client, path)
         if reason:
             refused.append((path, reason))
@@ -80,8 +90,8 @@ def fetch_study(url: str, study: str, folder: Path, *, timeout_s: float = 60.0) 
     files: list[Path] = []
     with _told(url, timeout_s, study=study):
         found = client.iter_study(study, media_types=(("application/dicom", "*"),))
-        for number, image in enumerate(tqdm(found, desc="fetching", unit="object", disable=None)):
-            path = _place(folder, str(image.get("SeriesInstanceUID", "")), number)
+        for image in tqdm(found, desc="fetching", unit="object", disable=None):
+            path = _place(folder, str(image.get("SeriesInstanceUID", "")), image)
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save_as(path, enforce_file_format=True)
             files.append(path)
@@ -96,7 +106,7 @@ def fetch_reports(url: str, studies: Iterable[str], folder: Path, *, timeout_s: 
     Raises UserError as ``store``. A study that is not there has no reports.
     """
     client = _client(url, timeout_s)
-    number = present = 0
+    present = 0
     for study in tqdm(sorted(set(studies)), desc="asking", unit="study", disable=None):
         with _told(url, timeout_s):
             found = _series(client, study)
@@ -105,10 +115,9 @@ def fetch_reports(url: str, studies: Iterable[str], folder: Path, *, timeout_s: 
                 if _value(one, "00080060") != "SR":
                     continue
                 for report in client.retrieve_series(study, _value(one, "0020000E")):
-                    path = _place(folder, study, number)
+                    path = _place(folder, study, report)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     report.save_as(path, enforce_file_format=True)
-                    number += 1
     return present
 
 
@@ -128,10 +137,13 @@ def _value(item: Mapping[str, Any], tag: str) -> str:
     return str((item.get(tag, {}).get("Value") or [""])[0])
 
 
-def _place(folder: Path, series: str, number: int) -> Path:
-    """A file name from the server's UIDs, which may be any text."""
-    safe = "".join(letter for letter in series if letter in "0123456789.")[:64].strip(".") or "series"
-    return folder / safe / f"{number:05d}.dcm"
+def _place(folder: Path, group: str, image: Dataset) -> Path:
+    """A file name from the server's UIDs, which may be any text; the same at every call, since cases are named after it."""
+    names = [
+        "".join(letter for letter in uid if letter in "0123456789.")[:64].strip(".") or "none"
+        for uid in (group, str(image.get("SOPInstanceUID", "")))
+    ]
+    return folder / names[0] / f"{names[1]}.dcm"
 
 
 def _client(url: str, timeout_s: float) -> DICOMwebClient:
@@ -166,6 +178,10 @@ def _check(paths: Sequence[Path]) -> None:
         raise UserError("there are no files to send; export with --format dicom first")
 
 
+def _late(url: str, timeout_s: float) -> str:
+    return f"{url}: no answer in {timeout_s:g} s; it may be busy: try again with a longer --timeout"
+
+
 @contextmanager
 def _told(url: str, timeout_s: float, *, study: str = "", done: str = "") -> Iterator[None]:
     """Turn every failure of a request into a UserError that says what happened, and what was done before it."""
@@ -178,21 +194,23 @@ def _told(url: str, timeout_s: float, *, study: str = "", done: str = "") -> Ite
         reasons = {
             401: f"does not know you (401); put a valid token into the environment variable {TOKEN}",
             403: "does not allow it (403); ask for the right to read or store there",
-            404: f"has no study {study} (404); check its UID"
+            404: f"has no study {study} (404); check its UID, and the address"
             if study
             else "is not a DICOMweb address (404); check its path",
         }
         reason = reasons.get(status, f"failed (status {status}); see the server's log, and try again")
         raise UserError(f"{url}: {reason}{done}") from error
     except requests.exceptions.SSLError as error:
+        if "WRONG_VERSION_NUMBER" in str(error):
+            raise UserError(f"{url}: does not speak TLS; is its address http://?{done}") from error
         raise UserError(
             f"{url}: its certificate cannot be verified ({error}); name your certificates in REQUESTS_CA_BUNDLE{done}"
         ) from error
     except requests.Timeout as error:
-        raise UserError(
-            f"{url}: no answer in {timeout_s:g} s; it may be busy: try again with a longer --timeout{done}"
-        ) from error
+        raise UserError(_late(url, timeout_s) + done) from error
     except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        if "timed out" in str(error):  # while a request was sent
+            raise UserError(_late(url, timeout_s) + done) from error
         raise UserError(
             f"{url}: cannot be reached, or ended the connection; check address and network, and try again{done}"
         ) from error

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from dcmt.onnx.reader import Preparation, PreparedImages, unlike_reason
+from knee.images.original import read_original
 
 
 def test_a_side_is_mirrored_and_names_with_line_breaks_are_refused(tmp_path: Path) -> None:
@@ -22,6 +23,19 @@ def test_a_side_is_mirrored_and_names_with_line_breaks_are_refused(tmp_path: Pat
     assert np.array_equal(images[0], images[1][:, ::-1])
     assert len(reader.rejected) == 2
     assert reader.rejected[0][1].startswith("the name contains a line break")
+
+
+def test_originals_are_kept_up_to_a_size_and_are_those_read_from_the_file(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    cv2.imwrite(str(tmp_path / "b.png"), picture[:39])
+    reader = PreparedImages(Preparation(32, (0.5, 99.5), "L", None), most_px=39 * 30)
+    for _ in range(2):
+        reader.read([tmp_path / "none.png", tmp_path / "a.png", tmp_path / "b.png"])
+        large, small = reader.originals
+        assert large is None and small is not None
+        again = read_original(reader.sources[-1])
+        assert np.array_equal(small.pixels, again.pixels) and (small.window, small.path) == (again.window, again.path)
 
 
 def test_why_an_image_is_unlike() -> None:

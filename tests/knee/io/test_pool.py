@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from knee.errors import UserError
-from knee.io.pool import map_in_order, require_shared_memory, start_worker, worker_death
+from knee.io.pool import ahead, map_in_order, require_shared_memory, start_worker, worker_death
 
 
 def test_results_come_in_order_whatever_each_takes() -> None:
@@ -33,6 +34,24 @@ def test_items_are_computed_at_most_one_window_ahead() -> None:
         assert len(done) <= 256 * (1 + (taken - 1) // 256)
     found.close()  # type: ignore[attr-defined]
     assert len(done) <= 512
+
+
+def test_one_item_is_computed_ahead_and_an_error_comes_in_its_place() -> None:
+    begun: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(9):
+            begun.append(number)
+            if number == 3:
+                raise ValueError("three")
+            yield number
+
+    found = ahead(numbers())
+    for number in range(3):
+        assert next(found) == number and len(begun) <= number + 2
+    with pytest.raises(ValueError, match="three"):
+        next(found)
+    assert list(ahead([])) == [] and begun == [0, 1, 2, 3]
 
 
 def test_an_error_is_raised_at_its_place() -> None:

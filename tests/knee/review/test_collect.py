@@ -56,3 +56,17 @@ def test_cases_are_what_both_networks_say():
     assert cases[0].flip_disagreement > 0.5
     assert cases[0].mismatch == pytest.approx(1 - cases[0].teacher.probabilities[3])
     assert teacher.training and student.training
+
+
+def test_without_doubts_there_are_the_same_grades_and_maps_and_no_evidence():
+    images = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    images[0, 0, :16, 16:] = images[1, 0, 16:, :16] = 200
+    facts = [CaseFacts(f"c{row}", "new") for row in range(2)]
+    networks, loader = (Quadrants(10.0), Quadrants(40.0)), [(images, torch.arange(2))]
+    whole = list(review_cases(*networks, loader, facts.__getitem__))
+    bare = list(review_cases(*networks, loader, facts.__getitem__, doubts=False))
+    for one, other in zip(whole, bare, strict=True):
+        assert np.array_equal(one.teacher.class_map, other.teacher.class_map)
+        assert one.student.probabilities == pytest.approx(other.student.probabilities)
+        assert one.evidence is not None and other.evidence is None and other.evidence_against is None
+        assert np.isnan(other.flip_disagreement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -33,8 +34,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Pa
         seen["fetched"].append(Path(shutil.copy(tmp_path / "there.dcm", folder / "00000.dcm")))
         return seen["fetched"]
 
-    def stored(paths: list[Path], url: str, *, timeout_s: float) -> Sent:
+    def stored(given: Iterator[Path], url: str, *, timeout_s: float) -> Sent:
         assert (url, timeout_s) == (URL, 5)
+        paths = list(given)
         seen["stored"] += paths
         return Sent(tuple(paths[1:]), ((paths[0], "it is larger than the server accepts (413)"),))
 
@@ -66,3 +68,5 @@ def test_sources_and_formats_that_do_not_go_together(tmp_path: Path, capsys: pyt
         assert "either a path of images, or a study" in capsys.readouterr().err
     assert main(["predict", run, image, "--to", URL, *out]) == 2
     assert "--to sends DICOM objects; write them with --format csv,dicom" in capsys.readouterr().err
+    assert main(["predict", run, image, "--to", "pacs:8042", "--format", "dicom", *out]) == 2
+    assert "is not the address of a DICOMweb server" in capsys.readouterr().err, "before anything is graded"

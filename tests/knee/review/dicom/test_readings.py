@@ -146,6 +146,24 @@ def test_spellings_of_a_reader_are_asked_about_and_a_second_import_adds_nothing(
     assert (again.added, again.known) == (0, 3)
 
 
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("keyword", ["LongCodeValue", "CodeValue"])
+def test_free_text_may_be_a_code_too_long_for_its_attribute(exported, known, expected, report, keyword):
+    """OHIF writes CORNERSTONEFREETEXT as a CodeValue, which may have 16 letters; others write a LongCodeValue."""
+    path = report(pydicom.dcmread(exported[0][0]), "KL 3")
+    read = pydicom.dcmread(path)
+    changed = 0
+    for item in _items(read):
+        for code in item.get("ConceptCodeSequence") or ():
+            if code.get("CodeValue") == "FREETEXT":
+                del code.CodeValue
+                setattr(code, keyword, "CORNERSTONEFREETEXT")
+                changed += 1
+    read.save_as(path)
+    (verdict,), faults = _read(path, expected, known)
+    assert (changed, verdict.final_grade, faults) == (1, 3, [])
+
+
 def test_our_own_reports_are_not_readings(exported, export, tmp_path):
     with pytest.raises(UserError, match="no structured report but 4 of our own"):
         find_reports(export.folder)

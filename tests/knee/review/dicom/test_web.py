@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
@@ -121,6 +122,34 @@ def test_a_study_that_is_not_there_and_an_address_that_is_none(answering, tmp_pa
         store([tmp_path / "text.dcm"], answering(_STORED))
 
 
+def test_a_server_that_takes_nothing_is_late_and_one_without_tls_is_told_from_a_bad_certificate(
+    answering, write_source
+):
+    large = write_source("CR", np.zeros((3000, 2000), np.uint16))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/dicom-web"
+        with pytest.raises(UserError, match=r"no answer in 1 s; it may be busy.*; 0 of 1 objects were accepted"):
+            store([large], address, timeout_s=1)
+        with pytest.raises(UserError, match="no answer in 1 s; it may be busy"):
+            fetch_study(address, "1.2.3", large.parent / "fetched", timeout_s=1)
+    with pytest.raises(UserError, match="does not speak TLS; is its address http://"):
+        fetch_study(answering(_STORED).replace("http:", "https:"), "1.2.3", large.parent / "fetched")
+
+
+def test_files_of_an_iterator_are_sent_as_they_come(answering, objects):
+    address = answering(_STORED, _STORED, (401, b""))
+
+    def made():
+        for number, path in enumerate(objects):
+            yield path
+            assert number < 2, "the third was refused, and no more are asked for"
+
+    assert store(iter(objects[:2]), answering(_STORED)).accepted == tuple(objects[:2])
+    with pytest.raises(UserError, match=r"does not know you \(401\).*; 2 objects were accepted and stay there"):
+        store(made(), address)
+    assert store(iter(()), answering(_STORED)).accepted == ()
+
+
 def test_reports_of_a_server_that_fails_are_told_and_a_missing_study_has_none(answering, tmp_path):
     assert fetch_reports(answering((404, b"")), ["1.2.3", "1.2.4"], tmp_path) == 0
     assert fetch_reports(answering((200, b"[]")), ["1.2.3"], tmp_path) == 0
@@ -199,6 +228,7 @@ def test_two_patients_stay_two_in_orthanc_and_sending_twice_adds_nothing(
         fetched += fetch_study(f"{orthanc}/dicom-web", study, tmp_path / study)
     identifiers = [{str(pydicom.dcmread(path).SOPInstanceUID) for path in paths} for paths in (files, fetched)]
     assert identifiers[0] == identifiers[1] and len(fetched) == len(files)
+    assert {path.stem for path in fetched} == identifiers[0], "named alike in whatever order the server sends them"
     with pytest.raises(UserError, match=r"1\.2\.3"):
         fetch_study(f"{orthanc}/dicom-web", "1.2.3", tmp_path / "none")
     assert fetch_reports(f"{orthanc}/dicom-web", [*studies, "1.2.3"], tmp_path / "reports") == 2, (
