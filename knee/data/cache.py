@@ -32,7 +32,7 @@ from knee.io.checksums import (
 from knee.io.files import moved_into_place, write_json
 from knee.io.own_folders import mark_as_own, remove_unfinished, unfinished_folder
 from knee.io.pool import map_in_order
-from knee.io.shared_array import create_bytes, facts_of, open_shared, pixels_digest
+from knee.io.shared_array import create_shards, facts_of, open_shards, pixels_digest
 from knee.io.tables import shortened
 from knee.nn import processes
 
@@ -206,14 +206,12 @@ def _open(folder: Path) -> ImageCache | None:
         return None
     try:
         sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
-        damaged = [
-            name for name in (*_ARRAYS, _PICTURES) if name in sums and block_checksums(folder / name) != sums[name]
-        ]
+        damaged = [name for name in sums if name.endswith(".npy") and block_checksums(folder / name) != sums[name]]
         if damaged or not sums.keys() >= set(_ARRAYS):
             raise ValueError(", ".join(damaged))
         small = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _SMALL}
         template = small.pop("template")
-        images, masks = open_shared(folder / "images.npy"), open_shared(folder / "masks.npy")
+        images, masks = open_shards(folder / "images.npy"), open_shards(folder / "masks.npy")
         if _PICTURES in sums:
             pictures, digest = np.load(folder / _PICTURES, allow_pickle=False), str(sums["pixels"])
         else:  # a cache made by an earlier version
@@ -252,8 +250,8 @@ def _build(items: Items, final: Path, options: _Options, sources: Sources, prepa
         if (read_sources(items, sources.digests).digests["digest"] != sources.digests["digest"]).any():
             raise UserError("image files changed while they were read; start again when they are complete")
         save_digests(scratch / _SOURCES, sources.digests)
-        arrays = [open_shared(scratch / name) for name in _ARRAYS[:2]]
-        sums = {name: block_checksums(scratch / name) for name in _ARRAYS}
+        arrays = [open_shards(scratch / name) for name in _ARRAYS[:2]]
+        sums = {path.name: block_checksums(path) for path in scratch.glob("*.npy") if path.name != _SOURCES}
         _save_facts(scratch, sums, facts_of(arrays[0]), pixels_digest(*arrays))
         if final.exists() and _open(final) is None:
             final.rename(damaged)
@@ -274,8 +272,8 @@ def _write_cache(items: Items, folder: Path, options: _Options, prepared: Iterab
     has_mask = np.array([bool(path) for path in items.mask_paths])
     geometries = np.zeros((items.number, 7), np.int32)
     shape = (items.number, options.size, options.size)
-    images = create_bytes(folder / "images.npy", shape, rows=range(items.number))
-    masks = create_bytes(folder / "masks.npy", shape, rows=np.flatnonzero(has_mask).tolist())
+    images = create_shards(folder / "images.npy", shape, rows=range(items.number))
+    masks = create_shards(folder / "masks.npy", shape, rows=np.flatnonzero(has_mask).tolist())
     for row, got in enumerate(prepared):
         if isinstance(got, str):
             faults.append(got)

@@ -7,8 +7,6 @@ deliberately. Scanning a folder is stricter; see ``knee.intake.scan``.
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +19,12 @@ from numpy.typing import NDArray
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
 from knee.images.slices import is_file, split_slice
-from knee.io.files import relative_name, write_text
+from knee.io.files import existing_files, normal_paths, paths_below, relative_name, write_text
 from knee.io.names import composed
 from knee.io.tables import read_rows
 
 REQUIRED = ("image", "patient", "side", "grade", "mask")
 SPLITS = ("train", "val", "test")
-_UNTIDY = re.compile(r"(^|/)\.?(/|$)")
-"""An absolute path, or one with '//', '/./' or '/' at the end, which ``Path`` writes in another way."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Manifest:
 
     def paths(self, column: str) -> list[str]:
         """The paths of all images, or masks ('' for none), as text: a million ``Path`` objects take a gigabyte."""
-        return _below(self.folder, texts(self.table[column]))
+        return paths_below(self.folder, texts(self.table[column]))
 
     def named_in(self, folder: Path, name: str) -> str:
         """A path of this manifest's table, rewritten for a manifest in ``folder`` so that it names the same file.
@@ -190,9 +186,10 @@ def _row_faults(path: Path, table: pd.DataFrame) -> list[BadRow]:
     if "split" not in table:
         table = table.assign(split="")
     suspicious = ~(table["side"].isin(("L", "R", "")) & table["patient"].ne("") & table["split"].isin((*SPLITS, "")))
-    images, masks = (_below(path.parent, texts(table[column])) for column in ("image", "mask"))
-    suspicious |= np.array([not is_file(name) for name in images], bool)
-    suspicious |= np.array([bool(name) and not is_file(name) for name in masks], bool)
+    images, masks = (paths_below(path.parent, texts(table[column])) for column in ("image", "mask"))
+    files = existing_files([*images, *filter(None, masks)])
+    suspicious |= np.array([name not in files and not is_file(name) for name in images], bool)
+    suspicious |= np.array([bool(name) and name not in files and not is_file(name) for name in masks], bool)
     columns = ["line", *REQUIRED[:3], "mask", "split"]
     for line, image, patient, side, mask, split in table.loc[suspicious, columns].itertuples(index=False):
         reasons = [] if image else [f"image is empty; write its path, relative to {path.name}"]
@@ -214,15 +211,6 @@ def texts(column: pd.Series) -> list[str]:
     """The values of a column of text as a list: much faster than iterating over the column."""
     found: list[str] = column.to_numpy(dtype=object).tolist()
     return found
-
-
-def _below(folder: Path, names: list[str]) -> list[str]:
-    """``str(folder / name)`` of each name, '' for none; without ``Path`` objects for plain names, because they are slow."""
-    prefix = str(folder / "x")[:-1]
-    plain = os.sep == "/"
-    return [
-        (prefix + name if plain and not _UNTIDY.search(name) else str(folder / name)) if name else "" for name in names
-    ]
 
 
 def _parse_grades(table: pd.DataFrame, grade_set: GradeSet) -> list[BadRow]:
@@ -251,7 +239,7 @@ def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:
     """Images listed twice: the later row is bad; if the rows contradict each other, all of them are bad."""
     bad = []
     facts = [name for name in ("patient", "side", "grade", "mask", "split") if name in table]
-    names = pd.Series(list(map(os.path.normpath, texts(table["image"]))), index=table.index, dtype=object)
+    names = pd.Series(normal_paths(texts(table["image"])), index=table.index, dtype=object)
     again = names.duplicated(keep=False) & (table["image"] != "")
     for _, rows in table[again].groupby(names[again], sort=False):
         lines, images = rows["line"].tolist(), rows["image"].tolist()

@@ -17,7 +17,7 @@ from knee.data.manifest import SPLITS, Manifest, texts
 from knee.data.strata import make_folds, make_split
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet
-from knee.io.files import write_text
+from knee.io.files import normal_paths, write_text
 from knee.io.tables import read_table
 
 __all__ = [
@@ -81,7 +81,7 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     """
     path = Path(path)
     table, faults = read_table(path, ("image", "split", "rank"))
-    names = list(map(os.path.normpath, texts(table["image"])))
+    names = normal_paths(texts(table["image"]))
     ranks = _ranks_of(texts(table["rank"]))
     faults += _row_faults(path, table, names, ranks)
     table["rank"] = ranks
@@ -137,7 +137,7 @@ def _rank(text: str) -> float:
 
 def _aligned(table: pd.DataFrame, names: list[str], manifest: Manifest) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
     """Image, split and rank for each row of the manifest, and (N,) whether the row is in the split file."""
-    wanted = list(map(os.path.normpath, texts(manifest.table["image"])))
+    wanted = normal_paths(texts(manifest.table["image"]))
     if names == wanted:
         places = np.arange(len(names))
     else:

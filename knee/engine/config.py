@@ -56,6 +56,8 @@ class FitConfig:
     """auto (CUDA, then Apple MPS, then CPU), cpu, cuda, cuda:1, mps."""
     channels_last: bool = True
     """Use the memory layout that is faster for convolutions."""
+    sync_batch_norm: Literal["auto", "always", "never"] = "auto"
+    """Normalise over the images of all processes, as one process does; auto: with fewer than 16 images in each process."""
     compile: bool = False
     """torch.compile the networks."""
     threads: int = 0

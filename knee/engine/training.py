@@ -29,6 +29,7 @@ from knee.engine.tracking import Silent, Tracker, read_metrics
 from knee.errors import UserError
 from knee.io.files import typed
 from knee.nn import processes
+from knee.nn.batch_norm import FEW_IMAGES, synchronise
 from knee.task import Task, Validation
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def fit(
         place(task.networks, device, channels_last=config.fit.channels_last)
         if config.data.labeled_per_batch + config.data.unlabeled_per_batch == 1:
             refuse_batch_of_one(task.networks.values(), config.data.image_size, device)
+        if _synchronises(config):
+            synchronise(task.networks.values())
         precision = checkpoint.precision if checkpoint else settle_precision(config.fit, task, batches, device)
         if validation is not None:
             task.validation = validation(precision=precision, tracker=tracker)
@@ -145,6 +148,14 @@ def fit(
         if not loop.was_stopped:
             log.info(f"run folder: {run.path}; next: {next_command.format(run=typed(run.path))}")
         return progress
+
+
+def _synchronises(config: RunConfig) -> bool:
+    """Whether batch normalisation uses the images of all processes."""
+    data, several = config.data, processes.count()
+    images = (data.labeled_per_batch + data.unlabeled_per_batch) * data.slices_per_knee // several
+    chosen = config.fit.sync_batch_norm
+    return several > 1 and (chosen == "always" or (chosen == "auto" and images < FEW_IMAGES))
 
 
 def _resume(loop: Fit, checkpoint: Checkpoint, run: RunFolder, config: RunConfig) -> None:

@@ -6,9 +6,12 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,12 @@ from knee.errors import UserError
 LONGEST_NAME = 255
 """Longest file name, in bytes, that file systems allow."""
 _ROOM_FOR_SCRATCH = 40
+_FEWEST_TO_LIST = 100
+"""Files of one folder from which on its list is read."""
+_UNTIDY = re.compile(r"(^|/)\.(/|$)|//|/$", re.MULTILINE)
+"""A path that ``Path`` writes in another way."""
+_NOT_NORMAL = re.compile(r"(^|/)\.{1,2}(/|$)|//|/$|^$", re.MULTILINE)
+"""A path that ``normpath`` changes, or an empty one."""
 
 
 @contextmanager
@@ -101,6 +110,42 @@ def relative_name(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:
         return path.as_posix()
+
+
+def normal_paths(paths: list[str]) -> list[str]:
+    """``os.path.normpath`` of each path; of a million paths that are normal already, in one look."""
+    if os.sep == "/" and not _NOT_NORMAL.search("\n".join(paths)):
+        return paths
+    return list(map(os.path.normpath, paths))
+
+
+def paths_below(folder: Path, names: list[str]) -> list[str]:
+    """``str(folder / name)`` of each name, '' for none; without as many ``Path`` objects, which are slow, where possible.
+
+    >>> paths_below(Path("data"), ["a/1.png", "", "./a//2.png"]), paths_below(Path("data"), ["a/1.png"])
+    (['data/a/1.png', '', 'data/a/2.png'], ['data/a/1.png'])
+    """
+    given = [name for name in names if name]
+    if os.sep == "/" and not _UNTIDY.search("\n".join(given)):
+        prefix = str(folder / "x")[:-1]
+        return [name if not name or name[0] == "/" else prefix + name for name in names]
+    return [str(folder / name) if name else "" for name in names]
+
+
+def existing_files(paths: Sequence[str]) -> set[str]:
+    """Those of the paths that are files in the lists of their folders, which are much faster than a look at each file.
+
+    A path that is missing here may be a file all the same: one of a huge folder, or named in another case.
+    """
+    wanted = Counter(path.rpartition("/")[0] for path in paths)
+    listed: set[str] = set()
+    for folder, count in wanted.items():
+        if count < _FEWEST_TO_LIST or not folder or os.sep != "/":
+            continue
+        with suppress(OSError), os.scandir(folder) as entries:
+            # Of a folder with many more files only a part is read.
+            listed.update(f"{folder}/{entry.name}" for entry in islice(entries, 4 * count) if entry.is_file())
+    return listed
 
 
 def refuse_inputs(target: Path, **inputs: Path | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -16,6 +16,8 @@ Bytes = NDArray[np.uint8]
 FACTS = np.dtype([("digest", "S20"), ("sum", "<i8"), ("squares", "<i8")])
 """Of an image: its SHA-1 (empty if it is constant), and the sums of its values and of their squares."""
 _BLOCK = 256
+SHARD_BYTES = 1 << 30
+"""Most bytes in one file of images."""
 
 
 class SharedArray(np.memmap[Any, Any]):
@@ -52,6 +54,78 @@ def create_bytes(path: Path, shape: tuple[int, int, int], *, rows: range | list[
             for row in rows:
                 os.posix_fallocate(file.fileno(), array.offset + row * array[row].size, array[row].size)
     return array
+
+
+class Shards:
+    """Several arrays (n, S, S) that are read and written by row as one array (N, S, S); all but the last have one length."""
+
+    def __init__(self, parts: Sequence[Bytes]) -> None:
+        self._parts = parts
+        self._each = len(parts[0])
+        self.shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        self.ndim, self.dtype = parts[0].ndim, parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Bytes:
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        if np.ndim(rows) == 0:
+            part, row = self._place(int(rows))
+            return part[row]
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows):
+            found[place] = self[row]
+        return found
+
+    def __setitem__(self, row: int, values: Bytes) -> None:
+        part, within = self._place(row)
+        part[within] = values
+
+    def flush(self) -> None:
+        """Write what was changed."""
+        for part in self._parts:
+            part.flush()  # type: ignore[attr-defined]
+
+    def _place(self, row: int) -> tuple[Bytes, int]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        number, within = divmod(row % len(self), self._each)
+        return self._parts[number], within
+
+
+def shard_path(path: Path, number: int) -> Path:
+    """The file of a shard, from 0.
+
+    >>> [shard_path(Path("images.npy"), number).name for number in (0, 1)]
+    ['images.npy', 'images.1.npy']
+    """
+    return path if number == 0 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def create_shards(path: Path, shape: tuple[int, int, int], *, rows: range | list[int]) -> Bytes:
+    """``create_bytes`` in as many files of at most ``SHARD_BYTES`` as are needed."""
+    each, wanted = max(1, SHARD_BYTES // (shape[1] * shape[2])), np.asarray(rows, np.int64)
+    parts: list[Bytes] = []
+    for first in range(0, shape[0], each):
+        end = min(first + each, shape[0])
+        here = (wanted[(wanted >= first) & (wanted < end)] - first).tolist()
+        parts.append(create_bytes(shard_path(path, len(parts)), (end - first, *shape[1:]), rows=here))
+    return _as_one(parts)
+
+
+def open_shards(path: Path) -> Bytes:
+    """Memory-map the files of ``create_shards`` for reading. Raises OSError or ValueError as ``open_shared``."""
+    parts: list[Bytes] = [open_shared(path)]
+    while (further := shard_path(path, len(parts))).exists():
+        parts.append(open_shared(further))
+    return _as_one(parts)
+
+
+def _as_one(parts: list[Bytes]) -> Bytes:
+    # Shards have what readers of a cache need: rows, a shape and a type.
+    return parts[0] if len(parts) == 1 else cast("Bytes", Shards(parts))
 
 
 def facts_of(images: Bytes) -> NDArray[Any]:

@@ -41,7 +41,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def in_step(number: int) -> Prepare:
+def in_step(number: int, happens: Callable[[], None] = die) -> Prepare:
     def arm() -> None:
         before = processes.average_gradients
         seen = 0
@@ -50,7 +50,7 @@ def in_step(number: int) -> Prepare:
             nonlocal seen
             seen += 1
             if seen == number:
-                die()
+                happens()
             before(parameters)  # type: ignore[arg-type]
 
         processes.average_gradients = average  # type: ignore[assignment]
@@ -98,6 +98,23 @@ def test_the_other_process_ends_and_the_run_goes_on(
     assert checkpoint is not None
     assert (checkpoint.step, damaged) == (10, [])
     kills.survived[LOST] += 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_asked_of_either_process_is_saved_by_both(trainee: Trainee, rank: int) -> None:
+    port, started, outputs = free_port(), [], list[Path]()
+    for number in (0, 1):
+        stop = in_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        prepare = joins(number, port, stop if number == rank else None)
+        options = ["--config", trainee.config, "--runs", trainee.folder, "--name", "two"]
+        started.append(trainee.start("train", *options, prepare=prepare))
+        outputs.append(trainee.last_output)
+    codes = [trainee.finish(process, within=WITHIN) for process in started]
+    assert codes == [0, 0], [output.read_text(encoding="utf-8") for output in outputs]
+    assert "stopped at step 3 of 10, saved; continue with" in outputs[0].read_text(encoding="utf-8")
+    checkpoint, damaged = trainee.run("two").checkpoints.latest()
+    assert checkpoint is not None
+    assert (checkpoint.step, damaged) == (3, [])
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -234,3 +234,27 @@ def test_processes_share_a_batch_also_with_fewer_labeled_images_than_processes(
         shares = [part[number] for part in parts]
         assert [[draw.stream for draw in share].count("labeled") for share in shares] == [8 // count] * count
         assert sorted(map(str, batch)) == sorted(str(draw) for share in shares for draw in share)
+
+
+def test_the_order_is_kept_where_the_number_of_processes_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2, 1, 4 and 2 processes, one after the other: each step has the images and views of one process."""
+
+    def new() -> TwoStreamBatchSampler:
+        return TwoStreamBatchSampler(range(13), range(13, 60), labeled_per_batch=4, unlabeled_per_batch=8, seed=3)
+
+    whole = [sorted(map(str, batch)) for batch in NumberedBatches(new())]
+    cursor, found = {"epoch": 0, "batch": 0}, []
+    for count, steps in ((2, 2), (1, 1), (4, 1), (2, 1)):
+        shares = []
+        for rank in range(count):
+            monkeypatch.setattr("knee.nn.processes.count", lambda count=count: count)
+            monkeypatch.setattr("knee.nn.processes.rank", lambda rank=rank: rank)
+            sampler = new()
+            sampler.load_state_dict(cursor)
+            shares.append(list(islice(NumberedBatches(sampler), steps)))
+            for _ in range(steps):
+                sampler.advance()
+        found += [sorted(str(draw) for share in step for draw in share) for step in zip(*shares, strict=True)]
+        cursor = sampler.state_dict()
+    assert found == whole
+    assert cursor == {"epoch": 1, "batch": 0}

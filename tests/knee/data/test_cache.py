@@ -1,5 +1,6 @@
 """The cache: whole or not there, rebuilt when anything changes, shared between processes."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import knee.data.cache
+import knee.io.shared_array
 from knee.data.cache import build_cache
 from knee.data.manifest import read_manifest, write_manifest
 from knee.errors import Faults, UserError
@@ -179,7 +181,7 @@ def test_damaged_cache_is_built_again(files, tmp_path):
     assert len(list((tmp_path / "c").iterdir())) == 1
 
 
-@pytest.mark.parametrize("array", ["images", "masks", "has_mask", "inverted", "template", "geometries"])
+@pytest.mark.parametrize("array", ["images", "masks", "has_mask", "inverted", "template", "geometries", "pictures"])
 def test_a_changed_byte_anywhere_in_the_cache_is_noticed(array, files, tmp_path):
     """Headers stay whole: a checksum of each block shows that the pixels are not those that were written."""
     cache = build(files, tmp_path / "c")
@@ -243,6 +245,45 @@ def test_files_that_change_while_they_are_read_make_no_cache(files, tmp_path, mo
     with pytest.raises(UserError, match="changed while they were read"):
         build(files, tmp_path / "c")
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_shards_of_bounded_size_hold_the_same_images(files, tmp_path, monkeypatch):
+    whole = build(files, tmp_path / "whole")
+    monkeypatch.setattr(knee.io.shared_array, "SHARD_BYTES", 6 * SIZE * SIZE)
+    parts = build(files, tmp_path / "parts")
+    names = {f"{array}{number}.npy" for array in ("images", "masks") for number in ("", ".1", ".2", ".3")}
+    assert {path.name for path in parts.folder.iterdir()} >= names
+    assert parts.folder.name == whole.folder.name
+    for array in ("images", "masks"):
+        np.testing.assert_array_equal(getattr(parts, array)[:], getattr(whole, array))
+    assert (parts.pictures == whole.pictures).all()
+    assert parts.pixels_sha256 == whole.pixels_sha256
+    for rows in ([19], [1, 5, 7, 18]):
+        assert parts.mean_std(rows) == whole.mean_std(rows)
+    path = parts.folder / "images.2.npy"
+    content = path.read_bytes()
+    for damage in (lambda: path.write_bytes(content[:-1] + bytes([content[-1] ^ 1])), path.unlink):
+        damage()
+        again = build(files, tmp_path / "parts")
+        np.testing.assert_array_equal(again.images[:], whole.images)
+        assert path.read_bytes() == content
+
+
+def test_a_cache_of_an_earlier_version_is_completed(files, tmp_path):
+    """It has neither digests of pictures nor sources that numpy reads; its pixels are not made again."""
+    cache = build(files, tmp_path / "c")
+    sums = json.loads((cache.folder / "checksums.json").read_text())
+    before = {name: sums.pop(name) for name in ("pictures.npy", "pixels")}
+    (cache.folder / "checksums.json").write_text(json.dumps(sums))
+    for name in ("pictures.npy", "sources.npy"):
+        (cache.folder / name).unlink()
+    stamp = (cache.folder / "images.npy").stat().st_mtime_ns
+    again = build(files, tmp_path / "c")
+    assert (again.folder / "images.npy").stat().st_mtime_ns == stamp
+    assert (again.pictures == cache.pictures).all()
+    assert again.pixels_sha256 == cache.pixels_sha256 == before["pixels"]
+    assert json.loads((cache.folder / "checksums.json").read_text()) == sums | before
+    assert (cache.folder / "sources.npy").is_file()
 
 
 def test_full_disk_is_reported(files, tmp_path, monkeypatch):

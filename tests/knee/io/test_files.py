@@ -1,12 +1,24 @@
 """Files are whole or absent."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from knee.errors import UserError
-from knee.io.files import moved_into_place, refuse_inputs, whole_file, write_json, write_text
+from knee.io.files import (
+    existing_files,
+    moved_into_place,
+    normal_paths,
+    paths_below,
+    refuse_inputs,
+    whole_file,
+    write_json,
+    write_text,
+)
 
 
 def full(_: int) -> None:
@@ -70,3 +82,45 @@ def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
     for target in (tmp_path / "grades.csv", tmp_path / "link.csv", tmp_path / "x" / ".." / "grades.csv"):
         with pytest.raises(UserError, match=r"is also the list of bad rows, so it is not overwritten"):
             refuse_inputs(target, list_of_bad_rows=tmp_path / "grades.csv")
+
+
+PATHS = st.lists(
+    st.lists(st.sampled_from(["a", "b.png", ".", "..", "", "/", "c/d", ".h", "x y", "..."]), max_size=4), max_size=3
+)
+
+
+@given(PATHS, st.sampled_from([".", "data", "/", "/data/x", "../y"]))
+def test_many_paths_are_those_of_one_by_one(parts: list[list[str]], folder: str) -> None:
+    names = ["/".join(one) for one in parts]
+    assert normal_paths(names) == [os.path.normpath(name) for name in names]
+    assert paths_below(Path(folder), names) == [str(Path(folder) / name) if name else "" for name in names]
+
+
+def test_files_in_the_lists_of_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("knee.io.files._FEWEST_TO_LIST", 2)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "folder.png").mkdir()
+    for name in "123":
+        (tmp_path / "a" / name).write_text("")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "a" / "1")
+    (tmp_path / "a" / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "alone").write_text("")
+    names = [
+        "a/1",
+        "a/2",
+        "a/link",
+        "a/broken",
+        "a/folder.png",
+        "a/missing",
+        "none/1",
+        "none/2",
+        "b/alone",
+        "a/1#3",
+        "1",
+        "2",
+    ]
+    found = existing_files([f"{tmp_path}/{name}" for name in names] + ["x", "y"])
+    assert {f"{tmp_path}/a/{name}" for name in ("1", "2", "link")} <= found
+    assert all(Path(path).is_file() for path in found)
+    assert f"{tmp_path}/b/alone" not in found, "one file of a folder is looked at by itself"

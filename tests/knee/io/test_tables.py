@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knee.errors import Faults, UserError
-from knee.io.tables import MOST_FAULTS, plain_text, read_csv_rows, read_rows, read_table, shortened, spreadsheet_text
+from knee.io.tables import (
+    MOST_FAULTS,
+    _regular_table,
+    plain_text,
+    read_csv_rows,
+    read_rows,
+    read_table,
+    shortened,
+    spreadsheet_text,
+)
 
 
 def written(folder: Path, content: str | bytes) -> Path:
@@ -78,3 +88,39 @@ def test_no_field_is_a_formula_and_every_text_comes_back(text: str) -> None:
 def test_long_lists_of_errors_are_cut_with_their_number() -> None:
     assert shortened(["x"] * MOST_FAULTS) == ["x"] * MOST_FAULTS
     assert shortened(["x"] * (MOST_FAULTS + 5))[MOST_FAULTS:] == ["… and 5 more"]
+
+
+FIELDS = st.text(st.sampled_from("ab0 .é\xa0#=-NA"), max_size=3)
+
+
+@given(
+    st.lists(st.lists(FIELDS, min_size=1, max_size=3), max_size=6),
+    st.sampled_from(",;"),
+    st.sampled_from(["\n", "\r\n", "\n\n"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_regular_files_are_read_faster_and_alike(tmp_path: Path, rows: list[list[str]], mark: str, end: str) -> None:
+    path = written(tmp_path, "\ufeff" + end.join(mark.join(row) for row in [["image", "b"], *rows]) + end)
+    table, ragged = read_rows(path, ("image", "b"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("knee.io.tables._regular_table", lambda *_: None)
+        slow, slow_ragged = read_rows(path, ("image", "b"))
+    pd.testing.assert_frame_equal(table, slow, check_column_type=False)
+    assert ragged == slow_ragged
+
+
+def test_which_files_are_regular(tmp_path: Path) -> None:
+    for regular in ("a,b\n1,2\n", "a,b\n1,2", "\ufeffa;b\nNA;\n;é\n"):
+        found = _regular_table(written(tmp_path, regular), 2)
+        assert found is not None
+        assert found["line"].tolist() == list(range(2, len(found) + 2))
+    for other in (
+        "a,b\n",
+        "a,b\n1\n2,3,4\n",
+        "a,b\n1,2,3\n4\n",
+        'a,b\n"1",2\n',
+        "a,b\n 1,2\n",
+        "a,b\n,\n1,2\n",
+        "a,b\r\n1,2\r\n",
+    ):
+        assert _regular_table(written(tmp_path, other), 2) is None
