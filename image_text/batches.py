@@ -45,6 +45,8 @@ class PairBatch(NamedTuple):
     """(B, C) int64, −1 where there is none."""
     tables: Tensor = torch.zeros(0, dtype=torch.int64)
     """(B,) equal for equal cells, −1 without any."""
+    further: Tensor = torch.zeros(0, 0, dtype=torch.int64)
+    """(B, S) further grades; −1 where there is none, or the grade is not used. Empty without a further grade set."""
 
 
 class PairBatches:
@@ -52,7 +54,7 @@ class PairBatches:
 
     ``rows`` are those to train on; ``grades`` (N,) those that may be used, −1 elsewhere. With ``unlabeled_per_batch`` a batch
     starts with images that have a grade (``streams_of``). Views, order and resuming are those of the graders' streams.
-    ``cells`` are added if given.
+    ``cells`` and ``further`` grades (N, S) are added if given.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class PairBatches:
         device: torch.device,
         channels_last: bool,
         cells: Cells | None = None,
+        further: NDArray[np.int64] | None = None,
     ) -> None:
         first, others, counts = streams_of(rows, grades, config)
         refuse_uneven(labeled_per_batch=counts[0], unlabeled_per_batch=counts[1])
@@ -89,6 +92,7 @@ class PairBatches:
         self._loader = train_loader(streams, sampler, workers=config.workers, pin_memory=device.type == "cuda")
         self._device, self._channels_last = device, channels_last
         self._reports, self._grades, self._studies, self._cells = reports, grades, studies_of(data), cells
+        self._further = None if further is None else np.where(grades[:, None] >= 0, further, -1)
         self.per_epoch = len(sampler)
 
     def from_batch(self, batch: int) -> Iterator[PairBatch]:
@@ -114,6 +118,8 @@ class PairBatches:
             studies=moved(self._studies),
             grades=moved(self._grades),
         )
+        if self._further is not None and self._further.shape[1]:
+            found = found._replace(further=moved(self._further))
         if self._cells is None:
             return found
         numbers = torch.from_numpy(self._cells.numbers[rows]).to(self._device, non_blocking=True)

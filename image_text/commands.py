@@ -18,7 +18,7 @@ from dcmt.trained.loaded import LoadedRun
 from dcmt.trained.prediction import ImageReader, image_loader
 from image_text.config import ImageTextConfig
 from image_text.embed import embed_images, embed_pairs
-from image_text.joint.build import grades_by_input, table_cells
+from image_text.joint.build import further_by_input, grades_by_input, table_cells, table_grades
 from image_text.joint.model import JointModel
 from image_text.reports import Reports, read_reports
 from image_text.retrieval import DIRECTIONS, Pairs, retrieval, table_lines
@@ -153,7 +153,19 @@ def fused_grades(loaded: LoadedTowers, data: KneeData, reports: Reports, split: 
         f"grade of {len(rows)} cases from the image alone, as dcmt evaluate: kappa {found['image']['kappa']:.3f}; from image, "
         f"{shares}, which predict does not use: kappa {found['fused']['kappa']:.3f}"
     )
-    return {"grades": {**found, "modalities": used}}
+    further = further_by_input(
+        loaded.network,
+        data,
+        reports,
+        cells,
+        table_grades(loaded.config, data),
+        data.split.rows(split),
+        device=loaded.device,
+        precision=loaded.checkpoint.precision,
+    )
+    for column, both in further.items():
+        log.info(f"{column}: kappa {both['image']['kappa']:.3f} from the image, {both['fused']['kappa']:.3f} from all")
+    return {"grades": {**found, "modalities": used, **({"further": further} if further else {})}}
 
 
 def _write_ranks(path: Path, pairs: Pairs, cases: list[str]) -> None:

@@ -84,6 +84,9 @@ class JointConfig:
 
     columns: str = ""
     """Table columns of the manifest, separated by commas, such as age,sex,bmi,pain. Grades are refused."""
+    further_grades: str = ""
+    """Further columns with grades, each with a grade set, such as defect=cartilage: one more head each. They count in training
+    where the image's own grade does."""
     layers: int = 2
     """Layers of the joint transformer; its width and heads are those of text."""
     dropout: float = 0.3

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +23,7 @@ log = logging.getLogger(__name__)
 _MOST_BYTES = 1 << 22
 _LONG_WORDS = 10_000
 _SHOWN = 5
+_CHUNK = 256
 _OLDEST = 115
 _OF_THE_MANIFEST = (
     *(*REQUIRED, "split", "visit", "series", "spacing_mm", "mask_source", "mask_confidence"),
@@ -26,32 +32,41 @@ _OF_THE_MANIFEST = (
 
 
 def read_reports(manifest: Manifest, *, needed: bool = True) -> list[str]:
-    """(N,) The cleaned report of every row, '' where there is none.
+    """(N,) The cleaned report of every row, as ``each_report``, all in memory."""
+    return list(each_report(manifest, needed=needed))
+
+
+def each_report(manifest: Manifest, *, needed: bool = True) -> Iterator[str]:
+    """The cleaned report of one row after the other, '' where there is none; files are read one at a time.
 
     A field that ends with ``.txt`` and has no white space is the path of a UTF-8 file, relative to the manifest.
 
     Raises:
-        UserError: no column ``report``, or no report in it, if one is ``needed``; Faults: every file that is missing, not
-            UTF-8, or larger than 4 MB.
+        UserError: no column ``report``, or after the last row no report at all, if one is ``needed``; Faults: after the last
+            row, every file that is missing, not UTF-8, or larger than 4 MB.
     """
     if "report" not in manifest.table:
-        if not needed:
-            return [""] * len(manifest.table)
-        raise UserError(
-            f"{manifest.path}: has no column 'report'; join one from a spreadsheet with dcmt manifest FOLDER --grades FILE "
-            "--report NAME, or write the texts, or paths of .txt files, into such a column"
-        )
-    reports, faults = [], []
+        if needed:
+            raise UserError(
+                f"{manifest.path}: has no column 'report'; join one from a spreadsheet with dcmt manifest FOLDER --grades "
+                "FILE --report NAME, or write the texts, or paths of .txt files, into such a column"
+            )
+        yield from [""] * len(manifest.table)
+        return
+    faults: list[str] = []
+    some = False
     for line, field in zip(manifest.table["line"], manifest.table["report"], strict=True):
+        report = ""
         try:
-            reports.append(cleaned(_text_of(str(field), manifest.folder)))
+            report = cleaned(_text_of(str(field), manifest.folder))
         except UserError as error:
             faults.append(f"{manifest.path.name} line {line}: {error}")
+        some = some or bool(report)
+        yield report
     if faults:
         raise Faults(faults, summary=f"{manifest.path}: {counted(len(faults), 'report')} cannot be read; fix them:")
-    if needed and not any(reports):
+    if needed and not some:
         raise UserError(f"{manifest.path}: the column 'report' is empty in every row; write reports into it")
-    return reports
 
 
 def _text_of(field: str, folder: Path) -> str:
@@ -76,7 +91,7 @@ class Reports:
     """The reports of all rows as tokens."""
 
     tokens: Tokens
-    """(N, L) int32; all PAD where there is no report."""
+    """(N, L) int32, of a file that is gone when the process ends; all PAD where there is no report."""
     texts: NDArray[np.int64]
     """(N,) equal numbers for reports that are equal as tokens; −1 where there is none."""
     grade_words: int
@@ -98,14 +113,29 @@ class Reports:
         )
 
 
-def encode_reports(reports: list[str], *, vocabulary: Vocabulary, length: int, grade_words: str = "") -> Reports:
-    """Cleaned reports (N,) as tokens, with words that name the grade masked."""
+def encode_reports(reports: Iterable[str], *, vocabulary: Vocabulary, length: int, grade_words: str = "") -> Reports:
+    """Cleaned reports (N,) as tokens, with words that name the grade masked.
+
+    Tokens go to a temporary file that is mapped, so memory holds 16 bytes of each report, however long it is.
+    """
     words = read_grade_words(grade_words)
-    masks = [masked(report, words) for report in reports]
-    tokens, cut = vocabulary.encode([text for text, _ in masks], length=length)
-    numbers = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1)
-    texts = np.where((tokens != PAD).any(1), numbers, -1).astype(np.int64)
-    return Reports(tokens, texts, sum(count > 0 for _, count in masks), cut)
+    digests, named, cut = bytearray(), 0, 0
+    texts = iter(reports)
+    with tempfile.TemporaryFile() as file:
+        while chunk := [masked(report, words) for report in islice(texts, _CHUNK)]:
+            tokens, more = vocabulary.encode([text for text, _ in chunk], length=length)
+            file.write(np.ascontiguousarray(tokens, np.int32).tobytes())
+            for row in tokens:
+                digests += hashlib.blake2b(row.tobytes() if (row != PAD).any() else b"", digest_size=16).digest()
+            named, cut = named + sum(count > 0 for _, count in chunk), cut + more
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if digests else b""
+    empty = hashlib.blake2b(b"", digest_size=16).digest()
+    keys = np.frombuffer(bytes(digests), "V16")
+    numbers = np.unique(keys, return_inverse=True)[1].reshape(-1)
+    known = keys != np.frombuffer(empty, "V16")
+    texts_of = np.where(known, numbers, -1).astype(np.int64)
+    return Reports(np.frombuffer(mapped, np.int32).reshape(-1, length), texts_of, named, cut)
 
 
 def remarks(manifest: Manifest, *, grade_words: str = "") -> list[str]:
@@ -115,15 +145,17 @@ def remarks(manifest: Manifest, *, grade_words: str = "") -> list[str]:
     """
     if "report" not in manifest.table:
         return []
-    reports = read_reports(manifest, needed=False)
-    lines = manifest.table["line"].tolist()
     columns = _column_remarks(manifest)
     words = read_grade_words(grade_words)
-    empty = [line for line, report in zip(lines, reports, strict=True) if not report]
-    seen: dict[str, str] = {}
-    repeated, long, named, capital = [], [], [], []
-    for line, patient, report in zip(lines, manifest.table["patient"], reports, strict=True):
-        if report and seen.setdefault(report.casefold(), patient) != patient:
+    seen: dict[bytes, str] = {}
+    empty, repeated, long, named, capital = [], [], [], [], []
+    rows = zip(manifest.table["line"].tolist(), manifest.table["patient"], strict=True)
+    for (line, patient), report in zip(rows, each_report(manifest, needed=False), strict=True):
+        if not report:
+            empty.append(line)
+            continue
+        key = hashlib.blake2b(report.casefold().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if seen.setdefault(key, patient) != patient:
             repeated.append(line)
         if len(report.split()) > _LONG_WORDS:
             long.append(line)

@@ -16,11 +16,11 @@ from image_text.batches import PairBatches
 from image_text.config import ImageTextConfig, TextConfig
 from image_text.contrastive import Contrastive
 from image_text.embed import RetrievalValidation, grade_texts
-from image_text.joint.build import JointValidation, build_joint, build_joint_task, table_cells
+from image_text.joint.build import JointValidation, build_joint, build_joint_task, table_cells, table_grades
 from image_text.joint.cells import Cells
 from image_text.joint.model import JointModel
 from image_text.pretrained_text import PretrainedText, PretrainedVocabulary
-from image_text.reports import Reports, encode_reports, read_reports
+from image_text.reports import Reports, each_report, encode_reports
 from image_text.text import HashedWords, Vocabulary
 from image_text.towers import TextTower, TwoTowers
 from knee.data.prepare import KneeData, load_knee_data
@@ -68,7 +68,8 @@ def train_image_text(
         vocabulary = vocabulary_of(config.text, download=not resume or external_model)
         reports = load_reports(config, data, vocabulary)
         log.info(reports.describe())
-        cells = table_cells(config, data) if config.method == "beyond_clip" else None
+        joint = (table_cells(config, data), table_grades(config, data)) if config.method == "beyond_clip" else None
+        cells, further = joint or (None, None)
         rows = training_rows(config, data, reports)
         batches = PairBatches(
             data,
@@ -81,6 +82,7 @@ def train_image_text(
             device=device,
             channels_last=config.fit.channels_last,
             cells=cells,
+            further=further.grades if further else None,
         )
         steps = count_steps(config.fit, batches.per_epoch)
         checkpoint = latest_checkpoint(run) if resume else None
@@ -104,7 +106,7 @@ def train_image_text(
             checkpoint=checkpoint,
             command="python train.py --resume {run}",
             next_command="dcmt retrieve {run} --split test",
-            validation=pairs if cells is None else partial(JointValidation, data, reports, cells, device=device),
+            validation=partial(JointValidation, data, reports, *joint, device=device) if joint else pairs,
         )
 
 
@@ -137,7 +139,7 @@ def load_reports(config: ImageTextConfig, data: KneeData, vocabulary: Vocabulary
     text = config.text
     vocabulary = vocabulary or vocabulary_of(text)
     return encode_reports(
-        read_reports(data.manifest), vocabulary=vocabulary, length=text.length, grade_words=text.grade_words
+        each_report(data.manifest), vocabulary=vocabulary, length=text.length, grade_words=text.grade_words
     )
 
 

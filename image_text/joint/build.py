@@ -14,6 +14,7 @@ from dcmt.schedules import default_teacher_decay
 from image_text.config import ImageTextConfig
 from image_text.embed import RetrievalValidation
 from image_text.joint.cells import Cells, read_cells
+from image_text.joint.grades import FurtherGrades, grade_columns, read_further_grades
 from image_text.joint.model import JointModel, TableTower
 from image_text.joint.task import Joint, grade_with_all
 from image_text.pretrained_text import PretrainedText
@@ -25,6 +26,7 @@ from knee.data.prepare import KneeData
 from knee.engine.device import autocast, autocast_type
 from knee.engine.tracking import Tracker
 from knee.evaluation.predictions import predict
+from knee.grades import GradeSet
 from knee.metrics import grading_metrics
 from knee.nn.processes import merged, part_of
 from knee.task import Task
@@ -37,6 +39,11 @@ def table_cells(config: ImageTextConfig, data: KneeData) -> Cells:
     """The cells of ``joint.columns``. Raises UserError or Faults."""
     columns = column_names(config.joint.columns, option="joint.columns")
     return read_cells(data.manifest.table, columns, where=str(data.manifest.path))
+
+
+def table_grades(config: ImageTextConfig, data: KneeData) -> FurtherGrades:
+    """The grades of ``joint.further_grades``. Raises UserError or Faults."""
+    return read_further_grades(data.manifest.table, config.joint.further_grades, where=str(data.manifest.path))
 
 
 def build_joint(
@@ -66,6 +73,7 @@ def build_joint(
         scale=contrast.scale_start,
         train_image=contrast.train_image,
         train_text=contrast.train_text,
+        further=tuple(one.count for one in grade_columns(config.joint.further_grades).values()),
     )
 
 
@@ -90,10 +98,18 @@ class JointValidation:
     """Grading of the validation images by each network, from the image alone and from all modalities, and retrieval."""
 
     def __init__(
-        self, data: KneeData, reports: Reports, cells: Cells, *, device: torch.device, precision: str, tracker: Tracker
+        self,
+        data: KneeData,
+        reports: Reports,
+        cells: Cells,
+        further: FurtherGrades,
+        *,
+        device: torch.device,
+        precision: str,
+        tracker: Tracker,
     ) -> None:
         self.retrieve = RetrievalValidation(data, reports, device=device, precision=precision, tracker=tracker)
-        self.data, self.reports, self.cells = data, reports, cells
+        self.data, self.reports, self.cells, self.further = data, reports, cells, further
         self.device, self.precision = device, precision
         rows = data.split.rows("val")
         self.rows = rows[data.grades[rows] >= 0]
@@ -101,15 +117,18 @@ class JointValidation:
     def __call__(self, networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
         """Values such as ``val_teacher/kappa`` (image alone) and ``val_teacher/fused_kappa``."""
         values = self.retrieve(networks, step)
-        if not len(self.rows):
-            return values
+        inputs = (self.data, self.reports, self.cells)
+        device, precision = self.device, self.precision
         for name, network in networks.items():
             assert isinstance(network, JointModel)
-            found = grades_by_input(
-                network, self.data, self.reports, self.cells, self.rows, device=self.device, precision=self.precision
-            )
-            for prefix, metrics in (("", found["image"]), ("fused_", found["fused"])):
-                values |= {f"val_{name}/{prefix}{metric}": value for metric, value in metrics.items()}
+            if len(self.rows):
+                found = grades_by_input(network, *inputs, self.rows, device=device, precision=precision)
+                for prefix, metrics in (("", found["image"]), ("fused_", found["fused"])):
+                    values |= {f"val_{name}/{prefix}{metric}": value for metric, value in metrics.items()}
+            rows = self.data.split.rows("val")
+            further = further_by_input(network, *inputs, self.further, rows, device=device, precision=precision)
+            for column, both in further.items():
+                values |= {f"val_{name}/{column}_{kind}_kappa": metrics["kappa"] for kind, metrics in both.items()}
         return values
 
 
@@ -126,27 +145,62 @@ def grades_by_input(
     """Metrics of the grades of graded ``rows``: from the ``image`` alone, and ``fused`` from all that each row has."""
     grades = data.grades[rows]
     alone = predict(network.image, data.loader(rows), device=device, precision=autocast_type(precision))
-    fused = fused_probabilities(network, data, reports, cells, rows, device=device, precision=precision)
-    both = {"image": alone.probabilities, "fused": fused}
-    found = {kind: grading_metrics(probabilities, grades, data.grade_set) for kind, probabilities in both.items()}
-    return {kind: {name: metrics[name] for name in _METRICS} for kind, metrics in found.items()}
+    fused = probabilities(network, data, reports, cells, rows, fused=True, device=device, precision=precision)[0]
+    both: dict[str, NDArray[Any]] = {"image": alone.probabilities, "fused": fused}
+    return {kind: _metrics(found, grades, data.grade_set) for kind, found in both.items()}
+
+
+def further_by_input(
+    network: JointModel,
+    data: KneeData,
+    reports: Reports,
+    cells: Cells,
+    further: FurtherGrades,
+    rows: Rows,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By further column, as ``grades_by_input`` of those ``rows`` that have its grade; without columns with fewer than two."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for place, (column, grade_set) in enumerate(zip(further.columns, further.sets, strict=True)):
+        graded = rows[further.grades[rows, place] >= 0]
+        grades = further.grades[graded, place]
+        if len(np.unique(grades)) < 2:
+            continue
+        found[column] = {}
+        for kind in ("image", "fused"):
+            by_set = probabilities(
+                network, data, reports, cells, graded, fused=kind == "fused", device=device, precision=precision
+            )
+            found[column][kind] = _metrics(by_set[1 + place], grades, grade_set)
+    return found
+
+
+def _metrics(found: NDArray[Any], grades: NDArray[np.int64], grade_set: GradeSet) -> dict[str, float]:
+    metrics = grading_metrics(found, grades, grade_set)
+    return {name: metrics[name] for name in _METRICS}
 
 
 @torch.no_grad()
-def fused_probabilities(
+def probabilities(
     network: JointModel,
     data: KneeData,
     reports: Reports,
     cells: Cells,
     rows: Rows,
     *,
+    fused: bool,
     device: torch.device,
     precision: str,
-) -> NDArray[np.float64]:
-    """(N, K) probabilities of the grades from all modalities that each row has."""
+) -> list[NDArray[np.float64]]:
+    """(N, K) probabilities of the grades, and of each further grade set, from the image alone.
+
+    With ``fused`` they are those of the joint transformer, from all modalities that each row has.
+    """
     network.eval()
 
-    def of_batch(batch: tuple[Tensor, Tensor]) -> NDArray[np.float32]:
+    def of_batch(batch: tuple[Tensor, Tensor]) -> list[NDArray[np.float32]]:
         images, batch_rows = batch
         chosen = batch_rows.numpy()
         tokens = torch.from_numpy(reports.tokens[chosen].astype(np.int64)).to(device)
@@ -154,9 +208,13 @@ def fused_probabilities(
             torch.from_numpy(values[chosen]).to(device) for values in (cells.numbers, cells.categories)
         )
         with autocast(device, precision):
-            fused = grade_with_all(network, images_to(images, device), tokens, numbers, categories)
-        found: NDArray[np.float32] = fused.logits.float().softmax(1).cpu().numpy()
-        return found
+            pictures = images_to(images, device)
+            if fused:
+                both = grade_with_all(network, pictures, tokens, numbers, categories)
+                logits = (both.logits, *both.further)
+            else:
+                logits = network.image_grades(network.image.pooled(pictures))
+        return [one.float().softmax(1).cpu().numpy() for one in logits]
 
-    batches = part_of(data.loader(rows))
-    return np.concatenate(list(merged(map(of_batch, batches)))).astype(np.float64)
+    parts = zip(*merged(map(of_batch, part_of(data.loader(rows)))), strict=True)
+    return [np.concatenate(part).astype(np.float64) for part in parts]

@@ -36,6 +36,8 @@ class Fused(NamedTuple):
     """(B, C) reconstructed standardised cells."""
     categories: Tensor
     """(B, C, CATEGORIES) logits of the cells."""
+    further: tuple[Tensor, ...] = ()
+    """(B, K) logits of each further grade set."""
 
 
 class TableTower(nn.Module):
@@ -91,6 +93,7 @@ class JointModel(TwoTowers):
         scale: float = 14.3,
         train_image: bool = True,
         train_text: bool = True,
+        further: tuple[int, ...] = (),
     ) -> None:
         super().__init__(
             image, text, embed_dim=embed_dim, head=head, scale=scale, train_image=train_image, train_text=train_text
@@ -107,6 +110,9 @@ class JointModel(TwoTowers):
         )
         self.joint = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
         self.grade = nn.Linear(width, grades)
+        features = image.classifier.in_features
+        self.further_image = nn.ModuleList([nn.Linear(features, count) for count in further])
+        self.further_fused = nn.ModuleList([nn.Linear(width, count) for count in further])
         self.draw = nn.Linear(width, PATCH * PATCH)
         self.number = nn.Linear(width, 1)
         self.category = nn.Linear(width, CATEGORIES)
@@ -114,6 +120,11 @@ class JointModel(TwoTowers):
     def embed_table(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """z_S: cells (B, C) → (B, D) of unit length. It sees nothing but the table."""
         return unit(self.table_head(self.table.pooled(numbers, categories)))
+
+    def image_grades(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        """Pooled features (B, C) of images → (B, K) logits of the grades, and of each further grade set."""
+        features = self.image.dropout(pooled)
+        return self.image.classifier(features), *(head(features) for head in self.further_image)
 
     def maps(self, images: Tensor) -> Tensor:
         """images (B, 1, H, W) in [0, 1] → (B, C, h, w), the image encoder's features."""
@@ -156,4 +167,5 @@ class JointModel(TwoTowers):
             words=out[:, first:last],
             numbers=self.number(out[:, last:])[..., 0],
             categories=self.category(out[:, last:]),
+            further=tuple(head(out[:, 0]) for head in self.further_fused),
         )

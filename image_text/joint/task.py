@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,13 +79,14 @@ class Joint:
         maps = network.maps(batch.student)
         weights = cell_weights(batch.student, (maps.shape[2], maps.shape[3]), dtype=maps.dtype)
         pooled = (maps * weights).mean((2, 3))  # as the grader pools, without padding
-        logits = network.image.classifier(network.image.dropout(pooled))
+        logits, *further = network.image_grades(pooled)
         terms: dict[str, Tensor] = {}
         watched: dict[str, Tensor] = {}
         if joint.contrast:
             terms, watched = self._contrasts(batch, pooled)
         if joint.grade:
             terms["grade"] = grade_loss(logits, batch.grades)
+            terms |= further_loss("grade_further", further, batch.further)
         if joint.grade or joint.patches or joint.words or joint.cells:
             terms |= self._fused(batch, maps)
         ramp = exponential_ramp(step, self.ramp_steps, start=self.ramp_start)
@@ -134,6 +135,7 @@ class Joint:
         terms = {}
         if joint.grade:
             terms["grade_fused"] = grade_loss(found.logits, batch.grades)
+            terms |= further_loss("grade_further_fused", found.further, batch.further)
         if joint.patches:
             terms["patches"] = patch_loss(found, patch_targets(batch.student, grid), hidden.patches & seen[:, :1])
         if joint.words:
@@ -155,7 +157,8 @@ class Joint:
 
     def _total(self, terms: Mapping[str, Tensor], ramp: float) -> Tensor:
         joint = self.joint
-        weights = {"grade": joint.grade, "grade_fused": joint.grade, "patches": joint.patches, "words": joint.words,
+        weights = {"grade": joint.grade, "grade_fused": joint.grade, "grade_further": joint.grade,
+                   "grade_further_fused": joint.grade, "patches": joint.patches, "words": joint.words,
                    "cells": joint.cells, "privileged": joint.privileged * ramp}  # fmt: skip
         return torch.stack([weights.get(name, joint.contrast) * value for name, value in terms.items()]).sum()
 
@@ -191,6 +194,13 @@ def grade_loss(logits: Tensor, grades: Tensor) -> Tensor:
     if not known.any():
         return logits.sum() * 0.0
     return share * F.cross_entropy(logits[known].float(), grades[known])
+
+
+def further_loss(name: str, logits: Sequence[Tensor], grades: Tensor) -> dict[str, Tensor]:
+    """The sum of ``grade_loss`` over further grade sets, by its name; grades (B, S). Empty without any."""
+    if not logits:
+        return {}
+    return {name: torch.stack([grade_loss(one, grades[:, place]) for place, one in enumerate(logits)]).sum()}
 
 
 def seen_modalities(batch: PairBatch, dropout: float) -> Tensor:

@@ -28,7 +28,7 @@ _READER = "readprj|reader|readerid|rater|raterid|readby"
 _OF_VISIT = re.compile("v([0-9]{1,2})xrkl([lr]?)")
 """Of the OAI (V00XRKL), and of MOST, whose sheets have a row per patient (V0XRKLL and V0XRKLR)."""
 _ANSWER = re.compile(
-    r"grade|kellgren|jsn|joint.?space|osteophyt|pfirrmann|xr(kl|js|os|sc)|(?<![a-z])(kl|klg|oarsi)(?![a-z])",
+    r"grade|kellgren|jsn|joint.?space|osteophyt|pfirrmann|disc.?height|xr(kl|js|os|sc)|(?<![a-z])(kl|klg|oarsi)(?![a-z])",
     re.IGNORECASE,
 )
 """Names of columns that hold a grade, or findings that determine it."""

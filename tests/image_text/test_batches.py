@@ -52,6 +52,19 @@ def test_grades_that_may_not_be_used_are_hidden(loaded: tuple[ImageTextConfig, K
     assert len(known) < len(data.split.rows("train"))
 
 
+def test_further_grades_count_where_the_own_grade_does(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> None:
+    config, data, reports = loaded
+    grades = usable_grades(config, data)
+    found = PairBatches(
+        data, config.data, config.views, reports, rows=data.split.rows("train"), grades=grades, seed=1,
+        device=torch.device("cpu"), channels_last=False, further=np.stack([data.grades, np.full_like(grades, -1)], 1),
+    )  # fmt: skip
+    batch = next(found.from_batch(0))
+    assert torch.equal(batch.further[:, 0], batch.grades)
+    assert (batch.grades < 0).any()
+    assert (batch.further[:, 1] == -1).all()
+
+
 def test_batches_resume(loaded: tuple[ImageTextConfig, KneeData, Reports]) -> None:
     stream = batches(loaded).from_batch(0)
     third = [next(stream) for _ in range(4)][3]
