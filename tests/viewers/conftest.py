@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.knee.review.conftest import browser, make_case, run, write_page  # noqa: F401
 from tests.knee.review.page.conftest import open_page  # noqa: F401
 from tests.orthanc import running_orthanc
-from tests.viewers.painted import write_studies
+from tests.viewers.painted import write_radiographs, write_studies
 from tests.viewers.site import ohif_site
 
 PARTS = Path(__file__).parent.parent.parent / ".viewers"
@@ -50,13 +51,15 @@ def screenshots() -> Path:
 
 @pytest.fixture(scope="session")
 def ohif(tmp_path_factory: pytest.TempPathFactory, make_case: Any) -> Iterator[str]:  # noqa: F811
-    """The address of OHIF in front of a server that has both painted studies."""
+    """The address of OHIF in front of a server that has both painted studies, and real radiographs if ``KNEE_KL224`` is set."""
     pytest.importorskip("dicomweb_client", reason="DICOMweb needs dicomweb-client: pip install dicomweb-client")
     from knee.review.dicom.web import store
 
     folder = tmp_path_factory.mktemp("painted")
     with running_orthanc(folder) as orthanc, ohif_site(part("ohif") / "dist", f"{orthanc}/dicom-web") as address:
         files = write_studies(folder, make_case)
+        if published := os.environ.get("KNEE_KL224"):
+            files += write_radiographs(folder, make_case, Path(published))
         assert len(store(files, f"{orthanc}/dicom-web").accepted) == len(files)
         yield address
 

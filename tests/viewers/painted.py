@@ -1,4 +1,4 @@
-"""Two studies whose attention lies on painted squares: what a viewer must show where, and on which slice."""
+"""Studies whose attention lies on painted squares, and one of real radiographs: what a viewer must show where."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,6 +62,28 @@ def write_studies(folder: Path, make_case: Callable[..., ReviewCase]) -> list[Pa
     done = export.finish()
     assert done.left_out == ()
     return [*files, *done.files]
+
+
+def write_radiographs(folder: Path, make_case: Callable[..., ReviewCase], published: Path) -> list[Path]:
+    """Export both knees of one person of the published radiographs, enlarged to 1,120 pixels, with attention on the joint."""
+    export = DicomExport(folder / "dicom", _run(), "1.0", b"salt")
+    files: list[Path] = []
+    right = min(published.glob("test/3/*R.png"))
+    y, x = np.mgrid[0:16, 0:16]
+    joint = np.exp(-((y - 7.5) ** 2) / 4 - ((x - 7.5) ** 2) / 24).astype(np.float32)
+    for number, side in enumerate("RL"):
+        (file,) = published.glob(f"test/*/{right.stem[:-1]}{side}.png")
+        values = cv2.resize(read_pixels(file).values, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
+        image = _KINDS["CR"](np.clip(values * 16, 0, 4095).astype(np.uint16))
+        image.PatientID, image.StudyInstanceUID, image.SeriesInstanceUID = "REAL", "1.2.3.4", "1.2.3.4.1"
+        image.BitsStored, image.HighBit, image.Laterality, image.InstanceNumber = 12, 11, side, number + 1
+        path = folder / f"real_{side}.dcm"
+        image.save_as(path, enforce_file_format=True)
+        case = _case(make_case, path, side, {"teacher": (7, 7), "student": (7, 7)}, 30 + number)
+        views = {network: replace(getattr(case, network), class_map=joint) for network in ("teacher", "student")}
+        case = replace(case, **views)
+        files += export.add(case, read_original(case.source)).files
+    return files
 
 
 def _run() -> ReviewRun:

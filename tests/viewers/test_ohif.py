@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 import urllib.request
 from collections.abc import Callable
@@ -41,7 +42,8 @@ def _studies(address: str) -> dict[str, str]:
     """The studies by the modality of their images."""
     with urllib.request.urlopen(f"{address}/dicom-web/studies?includefield=00080061") as answer:
         found = json.load(answer)
-    return {"MR" if "MR" in one["00080061"]["Value"] else "DX": one["0020000D"]["Value"][0] for one in found}
+    images = {"MR", "DX", "CR"}
+    return {(images & set(one["00080061"]["Value"])).pop(): one["0020000D"]["Value"][0] for one in found}
 
 
 def _open(viewer: Any, address: str, kind: str) -> None:
@@ -193,6 +195,23 @@ def test_reports_of_a_bilateral_study_are_outlines_on_the_squares_and_the_grade_
         seen.append((side, network))
         assert any(text.startswith("kl ") and "RESEARCH" in text for text in texts), texts
     assert sorted(seen) == [(side, network) for side in "LR" for network in ("student", "teacher")]
+
+
+@pytest.mark.skipif("KNEE_KL224" not in os.environ, reason="KNEE_KL224 names the folder of the published radiographs")
+def test_real_radiographs_are_shown_with_outline_and_grade(viewer, ohif, screenshots):
+    for number in range(4):
+        _open(viewer, ohif, "CR")
+        texts = _report_texts(viewer, _thumbnails(viewer, "SR")[number])
+        time.sleep(1)
+        picture = _picture(viewer, screenshots / f"CR_report_{number}.png")
+        rows, columns = _canvas(viewer)
+        middle = np.array([(rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2])
+        (outline,) = (box for box in viewer.execute_script(_LINES) if min(box[2:]) > 30)
+        centre = np.array([outline[1] + outline[3] / 2, outline[0] + outline[2] / 2])
+        assert centre == pytest.approx(middle, abs=0.02 * picture.shape[0]), (
+            "the joint is in the middle of these images"
+        )
+        assert any(text.startswith("kl ") and "RESEARCH" in text for text in texts), texts
 
 
 def test_the_report_of_a_series_shows_grade_and_area(viewer, ohif, screenshots):

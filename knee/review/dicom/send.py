@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from tqdm import tqdm
 
 from knee.errors import Faults, UserError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_CONTEXTS = 127
 """Of 128; the echo takes one."""
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _VERIFICATION = "1.2.840.10008.1.1"
 
 
@@ -135,7 +137,10 @@ def _check_host(node: Node) -> None:
 
 
 def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:
-    """The pairs of SOP class and transfer syntax of the files, each once."""
+    """The pairs of SOP class and transfer syntax to offer: those of the files, each once.
+
+    Implicit and Explicit VR come together: pynetdicom converts one into the other where a node accepts no more.
+    """
     kinds: dict[tuple[str, str], None] = {}
     faults = []
     for path in paths:
@@ -148,6 +153,7 @@ def _kinds(paths: Iterable[Path]) -> list[tuple[str, str]]:
         raise Faults(shortened(faults), summary=f"{len(faults)} files cannot be sent; nothing was sent")
     if not kinds:
         raise UserError("there are no files to send; export with --format dicom first")
+    kinds |= {(sop_class, other): None for sop_class, one in kinds if one in _PLAIN for other in _PLAIN}
     if len(kinds) > _MOST_CONTEXTS:
         raise UserError(f"{len(kinds)} kinds of object are too many for one association; send fewer files at a time")
     return list(kinds)

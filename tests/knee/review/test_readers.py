@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from knee.errors import Faults
+from knee.review.readers import alike_readers
 from knee.review.verdicts import import_verdicts
 
 from .readings import EXPECTED, _entry, _file, _read
+
+
+def test_three_spellings_are_one_group_and_another_reader_is_not_in_it():
+    assert alike_readers(["Dr Smith", "R1", "dr smith", "Dr. Smith"]) == [("Dr Smith", "dr smith", "Dr. Smith")]
 
 
 def test_one_reader_in_several_spellings_is_asked_about(tmp_path, table):

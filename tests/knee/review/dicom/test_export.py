@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -132,6 +133,39 @@ def test_a_whole_export_has_no_error_and_its_objects_agree(write_series, case_of
     assert len(exported.files) > 40 and exported.left_out == ()
     assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
     assert _disagreements(exported.files) == []
+
+
+@pytest.mark.slow
+def test_a_hundred_and_fifty_objects_of_twelve_kinds_have_no_error_and_agree(
+    write_series, write_enhanced, case_of, export, tmp_path
+):
+    """Copies, captures and reports of DX, CR, MR and frames, captures of pictures, segmentations, maps: three patients."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "knee.png"), (_source_values("MR") // 8).astype(np.uint8))
+    files = [(path, "L") for path in write_series("MR", 16)] + [(path, "") for path in write_series("MR", 8)]
+    enhanced = write_enhanced(5)
+    files += [(f"{enhanced}#{number}", "L") for number in range(5)]
+    files += zip(write_series("CR", 5, Laterality=None, PatientID="TWO"), ("R", "L", "", "R", "L"), strict=True)
+    files += zip(write_series("DX", 4, PatientID="TWO"), "RLRL", strict=True)
+    files += [(tmp_path / "knee.png", "R")]
+    exported = export.write(*(case_of(path, side, case=f"c{n:010x}") for n, (path, side) in enumerate(files)))
+    assert exported.left_out == ()
+    made = [pydicom.dcmread(path, stop_before_pixels=True) for path in exported.files]
+    sources = {f"c{n:010x}": _origin(path) for n, (path, _) in enumerate(files)}
+    kinds = {
+        (one.SOPClassUID, sources[path.name.split("_")[0]]) for one, path in zip(made, exported.files, strict=True)
+    }
+    assert len(made) >= 150 and len(kinds) >= 12, (len(made), len(kinds))
+    reports = [one.SeriesInstanceUID for one in made if one.Modality == "SR"]
+    assert len(reports) == len(set(reports)) == 2 * (3 + 9), "each report is a series of its own"
+    assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
+    assert _disagreements(exported.files) == []
+
+
+def _origin(path):
+    """What a case was made from: MR, frames of an Enhanced MR, CR, DX or a picture."""
+    return Path(str(path).split("#")[0]).stem.split("_")[0]
 
 
 @pytest.mark.parametrize("kind", ["DX", "CR"])

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from knee.errors import Faults, UserError
 from knee.images.original import read_original
@@ -141,6 +143,38 @@ def test_only_dicom_objects_are_sent(tmp_path, objects):
         send([], Node("127.0.0.1", 1))
     with pytest.raises(UserError, match="port 70000"):
         send(objects[:1], Node("127.0.0.1", 70000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_a_node_gets_the_same_values_in_the_only_encoding_that_it_takes(objects, syntax):
+    from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+    implicit = objects[0].with_name("implicit.dcm")
+    image = pydicom.dcmread(objects[0])
+    image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    image.save_as(implicit, implicit_vr=True)
+    taken: list[pydicom.Dataset] = []
+    server = AE(ae_title="OLD")
+    for context in AllStoragePresentationContexts:
+        server.add_supported_context(context.abstract_syntax, syntax)
+
+    def keep(event: evt.Event) -> int:
+        assert event.context.transfer_syntax == syntax
+        taken.append(event.dataset)
+        return 0
+
+    running = server.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    try:
+        sent = send([*objects, implicit], Node("127.0.0.1", running.server_address[1], "OLD"))
+    finally:
+        running.shutdown()
+    assert sent.refused == () and len(taken) == len(objects) + 1
+    for path, other in zip([*objects, implicit], taken, strict=True):
+        made = pydicom.dcmread(path)
+        pixels = [one.pop("PixelData", None) for one in (made, other)]
+        assert made.to_json() == other.to_json(), path.name
+        assert pixels[0] is None or pixels[0].value == pixels[1].value, "implicitly, 8 bits are words too"
 
 
 @pytest.mark.slow
