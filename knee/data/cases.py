@@ -59,8 +59,8 @@ def case_names(salt: bytes, images: Sequence[str]) -> list[str]:
     one get 20 digits; all others keep the name of ``case_name``, which keys and verdicts of earlier exports contain.
     """
     names = [case_name(salt, image) for image in images]
-    often = Counter(names)
-    if len(often) < len(names):
+    if len(set(names)) < len(names):
+        often = Counter(names)
         names = [
             case_name(salt, image, digits=20) if often[name] > 1 else name
             for name, image in zip(names, images, strict=True)

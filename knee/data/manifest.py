@@ -239,7 +239,10 @@ def _duplicate_faults(table: pd.DataFrame) -> list[BadRow]:
     """Images listed twice: the later row is bad; if the rows contradict each other, all of them are bad."""
     bad = []
     facts = [name for name in ("patient", "side", "grade", "mask", "split") if name in table]
-    names = pd.Series(normal_paths(texts(table["image"])), index=table.index, dtype=object)
+    normal = normal_paths(texts(table["image"]))
+    if len(set(normal)) == len(normal):
+        return []
+    names = pd.Series(normal, index=table.index, dtype=object)
     again = names.duplicated(keep=False) & (table["image"] != "")
     for _, rows in table[again].groupby(names[again], sort=False):
         lines, images = rows["line"].tolist(), rows["image"].tolist()

@@ -96,7 +96,8 @@ def read_split(path: str | Path, manifest: Manifest, *, without: Collection[int]
     if faults:
         raise Faults(faults, summary=f"{path}: {counted(len(faults), 'error')}; {_HINT}:")
     frame = frame[~left_out].reset_index(drop=True)
-    absent = {name: int((table["split"] == name).sum() - (frame["split"] == name).sum()) for name in SPLITS}
+    listed, used = (one["split"].value_counts() for one in (table, frame))
+    absent = {name: int(listed.get(name, 0) - used.get(name, 0)) for name in SPLITS}
     return Split(path, frame, absent)
 
 

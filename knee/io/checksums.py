@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
+from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -73,14 +74,15 @@ def remembered_digests(files: Sequence[str], known: FileDigests) -> tuple[FileDi
     found["path"] = np.frombuffer(
         b"".join(blake2b(os.fsencode(file), digest_size=8).digest() for file in files), dtype="<u8"
     )
-    states = np.zeros((len(files), len(_STATE)), np.int64)
+    numbers = array("q")
     for place, file in enumerate(files):
         try:
             status = os.stat(file)  # noqa: PTH116 (a Path object for each of a million files takes longer than this)
+            numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino % 2**63))
         except OSError as error:
             reasons[place] = str(error.strerror)
-            continue
-        states[place] = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino % 2**63
+            numbers.extend((0, 0, 0, 0))
+    states = np.frombuffer(numbers, np.int64).reshape(len(files), len(_STATE))
     for column, name in enumerate(_STATE):
         found[name] = states[:, column]
     found["digest"] = digests_in(known, found)
@@ -103,9 +105,13 @@ def remembered_digests(files: Sequence[str], known: FileDigests) -> tuple[FileDi
 def digests_in(known: FileDigests, files: FileDigests) -> NDArray[np.bytes_]:
     """(N,) the digest of each of ``files`` that is in ``known`` in the same state; empty for others."""
     found = np.zeros(len(files), "S32")
-    order = np.argsort(known["path"], kind="stable")
-    paths = known["path"][order]
-    first, last = np.searchsorted(paths, files["path"]), np.searchsorted(paths, files["path"], side="right")
+    if np.array_equal(known["path"], files["path"]):  # the usual case: one cache, of the same files
+        order, first = np.arange(len(known)), np.arange(len(files))
+        last = first + 1
+    else:
+        order = np.argsort(known["path"], kind="stable")
+        paths = known["path"][order]
+        first, last = np.searchsorted(paths, files["path"]), np.searchsorted(paths, files["path"], side="right")
     # A path is there once for each cache that knows it.
     for further in range(int((last - first).max(initial=0))):
         places = np.flatnonzero(first + further < last)

@@ -20,7 +20,7 @@ from knee.errors import UserError
 LONGEST_NAME = 255
 """Longest file name, in bytes, that file systems allow."""
 _ROOM_FOR_SCRATCH = 40
-_FEWEST_TO_LIST = 100
+_FEWEST_TO_LIST = 8
 """Files of one folder from which on its list is read."""
 _UNTIDY = re.compile(r"(^|/)\.(/|$)|//|/$", re.MULTILINE)
 """A path that ``Path`` writes in another way."""

@@ -59,21 +59,21 @@ def create_bytes(path: Path, shape: tuple[int, int, int], *, rows: range | list[
 class Shards:
     """Several arrays (n, S, S) that are read and written by row as one array (N, S, S); all but the last have one length."""
 
-    def __init__(self, parts: Sequence[Bytes]) -> None:
+    def __init__(self, parts: Sequence[np.memmap[Any, Any]]) -> None:
         self._parts = parts
         self._each = len(parts[0])
         self.shape = (sum(map(len, parts)), *parts[0].shape[1:])
         self.ndim, self.dtype = parts[0].ndim, parts[0].dtype
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
 
     def __getitem__(self, rows: Any) -> Bytes:
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         if np.ndim(rows) == 0:
             part, row = self._place(int(rows))
-            return part[row]
+            return np.asarray(part[row])
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for place, row in enumerate(rows):
             found[place] = self[row]
@@ -86,9 +86,9 @@ class Shards:
     def flush(self) -> None:
         """Write what was changed."""
         for part in self._parts:
-            part.flush()  # type: ignore[attr-defined]
+            part.flush()
 
-    def _place(self, row: int) -> tuple[Bytes, int]:
+    def _place(self, row: int) -> tuple[np.memmap[Any, Any], int]:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         number, within = divmod(row % len(self), self._each)
@@ -104,10 +104,10 @@ def shard_path(path: Path, number: int) -> Path:
     return path if number == 0 else path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def create_shards(path: Path, shape: tuple[int, int, int], *, rows: range | list[int]) -> Bytes:
+def create_shards(path: Path, shape: tuple[int, int, int], *, rows: range | list[int]) -> np.memmap[Any, Any]:
     """``create_bytes`` in as many files of at most ``SHARD_BYTES`` as are needed."""
     each, wanted = max(1, SHARD_BYTES // (shape[1] * shape[2])), np.asarray(rows, np.int64)
-    parts: list[Bytes] = []
+    parts: list[np.memmap[Any, Any]] = []
     for first in range(0, shape[0], each):
         end = min(first + each, shape[0])
         here = (wanted[(wanted >= first) & (wanted < end)] - first).tolist()
@@ -115,17 +115,17 @@ def create_shards(path: Path, shape: tuple[int, int, int], *, rows: range | list
     return _as_one(parts)
 
 
-def open_shards(path: Path) -> Bytes:
+def open_shards(path: Path) -> np.memmap[Any, Any]:
     """Memory-map the files of ``create_shards`` for reading. Raises OSError or ValueError as ``open_shared``."""
-    parts: list[Bytes] = [open_shared(path)]
+    parts: list[np.memmap[Any, Any]] = [open_shared(path)]
     while (further := shard_path(path, len(parts))).exists():
         parts.append(open_shared(further))
     return _as_one(parts)
 
 
-def _as_one(parts: list[Bytes]) -> Bytes:
+def _as_one(parts: list[np.memmap[Any, Any]]) -> np.memmap[Any, Any]:
     # Shards have what readers of a cache need: rows, a shape and a type.
-    return parts[0] if len(parts) == 1 else cast("Bytes", Shards(parts))
+    return parts[0] if len(parts) == 1 else cast("np.memmap[Any, Any]", Shards(parts))
 
 
 def facts_of(images: Bytes) -> NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ def _summed(own: Tensor) -> Tensor:
     return found
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _normalised(norm: Norm, images: Tensor) -> Tensor:
     values = images if images.dtype == torch.float64 else images.float()
     axes, shape = [0, *range(2, images.ndim)], [1, -1, *[1] * (images.ndim - 2)]
@@ -60,7 +59,9 @@ def _normalised(norm: Norm, images: Tensor) -> Tensor:
     return found.to(images.dtype)
 
 
-@cache
+_KINDS: dict[type[Norm], type[Norm]] = {}
+
+
 def _synchronised(kind: type[Norm]) -> type[Norm]:
     class Synchronised(kind):  # type: ignore[misc, valid-type]
         def forward(self, images: Tensor) -> Tensor:
@@ -83,5 +84,8 @@ def synchronise(networks: Iterable[nn.Module]) -> int:
     """
     norms = [layer for network in networks for layer in network.modules() if isinstance(layer, Norm)]
     for layer in norms:
-        layer.__class__ = _synchronised(type(layer))
+        kind = type(layer)
+        if kind not in _KINDS:
+            _KINDS[kind] = _synchronised(kind)
+        layer.__class__ = _KINDS[kind]
     return len(norms)

@@ -70,7 +70,7 @@ def test_shards_of_bounded_size_are_read_as_one_array(tmp_path: Path, monkeypatc
     written = create_shards(tmp_path / "i.npy", images.shape, rows=range(8))
     for row, image in enumerate(images):
         written[row] = image
-    written.flush()  # type: ignore[attr-defined]
+    written.flush()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["i.1.npy", "i.2.npy", "i.npy"]
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * 64 + 128, "128 bytes are the header's"
     sent = pickle.dumps(open_shards(tmp_path / "i.npy"))
