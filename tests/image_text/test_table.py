@@ -9,7 +9,9 @@ from image_text.table import column_names, covariate_groups, require_columns
 from knee.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["grade", "KL", "V00XRJSM", "osteophytes", "Joint space", "kl_right", "Pfirrmann", "disc_height_mm"])
+@pytest.mark.parametrize(
+    "name", ["grade", "KL", "V00XRJSM", "osteophytes", "Joint space", "kl_right", "Pfirrmann", "disc_height_mm"]
+)
 def test_grades_are_no_inputs(name: str) -> None:
     with pytest.raises(UserError, match="is a grade, or a finding that determines it"):
         column_names(f"age,{name}")
