@@ -52,6 +52,7 @@ bench: install
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/flip_step.py
+	$(BIN)/python benchmarks/pair_step.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/onnx_runtime.py

@@ -38,6 +38,11 @@ SMALL = [
             ["png: reading", "dicom: reading"],
         ),
         ("step", [*SMALL, "--steps", "1", "--rounds", "1", "--warm-up", "1", "--precision", "fp32"], ["overhead"]),
+        (
+            "pair_step",
+            ["--rounds", "1", "--data.image_size", "32", "--data.labeled_per_batch", "4", "--text.length", "8"],
+            ["for the encoders alone", "times,"],
+        ),
         ("onnx_runtime", [*SMALL, "--rounds", "1", "--images", "1"], ["torch", "ONNX Runtime", "in int8"]),
     ],
 )
