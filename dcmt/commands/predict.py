@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dcmt.commands.new_patients.export import export_graded
+from dcmt.commands.new_patients.export import export_graded, model_of_run
 from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
 from dcmt.trained.loaded import LoadedRun, load_run
 from dcmt.trained.prediction import ImageReader, grade_images, image_loader, marked, reference_note
@@ -75,7 +75,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
-            export_graded(loaded, name, table, series, root, options)
+            export_graded(model_of_run(loaded, name, options), table, series, root, options)
             write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set.names, severest=loaded.pools_severest)
     if rejected:
         log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")

@@ -49,6 +49,8 @@ class Card:
     step: int
     license: str
     version: str
+    threshold: float = 0.4
+    """σ₀: the contour of attention is where x has this value."""
     int8: bool = False
     """Whether the weights are 8-bit integers."""
     research_use: str = RESEARCH
@@ -87,6 +89,7 @@ def _check(card: Card) -> None:
         "schema": card.schema == SCHEMA,
         "image_size": 16 <= card.image_size <= 2048,
         "percentiles": len(card.percentiles) == 2 and 0 <= card.percentiles[0] < card.percentiles[1] <= 100,
+        "threshold": 0 < card.threshold < 1,
         "mirror_side": card.mirror_side in ("none", "L", "R"),
         "grades": all(isinstance(name, str) for name in (*card.grades, *card.modalities)),
         "numbers": all(isinstance(number, int | float) for number in numbers),

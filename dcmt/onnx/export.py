@@ -166,6 +166,7 @@ def _of_grader(options: argparse.Namespace) -> Exported:
         temperature=loaded.temperature(name) or 1.0,
         flip_tta=loaded.flip_tta,
         severest=loaded.pools_severest,
+        threshold=loaded.config.attention.threshold,
         **_origin(
             loaded.checkpoint,
             name,

@@ -27,6 +27,8 @@ class NetworkView:
     """(K,), each in [0, 1], sum 1."""
     class_map: NDArray[np.float32]
     """(h, w) ≥ 0 on the grid of the last feature map: the map of the predicted grade, rectified, not scaled."""
+    scaled: bool = False
+    """Whether the map is x already, in [0, 1], so that its maximum before scaling is unknown."""
 
     @property
     def grade(self) -> int:

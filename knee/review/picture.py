@@ -65,7 +65,7 @@ def _lines(case: ReviewCase, run: ReviewRun, network: str) -> list[str]:
         view: NetworkView = getattr(case, network)
         what = (
             f"Attention of the {verdict(network, view.probabilities, names)}; white line: x = {run.threshold:g}. "
-            f"Scaled per image; unscaled maximum {view.maximum:.3g}."
+            + ("Scaled per image." if view.scaled else f"Scaled per image; unscaled maximum {view.maximum:.3g}.")
         )
     return [
         what,

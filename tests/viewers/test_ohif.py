@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.viewers.conftest import PARTS
 from tests.viewers.painted import SHAPES, SLICES, cells_of, place
 
 pytestmark = pytest.mark.viewers
@@ -85,6 +86,7 @@ def _report_texts(viewer: Any, thumbnail: Any) -> list[str]:
         _open_object(viewer, thumbnail)
         with contextlib.suppress(AssertionError):
             return list(_until(texts, "the report", seconds=30))
+    _picture(viewer, PARTS / "screenshots" / "report_not_shown.png")
     raise AssertionError("OHIF did not show the report, opened three times")
 
 

@@ -20,6 +20,19 @@ from knee.io.tables import spreadsheet_text
 log = logging.getLogger(__name__)
 
 
+FORMATS = ("csv", "png", "html", "nifti", "dicom")
+"""``csv`` is always written, ``png`` are the overlays."""
+
+
+def chosen_formats(text: str) -> tuple[str, ...]:
+    """The formats of ``--format``, each once. Raises UserError for an unknown one."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise UserError(f"format {', '.join(unknown) or 'none'}; choose from {', '.join(FORMATS)}")
+    return names
+
+
 def root_of(images: Path) -> Path:
     """The folder that the names of the images are relative to."""
     return images if images.is_dir() else images.parent

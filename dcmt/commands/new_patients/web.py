@@ -9,9 +9,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
-from dcmt.commands.new_patients.export import chosen_formats
+from dcmt.commands.new_patients.graded_files import chosen_formats
 from dcmt.commands.predict import predict_command
 from dcmt.commands.review.verdicts import report_sent
+from dcmt.onnx.predict import SUFFIX, predict_exported
 from knee.errors import UserError, counted
 from knee.nn import processes
 from knee.review.dicom.web import check_address, fetch_study, store
@@ -50,9 +51,10 @@ def predict_from_anywhere(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace, **more: object) -> int:
     """Grade the images of the path, or those of the study, which are removed at the end."""
+    predict = predict_exported if options.run.suffix == SUFFIX else predict_command
     if options.server is None:
-        return predict_command(argparse.Namespace(**vars(options), **more))
+        return predict(argparse.Namespace(**vars(options), **more))
     with TemporaryDirectory(prefix="dcmt_") as folder:
         files = fetch_study(options.server, options.study, Path(folder), timeout_s=options.timeout)
         log.info(f"{counted(len(files), 'object')} of study {options.study} fetched from {options.server}")
-        return predict_command(argparse.Namespace(**{**vars(options), **more, "images": Path(folder)}))
+        return predict(argparse.Namespace(**{**vars(options), **more, "images": Path(folder)}))

@@ -102,7 +102,7 @@ def test_a_plain_graph_passes() -> None:
 def test_predict_refuses_before_the_file_is_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dcmt.onnx.predict.open_session", lambda _: pytest.fail("the runtime was given the file"))
+    monkeypatch.setattr("dcmt.onnx.file.open_session", lambda _: pytest.fail("the runtime was given the file"))
     path = tmp_path / "stranger.onnx"
     path.write_bytes(made_huge())
     assert main(["predict", str(path), str(tmp_path), "--out", str(tmp_path / "out")]) == 2

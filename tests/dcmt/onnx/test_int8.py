@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dcmt.cli import main
-from dcmt.onnx.predict import ExportedNetwork
+from dcmt.onnx.file import ExportedNetwork
 from knee.engine.run import RunFolder
 
 onnx = pytest.importorskip("onnx")

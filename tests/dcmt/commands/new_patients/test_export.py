@@ -11,7 +11,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from dcmt.cli import main
-from dcmt.commands.new_patients.export import chosen_formats
+from dcmt.commands.new_patients.graded_files import chosen_formats
 from knee.engine.run import RunFolder
 from knee.errors import UserError
 from tests.knee.review.conftest import _KINDS
