@@ -45,6 +45,7 @@ _HELP = (
     "  --networks N           networks of each round whose predictions are averaged (default 3); the last round has one\n"
     "  --temperature T        sharpens the mean prediction: p ** (1 / T), T in (0, 1] (default 0.5)\n"
     "  --labeled-share S      share of labeled images in a batch from round 1 on (default 0.3)\n"
+    "  --student-steps N      optimizer steps of the networks with targets (default 0: as many as the first ones)\n"
     "  --twin                 targets for the labeled images in place of the unlabeled ones, for comparison\n"
     "  To continue after an interruption, give the same command again.\n"
 )
@@ -58,12 +59,15 @@ class Rounds:
     networks: int = 3
     temperature: float = 0.5
     labeled_share: float = 0.3
+    student_steps: int = 0
+    """Of the networks with targets, which see all images, not the few labeled ones; 0: as many as the first ones."""
     twin: bool = False
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, "--rounds", self.rounds, "1 or more")
         require(self.networks >= 1, "--networks", self.networks, "1 or more")
         require(0 < self.temperature <= 1, "--temperature", self.temperature, "above 0 and at most 1")
+        require(self.student_steps >= 0, "--student-steps", self.student_steps, "0 or more")
         require(0 < self.labeled_share < 1, "--labeled-share", self.labeled_share, "above 0 and below 1")
 
 
@@ -85,7 +89,8 @@ def self_train_command(arguments: Sequence[str]) -> int:
         return 0
     refuse_several("self-training")
     parser = argparse.ArgumentParser(prog="dcmt self-train", allow_abbrev=False, add_help=False)
-    for name, kind in (("rounds", int), ("networks", int), ("temperature", float), ("labeled-share", float)):
+    numbers = {"rounds": int, "networks": int, "student-steps": int, "temperature": float, "labeled-share": float}
+    for name, kind in numbers.items():
         parser.add_argument(f"--{name}", type=kind, default=getattr(Rounds, name.replace("-", "_")))
     parser.add_argument("--twin", action="store_true")
     options, others = parser.parse_known_args(list(arguments))
@@ -110,7 +115,7 @@ def self_train_command(arguments: Sequence[str]) -> int:
 def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | None:
     """Train all rounds in ``folder``, or continue; returns the last round's run folder, None if a signal stopped it.
 
-    Every run takes as many steps as the first ones. Raises UserError if there is nothing to predict targets for, or ``folder``
+    Without ``rounds.student_steps`` every run takes as many steps as the first ones. Raises UserError if there is nothing to predict targets for, or ``folder``
     has runs with other options.
     """
     if (
@@ -139,7 +144,7 @@ def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | Non
                 _check_origin(targets, trained, rounds)
             else:
                 predict_targets(trained, data, rows, targets, temperature=rounds.temperature)
-            of_round = student_config(config, targets, labeled_share=rounds.labeled_share)
+            of_round = student_config(config, targets, rounds)
         trained = []
         for network in range(1 if number == rounds.rounds else rounds.networks):
             seed = config.fit.seed + network
@@ -150,14 +155,15 @@ def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | Non
     return trained[-1]
 
 
-def student_config(config: GraderConfig, targets: Path, *, labeled_share: float) -> GraderConfig:
+def student_config(config: GraderConfig, targets: Path, rounds: Rounds) -> GraderConfig:
     """The config of a round with targets: batches as large as before, in which each image has the same weight."""
     total = max(2, config.data.labeled_per_batch + config.data.unlabeled_per_batch)
-    labeled = min(max(1, round(labeled_share * total)), total - 1)
+    labeled = min(max(1, round(rounds.labeled_share * total)), total - 1)
     data = replace(config.data, targets=str(targets), labeled_per_batch=labeled, unlabeled_per_batch=total - labeled)
     share = labeled / total
     loss = replace(config.loss, grade=config.loss.grade * share, self_training=config.loss.self_training * (1 - share))
-    return replace(config, data=data, loss=loss)
+    fit = replace(config.fit, steps=rounds.student_steps or config.fit.steps)
+    return replace(config, data=data, loss=loss, fit=fit)
 
 
 def train_or_continue(config: GraderConfig, path: Path) -> bool:

@@ -26,9 +26,9 @@ _CONSISTENCY = ("--loss.probability_consistency=10",)
 _FLIP_LOSSES = ("--loss.symmetry=true", "--loss.flip_consistency=10")
 
 
-def self_training_rows(configs: tuple[str, ...], *, networks: int) -> tuple[Row, Row]:
-    """One round from the mean of so many networks, and its twin without unlabeled images."""
-    rounds = ("--rounds=1", f"--networks={networks}")
+def self_training_rows(configs: tuple[str, ...], *, networks: int, steps: int = 0) -> tuple[Row, Row]:
+    """One round from the mean of so many networks, and its twin without unlabeled images; ``steps`` with targets, if given."""
+    rounds = ("--rounds=1", f"--networks={networks}", *([f"--student-steps={steps}"] if steps else []))
     title, twin = "Self-training, targets of labeled images only", "self_training_twin"
     return (
         Row("self_training", "Self-training", configs, TTA, rounds=rounds, kind="semi", twin=twin),

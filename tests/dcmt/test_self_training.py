@@ -55,7 +55,7 @@ def test_a_student_weighs_every_image_the_same(grader_config: Make) -> None:
     config = grader_config(
         **{"data.labeled_per_batch": 16, "data.unlabeled_per_batch": 0, "loss.attention_consistency": 0.0}
     )
-    student = student_config(config, Path("targets.csv"), labeled_share=0.3)
+    student = student_config(config, Path("targets.csv"), Rounds(labeled_share=0.3))
     assert (student.data.labeled_per_batch, student.data.unlabeled_per_batch) == (5, 11)
     assert student.loss.grade / 5 == pytest.approx(student.loss.self_training / 11)
     assert student.loss.grade + student.loss.self_training == pytest.approx(1)
