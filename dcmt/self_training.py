@@ -115,8 +115,8 @@ def self_train_command(arguments: Sequence[str]) -> int:
 def self_train(config: GraderConfig, rounds: Rounds, folder: Path) -> Path | None:
     """Train all rounds in ``folder``, or continue; returns the last round's run folder, None if a signal stopped it.
 
-    Without ``rounds.student_steps`` every run takes as many steps as the first ones. Raises UserError if there is nothing to predict targets for, or ``folder``
-    has runs with other options.
+    Without ``rounds.student_steps`` every run takes as many steps as the first ones. Raises UserError if there is nothing to
+    predict targets for, or ``folder`` has runs with other options.
     """
     if (
         config.data.targets

@@ -61,6 +61,17 @@ def test_a_student_weighs_every_image_the_same(grader_config: Make) -> None:
     assert student.loss.grade + student.loss.self_training == pytest.approx(1)
 
 
+def test_students_have_steps_of_their_own(grader_config: Make, tmp_path: Path) -> None:
+    config = supervised(grader_config, tmp_path)
+    assert student_config(config, Path("t.csv"), Rounds()).fit == config.fit
+    last = self_train(config, Rounds(rounds=1, networks=1, student_steps=6), tmp_path / "st")
+    assert last is not None
+    steps = {
+        path.name: max(step for step, _, _ in read_metrics(path / "metrics.csv")) for path in last.parent.glob("round*")
+    }
+    assert steps == {"round0-s1": 4, "round1-s1": 6}
+
+
 def supervised(make: Make, tmp_path: Path) -> GraderConfig:
     config = make(
         **{
@@ -132,6 +143,7 @@ def test_nothing_to_predict_is_refused(grader_config: Make, tmp_path: Path) -> N
     ("options", "message"),
     [
         (["--rounds", "0"], "--rounds is 0; it must be 1 or more"),
+        (["--student-steps", "-1"], "--student-steps is -1; it must be 0 or more"),
         (["--temperature", "0"], "--temperature is 0.0; it must be above 0"),
         (["--labeled-share=1"], "--labeled-share is 1.0"),
         (["--resume", "runs/x"], "self-train has no --resume"),
