@@ -108,6 +108,26 @@ def test_each_measurement_group_has_a_place_on_an_image_since_a_viewer_fails_wit
     assert comment.TextValue.startswith(f"kl {cases[0].teacher.grade} ") and "RESEARCH" in comment.TextValue
 
 
+def test_what_a_report_refers_to_is_in_its_evidence(write_series, case_of, export):
+    cases = [case_of(path, "L", case=f"c{n}") for n, path in enumerate(write_series("MR", 3))]
+    cases.append(case_of(write_series("DX", 1)[0], "R", case="c9"))
+    reports = [pydicom.dcmread(path) for path in export.write(*cases).files if "report" in path.name]
+    assert len(reports) == 4
+    for report in reports:
+        (study,) = report.CurrentRequestedProcedureEvidenceSequence
+        evidence = {
+            one.ReferencedSOPInstanceUID for s in study.ReferencedSeriesSequence for one in s.ReferencedSOPSequence
+        }
+        referred = set(_referred(report))
+        assert referred and referred <= evidence
+
+
+def _referred(item):
+    yield from (one.ReferencedSOPInstanceUID for one in item.get("ReferencedSOPSequence", ()))
+    for inner in item.get("ContentSequence", ()):
+        yield from _referred(inner)
+
+
 def _code(item):
     return item.ConceptNameCodeSequence[0].CodeValue
 
