@@ -12,10 +12,12 @@ from typing import NamedTuple
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.multival import MultiValue
+from pydicom.valuerep import format_number_as_ds
 
 LOOKUP_UNITS = ("OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *")
 _NUMERIC = ("DS", "IS")
+_LONGEST_DECIMAL = 16
 _BINARY = ("US", "SS", "UL", "SL", "FL", "FD", "OB", "OW", "AT", "UI")
 
 
@@ -79,6 +81,7 @@ _OTHER_MEANING = "Not stated"
 def limit_to_terms(image: Dataset) -> None:
     """Replace or remove every value of text that is not a defined term, and of numbers that are not numbers, in place.
 
+    Decimals longer than their attribute allows, as some software writes them, are rounded to its 16 characters.
     Sequences are handled item by item. Identifiers (UI) and binary values are left as they are.
     """
     for element in list(image):
@@ -94,6 +97,8 @@ def limit_to_terms(image: Dataset) -> None:
         elif element.VR in _NUMERIC:
             if not all(_NUMBER.fullmatch(str(value)) for value in _values(element)):
                 del image[element.tag]
+            elif element.VR == "DS" and any(len(value) > _LONGEST_DECIMAL for value in _values(element)):
+                element.value = [format_number_as_ds(float(value)) for value in _values(element)]
         else:
             _limit(image, element)
     if "CodeMeaning" in image or "CodeValue" in image:

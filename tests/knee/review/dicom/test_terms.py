@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
@@ -93,3 +93,13 @@ def test_empty_values_stay_empty() -> None:
     image.ScanOptions = image.Laterality = ""
     limit_to_terms(image)
     assert image.ScanOptions == image.Laterality == ""
+
+
+def test_decimals_that_are_too_long_are_rounded_and_others_stay_as_they_are() -> None:
+    image = Dataset()
+    with config.disable_value_validation():
+        image.ImagePositionPatient = ["13.600000000000001", "-60", "0.1"]
+        image.PixelSpacing = ["0.40", "0.40"]
+        limit_to_terms(image)
+    assert [str(value) for value in image.ImagePositionPatient] == ["13.6000000000000", "-60.0", "0.1"]
+    assert [str(value) for value in image.PixelSpacing] == ["0.40", "0.40"]
