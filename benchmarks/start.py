@@ -91,14 +91,23 @@ def start_up(arguments: list[str], times: int) -> float:
 def compare(run: Path, images: Path, *, device: str) -> None:
     """Print the rates of reading, of the network and of the whole command, for a folder of images."""
     loaded = load_run(run, checkpoint="best", device=device)
-    reader, paths = ImageReader(loaded), sorted(images.iterdir())
+    reader, paths = ImageReader(loaded, grade_anyway=True), sorted(images.iterdir())
     found: list[NDArray[np.uint8]] = []
     read = seconds(lambda: found.append(reader.read(paths)[0]))
     names = [str(number) for number in range(len(found[0]))]
     if reader.rejected:
         raise SystemExit(f"not read: {reader.rejected[0]}")
     network = seconds(lambda: (grade_images(loaded, "teacher", found[0], names), reader.marks(found[0])))
-    command = ["predict", str(run), str(images), "--format", "csv", "--out", str(run.parent / f"of_{images.name}")]
+    command = [
+        "predict",
+        str(run),
+        str(images),
+        "--format",
+        "csv",
+        "--grade-anyway",
+        "--out",
+        str(run.parent / f"of_{images.name}"),
+    ]
     whole = seconds(lambda: dcmt(command))
     count, slower = len(names), max(read, network)
     print(
@@ -123,7 +132,18 @@ def main() -> None:
         folder = Path(name)
         run = make(folder, options)
         first = next((folder / "png").iterdir())
-        one_image = ["-m", "dcmt", "predict", str(run), str(first), "--format", "csv", "--force", "--out"]
+        one_image = [
+            "-m",
+            "dcmt",
+            "predict",
+            str(run),
+            str(first),
+            "--format",
+            "csv",
+            "--grade-anyway",
+            "--force",
+            "--out",
+        ]
         starts = {
             "train.py --help": ["train.py", "--help"],
             "dcmt predict --help": ["-m", "dcmt", "predict", "--help"],

@@ -19,7 +19,7 @@ from segmentation.config import SegmenterConfig
 ROOT = Path(__file__).parents[2]
 _NO_EFFECT = (
     "name", "runs", "report.", "data.manifest", "data.split", "data.cache", "data.workers", "data.targets",
-    "fit.threads", "fit.log_every", "fit.checkpoint_minutes", "fit.precision",
+    "fit.threads", "fit.log_every", "fit.checkpoint_minutes", "fit.precision", "fit.sync_batch_norm",
 )  # fmt: skip
 """Options without effect on the numbers, but for their last digits; a result records its precision."""
 _CONSISTENCY_LOSSES = ("loss.probability_consistency", "loss.attention_consistency", "loss.flip_consistency")
