@@ -190,7 +190,8 @@ class Guard:
         """Count the values below their limits; the 20th in a row gives the warning."""
         limits = (
             ("contrast/own_mass", LEAST_DIAGONAL_MASS, "the targets give a pair's own report less than {limit} of their "
-             "mass, so little tells patients apart; use contrast.targets same, or raise contrast.weight"),
+             "mass, so little tells patients apart; use contrast.targets same (if it is, many reports are equal), or raise "
+             "contrast.weight"),
             ("contrast/rank_images", LEAST_RANK, "the embeddings of the images have collapsed (effective rank below "
              "{limit}); use other contrast.targets, or lower optimizer.learning_rate"),
             ("contrast/rank_texts", LEAST_RANK, "the embeddings of the reports have collapsed (effective rank below "

@@ -69,7 +69,7 @@ def manifest(options: argparse.Namespace) -> int:
     log.info(
         f"{len(table)} images of {table['patient'].nunique()} patients; by grade{by_grade}; ungraded: {int((~graded).sum())}"
     )
-    if not graded.any():
+    if not graded.any() and ("grade", "") not in options.column:
         log.info(
             "no image has a grade: put the images into folders GRADE/* or SPLIT/GRADE/*, give the spreadsheet with the "
             "grades with --grades, or write them into the column grade"

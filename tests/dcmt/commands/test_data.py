@@ -125,6 +125,12 @@ def test_a_folder_without_grades_is_told_what_to_do(tmp_path: Path, capsys: pyte
     assert "no image has a grade" in told
     assert "--grades" in told
     assert f"dcmt split '{folder / 'manifest.csv'}' --out" in told
+    (tmp_path / "notes.csv").write_text("image,report\n1_L.png,no narrowing\n")
+    options = ["--grades", tmp_path / "notes.csv", "--column", "grade=", "--report", "report"]
+    assert run("manifest", folder, *options, "--out", tmp_path / "m.csv") == 0
+    told = capsys.readouterr().out
+    assert "by grade none; ungraded: 1" in told
+    assert "no image has a grade" not in told  # as the user has said
 
 
 def test_grades_of_another_set_are_told_to_be(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
