@@ -162,18 +162,22 @@ def further_by_input(
     precision: str,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By further column, as ``grades_by_input`` of those ``rows`` that have its grade; without columns with fewer than two."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for place, (column, grade_set) in enumerate(zip(further.columns, further.sets, strict=True)):
-        graded = rows[further.grades[rows, place] >= 0]
-        grades = further.grades[graded, place]
-        if len(np.unique(grades)) < 2:
-            continue
-        found[column] = {}
-        for kind in ("image", "fused"):
-            by_set = probabilities(
-                network, data, reports, cells, graded, fused=kind == "fused", device=device, precision=precision
-            )
-            found[column][kind] = _metrics(by_set[1 + place], grades, grade_set)
+    graded = rows[(further.grades[rows] >= 0).any(1)]
+    known = further.grades[graded] >= 0
+    places = [
+        place
+        for place in range(len(further.columns))
+        if len(np.unique(further.grades[graded[known[:, place]], place])) > 1
+    ]
+    found: dict[str, dict[str, dict[str, float]]] = {further.columns[place]: {} for place in places}
+    for kind in ("image", "fused") if found else ():
+        by_set = probabilities(
+            network, data, reports, cells, graded, fused=kind == "fused", device=device, precision=precision
+        )
+        for place in places:
+            here = known[:, place]
+            grades = further.grades[graded[here], place]
+            found[further.columns[place]][kind] = _metrics(by_set[1 + place][here], grades, further.sets[place])
     return found
 
 

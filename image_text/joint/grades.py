@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from knee.data.manifest import parsed_grades
 from knee.errors import Faults, UserError
 from knee.grades import GradeSet, load_grade_set
-
-_MOST_FAULTS = 5
+from knee.io.tables import shortened
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ def read_further_grades(table: pd.DataFrame, text: str, *, where: str) -> Furthe
     for place, (column, grade_set) in enumerate(sets.items()):
         if column not in table:
             raise UserError(f"{where}: has no column '{column}'; join it with dcmt manifest … --table {column}")
-        for row, (line, field) in enumerate(zip(table["line"], table[column], strict=True)):
-            try:
-                grade = grade_set.parse(str(field))
-            except UserError as error:
-                faults.append(f"line {line}: column '{column}': {error}")
-                continue
-            grades[row, place] = -1 if grade is None else grade
+        fields = table[column].astype(str)
+        found, reasons = parsed_grades(fields, grade_set)
+        grades[:, place] = found.fillna(-1)
+        wrong = fields.isin(list(reasons))
+        faults += [
+            f"line {line}: column '{column}': {reasons[text]}"
+            for line, text in zip(table["line"][wrong], fields[wrong], strict=True)
+        ]
     if faults:
-        more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
-        raise Faults(faults[:_MOST_FAULTS] + more, summary=f"{where}: further grades that cannot be read; fix them:")
+        raise Faults(shortened(faults), summary=f"{where}: further grades that cannot be read; fix them:")
     return FurtherGrades(tuple(sets), tuple(sets.values()), grades)

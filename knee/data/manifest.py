@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -213,17 +213,23 @@ def texts(column: pd.Series) -> list[str]:
     return found
 
 
-def _parse_grades(table: pd.DataFrame, grade_set: GradeSet) -> list[BadRow]:
-    """Convert the column ``grade`` to whole numbers, NA if empty or invalid."""
+def parsed_grades(column: pd.Series, grade_set: GradeSet) -> tuple[Any, dict[str, str]]:
+    """A column of text as whole numbers (Int64, NA if empty or invalid), and why a text is invalid."""
     parsed: dict[str, int | None] = {}
     reasons: dict[str, str] = {}
-    for text in texts(table["grade"].drop_duplicates()):
+    for text in texts(column.drop_duplicates()):
         try:
             parsed[text] = grade_set.parse(text)
         except UserError as error:
             parsed[text], reasons[text] = None, str(error)
+    return pd.array([parsed[text] for text in texts(column)], dtype="Int64"), reasons
+
+
+def _parse_grades(table: pd.DataFrame, grade_set: GradeSet) -> list[BadRow]:
+    """Convert the column ``grade`` to whole numbers, NA if empty or invalid."""
+    grades, reasons = parsed_grades(table["grade"], grade_set)
     wrong = table.loc[table["grade"].isin(list(reasons)), ["line", "image", "grade"]]
-    table["grade"] = pd.array([parsed[text] for text in texts(table["grade"])], dtype="Int64")
+    table["grade"] = grades
     return [BadRow(line, image, reasons[text]) for line, image, text in wrong.itertuples(index=False)]
 
 

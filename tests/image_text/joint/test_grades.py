@@ -13,13 +13,17 @@ import torch
 
 from dcmt.cli import main
 from image_text.config import ImageTextConfig
+from image_text.joint import build
+from image_text.joint.build import further_by_input, probabilities, table_cells, table_grades
 from image_text.joint.grades import grade_columns, read_further_grades
 from image_text.joint.model import JointModel
 from image_text.joint.task import grade_loss
-from image_text.train import KIND, build_towers, train_image_text
+from image_text.train import KIND, build_towers, load_reports, train_image_text
+from knee.data.prepare import load_knee_data
 from knee.engine.run import create_run
 from knee.engine.tracking import read_metrics
 from knee.errors import Faults, UserError
+from knee.metrics import grading_metrics
 
 Make = Callable[..., ImageTextConfig]
 
@@ -73,3 +77,37 @@ def test_a_run_with_a_further_grade_set(joint_config: Make, films: Path, tmp_pat
     found = json.loads((run.path / "retrieval_test.json").read_text())["grades"]["further"]
     assert set(found["defect"]) == {"image", "fused"}
     assert np.isfinite(found["defect"]["image"]["kappa"])
+
+
+def test_sets_are_graded_on_their_own_cases_in_one_pass(
+    joint_config: Make, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(films, dtype=str, keep_default_na=False)
+    table["defect"] = [str(number % 3) for number in range(len(table))]
+    table["other"] = ["" if number % 2 else str(number % 5) for number in range(len(table))]
+    table["same"] = "1"
+    manifest = films.with_name("sets.csv")
+    table.to_csv(manifest, index=False)
+    sets = "defect=cartilage,same=kl,other=kl"
+    config = joint_config(**{"data.manifest": str(manifest), "joint.further_grades": sets})
+    data, cpu = load_knee_data(config.data, salt_folder=None), torch.device("cpu")
+    torch.manual_seed(0)
+    model = build_towers(config, grades=5, fresh=True)
+    assert isinstance(model, JointModel)
+    inputs = (model, data, load_reports(config, data), table_cells(config, data))
+    further, rows = table_grades(config, data), data.split.rows("train")
+    expected = {}
+    for place, column in ((0, "defect"), (2, "other")):
+        graded = rows[further.grades[rows, place] >= 0]
+        fused = probabilities(*inputs, graded, fused=True, device=cpu, precision="fp32")[1 + place]
+        expected[column] = grading_metrics(fused, further.grades[graded, place], further.sets[place])["kappa"]
+    passes: list[int] = []
+
+    def counted(*arguments: object, **options: object) -> object:
+        passes.append(1)
+        return probabilities(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(build, "probabilities", counted)
+    found = further_by_input(*inputs, further, rows, device=cpu, precision="fp32")
+    assert {column: both["fused"]["kappa"] for column, both in found.items()} == pytest.approx(expected)
+    assert len(passes) == 2
