@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -43,13 +44,18 @@ def main() -> None:
     config = read_config(GraderConfig, ["--config", str(options.config), *rest], program="flip_step")
     device = torch.device(options.device)
     steps = {flips: Step(config, device, options.precision, flips=flips) for flips in (True, False)}
-    times = [{flips: step.seconds() for flips, step in steps.items()} for _ in range(options.pairs + 1)][1:]
-    middle = {flips: median(pair[flips] for pair in times) for flips in steps}
-    ratios = sorted(pair[True] / pair[False] for pair in times)
+    middle, ratios = in_turns({flips: step.seconds for flips, step in steps.items()}, options.pairs)
     print(
         f"{options.config.stem} on {device}, {options.precision}: {middle[False]:.3f} s a step without flips, "
         f"{middle[True]:.3f} s with; {median(ratios):.2f} times, {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs"
     )
+
+
+def in_turns(timed: Mapping[bool, Callable[[], float]], rounds: int) -> tuple[dict[bool, float], list[float]]:
+    """The median time of each of two, called in turns after a first round, and the sorted ratios of the rounds."""
+    times = [{which: seconds() for which, seconds in timed.items()} for _ in range(rounds + 1)][1:]
+    ratios = sorted(pair[True] / pair[False] for pair in times)
+    return {which: median(pair[which] for pair in times) for which in timed}, ratios
 
 
 class Step:

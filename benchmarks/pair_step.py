@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from flip_step import in_turns
 
 from image_text.batches import PairBatch
 from image_text.config import ImageTextConfig
@@ -39,13 +40,10 @@ def main() -> None:
     torch.manual_seed(0)
     config = read_config(ImageTextConfig, ["--config", str(options.config), *rest], program="pair_step")
     steps = {whole: Step(config, options.precision, whole=whole) for whole in (True, False)}
-    times = [{whole: step.seconds() for whole, step in steps.items()} for _ in range(options.rounds + 1)][1:]
-    middle = {whole: median(pair[whole] for pair in times) for whole in steps}
-    ratios = sorted(pair[True] / pair[False] for pair in times)
+    middle, ratios = in_turns({whole: step.seconds for whole, step in steps.items()}, options.rounds)
     print(
         f"{options.config.stem}, {options.precision}: {middle[False]:.3f} s for the encoders alone, {middle[True]:.3f} s a "
-        f"step; "
-        f"{median(ratios):.2f} times, {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds"
+        f"step; {median(ratios):.2f} times, {ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} rounds"
     )
 
 

@@ -15,17 +15,18 @@ note alone. Disc heights determine the grade, so they are refused as inputs. Mas
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from knee.data.manifest import write_manifest
 from knee.errors import Faults, UserError, counted
 from knee.grades import GradeSet, grade_set_yaml
 from knee.io.files import refuse_existing, relative_name, write_text
-from knee.io.tables import csv_rows
+from knee.io.tables import csv_rows, shortened
 
 DISCS = ("D3", "D4", "D5")
 FILES = {
@@ -41,7 +42,6 @@ COLUMNS = {
 _NAME = re.compile(r"(?:(axial|sag)_)?(T[12])_([0-9]{4})_(D[345]|S[0-9]+) ?\.png", re.IGNORECASE)
 _PATIENT = ("patientid", "patient_id", "patient id")
 _HEADER = ("image", "patient", "side", "grade", "mask", "report", "sequence", "level", "disc_height_mm")
-_SHOWN = 5
 PFIRRMANN = GradeSet(
     name="pfirrmann",
     title="Disc degeneration on MR after Pfirrmann et al. (Spine 2001;26:1873-1878), grades I to V as 0 to 4",
@@ -72,12 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (options.out, grades):
             refuse_existing(path, force=False)
         rows = rows_of(options.folder, options.out.parent, view=options.view, sequence=options.sequence)
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_HEADER)
-        writer.writerows(rows)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.out, stream.getvalue())
+        write_manifest(options.out, pd.DataFrame(rows, columns=list(_HEADER)))
         write_text(grades, grade_set_yaml(PFIRRMANN))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -107,8 +103,7 @@ def rows_of(folder: Path, out: Path, *, view: str, sequence: str | None) -> list
             continue
         rows.append(_row(relative_name(path.resolve(), base), patient, kind.upper(), place, tables))
     if odd:
-        more = [f"and {len(odd) - _SHOWN} more"] if len(odd) > _SHOWN else []
-        raise Faults(odd[:_SHOWN] + more, summary=f"{images}: {counted(len(odd), 'file')} of another layout:")
+        raise Faults(shortened(odd), summary=f"{images}: {counted(len(odd), 'file')} of another layout:")
     if not rows:
         raise UserError(f"{images}: has no image of view {view}{f' and sequence {sequence}' if sequence else ''}")
     return rows
@@ -154,7 +149,7 @@ def read_table(folder: Path, kind: str) -> Values:
         else:
             found[f"{int(number):04}"] = {column: cells[column] for column in columns}
     if faults:
-        raise Faults(faults[:_SHOWN], summary=f"{path}: {counted(len(faults), 'row')} that cannot be read:")
+        raise Faults(shortened(faults), summary=f"{path}: {counted(len(faults), 'row')} that cannot be read:")
     return found
 
 

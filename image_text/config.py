@@ -73,7 +73,7 @@ class ContrastConfig:
         require(2 <= self.embed_dim <= 4096, "contrast.embed_dim", self.embed_dim, "from 2 to 4,096")
         require(0 < self.scale_start <= LARGEST_SCALE, "contrast.scale_start", self.scale_start, "in (0, 100]")
         require(0 <= self.queue <= 1 << 17, "contrast.queue", self.queue, "from 0 to 131,072")
-        # An earlier copy of the own pair is no negative only where equal reports are none.
+        # Else an earlier copy of the own pair would count as a negative.
         same = not self.queue or self.targets == "same"
         require(same, "contrast.targets", self.targets, "same with contrast.queue")
 
