@@ -74,6 +74,7 @@ class GraderValidation:
             has_mask=self.data.cache.has_mask,
             sharpness=self.attention.sharpness,
             threshold=self.attention.threshold,
+            decision=self.data.grade_set.decision,
         )
 
     def _metrics(self, predictions: Predictions) -> dict[str, float]:
@@ -108,7 +109,7 @@ class GraderValidation:
         for shown in case_pictures(
             networks,
             self.data.loader(self.shown),
-            names=names,
+            grade_set=self.data.grade_set,
             captions=captions,
             sources=self.data.source,
             device=self.device,

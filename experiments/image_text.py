@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from dcmt.cli import main as dcmt
 from dcmt.trained.loaded import grade_rows, load_data, load_run
 from knee.evaluation.intervals import intervals
-from knee.grades import load_grade_set
-from knee.metrics import weighted_metrics
+from knee.grades import decide, load_grade_set
+from knee.metrics import quadratic_kappa, weighted_metrics
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs" / "results"
@@ -131,11 +131,14 @@ def _test(run: Path) -> tuple[Floats, NDArray[np.int64], list[str]]:
 def _draws_page(
     found: Mapping[str, Sequence[Floats]], grades: NDArray[np.int64], patients: list[str], options: argparse.Namespace
 ) -> str:
-    first = load_grade_set("kl").disease_from
+    scale = load_grade_set("kl")
 
     def mean_of(arm: str) -> Callable[[Floats], dict[str, Floats]]:
         def statistics(weights: Floats) -> dict[str, Floats]:
-            each = [weighted_metrics(one, grades, weights, disease_from=first) for one in found[arm]]
+            each = [
+                weighted_metrics(one, decide(one, scale.decision), grades, weights, disease_from=scale.disease_from)
+                for one in found[arm]
+            ]
             return {name: np.mean([values[name] for values in each], axis=0) for name in METRICS}
 
         return statistics
@@ -167,10 +170,7 @@ def _draws_page(
         values = statistics(np.ones((1, len(grades))))
         spread = intervals(statistics, patients, samples=2000, seed=0)
         cells = [f"{values[key][0]:.3f} [{spread[key][0]:.3f}, {spread[key][1]:.3f}]" for key in METRICS]
-        each = [
-            weighted_metrics(one, grades, np.ones((1, len(grades))), disease_from=first)["kappa"][0]
-            for one in found.get(name, ())
-        ]
+        each = [quadratic_kappa(grades, decide(one, scale.decision)) for one in found.get(name, ())]
         lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(f'{value:.3f}' for value in each)} |")
     return "\n".join([*lines, ""])
 

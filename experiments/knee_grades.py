@@ -21,6 +21,7 @@ from knee.evaluation.by_knee import knee_grades, knee_predictions
 from knee.evaluation.predictions import Predictions
 from knee.evaluation.report import difference, report
 from knee.evaluation.summary import Entry, cell, metric_table
+from knee.grades import decide
 from knee.io.files import write_text
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "kappa", "mae", "ece")
@@ -38,9 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = run.predict([options.phantom / name for name in truth["image"]], grade_anyway=True)
     shares = table[[f"p_{grade}" for grade in range(run.grade_set.count)]].to_numpy(np.float32)
     zeros = np.zeros(len(shares))
-    slices = Predictions(np.arange(len(shares)), shares, shares.argmax(1), zeros, zeros, zeros > 0, zeros * np.nan)
+    slices = Predictions(
+        np.arange(len(shares)), shares, decide(shares, run.grade_set.decision), zeros, zeros, zeros > 0, zeros * np.nan
+    )
     series = truth["patient"].tolist()
-    knees = {way: knee_predictions(slices, series, severest=way == "severest") for way in ("mean", "severest")}
+    knees = {
+        way: knee_predictions(slices, series, severest=way == "severest", decision=run.grade_set.decision)
+        for way in ("mean", "severest")
+    }
     of_knees = knee_grades(truth["grade"].to_numpy(), series), truth["patient"].unique(), run.grade_set
     columns = {way: report(one, *of_knees)["metrics"] for way, one in knees.items()}
     columns["severest minus mean"] = difference(knees["mean"], knees["severest"], *of_knees)

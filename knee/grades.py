@@ -6,18 +6,45 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 
 from knee.errors import Faults, UserError
 from knee.io.unique_yaml import read_unique
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
 _KEYS = ("name", "title", "best_metric", "grades")
-_OPTIONAL = ("disease_from",)
+_OPTIONAL = ("disease_from", "decision")
+Decision = Literal["likeliest", "median"]
 BEST_METRICS = ("accuracy", "recall", "macro_f1", "auc", "kappa", "adjacent", "balanced_accuracy", "kappa_balanced")
 """The metrics that can select the best checkpoint: computed during training; larger is better. kappa_balanced is the mean of
 kappa and balanced accuracy: unlike kappa alone, it falls if a grade in the middle is never predicted."""
+_ROUNDING = 1e-6
+"""A float32 softmax of exact halves may be off by 1e-8."""
+
+
+Numbers = TypeVar("Numbers", "NDArray[Any]", "Tensor")
+
+
+def decide(probabilities: Numbers, decision: Decision) -> Numbers:
+    """The grades (N,) int64 that are called from probabilities (N, K), an array or a tensor.
+
+    ``likeliest``: the most probable grade, which is right most often. ``median``: the lowest grade g with P(grade ≤ g) ≥ 1/2,
+    which is the fewest grades off on average, as with the thresholds of 1/2 in CORAL (Cao et al. 2020,
+    doi:10.1016/j.patrec.2020.11.008). It calls a grade between two others where both are about as probable.
+
+    >>> import numpy as np
+    >>> unsure = np.array([[0.40, 0.25, 0.35]])
+    >>> decide(unsure, "likeliest").item(), decide(unsure, "median").item()
+    (0, 1)
+    """
+    likeliest: Numbers = probabilities.argmax(1)
+    median: Numbers = (probabilities.cumsum(1)[:, :-1] < 0.5 - _ROUNDING).sum(1)
+    return likeliest if decision == "likeliest" else median
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,8 @@ class GradeSet:
     best_metric: str
     disease_from: int = 1
     """The first grade that counts as disease, from 1 to K − 1."""
+    decision: Decision = "likeliest"
+    """How a grade is called from probabilities (`decide`)."""
 
     @property
     def count(self) -> int:
@@ -78,7 +107,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
     """The grade set called ``source`` (``kl``, ``cartilage``), or the one in a YAML file.
 
     The file has ``name``, ``title``, ``best_metric`` (one of ``BEST_METRICS``) and ``grades``: a list of ``name`` and
-    ``description``, grade 0 first; and if it is not 1, ``disease_from``.
+    ``description``, grade 0 first; if it is not 1, ``disease_from``; if it is not likeliest, ``decision``.
 
     Raises:
         UserError: no such set or file; Faults: all errors in the file.
@@ -104,6 +133,7 @@ def load_grade_set(source: str | Path) -> GradeSet:
         descriptions=tuple(grade["description"].strip() for grade in grades),
         best_metric=content["best_metric"],
         disease_from=content.get("disease_from", 1),
+        decision=content.get("decision", "likeliest"),
     )
 
 
@@ -120,6 +150,8 @@ def grade_set_yaml(grade_set: GradeSet) -> str:
     head: dict[str, Any] = {"name": grade_set.name, "title": grade_set.title, "best_metric": grade_set.best_metric}
     if grade_set.disease_from != 1:
         head["disease_from"] = grade_set.disease_from
+    if grade_set.decision != "likeliest":
+        head["decision"] = grade_set.decision
     return yaml.safe_dump({**head, "grades": grades}, sort_keys=False, allow_unicode=True)
 
 
@@ -155,6 +187,8 @@ def _faults(content: Any) -> list[str]:
         faults.append(
             f"'best_metric' is {metric!r}, which is not one of the metrics; write one of {', '.join(BEST_METRICS)}"
         )
+    if (decision := content.get("decision", "likeliest")) not in get_args(Decision):
+        faults.append(f"'decision' is {decision!r}; write one of {', '.join(get_args(Decision))}")
     grades = content.get("grades", [])
     if "grades" in content and (not isinstance(grades, list) or len(grades) < 2):
         return [*faults, "'grades' is not a list of at least two grades"]

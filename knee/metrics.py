@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from knee.grades import decide
+
 if TYPE_CHECKING:
     from knee.grades import GradeSet
 
@@ -141,20 +143,24 @@ def grading_metrics(probabilities: Any, grades: Any, grade_set: GradeSet) -> dic
     probabilities, grades = checked(probabilities, grades)
     if probabilities.shape[1] != grade_set.count:
         raise ValueError(f"probabilities of {probabilities.shape[1]} grades; {grade_set.name} has {grade_set.count}")
-    values = weighted_metrics(probabilities, grades, np.ones((1, len(grades))), disease_from=grade_set.disease_from)
+    predicted = decide(probabilities, grade_set.decision)
+    values = weighted_metrics(
+        probabilities, predicted, grades, np.ones((1, len(grades))), disease_from=grade_set.disease_from
+    )
     return {name: float(value[0]) for name, value in values.items()}
 
 
 def weighted_metrics(
-    probabilities: Floats, grades: Integers, weights: Floats, *, disease_from: int = 1
+    probabilities: Floats, predicted: Integers, grades: Integers, weights: Floats, *, disease_from: int = 1
 ) -> dict[str, Floats]:
     """The metrics of `grading_metrics` for S weightings of the cases at once.
 
-    Checked probabilities (N, K) and grades (N,); weights (S, N), how often each case counts; ``disease_from`` as in
-    `disease_metrics`. Each value is (S,); NaN where undefined, for example if all weights are 0.
+    Checked probabilities (N, K), the grades (N,) called from them, and those of the reader (N,); weights (S, N), how often each
+    case counts; ``disease_from`` as in `disease_metrics`. Each value is (S,); NaN where undefined, as if
+    all weights are 0.
     """
     count = probabilities.shape[1]
-    values = confusion_metrics(weighted_confusion(grades, probabilities.argmax(axis=1), weights, count=count))
+    values = confusion_metrics(weighted_confusion(grades, predicted, weights, count=count))
     aucs = np.stack([_auc(probabilities[:, grade], grades == grade, weights) for grade in range(count)], axis=1)
     values |= {"auc": _mean_of_known(aucs), "ece": weighted_calibration_error(probabilities, grades, weights)}
     values |= disease_metrics(probabilities[:, disease_from:].sum(axis=1), grades >= disease_from, weights)

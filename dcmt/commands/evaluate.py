@@ -135,7 +135,10 @@ def evaluate_knees(loaded: LoadedRun, slices: Predictions, data: KneeData, rows:
     series = data.series(rows)
     if not any(series):
         return []
-    found = {name: knee_predictions(slices, series, severest=name == "severest") for name in ("mean", "severest")}
+    found = {
+        name: knee_predictions(slices, series, severest=name == "severest", decision=data.grade_set.decision)
+        for name in ("mean", "severest")
+    }
     of_knees = found["mean"].rows
     highest, patients = knee_grades(data.grades[rows], series), data.patients.iloc[of_knees]
     grades = np.where(highest < 0, np.nan, highest)

@@ -52,7 +52,7 @@ def _write_overlays(chosen: Selection, folder: Path, sheet: Path, *, force: bool
     for one in case_pictures(
         chosen.loaded.networks,
         data.loader(chosen.rows),
-        names=names,
+        grade_set=data.grade_set,
         captions=captions,
         sources=data.source,
         device=chosen.loaded.device,

@@ -76,7 +76,7 @@ def predict_command(options: argparse.Namespace) -> int:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
             export_graded(model_of_run(loaded, name, options), table, series, root, options)
-            write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set.names, severest=loaded.pools_severest)
+            write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set, severest=loaded.pools_severest)
     if rejected:
         log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if not tables:
@@ -273,7 +273,7 @@ def _write_overlays(
     for shown in case_pictures(
         {name: loaded.networks[name]},
         image_loader(images),
-        names=loaded.grade_set.names,
+        grade_set=loaded.grade_set,
         captions=dict(enumerate(files)),
         sources=sources.__getitem__,
         device=loaded.device,

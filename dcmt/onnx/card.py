@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from dcmt.commands.registry import RESEARCH
 from knee.errors import UserError
+from knee.grades import Decision, GradeSet
 from knee.io.plain import check_plain, shown
 
 SCHEMA = "dcmt-onnx/1"
@@ -51,10 +52,18 @@ class Card:
     version: str
     threshold: float = 0.4
     """σ₀: the contour of attention is where x has this value."""
+    decision: Decision = "likeliest"
+    """How a grade is called from the probabilities (``knee.grades.decide``)."""
     int8: bool = False
     """Whether the weights are 8-bit integers."""
     research_use: str = RESEARCH
     schema: str = SCHEMA
+
+    @property
+    def scale(self) -> GradeSet:
+        """The grade set, as far as a file knows it: without descriptions."""
+        names = tuple(self.grades)
+        return GradeSet(self.grade_set, self.grade_set, names, names, best_metric="kappa", decision=self.decision)
 
     def text(self) -> str:
         """As JSON."""
@@ -81,7 +90,9 @@ def read_card(properties: Mapping[str, str], where: str) -> Card:
 def _check(card: Card) -> None:
     for field in fields(Card):
         value = getattr(card, field.name)
-        wanted: Any = {"str": str, "int": int, "float": (int, float), "bool": bool}.get(str(field.type), list)
+        wanted: Any = {"str": str, "Decision": str, "int": int, "float": (int, float), "bool": bool}.get(
+            str(field.type), list
+        )
         if not isinstance(value, wanted) or (field.type != "bool" and isinstance(value, bool)):
             raise ValueError(f"{field.name} is {shown(value)}")
     numbers = [*card.percentiles, *card.distances, *(number for row in card.template for number in row)]
@@ -89,6 +100,7 @@ def _check(card: Card) -> None:
         "schema": card.schema == SCHEMA,
         "image_size": 16 <= card.image_size <= 2048,
         "percentiles": len(card.percentiles) == 2 and 0 <= card.percentiles[0] < card.percentiles[1] <= 100,
+        "decision": card.decision in get_args(Decision),
         "threshold": 0 < card.threshold < 1,
         "mirror_side": card.mirror_side in ("none", "L", "R"),
         "grades": all(isinstance(name, str) for name in (*card.grades, *card.modalities)),

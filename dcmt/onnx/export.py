@@ -27,6 +27,7 @@ from knee.engine.options import config_from_values
 from knee.engine.run import open_run
 from knee.errors import UserError
 from knee.evaluation.familiarity import Familiarity, thumbnails
+from knee.grades import decide
 from knee.io.files import whole_file
 from knee.nn.padding import as_input, content_of
 
@@ -59,6 +60,7 @@ class GraderOutputs(nn.Module):
     def __init__(self, loaded: LoadedRun, name: str, familiarity: Familiarity | None) -> None:
         super().__init__()
         self.grader, self.bare = loaded.networks[name], loaded.bare[name]
+        self.decision = loaded.grade_set.decision
         attention = loaded.config.attention
         self.soft = partial(soft_threshold, sharpness=attention.sharpness, threshold=attention.threshold)
         self.familiar = familiarity is not None
@@ -72,7 +74,8 @@ class GraderOutputs(nn.Module):
         grading = self.grader(marked)
         probabilities = grading.logits.float().softmax(1)
         size = (int(images.shape[2]), int(images.shape[3]))
-        x = attention_map(grading.class_maps, probabilities.argmax(1), size, content=content_of(marked))
+        called = decide(probabilities, self.decision)
+        x = attention_map(grading.class_maps, called, size, content=content_of(marked))
         found = (probabilities, x, self.soft(x) * (x.amax((1, 2), keepdim=True) > 0))
         return (*found, self._distance(marked)) if self.familiar else found
 
@@ -167,6 +170,7 @@ def _of_grader(options: argparse.Namespace) -> Exported:
         flip_tta=loaded.flip_tta,
         severest=loaded.pools_severest,
         threshold=loaded.config.attention.threshold,
+        decision=loaded.grade_set.decision,
         **_origin(
             loaded.checkpoint,
             name,

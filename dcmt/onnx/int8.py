@@ -13,6 +13,7 @@ from torch import Tensor
 from dcmt.onnx.runtime import Run
 from dcmt.trained.loaded import LoadedRun, load_data, refuse_trained_images
 from knee.errors import UserError
+from knee.grades import decide
 from knee.metrics import quadratic_kappa
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ def cost_on(loaded: LoadedRun, split: str, before: Run, after: Run) -> str:
         tuple(run(images.numpy())[0] for run in (before, after)) for images, _ in data.loader(rows)
     ]
     exact, int8 = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    grades = data.grades[rows]
-    kappas = [quadratic_kappa(grades, found.argmax(1)) for found in (exact, int8)]
-    changed = float((exact.argmax(1) != int8.argmax(1)).mean())
+    grades, called = data.grades[rows], [decide(found, data.grade_set.decision) for found in (exact, int8)]
+    kappas = [quadratic_kappa(grades, found) for found in called]
+    changed = float((called[0] != called[1]).mean())
     return (
         f"{len(rows)} graded {split} images: kappa {kappas[0]:.3f} in float32, {kappas[1]:.3f} in int8 "
         f"({kappas[1] - kappas[0]:+.3f}); {changed:.1%} get another grade; largest difference of a probability "

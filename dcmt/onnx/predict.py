@@ -18,6 +18,7 @@ from dcmt.commands.new_patients.graded_files import chosen_formats, find_slices,
 from dcmt.onnx.file import ExportedNetwork
 from dcmt.onnx.reader import PreparedImages, unlike_reason
 from knee.errors import UserError
+from knee.grades import decide
 
 log = logging.getLogger(__name__)
 SUFFIX = ".onnx"
@@ -69,9 +70,8 @@ def predict_exported(options: argparse.Namespace) -> int:
         from dcmt.commands.new_patients.exported import model_of_file
 
         export_graded(model_of_file(options.run, network, options), table, series, root, options)
-    write_by_knee(
-        out / "predictions_by_knee.csv", table, series, root, network.card.grades, severest=network.card.severest
-    )
+    card = network.card
+    write_by_knee(out / "predictions_by_knee.csv", table, series, root, card.scale, severest=card.severest)
     count = int(table["predicted"].notna().sum())
     log.info(f"{count} images graded by the {network.card.network}: {out / 'predictions.csv'}. Research use only.")
     return 0
@@ -101,7 +101,7 @@ def _graded(
     """One row an image, as ``dcmt predict`` writes them; images unlike the training images have no grade."""
     card, count = network.card, len(names)
     probabilities, distances = network.grade(images)
-    predicted = probabilities.argmax(1)
+    predicted = decide(probabilities, card.decision)
     distances = distances * _ROUNDING
     farthest = card.farthest if card.distances else None
     facts = zip(reader.modalities[-count:], distances, strict=True)

@@ -88,6 +88,7 @@ class LoadedRun:
             "precision": self.precision,
             "sharpness": attention.sharpness,
             "threshold": attention.threshold,
+            "decision": self.grade_set.decision,
         }
 
     @property

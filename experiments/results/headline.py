@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.results.radiographs import MEDIAN
 from experiments.results.statistics import Estimate, Results
 from experiments.results.study import Cell, percent
 from knee.evaluation.figures import COLORS, save_figure
@@ -62,8 +63,9 @@ def headline_page(table: pd.DataFrame) -> list[str]:
         cells += [_with_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) for name in _DIFFERENCES]
         lines.append(f"| {' | '.join(cells)} |")
     note = (
-        "Test split, flip TTA, mean over the draws of labeled patients, 95 % intervals by bootstrap over patients; differences "
-        "are paired. A twin has the same extra terms, on the labeled images only. Made from the same runs as the other tables."
+        "Test split, flip TTA, median grade, mean over the draws of labeled patients, 95 % intervals by bootstrap over "
+        "patients; differences are paired. A twin has the same extra terms, on the labeled images only. Made from the same "
+        "runs as the other tables."
     )
     return [*lines, "", note]
 
@@ -73,7 +75,7 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 
 def _line(start: str, results: Results, cell: Cell) -> dict[str, Any]:
-    row, network = results.study.row(cell.row), results.network(cell)
+    row = results.study.row(cell.row)
     kappa = _known(results, cell, "kappa")
     line: dict[str, Any] = {
         "start": start,
@@ -92,7 +94,7 @@ def _line(start: str, results: Results, cell: Cell) -> dict[str, Any]:
     for name, other in others.items() if row.kind == "semi" else ():
         found = None
         if other is not None and results.seeds(other):
-            found = results.compare((cell, network), (other, results.network(other)), "kappa")
+            found = results.compare((cell, MEDIAN), (other, MEDIAN), "kappa")
         if found is not None:
             line |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return line
@@ -109,7 +111,7 @@ def best_of_labels(results: Results, fraction: float) -> Cell | None:
 
 
 def _known(results: Results, cell: Cell, metric: str) -> Estimate:
-    found = results.estimate(cell, results.network(cell), metric)
+    found = results.estimate(cell, MEDIAN, metric)
     assert found is not None, (cell, metric)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.results.radiographs import RADIOGRAPHS, TTA, self_training_rows
+from experiments.results.radiographs import MEDIAN, RADIOGRAPHS, TTA, median_gain, self_training_rows
 from experiments.results.study import Cell, Claim, Row, grid
 
 _BASE = ("kl_pretrained.yaml",)
@@ -33,6 +33,15 @@ CLAIMS = (
     Claim("kappa", Cell("supervised", 1.0), 0.83, source="goal"),
     Claim("accuracy", Cell("supervised", 1.0), 0.70, source="goal"),
     Claim("accuracy", Cell("supervised", 1.0), PUBLISHED_CLIP_KOA, source="Jeong & Lee 2025, 400 million pairs"),
+    *(
+        Claim("kappa", Cell("self_training", 0.1), Cell(second, 0.1), "interval", networks=(MEDIAN, MEDIAN))
+        for second in ("supervised", "supervised_long", "self_training_twin")
+    ),
+    *(median_gain(row, at) for row, at in (("supervised", 0.1), ("self_training", 0.1), ("supervised", 1.0))),
+    *(
+        Claim("kappa", Cell(row, at), goal, networks=(MEDIAN, MEDIAN), source="goal")
+        for row, at, goal in (("supervised", 0.1, 0.75), ("self_training", 0.1, 0.75), ("supervised", 1.0, 0.83))
+    ),
 )
 
 RADIOGRAPHS_PRETRAINED = replace(
@@ -45,7 +54,7 @@ RADIOGRAPHS_PRETRAINED = replace(
     more_runs=(*grid(_NAMES, [0.1], [1, 2]), *grid(_OTHER_FRACTIONS, [0.05, 0.25], [0])),
     metrics=("accuracy", "balanced_accuracy", "kappa", "adjacent", "macro_f1", "mae", "auc_disease", "recall_1", "ece"),
     claims=CLAIMS,
-    networks=("teacher", "teacher + TTA"),
+    networks=("teacher", TTA, MEDIAN),
     options=(),
     # Every epoch of all labels; 3 validations in the runs with fewer.
     options_at={

@@ -15,7 +15,7 @@ from experiments.results.study import Cell, Network, Run, Study
 from knee.errors import UserError
 from knee.evaluation.intervals import patient_weights, percentile_interval, shifted_interval
 from knee.evaluation.report import BIASED
-from knee.grades import load_grade_set
+from knee.grades import Decision, decide, load_grade_set
 from knee.metrics import exceeded_share, weighted_mean, weighted_metrics
 from knee.nn.flips import jensen_shannon
 
@@ -122,17 +122,19 @@ def draws(run: Stored, network: Network, *, samples: int, disease_from: int = 1)
 def _statistics(run: Stored, network: Network, disease_from: int) -> Callable[[Floats], dict[str, Floats]]:
     """A function of weights (S, N) that gives every metric, each (S,)."""
     probabilities, grades = run.probabilities(network), run.grades
+    decision: Decision = "median" if network.endswith(", median") else "likeliest"
+    predicted = decide(probabilities, decision)
     means: dict[str, Floats] = {}
     iou = run.iou(network)
     if iou is not None and not np.isnan(iou).all():
         means |= {"tiou": exceeded_share(iou), "iou": iou}
     flipped = run.flipped(network)
     if flipped is not None:
-        means["flip_changed"] = (flipped.argmax(axis=1) != probabilities.argmax(axis=1)).astype(np.float64)
+        means["flip_changed"] = (decide(flipped, decision) != predicted).astype(np.float64)
         means["flip_divergence"] = jensen_shannon(torch.tensor(probabilities), torch.tensor(flipped)).numpy()
 
     def statistics(weights: Floats) -> dict[str, Floats]:
-        of_grades = weighted_metrics(probabilities, grades, weights, disease_from=disease_from)
+        of_grades = weighted_metrics(probabilities, predicted, grades, weights, disease_from=disease_from)
         return of_grades | {name: weighted_mean(values, weights) for name, values in means.items()}
 
     return statistics

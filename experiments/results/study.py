@@ -11,8 +11,9 @@ import torch
 
 from knee.errors import UserError
 
-Network = Literal["student", "teacher", "student + TTA", "teacher + TTA"]
-"""The network that predicts; with TTA (test-time augmentation) its mean over the image and its horizontal flip."""
+Network = Literal["student", "teacher", "student + TTA", "teacher + TTA", "teacher + TTA, median"]
+"""The network that predicts; with TTA (test-time augmentation) its mean over the image and its horizontal flip. It calls the
+likeliest grade, or the median (``knee.grades.decide``)."""
 Rule = Literal["above", "interval", "none"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from knee.grades import Decision, decide
 from knee.images.slices import stacks
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def knee_probabilities(slices: NDArray[np.floating], *, severest: bool) -> Float
     return np.asarray(raised / raised.sum())
 
 
-def knee_predictions(predictions: Predictions, series: Sequence[str], *, severest: bool) -> Predictions:
+def knee_predictions(
+    predictions: Predictions, series: Sequence[str], *, severest: bool, decision: Decision = "likeliest"
+) -> Predictions:
     """One prediction for each knee, from those of its slices (``knee_probabilities``), in the order of their first slices.
 
     ``series`` (N,) names the volume of each image; an image in none ('') is a knee of its own. ``rows`` of the result are
@@ -45,7 +48,7 @@ def knee_predictions(predictions: Predictions, series: Sequence[str], *, severes
     return Predictions(
         rows=predictions.rows[first],
         probabilities=shares.astype(np.float32),
-        predicted=shares.argmax(1),
+        predicted=decide(shares, decision),
         entropy=-(shares * np.log(np.clip(shares, 1e-300, None))).sum(1),
         map_maximum=np.array([predictions.map_maximum[place].max() for place in places]),
         empty=np.array([predictions.empty[place].all() for place in places]),
@@ -63,9 +66,14 @@ def knee_grades(grades: Sequence[Any] | NDArray[np.int64], series: Sequence[str]
 
 
 def by_knee(
-    table: pd.DataFrame, series: Mapping[str, str], names: Sequence[str], *, severest: bool = False
+    table: pd.DataFrame,
+    series: Mapping[str, str],
+    names: Sequence[str],
+    *,
+    severest: bool = False,
+    decision: Decision = "likeliest",
 ) -> pd.DataFrame:
-    """One row per series: the probabilities from its slices (``knee_probabilities``), and the grade of the highest one.
+    """One row per series: the probabilities from its slices (``knee_probabilities``), and the grade called from them.
 
     Columns: series, side, slices (all that were to be graded), without_grade (slices that are missing from ``table`` or have
     no grade there), predicted, predicted_name, p_0, …. A series without a graded slice has no grade.
@@ -74,6 +82,7 @@ def by_knee(
         table: one row per graded image: image, side, predicted (NA if it got no grade), p_0, ….
         series: the series of each image that was to be graded; '' if it is in none.
         names: of the grades.
+        decision: of the grade set.
     """
     shares = [f"p_{grade}" for grade in range(len(names))]
     slices = pd.Series({image: one for image, one in series.items() if one}, dtype=object).value_counts(sort=False)
@@ -83,7 +92,7 @@ def by_knee(
     pooled = {name: knee_probabilities(one[shares].to_numpy(), severest=severest) for name, one in graded}
     means = pd.DataFrame.from_dict(pooled, orient="index", columns=shares, dtype=float).reindex(slices.index)
     known = means.notna().all(axis=1).to_numpy()
-    grades = np.argmax(means.fillna(0).to_numpy(), axis=1)
+    grades = decide(means.fillna(1).to_numpy(), decision)
     found = pd.DataFrame({"series": slices.index, "side": sides.to_numpy(), "slices": slices.to_numpy()})
     found["without_grade"] = found["slices"] - graded.size().reindex(slices.index, fill_value=0).to_numpy()
     found["predicted"] = pd.array(grades, dtype="Int64")

@@ -1,9 +1,9 @@
 """The evidence map: which pixels decide between the predicted grade and the next one, at the resolution of the input.
 
 Attention (Huo et al. 2020) is a class map on the grid of the last feature map: it shows where features of the predicted
-grade are, also those it shares with its neighbours. The evidence map is the gradient of the margin between the two most
-probable grades with respect to the pixels (Simonyan et al. 2014, arXiv:1312.6034, there of one logit), averaged in a small
-neighbourhood. It needs one backward pass, and works with any ``Grader``.
+grade are, also those it shares with its neighbours. The evidence map is the gradient of the margin between the predicted grade
+and the most probable other one with respect to the pixels (Simonyan et al. 2014, arXiv:1312.6034, there of one logit), averaged
+in a small neighbourhood. It needs one backward pass, and works with any ``Grader``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from knee.grades import Decision, decide
 from knee.nn.padding import content_of
 from knee.task import Grader, Grading
 
@@ -31,11 +32,13 @@ class Evidence(NamedTuple):
     maps: Tensor
     """(B, S, S) float32 in [0, 1], scaled per image by its maximum; all zero where no pixel matters, and in the padding."""
     against: Tensor
-    """(B,) int64: the second most probable grade, which the predicted one is compared with."""
+    """(B,) int64: the most probable other grade, which the predicted one is compared with."""
 
 
-def evidence_maps(grader: Grader, images: Tensor, *, precision: torch.dtype | None = None) -> Evidence:
-    """E = G_σ ∗ |∂(z_a − z_b) / ∂ image| with a and b the most and second most probable grades, and G_σ a Gaussian.
+def evidence_maps(
+    grader: Grader, images: Tensor, *, precision: torch.dtype | None = None, decision: Decision = "likeliest"
+) -> Evidence:
+    """E = G_σ ∗ |∂(z_a − z_b) / ∂ image| with a the grade that is called, b the most probable other one, G_σ a Gaussian.
 
     images (B, 1, S, S) float32 in [0, 1]; the network should be in eval mode. ``precision`` is the autocast type.
     """
@@ -43,7 +46,9 @@ def evidence_maps(grader: Grader, images: Tensor, *, precision: torch.dtype | No
         pixels = images.detach().clone().requires_grad_()
         with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
             grading = grader(pixels)
-        first, second = grading.logits.detach().topk(2, dim=1).indices.T
+        logits = grading.logits.detach().float()
+        first = decide(logits.softmax(1), decision)
+        second = logits.scatter(1, first[:, None], -torch.inf).argmax(1)
         rows = torch.arange(len(images), device=images.device)
         margin = grading.logits[rows, first].float() - grading.logits[rows, second].float()
         slope = torch.autograd.grad(margin.sum(), pixels)[0] if margin.requires_grad else torch.zeros_like(pixels)

@@ -73,7 +73,7 @@ def reliability_figure(probabilities: Mapping[str, ArrayLike], grades: ArrayLike
     above.text(0.03, 0.62, "underconfident", fontsize=11, color="0.35")
     above.set(ylabel="Accuracy in the bin", ylim=(-0.03, 1.03), xlim=(0, 1))
     above.legend(loc="upper left", frameon=False)
-    below.set(ylabel="Cases", xlabel="Confidence: probability of the predicted grade")
+    below.set(ylabel="Cases", xlabel="Confidence: probability of the likeliest grade")
     return figure
 
 

@@ -86,13 +86,12 @@ def enlarge(image: NDArray[Any], factor: int | None = None) -> NDArray[np.uint8]
     return larger
 
 
-def verdict(network: str, probabilities: NDArray[Any], names: Sequence[str]) -> str:
-    """A network's prediction for one image as text, from its probabilities (K,).
+def verdict(network: str, grade: int, probabilities: NDArray[Any], names: Sequence[str]) -> str:
+    """A network's grade for one image as text, with its probability out of all (K,).
 
-    >>> verdict("teacher", np.array([0.1, 0.2, 0.7]), ("none", "doubtful", "mild"))
+    >>> verdict("teacher", 2, np.array([0.1, 0.2, 0.7]), ("none", "doubtful", "mild"))
     'teacher: 2 mild (p 0.70)'
     """
-    grade = int(np.argmax(probabilities))
     return f"{network}: {grade} {names[grade]} (p {probabilities[grade]:.2f})"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from knee.attention import AttentionConfig
 from knee.evaluation.overlays import Look, Rgb, case_panel, contour_of, legend_strip, verdict
 from knee.evaluation.predictions import Attended, iterate_attention
+from knee.grades import GradeSet
 from knee.images.masks import DilatedMasks
 from knee.images.original import Original, Source, shown_original
 from knee.task import Grader
@@ -38,7 +39,7 @@ def case_pictures(
     graders: Mapping[str, Grader],
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
-    names: tuple[str, ...],
+    grade_set: GradeSet,
     captions: Mapping[int, str],
     sources: Callable[[int], Source],
     device: torch.device,
@@ -49,8 +50,8 @@ def case_pictures(
 ) -> Iterator[CasePicture]:
     """A picture for every image of the loader, one batch at a time; memory does not grow with their number.
 
-    The pictures show the originals, up to 1,024 px, in their own orientation. ``names`` are those of the grades; ``captions``
-    and ``sources`` are by row number. Captions are part of the picture, so they must not identify a patient. Each network's
+    The pictures show the originals, up to 1,024 px, in their own orientation. ``captions`` and ``sources`` are by row
+    number. Captions are part of the picture, so they must not identify a patient. Each network's
     attention is that of its own predicted grade; the evidence map of the last one comes after it.
     """
     batches = list(loader) if len(graders) > 1 else loader
@@ -62,6 +63,7 @@ def case_pictures(
             precision=precision,
             sharpness=attention.sharpness,
             threshold=attention.threshold,
+            decision=grade_set.decision,
             evidence=place == len(graders) - 1,
         )
         for place, grader in enumerate(graders.values())
@@ -71,10 +73,10 @@ def case_pictures(
             square = _grey(attended[0].images[number])
             original = shown_original(sources(int(row)), square)
             looks = [
-                _look(name, batch, number, names, original, attention.threshold)
+                _look(name, batch, number, grade_set.names, original, attention.threshold)
                 for name, batch in zip(graders, attended, strict=True)
             ]
-            looks.append(_evidence(attended[-1], number, names, original))
+            looks.append(_evidence(attended[-1], number, grade_set.names, original))
             masked = masks is not None and has_mask is not None and bool(has_mask[row])
             note = f"  ({original.note})" if original.note else ""
             panel = case_panel(
@@ -94,7 +96,7 @@ def _look(
     return Look(
         attention=x,
         mask=contour_of(x, threshold),
-        text=verdict(name, batch.probabilities[number].cpu().numpy(), names),
+        text=verdict(name, int(batch.predicted[number]), batch.probabilities[number].cpu().numpy(), names),
     )
 
 

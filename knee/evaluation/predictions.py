@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from knee.attention import SHARPNESS, THRESHOLD, attention_map, soft_threshold
 from knee.errors import NotFinite
 from knee.evaluation.evidence import evidence_maps
+from knee.grades import Decision, decide
 from knee.metrics import per_image_iou
 from knee.nn.flips import jensen_shannon
 from knee.nn.padding import as_input, content_of
@@ -93,6 +94,7 @@ def iterate_attention(
     precision: torch.dtype | None = None,
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
+    decision: Decision = "likeliest",
     flip: bool = False,
     evidence: bool = False,
 ) -> Iterator[Attended]:
@@ -100,13 +102,14 @@ def iterate_attention(
 
     The loader yields images (B, 1, S, S), uint8 or float in [0, 1], with their row numbers (B,). ``precision`` is the
     autocast type (None: float32). The network is in eval mode meanwhile. Raises `NotFinite` for outputs that are not finite.
-    ``flip`` also grades the horizontal flips; ``evidence`` adds evidence maps, for a backward pass.
+    ``decision`` is that of the grade set. ``flip`` also grades the horizontal flips; ``evidence`` adds evidence maps, for a
+    backward pass.
     """
     device = torch.device(device)
     with _eval_mode(grader):
         for images, rows in loader:
             images = as_input(images.to(device, non_blocking=True))
-            yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, flip, evidence)
+            yield _attend(grader, images, np.asarray(rows), precision, sharpness, threshold, decision, flip, evidence)
 
 
 def predict(
@@ -119,6 +122,7 @@ def predict(
     has_mask: NDArray[np.bool_] | None = None,
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
+    decision: Decision = "likeliest",
     flip: bool = False,
 ) -> Predictions:
     """Grades every image of the loader (as `iterate_attention`); keeps only numbers, not the maps.
@@ -129,15 +133,24 @@ def predict(
     flips. ValueError for an empty loader.
     """
     batches = iterate_attention(
-        grader, part_of(loader), device=device, precision=precision, sharpness=sharpness, threshold=threshold, flip=flip
+        grader,
+        part_of(loader),
+        device=device,
+        precision=precision,
+        sharpness=sharpness,
+        threshold=threshold,
+        decision=decision,
+        flip=flip,
     )
-    found = list(merged(_numbers(batch, masks, has_mask) for batch in batches))
+    found = list(merged(_numbers(batch, masks, has_mask, decision) for batch in batches))
     if not found:
         raise ValueError("there are no images to grade: the loader is empty")
     return Predictions(**{name: np.concatenate([columns[name] for columns in found]) for name in found[0]})
 
 
-def _numbers(batch: Attended, masks: Masks | None, has_mask: NDArray[np.bool_] | None) -> dict[str, NDArray[Any]]:
+def _numbers(
+    batch: Attended, masks: Masks | None, has_mask: NDArray[np.bool_] | None, decision: Decision
+) -> dict[str, NDArray[Any]]:
     """The columns of ``Predictions`` for a batch."""
     probabilities = batch.probabilities.cpu()
     columns = {
@@ -152,7 +165,7 @@ def _numbers(batch: Attended, masks: Masks | None, has_mask: NDArray[np.bool_] |
     if batch.flipped is not None:
         flipped = batch.flipped.cpu()
         columns["flip_divergence"] = jensen_shannon(probabilities.double(), flipped.double()).numpy()
-        columns["flip_changed"] = (flipped.argmax(1) != probabilities.argmax(1)).numpy()
+        columns["flip_changed"] = (decide(flipped, decision) != batch.predicted.cpu()).numpy()
     return columns
 
 
@@ -177,13 +190,14 @@ def _attend(
     precision: torch.dtype | None,
     sharpness: float,
     threshold: float,
+    decision: Decision,
     flip: bool,
     evidence: bool,
 ) -> Attended:
-    found = evidence_maps(grader, images, precision=precision) if evidence else None
+    found = evidence_maps(grader, images, precision=precision, decision=decision) if evidence else None
     grading = _checked(found.grading, rows) if found else _grade(grader, images, precision, rows)
     probabilities = grading.logits.float().softmax(1)
-    predicted = probabilities.argmax(1)
+    predicted = decide(probabilities, decision)
     batch = torch.arange(len(images), device=images.device)
     size = (images.shape[2], images.shape[3])
     attention = attention_map(grading.class_maps, predicted, size, content=content_of(images))

@@ -205,6 +205,7 @@ def _statistics(
         means["flip_divergence"] = predictions.flip_divergence
     if graded.any():
         probabilities, grades = metrics.checked(predictions.probabilities[graded], grades)
+        predicted = predictions.predicted[graded]
         if probabilities.shape[1] != grade_set.count:
             raise ValueError(f"{probabilities.shape[1]} grades predicted; {grade_set.name} has {grade_set.count}")
         before = None if temperature is None else tempered(probabilities, 1 / temperature)
@@ -213,7 +214,9 @@ def _statistics(
         of_grades: dict[str, Floats] = {}
         if graded.any():
             first = grade_set.disease_from
-            of_grades = metrics.weighted_metrics(probabilities, grades, weights[:, graded], disease_from=first)
+            of_grades = metrics.weighted_metrics(
+                probabilities, predicted, grades, weights[:, graded], disease_from=first
+            )
         if graded.any() and before is not None:
             of_grades["ece_uncalibrated"] = metrics.weighted_calibration_error(before, grades, weights[:, graded])
         return of_grades | {name: metrics.weighted_mean(values, weights) for name, values in means.items()}

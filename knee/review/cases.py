@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from knee.attention import attention_map
 from knee.errors import UserError
+from knee.grades import Decision, decide
 from knee.images.original import Original, Source
 
 MEASURES = ("distance", "flip", "entropy", "overlap", "mismatch")
@@ -29,11 +30,13 @@ class NetworkView:
     """(h, w) ≥ 0 on the grid of the last feature map: the map of the predicted grade, rectified, not scaled."""
     scaled: bool = False
     """Whether the map is x already, in [0, 1], so that its maximum before scaling is unknown."""
+    decision: Decision = "likeliest"
+    """Of the grade set."""
 
     @property
     def grade(self) -> int:
         """The predicted grade."""
-        return int(np.argmax(self.probabilities))
+        return int(decide(self.probabilities[None], self.decision)[0])
 
     def attention(self, size: int) -> NDArray[np.float32]:
         """x (size, size) in [0, 1], scaled per image; all zero where the class map is the same everywhere."""
@@ -87,7 +90,7 @@ class ReviewCase(CaseFacts):
     evidence: NDArray[np.float32] | None = None
     """(S, S) in [0, 1]: the teacher's evidence map (``knee.evaluation.evidence``)."""
     evidence_against: int | None = None
-    """The grade that the evidence map compares the teacher's grade with: the second most probable one."""
+    """The grade that the evidence map compares the teacher's grade with: the most probable other one."""
     cartilage: NDArray[np.bool_] | None = None
     """(S, S), the mask that attention is compared with."""
     overlap: float | None = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from knee.attention import SHARPNESS, THRESHOLD
 from knee.evaluation.predictions import Attended, Masks, iterate_attention
+from knee.grades import Decision
 from knee.metrics import per_image_iou
 from knee.review.cases import CaseFacts, NetworkView, ReviewCase, total_variation
 from knee.task import Grader, Grading
@@ -31,6 +32,7 @@ def review_cases(
     doubts: bool = True,
     sharpness: float = SHARPNESS,
     threshold: float = THRESHOLD,
+    decision: Decision = "likeliest",
 ) -> Iterator[ReviewCase]:
     """A case for each image of the loader, in its order; only one batch is kept in memory.
 
@@ -41,13 +43,16 @@ def review_cases(
     for_student, for_teacher = tee(loader)
     recorders = _Recorder(student), _Recorder(teacher)
     options: dict[str, Any] = {"device": device, "precision": precision, "sharpness": sharpness, "threshold": threshold}
+    options["decision"] = decision
     batches = zip(
         iterate_attention(recorders[0], for_student, **options),
         iterate_attention(recorders[1], for_teacher, flip=doubts, evidence=doubts, **options),
         strict=True,
     )
     for by_student, by_teacher in batches:
-        views = [recorder.views(batch) for recorder, batch in zip(recorders, (by_student, by_teacher), strict=True)]
+        views = [
+            recorder.views(batch, decision) for recorder, batch in zip(recorders, (by_student, by_teacher), strict=True)
+        ]
         images = (by_teacher.images[:, 0] * 255).round().to(torch.uint8).cpu().numpy()
         flipped = (
             _array(by_teacher.flipped) if doubts else np.full_like(by_teacher.probabilities.cpu(), np.nan, np.float64)
@@ -86,13 +91,13 @@ class _Recorder(nn.Module):
         self.outputs.append(Grading(*(part.detach() for part in grading)))
         return grading
 
-    def views(self, batch: Attended) -> list[NetworkView]:
+    def views(self, batch: Attended, decision: Decision) -> list[NetworkView]:
         """The network's output for each image of the batch, without the flipped images."""
         maps = self.outputs[0].class_maps
         self.outputs.clear()
         chosen = maps[torch.arange(len(maps), device=maps.device), batch.predicted].float().relu().cpu().numpy()
         return [
-            NetworkView(probabilities, class_map)
+            NetworkView(probabilities, class_map, decision=decision)
             for probabilities, class_map in zip(_array(batch.probabilities), chosen, strict=True)
         ]
 

@@ -57,14 +57,15 @@ def _lines(case: ReviewCase, run: ReviewRun, network: str) -> list[str]:
     names = run.grade_set.names
     if network == "evidence":
         other = case.evidence_against or 0
+        called = verdict("teacher", case.teacher.grade, case.teacher.probabilities, names)
         what = (
-            f"Evidence of the {verdict('teacher', case.teacher.probabilities, names)}: where a change of grey value changes "
+            f"Evidence of the {called}: where a change of grey value changes "
             f"the decision between this grade and {other} {names[other]}. Scaled per image."
         )
     else:
         view: NetworkView = getattr(case, network)
         what = (
-            f"Attention of the {verdict(network, view.probabilities, names)}; white line: x = {run.threshold:g}. "
+            f"Attention of the {verdict(network, view.grade, view.probabilities, names)}; white line: x = {run.threshold:g}. "
             + ("Scaled per image." if view.scaled else f"Scaled per image; unscaled maximum {view.maximum:.3g}.")
         )
     return [

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from knee.errors import Faults, UserError
-from knee.grades import BEST_METRICS, GradeSet, grade_set_yaml, load_grade_set
+from knee.grades import BEST_METRICS, GradeSet, decide, grade_set_yaml, load_grade_set
 from knee.metrics import grading_metrics
 
 SHIPPED = [("kl", 5, "kappa"), ("cartilage", 3, "macro_f1")]
@@ -130,3 +131,41 @@ def test_a_first_grade_of_disease_outside_the_set_is_refused(tmp_path, first):
     file.write_text(f"name: own\ntitle: t\nbest_metric: kappa\ndisease_from: {first}\n{grades}")
     with pytest.raises(Faults, match=r"'disease_from' is .*; write a grade from 1 to 1"):
         load_grade_set(file)
+
+
+class TestDecide:
+    def test_by_hand(self):
+        shares = np.array([[0.45, 0.15, 0.40], [0.5, 0.0, 0.5], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6]])
+        assert decide(shares, "likeliest").tolist() == [0, 0, 2, 2]
+        assert decide(shares, "median").tolist() == [1, 0, 2, 2]
+
+    @pytest.mark.parametrize("count", [2, 3, 5, 8])
+    def test_the_median_has_the_least_expected_error(self, count):
+        shares = np.random.default_rng(count).dirichlet(np.full(count, 0.5), size=300)
+        errors = shares @ np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
+        assert (decide(shares, "median") == errors.argmin(1)).all()
+
+    def test_tensors_in_single_precision_agree_with_arrays(self):
+        shares = torch.rand(500, 5).softmax(1)
+        for decision in ("likeliest", "median"):
+            assert (decide(shares, decision).numpy() == decide(shares.double().numpy(), decision)).all()
+
+    def test_certainty_and_rounding(self):
+        """All mass on one grade calls it, and exact halves in float32 call the lower one."""
+        assert decide(np.eye(5), "median").tolist() == [0, 1, 2, 3, 4]
+        assert decide(np.array([[0.5 - 3e-8, 0.0, 0.5]], np.float32), "median").tolist() == [0]
+
+    def test_two_grades_are_called_alike(self):
+        first = np.linspace(0.01, 0.99, 99)[:, None]
+        shares = np.hstack([first, 1 - first])
+        assert (decide(shares, "median") == decide(shares, "likeliest")).all()
+
+
+def test_decision_of_a_file(tmp_path):
+    text = grade_set_yaml(load_grade_set("kl"))
+    (tmp_path / "own.yaml").write_text(text)
+    assert load_grade_set(tmp_path / "own.yaml") == load_grade_set("kl")
+    assert (load_grade_set("kl").decision, load_grade_set("cartilage").decision) == ("median", "likeliest")
+    (tmp_path / "own.yaml").write_text(text.replace("decision: median", "decision: mean"))
+    with pytest.raises(Faults, match="'decision' is 'mean'; write one of likeliest, median"):
+        load_grade_set(tmp_path / "own.yaml")

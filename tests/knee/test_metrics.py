@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn import metrics as reference
 
 from knee import metrics
-from knee.grades import load_grade_set
+from knee.grades import decide, load_grade_set
 
 from .simulated import simulated
 
@@ -201,7 +201,7 @@ class TestGradingMetrics:
     @pytest.mark.parametrize("seed", range(4))
     def test_against_scikit_learn(self, seed: int) -> None:
         probabilities, grades = simulated(np.random.default_rng(seed), 150)
-        predicted = probabilities.argmax(axis=1)
+        predicted = decide(probabilities, KL.decision)
         found = metrics.grading_metrics(probabilities, grades, KL)
         precision, recall, f1, _ = reference.precision_recall_fscore_support(grades, predicted, zero_division=0)
         for grade in range(5):
@@ -262,7 +262,8 @@ class TestGradingMetrics:
         probabilities = probabilities.round(1) + (1 - probabilities.round(1).sum(axis=1, keepdims=True)) / 5
         probabilities = np.clip(probabilities, 0, None) / np.clip(probabilities, 0, None).sum(axis=1, keepdims=True)
         weights = rng.integers(0, 4, (3, 40)).astype(float)
-        found = metrics.weighted_metrics(probabilities, grades, weights, disease_from=KL.disease_from)
+        predicted = decide(probabilities, KL.decision)
+        found = metrics.weighted_metrics(probabilities, predicted, grades, weights, disease_from=KL.disease_from)
         for row, weight in enumerate(weights):
             drawn = np.repeat(np.arange(40), weight.astype(int))
             for name, value in metrics.grading_metrics(probabilities[drawn], grades[drawn], KL).items():

@@ -13,7 +13,6 @@ from dcmt.commands.new_patients.export import MOST_PX, Model, prepared_chunks
 from dcmt.onnx.file import ExportedNetwork
 from dcmt.onnx.reader import PreparedImages
 from knee.errors import UserError
-from knee.grades import GradeSet
 from knee.review.cases import CaseFacts, NetworkView, ReviewCase
 from knee.review.page.html import ReviewRun
 from knee.review.writer import NETWORKS
@@ -26,9 +25,7 @@ def model_of_file(path: Path, network: ExportedNetwork, options: argparse.Namesp
         raise UserError(
             f"{path} holds the network {card.network!r:.80}, not {' or '.join(NETWORKS)}; export the run again"
         )
-    names = tuple(card.grades)
-    scale = GradeSet(card.grade_set, card.grade_set, names, names, best_metric="kappa")
-    run = ReviewRun(path.stem, network.sha256[:16], scale, threshold=card.threshold, severest=card.severest)
+    run = ReviewRun(path.stem, network.sha256[:16], card.scale, threshold=card.threshold, severest=card.severest)
     return Model(run, card.network, path.resolve(), partial(_chunks, network, options=options))
 
 
@@ -40,6 +37,6 @@ def _chunks(
     for images, placed in prepared_chunks(reader, facts, paths):
         cases = []
         for image, fact, shares, x in zip(images, placed, *network.attend(images), strict=True):
-            view = NetworkView(shares.astype(np.float64), x, scaled=True)
+            view = NetworkView(shares.astype(np.float64), x, scaled=True, decision=network.card.decision)
             cases.append(ReviewCase(image=image, student=view, teacher=view, flip_disagreement=np.nan, **vars(fact)))
         yield cases

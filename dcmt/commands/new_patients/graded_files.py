@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from knee.errors import UserError, counted
 from knee.evaluation.by_knee import by_knee
+from knee.grades import GradeSet
 from knee.images.slices import SliceChoice, is_file
 from knee.intake.scan import IMAGE_SUFFIXES, Scan, printable, scan_images
 from knee.intake.volumes import expand
@@ -43,13 +44,13 @@ def write_by_knee(
     table: pd.DataFrame,
     series: Mapping[Path, str],
     root: Path,
-    names: Sequence[str],
+    grade_set: GradeSet,
     *,
     severest: bool = False,
 ) -> None:
     """Write one row for each volume, if there are any."""
     images = {file.relative_to(root).as_posix(): one for file, one in series.items()}
-    knees = by_knee(table, images, names, severest=severest)
+    knees = by_knee(table, images, grade_set.names, severest=severest, decision=grade_set.decision)
     if len(knees):
         write_table(path, knees)
         which = "most severe quarter" if severest else "mean"

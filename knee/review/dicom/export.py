@@ -141,7 +141,8 @@ class DicomExport(Writer):
                 left_out.append(f"the {network}'s map is empty, so there is no region to export")
             outlines = contour_lines(x, threshold=self.run.threshold)
             if outlines and "PixelData" in reference and reference.Modality != "MR":
-                graded = Graded(network, getattr(case, network).probabilities, [reference], f"case {case.case}")
+                view, decision = getattr(case, network), self.run.grade_set.decision
+                graded = Graded(network, view.probabilities, [reference], f"case {case.case}", decision)
                 place = self._place("report", network, [reference])
                 title = f"Grade {network}"
                 yield (
@@ -177,7 +178,11 @@ class DicomExport(Writer):
             makers.append((f"{network}_map", partial(self._map, stack, references, network)))
         shares = self.pool(np.stack([one.views[network].probabilities for one in slices]))
         graded = Graded(
-            network, shares, references, f"series of {len(slices)} slices, first case {slices[0].facts.case}"
+            network,
+            shares,
+            references,
+            f"series of {len(slices)} slices, first case {slices[0].facts.case}",
+            self.run.grade_set.decision,
         )
         makers.append((f"{network}_report", partial(self._series_report, graded, mask)))
         return makers

@@ -13,6 +13,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
+from knee.grades import Decision, decide
 from knee.review.dicom.identity import salted_uid
 from knee.review.dicom.objects import (
     KNEE,
@@ -49,11 +50,13 @@ class Graded:
     references: Sequence[Dataset]
     subject: str
     """What is graded: ``case c0123456789``, ``series s0123456789``."""
+    decision: Decision = "likeliest"
+    """Of the grade set."""
 
     @property
     def grade(self) -> int:
-        """The most probable grade."""
-        return int(np.argmax(self.probabilities))
+        """The grade called from the probabilities."""
+        return int(decide(self.probabilities[None], self.decision)[0])
 
 
 def grade_report(

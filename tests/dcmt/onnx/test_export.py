@@ -67,7 +67,10 @@ def exported(family: str, familiarity: Familiarity | None = None) -> Exported:
     bare = grader(family)
     network = Tempered(FlipAveraged(bare) if family == "mobile" else bare, 1.5)
     loaded: Any = SimpleNamespace(
-        networks={"teacher": network}, bare={"teacher": bare}, config=SimpleNamespace(attention=AttentionConfig())
+        networks={"teacher": network},
+        bare={"teacher": bare},
+        config=SimpleNamespace(attention=AttentionConfig()),
+        grade_set=load_grade_set("kl"),
     )
     outputs = ("probabilities", "attention_x", "attention_f", *(("distance",) if familiarity else ()))
     network_outputs = GraderOutputs(loaded, "teacher", familiarity).eval()
@@ -91,7 +94,7 @@ def test_a_family_agrees_with_the_predictions_of_torch(family: str) -> None:
     assert largest_difference(found, content) <= 1e-4
     images = letterboxed(4, found.card.image_size)
     probabilities, x, f = session_of(content)(images.numpy())
-    (wanted,) = iterate_attention(found.network.grader, [(images, np.arange(4))])
+    (wanted,) = iterate_attention(found.network.grader, [(images, np.arange(4))], decision="median")
     np.testing.assert_allclose(probabilities, wanted.probabilities, atol=1e-5)
     np.testing.assert_allclose(x, wanted.attention, atol=1e-4)
     np.testing.assert_allclose(f, wanted.mask, atol=2e-3)

@@ -55,6 +55,9 @@ def test_with_severest_the_worst_slices_decide() -> None:
     images = {f"a#{number}": "a" for number in range(4)}
     assert by_knee(table, images, NAMES, severest=True)["predicted"].tolist() == [2]
     assert by_knee(table, images, NAMES)["predicted"].tolist() == [0]
+    torn = slices(("a#0", 0, 0.6, 0.1, 0.3), ("a#1", 2, 0.3, 0.2, 0.5))
+    called = [by_knee(torn, {"a#0": "a", "a#1": "a"}, NAMES, decision=rule) for rule in ("likeliest", "median")]
+    assert [one["predicted"].tolist() for one in called] == [[0], [1]]
 
 
 def test_predictions_of_knees_keep_the_order_of_their_first_slices() -> None:

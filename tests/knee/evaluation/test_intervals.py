@@ -27,9 +27,10 @@ class TestIntervals:
     def test_the_slow_way_agrees_with_the_fast_one(self) -> None:
         rng = np.random.default_rng(5)
         probabilities, grades = simulated(rng, 60)
-        patients = rng.integers(0, 20, 60)
-        fast = intervals(lambda w: metrics.weighted_metrics(probabilities, grades, w), patients, samples=80, seed=3)
-        predicted = probabilities.argmax(axis=1)
+        patients, predicted = rng.integers(0, 20, 60), probabilities.argmax(axis=1)
+        fast = intervals(
+            lambda w: metrics.weighted_metrics(probabilities, predicted, grades, w), patients, samples=80, seed=3
+        )
         for name, metric in (("kappa", metrics.quadratic_kappa), ("adjacent", metrics.adjacent_accuracy)):
             slow = bootstrap_by_patient(metric, patients, (grades, predicted), samples=80, seed=3)
             assert slow == pytest.approx(fast[name])

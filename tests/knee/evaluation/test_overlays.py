@@ -120,7 +120,7 @@ def test_legend_fits_a_narrow_picture() -> None:
 
 
 def test_verdict() -> None:
-    assert verdict("student", np.array([0.25, 0.75]), ("normal", "thin")) == "student: 1 thin (p 0.75)"
+    assert verdict("student", 1, np.array([0.25, 0.75]), ("normal", "thin")) == "student: 1 thin (p 0.75)"
 
 
 @pytest.mark.parametrize(

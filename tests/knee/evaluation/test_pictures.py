@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from knee.attention import AttentionConfig
 from knee.evaluation.pictures import case_pictures
+from knee.grades import GradeSet
 from knee.images.original import Source
 from knee.images.read import prepare
 from knee.task import Grading
@@ -30,7 +31,7 @@ def _pictures(sources, squares):
         case_pictures(
             {"teacher": Bright()},
             loader,
-            names=("a", "b"),
+            grade_set=GradeSet("ab", "", ("a", "b"), ("", ""), "kappa"),
             captions=dict.fromkeys(range(len(squares)), "case"),
             sources=sources.__getitem__,
             device=torch.device("cpu"),

@@ -51,6 +51,25 @@ class TestPredict:
         assert found.empty.tolist() == [False] * 5 + [True]
         assert (found.iou[:5] > 0.6).all() and math.isnan(found.iou[5])
 
+    def test_the_median_is_called_and_attended(self) -> None:
+        class Torn(nn.Module):
+            """0.40, 0.25, 0.35 for the grades, and mirrored images surely 2. Attends to a row for each grade."""
+
+            def forward(self, images: Tensor) -> Grading:
+                shares = torch.tensor([[0.40, 0.25, 0.35], [0.05, 0.25, 0.70]]).log()
+                left = images[:, 0, :, :6].mean((1, 2)) > images[:, 0, :, 6:].mean((1, 2))
+                return Grading(shares[(~left).long()], torch.eye(3)[None, :, :, None].expand(len(images), 3, 3, 3))
+
+        images = torch.full((2, 1, 12, 12), 60, dtype=torch.uint8)
+        images[:, :, :, :6] = 200
+        for decision, grade in (("likeliest", 0), ("median", 1)):
+            found = predict(Torn(), batches(images), decision=decision, flip=True)
+            assert found.predicted.tolist() == [grade, grade]
+            assert found.flip_changed is not None and found.flip_changed.all()
+            (batch,) = iterate_attention(Torn(), batches(images), decision=decision, evidence=True)
+            assert batch.attention.sum((0, 2)).argmax() // 4 == grade, "the row of the called grade"
+            assert batch.against is not None and batch.against.tolist() == [2 if grade == 0 else 0] * 2
+
     def test_uint8_and_float_images_are_the_same(self) -> None:
         images, _ = bars()
         one, other = predict(Brightness(), batches(images)), predict(Brightness(), batches(images.float() / 255, 3))

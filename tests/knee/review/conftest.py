@@ -50,7 +50,7 @@ def make_case() -> Callable[..., ReviewCase]:
         rng = np.random.default_rng(number)
         y, x = np.mgrid[0:128, 0:128]
         image = np.clip(90 + 60 * np.sin(x / 9) + rng.normal(0, 12, (128, 128)), 0, 255).astype(np.uint8)
-        views = [NetworkView(rng.dirichlet(np.full(5, 0.6)), _blob(rng)) for _ in range(2)]
+        views = [NetworkView(rng.dirichlet(np.full(5, 0.6)), _blob(rng), decision="median") for _ in range(2)]
         values: dict[str, object] = {
             "case": f"{number:012x}",
             "image": image,

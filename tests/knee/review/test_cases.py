@@ -27,6 +27,11 @@ def test_doubts_are_known_values(make_case):
     assert set(replace(case, grade=None, overlap=None).doubts) == {"distance", "flip", "entropy"}
 
 
+def test_a_view_calls_the_grade_of_its_decision(make_case):
+    torn = replace(make_case(3).teacher, probabilities=np.array([0.4, 0.05, 0.2, 0.3, 0.05]))
+    assert (replace(torn, decision="likeliest").grade, replace(torn, decision="median").grade) == (0, 2)
+
+
 def test_total_variation_is_symmetric_and_bounded():
     rng = np.random.default_rng(0)
     for p, q in pairwise(rng.dirichlet(np.ones(4), 20)):

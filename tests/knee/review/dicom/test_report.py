@@ -33,7 +33,7 @@ def test_the_outline_on_a_radiograph_is_around_the_right_pixels(write_source, ca
     view = case_of(path, side).teacher
     assert grade.value.value == f"kl-{view.grade}" and use.value.value == "research"
     (probability,) = whole.get_measurements()
-    assert probability.value == pytest.approx(view.probabilities.max(), abs=1e-4)
+    assert probability.value == pytest.approx(view.probabilities[view.grade], abs=1e-4)
     assert group.get_qualitative_evaluations() == [], "the grade is that of the image, given once"
 
 
