@@ -160,7 +160,7 @@ def _draws_page(
         f"{len(grades)} test films of {len(set(patients))} phantom patients, {options.patients} to train on, "
         f"{options.size} px; "
         f"mean over {options.draws} draws of the labeled patients, 95 % intervals by bootstrap over test patients, differences "
-        f"paired; {options.steps} steps each, {options.pair_steps} of pairs; teacher, last checkpoint. "
+        f"paired; {options.steps} steps each, {options.pair_steps} of pairs; teacher, last checkpoint, median grade. "
         "`python -m experiments.image_text draws`.",
         "",
         "| | kappa | accuracy | kappa of each draw |",
