@@ -177,11 +177,14 @@ def _checked(answer: Response, **_: object) -> None:
 
     Its type gets the plain name that the client compares.
     """
+    kind, wrong = answer.headers.get("Content-Type", "").split(";")[0].strip().lower(), ""
     if answer.is_redirect and answer.request.method == "POST":
-        raise ValueError(f"it redirects to {answer.headers['Location']:.120}")
-    kind = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
-    if kind and answer.ok and not answer.is_redirect and kind not in _ANSWERS:
-        raise ValueError(f"it is {kind:.60}")
+        wrong = f"it redirects to {answer.headers['Location']:.120}"
+    elif kind and answer.ok and not answer.is_redirect and kind not in _ANSWERS:
+        wrong = f"it is {kind:.60}"
+    if wrong:
+        answer.close()
+        raise ValueError(wrong)
     if kind in _PLAIN:
         answer.headers["Content-Type"] = kind
 
