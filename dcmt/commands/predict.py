@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dcmt.commands.new_patients.export import export_graded, model_of_run
-from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
+from dcmt.commands.new_patients.graded_files import (
+    EXPORTED,
+    KEPT_PX,
+    chosen_formats,
+    find_slices,
+    root_of,
+    write_by_knee,
+    write_table,
+)
 from dcmt.trained.loaded import LoadedRun, load_run
 from dcmt.trained.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
@@ -60,7 +68,8 @@ def predict_command(options: argparse.Namespace) -> int:
     earlier: list[Path] = processes.first_decides(_room_in, out, force=options.force)
     if note := reference_note(loaded):
         log.warning(note)
-    reader = ImageReader(loaded, grade_anyway=options.grade_anyway)
+    kept = KEPT_PX if set(EXPORTED) & set(chosen_formats(options.format)) and processes.is_first() else 0
+    reader = ImageReader(loaded, grade_anyway=options.grade_anyway, kept_px=kept)
     with ExitStack() as undo:
         tables, rejected = _grade_all(loaded, name, reader, paths, options, earlier=earlier, undo=undo)
         if not processes.is_first():
@@ -75,7 +84,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
-            export_graded(model_of_run(loaded, name, options), table, series, root, options)
+            export_graded(model_of_run(loaded, name, reader, options), table, series, root, options)
             write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set, severest=loaded.pools_severest)
     if rejected:
         log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")

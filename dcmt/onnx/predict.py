@@ -14,7 +14,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dcmt.commands.new_patients.graded_files import chosen_formats, find_slices, root_of, write_by_knee, write_table
+from dcmt.commands.new_patients.graded_files import (
+    KEPT_PX,
+    chosen_formats,
+    find_slices,
+    root_of,
+    write_by_knee,
+    write_table,
+)
 from dcmt.onnx.file import ExportedNetwork
 from dcmt.onnx.reader import PreparedImages, unlike_reason
 from knee.errors import UserError
@@ -55,7 +62,9 @@ def predict_exported(options: argparse.Namespace) -> int:
         log.warning("note: the file does not know what its training images are like, so any image is graded")
     series = find_slices(options.images, options.slices)
     paths, root = list(series), root_of(options.images)
-    reader = PreparedImages(network.preparation, grade_anyway=options.grade_anyway)
+    exported = {"nifti", "dicom"} & set(formats)
+    kept = KEPT_PX if exported else 0
+    reader = PreparedImages(network.preparation, grade_anyway=options.grade_anyway, kept_px=kept)
     tables = list(_tables(network, reader, paths, root, grade_anyway=options.grade_anyway))
     out.mkdir(parents=True, exist_ok=True)
     if reader.rejected:
@@ -65,11 +74,11 @@ def predict_exported(options: argparse.Namespace) -> int:
         raise UserError(f"no image in {options.images} could be graded; see the reasons in {out / 'rejected.csv'}")
     table = pd.concat(tables, ignore_index=True)
     write_table(out / "predictions.csv", table)
-    if {"nifti", "dicom"} & set(formats):
+    if exported:
         from dcmt.commands.new_patients.export import export_graded  # imports torch
         from dcmt.commands.new_patients.exported import model_of_file
 
-        export_graded(model_of_file(options.run, network, options), table, series, root, options)
+        export_graded(model_of_file(options.run, network, reader, options), table, series, root, options)
     card = network.card
     write_by_knee(out / "predictions_by_knee.csv", table, series, root, card.scale, severest=card.severest)
     count = int(table["predicted"].notna().sum())

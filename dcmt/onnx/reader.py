@@ -74,9 +74,22 @@ class _Prepared:
 class PreparedImages:
     """Prepares images like training data; collects the sides and sources, and the files that cannot be graded."""
 
-    def __init__(self, preparation: Preparation, *, grade_anyway: bool = False, most_px: int = 0) -> None:
-        """``grade_anyway``: an image of two knees is graded like any other. Originals of up to ``most_px`` pixels are kept."""
-        self._most_px = most_px
+    def __init__(
+        self,
+        preparation: Preparation,
+        *,
+        grade_anyway: bool = False,
+        most_px: int = 0,
+        kept_px: int = 0,
+        before: PreparedImages | None = None,
+    ) -> None:
+        """``grade_anyway``: an image of two knees is graded like any other. Originals of up to ``most_px`` pixels are given.
+
+        Images of ``kept_px`` pixels in all are kept for another reader, which is given this one as ``before``.
+        """
+        self._most_px, self._room_px = most_px, kept_px
+        self._kept: dict[Path, _Prepared] = {}
+        self._before = before._kept if before else {}
         self._data, self._template, self._anyway = preparation, preparation.template, grade_anyway
         self.rejected: list[tuple[str, str]] = []
         self.sides: list[str] = []
@@ -109,6 +122,8 @@ class PreparedImages:
         if _CONTROL.search(str(path)):
             escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
             return escaped, "the name contains a line break or another control character; rename it"
+        if known := self._before.pop(path, None):
+            return known
         try:
             pixels = read_image(path)
         except UserError as error:
@@ -118,8 +133,13 @@ class PreparedImages:
         side = pixels.laterality or side_in_path(split_slice(path)[0].as_posix())
         image, geometry, inverted = self._prepare(pixels, side)
         source = Source(path, geometry, inverted, self._data.percentiles)
-        original = original_of(pixels, source) if pixels.values.size <= self._most_px else None
-        return _Prepared(image, side, pixels.modality, source, original)
+        size = pixels.values.size
+        original = original_of(pixels, source) if size <= max(self._most_px, self._room_px) else None
+        prepared = _Prepared(image, side, pixels.modality, source, original)
+        if size <= self._room_px:
+            self._room_px -= size
+            self._kept[path] = prepared
+        return prepared
 
     def _prepare(self, pixels: Pixels, side: str) -> tuple[NDArray[np.uint8], Geometry, bool]:
         """The square input, its position on the image, and whether the image was a negative."""

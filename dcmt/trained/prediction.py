@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -144,11 +144,11 @@ def reference_note(loaded: LoadedRun) -> str:
 class ImageReader(PreparedImages):
     """Prepares images like the run's training data, and compares them with it."""
 
-    def __init__(self, loaded: LoadedRun, *, grade_anyway: bool = False, most_px: int = 0) -> None:
-        """``grade_anyway``: an image of two knees is graded like any other. Originals of up to ``most_px`` pixels are kept."""
+    def __init__(self, loaded: LoadedRun, **given: Any) -> None:
+        """``given`` as for ``PreparedImages``."""
         data = loaded.config.data
         preparation = Preparation(data.image_size, data.percentiles, data.mirror_side, loaded.run.template())
-        super().__init__(preparation, grade_anyway=grade_anyway, most_px=most_px)
+        super().__init__(preparation, **given)
         self._loaded = loaded
 
     def marks(self, images: NDArray[np.uint8]) -> Marks | None:

@@ -30,3 +30,12 @@ def alike_readers(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in dict.fromkeys(names):
         groups.setdefault(reader_key(name), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether the name is what a viewer writes for a reader whom it does not know, as OHIF always does.
+
+    >>> is_unnamed("unknown unknown"), is_unnamed("Unknown Smith")
+    (True, False)
+    """
+    return set(reader_key(name)) == {"unknown"}

@@ -15,7 +15,7 @@ from knee.io.files import write_text as write_whole_text
 from knee.io.folder_lock import folder_lock
 from knee.io.plain import shown
 from knee.io.tables import plain_text, read_csv_rows, read_table, separator_of, shortened, spreadsheet_text
-from knee.review.readers import alike_readers
+from knee.review.readers import alike_readers, is_unnamed
 from knee.review.verdicts_file import GRADES, TIME_LIKE, VERDICTS, Expected, Verdict, is_time, read_verdicts_file
 
 _WRITTEN = ("reviewer", "comment")  # typed by people: must not become a formula in a spreadsheet
@@ -78,7 +78,7 @@ def _import(
     faults: list[str],
 ) -> Imported:
     given = [replace(verdict, reviewer=readers.get(verdict.reviewer, verdict.reviewer)) for verdict in found]
-    faults += _repeated(given)
+    faults += [*_unnamed(given), *_repeated(given)]
     before = read_verdicts(table_path, run=expected.run, grades=expected.grades) if table_path.exists() else []
     faults += _alike(before, given, readers=readers)
     latest, held = latest_verdicts(before), set(before)
@@ -102,6 +102,16 @@ def _import(
     if new:
         _append(table_path, new)
     return Imported(added=len(new), known=len(set(given)) - len(new), revised=revised, older=older)
+
+
+def _unnamed(given: Sequence[Verdict]) -> list[str]:
+    """Errors for readers whom their viewer does not name, who would all count as one."""
+    return [
+        f"reader {name!r} is nobody's name: the viewer wrote none; keep the reports of each reader in a folder, and import "
+        f"each with --reader {shlex.quote(f'{name}=NAME')}"
+        for name in dict.fromkeys(verdict.reviewer for verdict in given)
+        if is_unnamed(name)
+    ]
 
 
 def _alike(before: Sequence[Verdict], given: Sequence[Verdict], *, readers: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import dcmt
-from dcmt.commands.new_patients.graded_files import chosen_formats
+from dcmt.commands.new_patients.graded_files import EXPORTED, chosen_formats
 from dcmt.commands.review.export import review_run
 from dcmt.commands.review.files import keep_private
 from dcmt.onnx.reader import PreparedImages
@@ -34,7 +34,6 @@ from knee.review.page.html import ReviewRun
 
 log = logging.getLogger(__name__)
 
-_EXPORTED = ("html", "nifti", "dicom")
 _CHUNK = 32
 MOST_PX = 1 << 23
 """Larger originals are read again when they are written, so that two chunks of them need at most 512 MiB."""
@@ -52,17 +51,17 @@ class Model(NamedTuple):
     """The cases of images, given what is known about them, a chunk at a time."""
 
 
-def model_of_run(loaded: LoadedRun, network: str, options: argparse.Namespace) -> Model:
-    """The run as a model for exports."""
+def model_of_run(loaded: LoadedRun, network: str, reader: ImageReader, options: argparse.Namespace) -> Model:
+    """The run as a model for exports of what ``reader`` read."""
     run = review_run(loaded, f"Predictions of {loaded.run.path.name}")
-    return Model(run, network, loaded.run.local / "predict", partial(_chunks, loaded, options=options))
+    return Model(run, network, loaded.run.local / "predict", partial(_chunks, loaded, reader, options=options))
 
 
 def export_graded(
     model: Model, table: pd.DataFrame, series: Mapping[Path, str], root: Path, options: argparse.Namespace
 ) -> None:
     """Write the graded images of ``table`` in the formats that need the review's exporters."""
-    formats = tuple(name for name in chosen_formats(options.format) if name in _EXPORTED)
+    formats = tuple(name for name in chosen_formats(options.format) if name in EXPORTED)
     graded = table[table["predicted"].notna()]
     if not formats or graded.empty:
         return
@@ -129,11 +128,16 @@ def prepared_chunks(
 
 
 def _chunks(
-    loaded: LoadedRun, facts: Sequence[CaseFacts], paths: Sequence[Path], *, options: argparse.Namespace
+    loaded: LoadedRun,
+    before: ImageReader,
+    facts: Sequence[CaseFacts],
+    paths: Sequence[Path],
+    *,
+    options: argparse.Namespace,
 ) -> Iterator[list[ReviewCase]]:
     """A run without a student shows its teacher twice."""
     teacher = loaded.networks["teacher"]
-    reader = ImageReader(loaded, grade_anyway=options.grade_anyway, most_px=MOST_PX)
+    reader = ImageReader(loaded, grade_anyway=options.grade_anyway, most_px=MOST_PX, before=before)
     page = "html" in chosen_formats(options.format)
     for images, placed in prepared_chunks(reader, facts, paths):
         student, loader = loaded.networks.get("student", teacher), image_loader(images)

@@ -18,22 +18,30 @@ from knee.review.page.html import ReviewRun
 from knee.review.writer import NETWORKS
 
 
-def model_of_file(path: Path, network: ExportedNetwork, options: argparse.Namespace) -> Model:
-    """The file as a model; objects are identified by the hash of the whole file. Raises UserError for an unknown network."""
+def model_of_file(path: Path, network: ExportedNetwork, reader: PreparedImages, options: argparse.Namespace) -> Model:
+    """The file as a model for exports of what ``reader`` read; objects are identified by the hash of the whole file.
+
+    Raises UserError for an unknown network.
+    """
     card = network.card
     if card.network not in NETWORKS:
         raise UserError(
             f"{path} holds the network {card.network!r:.80}, not {' or '.join(NETWORKS)}; export the run again"
         )
     run = ReviewRun(path.stem, network.sha256[:16], card.scale, threshold=card.threshold, severest=card.severest)
-    return Model(run, card.network, path.resolve(), partial(_chunks, network, options=options))
+    return Model(run, card.network, path.resolve(), partial(_chunks, network, reader, options=options))
 
 
 def _chunks(
-    network: ExportedNetwork, facts: Sequence[CaseFacts], paths: Sequence[Path], *, options: argparse.Namespace
+    network: ExportedNetwork,
+    before: PreparedImages,
+    facts: Sequence[CaseFacts],
+    paths: Sequence[Path],
+    *,
+    options: argparse.Namespace,
 ) -> Iterator[list[ReviewCase]]:
     """The one network of the file stands for both; nothing compares them in these formats."""
-    reader = PreparedImages(network.preparation, grade_anyway=options.grade_anyway, most_px=MOST_PX)
+    reader = PreparedImages(network.preparation, grade_anyway=options.grade_anyway, most_px=MOST_PX, before=before)
     for images, placed in prepared_chunks(reader, facts, paths):
         cases = []
         for image, fact, shares, x in zip(images, placed, *network.attend(images), strict=True):

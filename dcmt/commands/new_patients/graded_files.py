@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 FORMATS = ("csv", "png", "html", "nifti", "dicom")
 """``csv`` is always written, ``png`` are the overlays."""
+EXPORTED = ("html", "nifti", "dicom")
+"""Those that the exporters of the review write, after all is graded."""
+KEPT_PX = 1 << 28
+"""How many pixels (bytes) of images are kept until they are exported; the others are read again."""
 
 
 def chosen_formats(text: str) -> tuple[str, ...]:

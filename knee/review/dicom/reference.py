@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import highdicom as hd
 import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
@@ -17,8 +18,15 @@ from knee.images.dicom_pixels import single_frame
 from knee.images.slices import split_slice
 from knee.review.cases import CaseFacts
 from knee.review.dicom.identity import deidentified, empty_unknown, fill_required, name_patient, salted_uid
+from knee.review.dicom.objects import KNEE, side_of
 
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_EMPTIED = {
+    "CR": ("BodyPartExamined", "ViewPosition"),
+    "DX": ("DetectorType", "AcquisitionContextSequence"),
+    "MR": ("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"),
+}
+"""By modality, attributes of an image that may be empty but not absent, as many files have them."""
 
 
 class Frame(NamedTuple):
@@ -89,12 +97,9 @@ class References:
         fill_required(reference)
         if emptied := empty_unknown(reference):
             notes.append(f"{', '.join(emptied)}: the value in its file is not valid DICOM, and is left empty")
-        if not (reference.get("ImageLaterality") or reference.get("Laterality")):
-            # Of the image, since other images of the series may show the other side.
-            if facts.side:
-                reference.ImageLaterality = facts.side
-            else:
-                reference.Laterality = ""
+        if not self.keep_identity:
+            _fill_kind(reference)
+        _set_side(reference, facts.side)
         return reference
 
     def _made_up(self, facts: CaseFacts, spacing_mm: tuple[float, float] | None) -> Dataset:
@@ -114,15 +119,33 @@ class References:
 
 
 def _make_single(image: Dataset) -> None:
-    """Make the copy of a frame a whole MR image; what an Enhanced MR records otherwise is left empty or as research mode."""
+    """Make the copy of a frame a whole MR image; what an Enhanced MR records otherwise is given as research mode."""
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
     for keyword in ("ScanningSequence", "SequenceVariant"):
         if not image.get(keyword):
             setattr(image, keyword, {"ScanningSequence": "RM", "SequenceVariant": "NONE"}[keyword])
-    for keyword in ("ScanOptions", "MRAcquisitionType", "RepetitionTime", "EchoTime", "EchoTrainLength"):
+
+
+def _fill_kind(image: Dataset) -> None:
+    """Add missing attributes that an image of its modality must have: the knee as the region of a radiograph, others empty."""
+    for keyword in _EMPTIED.get(str(image.get("Modality")), ()):
         if keyword not in image:
-            setattr(image, keyword, None)
+            setattr(image, keyword, [] if keyword.endswith("Sequence") else None)
+    if image.get("Modality") == "DX" and not image.get("AnatomicRegionSequence"):
+        image.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(KNEE)]
+
+
+def _set_side(reference: Dataset, side: str) -> None:
+    """Give ``side`` where the reference has none: of the image, since other images of its series may show the other side.
+
+    So may radiographs whose own files call it the side of the series. An MR series is of one knee.
+    """
+    if reference.get("Laterality") and reference.get("Modality") != "MR":
+        reference.ImageLaterality = side_of(reference) or reference.Laterality
+        del reference.Laterality
+    if not (reference.get("ImageLaterality") or reference.get("Laterality")):
+        setattr(reference, "ImageLaterality" if side else "Laterality", side)
 
 
 def refer_to_frames(made: Dataset, frames: Mapping[str, Frame]) -> None:

@@ -21,6 +21,7 @@ from knee.review.dicom.send import Sent
 
 if TYPE_CHECKING:
     from dicomweb_client.api import DICOMwebClient
+    from requests import Response
 
 TOKEN = "DICOMWEB_TOKEN"
 """The environment variable with the bearer token; options of a command would be visible to other users."""
@@ -33,6 +34,9 @@ _OF_OBJECT = {
     415: "the server does not accept its transfer syntax (415)",
 }
 """Statuses that concern one object; others may be accepted."""
+_PLAIN = tuple(f"application/{kind}" for kind in ("dicom+json", "json", "dicom+xml", "xml"))
+_ANSWERS = (*_PLAIN, "multipart/related", "application/dicom")
+"""The types of DICOMweb's answers; of the plain ones the client wants no parameters, as ``; charset=utf-8``."""
 
 
 def check_address(url: str) -> None:
@@ -148,6 +152,7 @@ def _place(folder: Path, group: str, image: Dataset) -> Path:
 
 def _client(url: str, timeout_s: float) -> DICOMwebClient:
     try:
+        import requests
         from dicomweb_client.api import DICOMwebClient
     except ImportError as error:
         raise UserError("DICOMweb needs dicomweb-client; install it with: pip install 'dcmt-knee[dicomweb]'") from error
@@ -159,10 +164,29 @@ def _client(url: str, timeout_s: float) -> DICOMwebClient:
         raise UserError(f"the address holds a password, which others can see; put a token into the variable {TOKEN}")
     if token and parts.scheme == "http" and parts.hostname not in _LOCAL:
         raise UserError(f"{url}: the token in {TOKEN} would be sent unencrypted; use https")
+    session = requests.Session()
+    session.hooks["response"].append(_checked)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    client = DICOMwebClient(url, headers=headers, timeout=timeout_s)
+    client = DICOMwebClient(url, session=session, headers=headers, timeout=timeout_s)
     client.set_http_retry_params(retry=False)
     return client
+
+
+def _checked(answer: Response, **_: object) -> None:
+    """Raise ValueError for an answer that is not DICOM's, such as a page to log in, which the client takes for success.
+
+    Its type gets the plain name that the client compares.
+    """
+    kind, wrong = answer.headers.get("Content-Type", "").split(";")[0].strip().lower(), ""
+    if answer.is_redirect and answer.request.method == "POST":
+        wrong = f"it redirects to {answer.headers['Location']:.120}"
+    elif kind and answer.ok and not answer.is_redirect and kind not in _ANSWERS:
+        wrong = f"it is {kind:.60}"
+    if wrong:
+        answer.close()
+        raise ValueError(wrong)
+    if kind in _PLAIN:
+        answer.headers["Content-Type"] = kind
 
 
 def _check(paths: Sequence[Path]) -> None:
@@ -197,6 +221,7 @@ def _told(url: str, timeout_s: float, *, study: str = "", done: str = "") -> Ite
             404: f"has no study {study} (404); check its UID, and the address"
             if study
             else "is not a DICOMweb address (404); check its path",
+            405: "is not a DICOMweb address (405); check its path",
         }
         reason = reasons.get(status, f"failed (status {status}); see the server's log, and try again")
         raise UserError(f"{url}: {reason}{done}") from error

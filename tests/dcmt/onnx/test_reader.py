@@ -38,6 +38,24 @@ def test_originals_are_kept_up_to_a_size_and_are_those_read_from_the_file(tmp_pa
         assert np.array_equal(small.pixels, again.pixels) and (small.window, small.path) == (again.window, again.path)
 
 
+def test_what_was_kept_is_not_read_again_and_what_was_not_is(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path in paths:
+        cv2.imwrite(str(path), picture)
+    how = Preparation(32, (0.5, 99.5), "L", None)
+    first = PreparedImages(how, kept_px=2 * picture.size)
+    images, _ = first.read(paths[:1])
+    first.read(paths[1:])
+    for path in paths:
+        path.unlink()
+    later = PreparedImages(how, most_px=picture.size, before=first)
+    again, read = later.read(paths)
+    assert read == paths[:2] and len(later.rejected) == 1, "of three images two were kept"
+    assert np.array_equal(again[0], images[0]) and [one.path for one in later.originals if one] == read
+    assert later.read(paths)[1] == [], "each is kept for one reader"
+
+
 def test_why_an_image_is_unlike() -> None:
     assert unlike_reason("DX", 2.0, modalities=["CR"], farthest=None) == ""
     assert unlike_reason("", 2.0, modalities=["CR"], farthest=1.0) == "it is unlike the training images"

@@ -14,6 +14,7 @@ from dcmt.cli import main
 from dcmt.commands.new_patients.graded_files import chosen_formats
 from knee.engine.run import RunFolder
 from knee.errors import UserError
+from knee.images.read import Pixels, read_image
 from tests.knee.review.conftest import _KINDS
 
 
@@ -73,6 +74,26 @@ def test_new_patients_get_all_formats_and_the_same_objects_again(
     }
     kept = _predict(trained_run, patients, tmp_path / "kept", "--keep-identity")
     assert {one.PatientID for one in kept.values()} == {"SECRET-MR", "SECRET-XR"}
+
+
+def test_an_image_is_read_once_for_table_and_objects(
+    trained_run: RunFolder, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> Pixels:
+        read.append(path.name)
+        return read_image(path)
+
+    monkeypatch.setattr("dcmt.onnx.reader.read_image", counted)
+    made = _predict(trained_run, patients, tmp_path / "once")
+    assert len(read) == len(set(read)) == 5
+    monkeypatch.setattr("dcmt.commands.predict.KEPT_PX", 0)
+    again = _predict(trained_run, patients, tmp_path / "twice")
+    assert len(read) == 5 + 2 * 5
+    assert {name: one.SOPInstanceUID for name, one in made.items()} == {
+        name: one.SOPInstanceUID for name, one in again.items()
+    }
 
 
 def test_formats_are_checked_before_the_run_is_opened() -> None:

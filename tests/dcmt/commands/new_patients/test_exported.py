@@ -112,4 +112,4 @@ def test_a_page_needs_the_run_and_a_network_of_another_name_is_refused(
     network = ExportedNetwork(exported)
     network.card = replace(network.card, network="uncle")
     with pytest.raises(UserError, match="holds the network 'uncle', not teacher or student"):
-        model_of_file(exported, network, SimpleNamespace())  # type: ignore[arg-type]
+        model_of_file(exported, network, None, SimpleNamespace())  # type: ignore[arg-type]

@@ -146,6 +146,18 @@ def test_spellings_of_a_reader_are_asked_about_and_a_second_import_adds_nothing(
     assert (again.added, again.known) == (0, 3)
 
 
+def test_a_viewer_that_names_no_reader_asks_for_the_name(exported, known, expected, report, table):
+    """OHIF writes unknown^unknown as the observer of every report."""
+    paths = [report(pydicom.dcmread(exported[0][0]), "KL 2", reader="unknown^unknown")]
+    read = partial(read_report, known=known)
+    with pytest.raises(Faults, match=r"is nobody's name.* --reader 'unknown unknown=NAME'"):
+        import_verdicts(paths, table, expected=expected, read=read)
+    assert not table.exists()
+    named = {"unknown unknown": "R1"}
+    assert import_verdicts(paths, table, expected=expected, read=read, readers=named).added == 1
+    assert "R1" in table.read_text()
+
+
 @pytest.mark.filterwarnings("ignore:The value length")
 @pytest.mark.parametrize("keyword", ["LongCodeValue", "CodeValue"])
 def test_free_text_may_be_a_code_too_long_for_its_attribute(exported, known, expected, report, keyword):

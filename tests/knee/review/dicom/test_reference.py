@@ -107,3 +107,34 @@ def test_the_de_identified_copy_of_a_frame_is_an_image_of_its_own(write_enhanced
     assert list(_references(capture)) == [(sources[1].SOPInstanceUID, None)]
     assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
     assert _disagreements(exported.files) == []
+
+
+@pytest.mark.slow
+def test_knees_of_both_sides_in_one_series_agree_though_their_files_call_the_side_that_of_the_series(
+    write_series, case_of, export
+):
+    paths = write_series("CR", 2)
+    right, left = (pydicom.dcmread(path) for path in paths)
+    left.Laterality = "L"
+    left.save_as(paths[1], enforce_file_format=True)
+    assert right.SeriesInstanceUID == left.SeriesInstanceUID and right.Laterality == "R"
+    exported = export.write(*(case_of(path, side, case=f"c{side}") for path, side in zip(paths, "RL", strict=True)))
+    assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
+    assert _disagreements(exported.files) == []
+    sides = {path.name: pydicom.dcmread(path).get("ImageLaterality") for path in exported.files}
+    assert sides["cR_teacher_capture.dcm"] == sides["cR_source.dcm"] == "R"
+    assert sides["cL_teacher_capture.dcm"] == sides["cL_source.dcm"] == "L"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["CR", "DX", "MR"])
+def test_the_copy_of_an_image_without_attributes_that_may_be_empty_has_them(write_source, case_of, export, kind):
+    absent = {
+        "CR": ("BodyPartExamined", "ViewPosition"),
+        "DX": ("DetectorType", "AcquisitionContextSequence", "AnatomicRegionSequence"),
+        "MR": ("ScanOptions", "RepetitionTime", "EchoTime"),
+    }
+    path = write_source(kind, _source_values(kind), **dict.fromkeys(absent[kind]))
+    assert _complaints(path), "the source lacks them"
+    exported = export.write(case_of(path, "L" if kind == "MR" else "R"))
+    assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}

@@ -25,10 +25,13 @@ pytest.importorskip("dicomweb_client", reason="DICOMweb needs dicomweb-client: p
 
 @pytest.fixture
 def answering() -> Iterator[Callable[..., str]]:
-    """``answering(*answers)``: the address of a server that gives one (status, body) per request; None cuts it."""
+    """``answering(*answers)``: the address of a server that gives one (status, body) per request; None cuts it.
+
+    ``kind`` is the type of its answers, ``place`` where it redirects to.
+    """
     servers = []
 
-    def start(*answers: tuple[int, bytes] | None) -> str:
+    def start(*answers: tuple[int, bytes] | None, kind: str = "application/dicom+json", place: str = "") -> str:
         left, requests = list(answers), []
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,8 +48,10 @@ def answering() -> Iterator[Callable[..., str]]:
                     return
                 self.rfile.read(length)
                 self.send_response(answer[0])
-                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(answer[1])))
+                if place:
+                    self.send_header("Location", place)
                 self.end_headers()
                 self.wfile.write(answer[1])
 
@@ -93,12 +98,27 @@ def test_what_a_server_says_of_each_object_is_told_and_the_others_are_stored(ans
     assert reasons[0] == "the server reports failure 0x0110" and "larger than the server accepts (413)" in reasons[1]
 
 
+def test_a_page_or_a_redirection_is_not_taken_for_success(answering, objects, tmp_path, monkeypatch):
+    monkeypatch.delenv(TOKEN, raising=False)
+    page = answering((200, b"<html>log in</html>"), kind="text/html; charset=utf-8")
+    with pytest.raises(UserError, match=r"is not DICOMweb \(it is text/html\); check the address; 0 of 3 objects"):
+        store(objects, page)
+    with pytest.raises(UserError, match=r"not DICOMweb \(it is text/html\)"):
+        fetch_study(page, "1.2.3", tmp_path)
+    elsewhere = answering((302, b""), place="https://pacs.example/login")
+    with pytest.raises(UserError, match=r"\(it redirects to https://pacs.example/login\)"):
+        store(objects, elsewhere)
+    typed = answering((202, _PARTIAL), kind="application/dicom+json; charset=utf-8")
+    assert [reason for _, reason in store(objects[:1], typed).refused] == ["the server reports failure 0x0110"]
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
         ((401, b""), f"does not know you \\(401\\); put a valid token into the environment variable {TOKEN}"),
         ((403, b""), r"does not allow it \(403\)"),
         ((404, b""), r"is not a DICOMweb address \(404\)"),
+        ((405, b""), r"is not a DICOMweb address \(405\)"),
         ((500, b""), r"failed \(status 500\)"),
         (None, "ended the connection"),
     ],
