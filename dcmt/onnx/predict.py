@@ -82,6 +82,8 @@ def predict_exported(options: argparse.Namespace) -> int:
     card = network.card
     write_by_knee(out / "predictions_by_knee.csv", table, series, root, card.scale, severest=card.severest)
     count = int(table["predicted"].notna().sum())
+    if "png" in formats and not options.no_overlays:
+        log.info("no overlays: a file draws none; give the run folder for png")
     log.info(f"{count} images graded by the {network.card.network}: {out / 'predictions.csv'}. Research use only.")
     return 0
 

@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from knee.review.dicom.readings import Target, find_reports, read_report
+from knee.review.dicom.web import fetch_reports
+from knee.review.readers import is_unnamed
+from knee.review.verdicts_file import Expected
 from tests.viewers.conftest import PARTS
 from tests.viewers.painted import SHAPES, SLICES, cells_of, place
 
@@ -221,3 +225,44 @@ def test_the_report_of_a_series_shows_grade_and_area(viewer, ohif, screenshots):
     texts = " ".join(_report_texts(viewer, _thumbnails(viewer, "SR")[0]))
     _picture(viewer, screenshots / "MR_report.png")
     assert "RESEARCH" in texts and "Area" in texts
+
+
+def _draw(viewer: Any, tool: str, x: int, text: str = "") -> None:
+    """Draw with a tool at ``x`` pixels beside the middle, and label it; OHIF asks once whether to track the series."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    viewer.find_element("css selector", "[data-cy=MeasurementTools-split-button-secondary]").click()
+    _until(lambda: viewer.find_elements("css selector", f"[data-cy={tool}]"), "its tools")[-1].click()
+    pane = viewer.find_element("css selector", "[data-cy=viewport-pane]")
+    drawn = ActionChains(viewer).move_to_element_with_offset(pane, x, 0).click_and_hold().pause(0.5)
+    drawn.move_by_offset(40, 40).pause(0.5).move_by_offset(40, 40).pause(0.5).release().perform()
+    if text:
+        save = _until(lambda: viewer.find_elements("css selector", "[data-cy=input-dialog-save-button]"), "a dialog")
+        viewer.switch_to.active_element.send_keys(text)
+        save[0].click()
+        _until(lambda: viewer.find_elements("xpath", "//button[text()='Yes']"), "its question")[0].click()
+    time.sleep(2)
+
+
+def test_a_grade_that_a_reader_writes_in_ohif_and_saves_is_a_verdict(viewer, ohif, screenshots, tmp_path):
+    """Last, since it adds a report to the study."""
+    _open(viewer, ohif, "DX")
+    before = len(_thumbnails(viewer, "SR"))
+    _draw(viewer, "ArrowAnnotate", -150, "KL 2")
+    _draw(viewer, "Length", 100)  # OHIF offers to save once something is measured
+    viewer.find_element("css selector", "[data-cy=trackedMeasurements-btn]").click()
+    _until(lambda: viewer.find_elements("xpath", "//button[contains(.,'Create SR')]"), "how to save")[0].click()
+    save = _until(lambda: viewer.find_elements("xpath", "//button[text()='Save']"), "the report's name")
+    viewer.switch_to.active_element.send_keys("reading")
+    save[0].click()
+    _until(lambda: len(_thumbnails(viewer, "SR")) == before + 1, "the saved report")
+    _picture(viewer, screenshots / "DX_reading.png")
+    study = _studies(ohif)["DX"]
+    assert fetch_reports(f"{ohif}/dicom-web", [study], tmp_path) == 1
+    (path,) = find_reports(tmp_path)
+    with urllib.request.urlopen(f"{ohif}/dicom-web/studies/{study}/instances") as answer:
+        known = {one["00080018"]["Value"][0]: Target("c1") for one in json.load(answer)}
+    faults: list[str] = []
+    (verdict,) = read_report(path, Expected("painted", "3f9ac2d17be04410", 5, {"c1"}), faults, known=known)
+    assert faults == [] and (verdict.final_grade, verdict.blind_grade) == (2, None)
+    assert is_unnamed(verdict.reviewer), "OHIF names no reader"
