@@ -24,6 +24,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from dcmt.cli import main as dcmt
+from dcmt.onnx.reader import Chunk
 from dcmt.trained.loaded import load_run
 from dcmt.trained.prediction import ImageReader, grade_images
 from knee.images.read import read_image, write_png
@@ -92,12 +93,13 @@ def compare(run: Path, images: Path, *, device: str) -> None:
     """Print the rates of reading, of the network and of the whole command, for a folder of images."""
     loaded = load_run(run, checkpoint="best", device=device)
     reader, paths = ImageReader(loaded, grade_anyway=True), sorted(images.iterdir())
-    found: list[NDArray[np.uint8]] = []
-    read = seconds(lambda: found.append(reader.read(paths)[0]))
-    names = [str(number) for number in range(len(found[0]))]
-    if reader.rejected:
-        raise SystemExit(f"not read: {reader.rejected[0]}")
-    network = seconds(lambda: (grade_images(loaded, "teacher", found[0], names), reader.marks(found[0])))
+    found: list[Chunk] = []
+    read = seconds(lambda: found.append(reader.read(paths)))
+    (chunk,) = found
+    names = [file.path.name for file in chunk.files]
+    if chunk.rejected:
+        raise SystemExit(f"not read: {chunk.rejected[0]}")
+    network = seconds(lambda: (grade_images(loaded, "teacher", chunk.images, names), reader.marks(chunk)))
     command = [
         "predict",
         str(run),

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dcmt.commands.new_patients.graded_files import find_slices
+from dcmt.onnx.reader import Chunk, Rejected
 from dcmt.trained.loaded import LoadedRun
 from dcmt.trained.prediction import ImageReader, image_loader
 from image_text.config import ImageTextConfig
@@ -180,7 +181,7 @@ class _Chunk(NamedTuple):
 
     names: list[str]
     found: tuple[NDArray[np.float64], NDArray[np.float32]] | None
-    rejected: list[tuple[str, str]]
+    rejected: list[Rejected]
 
 
 def embed_command(options: argparse.Namespace) -> int:
@@ -193,26 +194,24 @@ def embed_command(options: argparse.Namespace) -> int:
     # The reader needs the run's template and data options only.
     reader = ImageReader(cast("LoadedRun", loaded), grade_anyway=True)
 
-    def of_chunk(start: int) -> _Chunk:
-        before = len(reader.rejected)
-        images, read = reader.read(paths[start : start + _CHUNK])
-        return _Chunk(
-            [str(path) for path in read], _embedded(loaded, images) if read else None, reader.rejected[before:]
-        )
+    def embedded(chunk: Chunk) -> _Chunk:
+        names = [str(file.path) for file in chunk.files]
+        return _Chunk(names, _embedded(loaded, chunk.images) if names else None, chunk.rejected)
 
-    chunks = list(processes.merged(map(of_chunk, processes.part_of(range(0, len(paths), _CHUNK)))))
+    parts = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
+    chunks = list(processes.merged(map(embedded, reader.chunks(processes.part_of(parts)))))
     if not processes.is_first():
         return 0
     for path, reason in [one for chunk in chunks for one in chunk.rejected]:
         log.warning(f"warning: {path}: {reason}")
-    parts = [chunk.found for chunk in chunks if chunk.found is not None]
-    if not parts:
+    found = [chunk.found for chunk in chunks if chunk.found is not None]
+    if not found:
         raise UserError(f"no image in {options.images} could be read")
     names = [name for chunk in chunks for name in chunk.names]
     arrays: dict[str, Any] = {
         "image": np.array(names),
-        "embedding": np.concatenate([shared for shared, _ in parts]).astype(np.float32),
-        "features": np.concatenate([features for _, features in parts]),
+        "embedding": np.concatenate([shared for shared, _ in found]).astype(np.float32),
+        "features": np.concatenate([features for _, features in found]),
     }
     with whole_file(options.out, force=options.force) as scratch, scratch.open("wb") as file:
         np.savez(file, **arrays)

@@ -1,4 +1,4 @@
-"""The commands that make and check data: ``phantom``, ``manifest``, ``check`` and ``split``."""
+"""The commands that make and check data: ``phantom``, ``manifest``, ``check``, ``split`` and ``cache``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +201,27 @@ def split(options: argparse.Namespace) -> int:
     counts = "  ".join(f"{name}: {count}" for name, count in frame["split"].value_counts().items())
     kept = not options.from_scratch and "split" in found.table and found.table["split"].ne("").any()
     log.info(f"wrote {options.out} ({counts}){', keeping the splits in the manifest' if kept else ''}")
+    return 0
+
+
+def cache(arguments: Sequence[str]) -> int:
+    """``dcmt cache``: decode the images of a grader's config into the cache, before the first training; by all processes."""
+    from dcmt.config import GraderConfig
+    from knee.data.prepare import load_knee_data
+    from knee.engine.launch import split_options
+    from knee.engine.options import asks_for_help, read_config, train_help
+    from knee.nn import processes
+
+    if asks_for_help(arguments):
+        log.info(train_help(GraderConfig, program="dcmt cache", resumes=False))
+        return 0
+    rest, resume = split_options(arguments)
+    if resume is not None:
+        raise UserError("dcmt cache has nothing to resume: run it again, with the --config of the training")
+    with processes.joined():
+        data = load_knee_data(read_config(GraderConfig, rest, program="dcmt cache").data, graded=False)
+        size = data.cache.images.shape[1]
+        log.info(f"the cache holds {counted(len(data.cache.images), 'image')} of {size} x {size} pixels")
     return 0
 
 

@@ -144,6 +144,11 @@ def split(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an existing split, and FILE")
 
 
+config_command(
+    "cache",
+    "decode a config's images once, for all runs on them (cache --help lists every option)",
+    runs="dcmt.commands.data:cache",
+)
 config_command("train", "train a grader (train --help lists every option)", runs="dcmt.train:train_command")
 config_command(
     "self-train",

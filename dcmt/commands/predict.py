@@ -27,6 +27,7 @@ from dcmt.commands.new_patients.graded_files import (
     write_by_knee,
     write_table,
 )
+from dcmt.onnx.reader import Rejected
 from dcmt.trained.loaded import LoadedRun, load_run
 from dcmt.trained.prediction import ImageReader, grade_images, image_loader, marked, reference_note
 from knee.errors import Faults, NotFinite, UserError, counted
@@ -130,11 +131,11 @@ def _result(row: Mapping[Any, Any]) -> str:
     )
 
 
-class _Chunk(NamedTuple):
+class _Graded(NamedTuple):
     """Of some files: the predictions (None if no file is readable), and the files that cannot be graded."""
 
     table: pd.DataFrame | None
-    rejected: list[tuple[str, str]]
+    rejected: list[Rejected]
 
 
 def _grade_all(
@@ -146,13 +147,13 @@ def _grade_all(
     *,
     earlier: Sequence[Path],
     undo: ExitStack,
-) -> tuple[list[pd.DataFrame], list[tuple[str, str]]]:
+) -> tuple[list[pd.DataFrame], list[Rejected]]:
     """Grade all readable images and write overlays; tables, and files without a grade. ``undo`` removes files after an error.
 
     Several processes share the chunks, and each draws the overlays of its own once the first one has made room.
     """
     tables: list[pd.DataFrame] = []
-    rejected: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
     chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
     own = _graded(loaded, name, reader, processes.part_of(chunks), options)
     first = processes.is_first()
@@ -174,29 +175,27 @@ def _grade_all(
 
 def _graded(
     loaded: LoadedRun, name: str, reader: ImageReader, chunks: Iterable[Sequence[Path]], options: argparse.Namespace
-) -> Iterator[_Chunk]:
-    """Each chunk graded; its overlays are written after it was yielded."""
+) -> Iterator[_Graded]:
+    """Each chunk graded, while the next one is read; its overlays are written after it was yielded."""
     root = root_of(options.images)
-    for paths in chunks:
-        before = len(reader.rejected)
-        images, read = reader.read(paths)
-        if not read:
-            yield _Chunk(None, reader.rejected[before:])
+    for chunk in reader.chunks(chunks):
+        if not chunk.files:
+            yield _Graded(None, chunk.rejected)
             continue
-        files = [path.relative_to(root).as_posix() for path in read]
+        files = [file.path.relative_to(root).as_posix() for file in chunk.files]
         try:
-            table = grade_images(loaded, name, images, files)
+            table = grade_images(loaded, name, chunk.images, files)
         except NotFinite as error:
             raise NotFinite(error.rows, error.size, first=files[error.rows[0]]) from error
-        table.insert(1, "side", reader.sides[-len(read) :])
-        table = marked(table, reader.marks(images), grade_anyway=options.grade_anyway)
-        yield _Chunk(table, reader.rejected[before:])
+        table.insert(1, "side", chunk.sides)
+        table = marked(table, reader.marks(chunk), grade_anyway=options.grade_anyway)
+        yield _Graded(table, chunk.rejected)
         graded = np.flatnonzero(table["predicted"].notna())
         if not options.no_overlays and len(graded):
             shown = [files[number] for number in graded]
-            sources = [reader.sources[-len(read) :][number] for number in graded]
+            sources = [chunk.sources[number] for number in graded]
             _note_drawn(options.out, shown)
-            _write_overlays(loaded, name, images[graded], shown, sources, options.out)
+            _write_overlays(loaded, name, chunk.images[graded], shown, sources, options.out)
 
 
 def _earlier(out: Path) -> list[Path]:

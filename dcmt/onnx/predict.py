@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dcmt.commands.new_patients.graded_files import (
@@ -23,7 +22,7 @@ from dcmt.commands.new_patients.graded_files import (
     write_table,
 )
 from dcmt.onnx.file import ExportedNetwork
-from dcmt.onnx.reader import PreparedImages, unlike_reason
+from dcmt.onnx.reader import Chunk, PreparedImages, Rejected, unlike_reason
 from knee.errors import UserError
 from knee.grades import decide
 
@@ -65,11 +64,11 @@ def predict_exported(options: argparse.Namespace) -> int:
     exported = {"nifti", "dicom"} & set(formats)
     kept = KEPT_PX if exported else 0
     reader = PreparedImages(network.preparation, grade_anyway=options.grade_anyway, kept_px=kept)
-    tables = list(_tables(network, reader, paths, root, grade_anyway=options.grade_anyway))
+    tables, rejected = _tables(network, reader, paths, root, grade_anyway=options.grade_anyway)
     out.mkdir(parents=True, exist_ok=True)
-    if reader.rejected:
-        write_table(out / "rejected.csv", pd.DataFrame(reader.rejected, columns=["image", "reason"]))
-        log.info(f"{len(reader.rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
+    if rejected:
+        write_table(out / "rejected.csv", pd.DataFrame(rejected, columns=["image", "reason"]))
+        log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
     if not tables:
         raise UserError(f"no image in {options.images} could be graded; see the reasons in {out / 'rejected.csv'}")
     table = pd.concat(tables, ignore_index=True)
@@ -90,41 +89,35 @@ def predict_exported(options: argparse.Namespace) -> int:
 
 def _tables(
     network: ExportedNetwork, reader: PreparedImages, paths: Sequence[Path], root: Path, *, grade_anyway: bool
-) -> Iterator[pd.DataFrame]:
-    """The rows of the readable images, a chunk at a time."""
+) -> tuple[list[pd.DataFrame], list[Rejected]]:
+    """The rows of the readable images, a chunk at a time, and the other files."""
+    tables, rejected = [], list[Rejected]()
     with tqdm(total=len(paths), desc="predict", unit="image", disable=None) as bar:
-        for start in range(0, len(paths), _CHUNK):
-            images, read = reader.read(paths[start : start + _CHUNK])
-            if read:
-                names = [path.relative_to(root).as_posix() for path in read]
-                yield _graded(network, reader, images, names, grade_anyway=grade_anyway)
-            bar.update(len(paths[start : start + _CHUNK]))
+        for chunk in reader.chunks(paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)):
+            rejected += chunk.rejected
+            if chunk.files:
+                tables.append(_graded(network, chunk, root, grade_anyway=grade_anyway))
+            bar.update(len(chunk.files) + len(chunk.rejected))
+    return tables, rejected
 
 
-def _graded(
-    network: ExportedNetwork,
-    reader: PreparedImages,
-    images: NDArray[np.uint8],
-    names: list[str],
-    *,
-    grade_anyway: bool,
-) -> pd.DataFrame:
+def _graded(network: ExportedNetwork, chunk: Chunk, root: Path, *, grade_anyway: bool) -> pd.DataFrame:
     """One row an image, as ``dcmt predict`` writes them; images unlike the training images have no grade."""
-    card, count = network.card, len(names)
-    probabilities, distances = network.grade(images)
+    card, count = network.card, len(chunk.files)
+    probabilities, distances = network.grade(chunk.images)
     predicted = decide(probabilities, card.decision)
     distances = distances * _ROUNDING
     farthest = card.farthest if card.distances else None
-    facts = zip(reader.modalities[-count:], distances, strict=True)
+    facts = zip(chunk.files, distances, strict=True)
     reasons = [
-        unlike_reason(modality, float(distance), modalities=card.modalities, farthest=farthest)
-        for modality, distance in facts
+        unlike_reason(file.modality, float(distance), modalities=card.modalities, farthest=farthest)
+        for file, distance in facts
     ]
     shares: dict[str, Any] = {f"p_{grade}": probabilities[:, grade] for grade in range(len(card.grades))}
     table = pd.DataFrame(
         {
-            "image": names,
-            "side": reader.sides[-count:],
+            "image": [file.path.relative_to(root).as_posix() for file in chunk.files],
+            "side": chunk.sides,
             "predicted": pd.array(predicted, dtype="Int64"),
             "predicted_name": [card.grades[grade] for grade in predicted],
             **shares,

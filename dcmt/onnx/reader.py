@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from knee.images.read import Pixels, looks_inverted, prepare, read_image
 from knee.images.slices import split_slice
 from knee.intake.naming import side_in_path
 from knee.io.files import typed
-from knee.io.pool import map_in_order
+from knee.io.pool import ahead, map_in_order
 
 _RADIOGRAPHS = ("CR", "DX", "DR", "RF", "RG", "XA")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")
@@ -60,19 +60,45 @@ def _kind(modality: str) -> str:
     return "radiograph" if modality in _RADIOGRAPHS else modality
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A prepared image (S, S), and what is known of its file."""
+class Rejected(NamedTuple):
+    """A file that cannot be graded."""
 
-    image: NDArray[np.uint8]
+    path: str
+    reason: str
+
+
+class PreparedFile(NamedTuple):
+    """What is known of the file of a prepared image."""
+
+    path: Path
     side: str
     modality: str
     source: Source
     original: Original | None
+    """None if it was not kept."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The readable ones of some files as prepared images (n, S, S), and the others with the reasons."""
+
+    images: NDArray[np.uint8]
+    files: list[PreparedFile]
+    rejected: list[Rejected]
+
+    @property
+    def sides(self) -> list[str]:
+        """L, R or '' for each image."""
+        return [file.side for file in self.files]
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where each image comes from."""
+        return [file.source for file in self.files]
 
 
 class PreparedImages:
-    """Prepares images like training data; collects the sides and sources, and the files that cannot be graded."""
+    """Prepares images like training data."""
 
     def __init__(
         self,
@@ -88,54 +114,47 @@ class PreparedImages:
         Images of ``kept_px`` pixels in all are kept for another reader, which is given this one as ``before``.
         """
         self._most_px, self._room_px = most_px, kept_px
-        self._kept: dict[Path, _Prepared] = {}
+        self._kept: dict[Path, tuple[NDArray[np.uint8], PreparedFile]] = {}
         self._before = before._kept if before else {}
         self._data, self._template, self._anyway = preparation, preparation.template, grade_anyway
-        self.rejected: list[tuple[str, str]] = []
-        self.sides: list[str] = []
-        self.sources: list[Source] = []
-        self.originals: list[Original | None] = []
-        """Of the images that the last ``read`` returned; None where they were not kept."""
-        self.modalities: list[str] = []
         self.mirrors = "" if self._data.mirror_side == "none" else self._data.mirror_side
         """The side whose images are flipped horizontally (L or R); empty if neither is."""
 
-    def read(self, paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[Path]]:
-        """Prepared images (n, S, S) of the readable ones among ``paths``, and their paths."""
-        images, read = [], []
-        self.originals = []
-        for path, found in zip(paths, map_in_order(self._one, paths, description="", progress=False), strict=True):
-            if isinstance(found, tuple):
-                self.rejected.append(found)
-                continue
-            images.append(found.image)
-            self.sides.append(found.side)
-            self.modalities.append(found.modality)
-            self.sources.append(found.source)
-            self.originals.append(found.original)
-            read.append(path)
-        size = self._data.image_size
-        return np.stack(images) if images else np.zeros((0, size, size), np.uint8), read
+    def chunks(self, parts: Iterable[Sequence[Path]]) -> Iterator[Chunk]:
+        """``read`` for each of the parts; the next one is read while one is used."""
+        return ahead(map(self.read, parts))
 
-    def _one(self, path: Path) -> _Prepared | tuple[str, str]:
-        """A prepared image, or its name and why it cannot be graded; called in several threads."""
+    def read(self, paths: Sequence[Path]) -> Chunk:
+        """Read and prepare files, in several threads."""
+        size = self._data.image_size
+        chunk = Chunk(np.empty((len(paths), size, size), np.uint8), [], [])
+        for found in map_in_order(self._one, paths, description="", progress=False):
+            if isinstance(found, Rejected):
+                chunk.rejected.append(found)
+            else:
+                chunk.images[len(chunk.files)], file = found
+                chunk.files.append(file)
+        return replace(chunk, images=chunk.images[: len(chunk.files)])
+
+    def _one(self, path: Path) -> tuple[NDArray[np.uint8], PreparedFile] | Rejected:
+        """A prepared image and its file, or a name and why it cannot be graded; called in several threads."""
         if _CONTROL.search(str(path)):
             escaped = _CONTROL.sub(lambda letter: repr(letter[0])[1:-1], str(path))
-            return escaped, "the name contains a line break or another control character; rename it"
+            return Rejected(escaped, "the name contains a line break or another control character; rename it")
         if known := self._before.pop(path, None):
             return known
         try:
             pixels = read_image(path)
         except UserError as error:
-            return str(path), str(error).removeprefix(f"{path}: ")
+            return Rejected(str(path), str(error).removeprefix(f"{path}: "))
         if not self._anyway and len(find_knees(pixels.values, pixels.spacing_mm)) == 2:
-            return str(path), two_knees_reason(path)
+            return Rejected(str(path), two_knees_reason(path))
         side = pixels.laterality or side_in_path(split_slice(path)[0].as_posix())
         image, geometry, inverted = self._prepare(pixels, side)
         source = Source(path, geometry, inverted, self._data.percentiles)
         size = pixels.values.size
         original = original_of(pixels, source) if size <= max(self._most_px, self._room_px) else None
-        prepared = _Prepared(image, side, pixels.modality, source, original)
+        prepared = image, PreparedFile(path, side, pixels.modality, source, original)
         if size <= self._room_px:
             self._room_px -= size
             self._kept[path] = prepared

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dcmt.onnx.reader import Preparation, PreparedImages
+from dcmt.onnx.reader import Chunk, Preparation, PreparedImages, Rejected
 from dcmt.trained.reference import Image, Marks
 from knee.data.datasets import EvalImages, eval_loader
 from knee.errors import Faults, UserError
@@ -63,18 +63,19 @@ def predict_images(
     reader = ImageReader(loaded, grade_anyway=grade_anyway)
     tables: list[pd.DataFrame] = []
     maps: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    for start in range(0, len(files), _CHUNK):
-        images, read = reader.read(files[start : start + _CHUNK])
-        if read and not reader.rejected:
-            table = grade_images(loaded, network, images, [str(path) for path in read])
-            tables.append(marked(table, reader.marks(images), grade_anyway=grade_anyway))
-            maps += _maps(loaded, network, images, reader.sources[-len(read) :]) if attention else []
-    if reader.rejected:
-        errors = [f"{path}: {reason}" for path, reason in reader.rejected]
+    rejected: list[Rejected] = []
+    for chunk in reader.chunks(files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)):
+        rejected += chunk.rejected
+        if not rejected:
+            table = grade_images(loaded, network, chunk.images, [str(file.path) for file in chunk.files])
+            table.insert(1, "side", chunk.sides)
+            tables.append(marked(table, reader.marks(chunk), grade_anyway=grade_anyway))
+            maps += _maps(loaded, network, chunk.images, chunk.sources) if attention else []
+    if rejected:
+        errors = [f"{path}: {reason}" for path, reason in rejected]
         raise Faults(shortened(errors), summary=f"{len(errors)} of {len(files)} images cannot be graded:")
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"predicted": "grade", "predicted_name": "name"})
-    table.insert(1, "side", reader.sides)
     shares = [f"p_{grade}" for grade in range(loaded.grade_set.count)]
     table = table[["image", "side", "grade", "name", *shares, "familiarity", "reason"]]
     if not attention:
@@ -151,7 +152,7 @@ class ImageReader(PreparedImages):
         super().__init__(preparation, **given)
         self._loaded = loaded
 
-    def marks(self, images: NDArray[np.uint8]) -> Marks | None:
-        """How familiar the images (n, S, S) are that the last ``read`` returned."""
-        facts = zip(images, self.sources[-len(images) :], self.modalities[-len(images) :], strict=True)
-        return self._loaded.marks([Image(image, source.geometry, modality) for image, source, modality in facts])
+    def marks(self, chunk: Chunk) -> Marks | None:
+        """How familiar the images are."""
+        facts = zip(chunk.images, chunk.files, strict=True)
+        return self._loaded.marks([Image(image, file.source.geometry, file.modality) for image, file in facts])

@@ -90,6 +90,26 @@ def test_two_processes_train_as_one_and_one_goes_on(
         assert max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]) < 1e-4
 
 
+def test_two_processes_make_the_cache_of_one(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knee.data.sources._BLOCK", 5)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    made = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        codes, printed = in_processes(
+            partial(main, ["cache", "--config", str(config), "--data.cache", str(folder)]), tmp_path, count=number
+        )
+        assert codes == [0] * number, printed
+        assert printed[0].startswith("the cache holds ") and not any(printed[1:])
+        made.append({path.name: path.read_bytes() for path in folder.rglob("*.npy") if path.name != "sources.npy"})
+    assert len(made[0]) >= 2
+    assert made[0] == made[1]
+    assert main(["cache", "--resume", "runs/one"]) == 2
+
+
 def test_batches_that_cannot_be_shared_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     code, printed = train(tmp_path, {**values, "data": values["data"] | {"labeled_per_batch": 5}}, "--name", "odd")
     assert code == 2

@@ -119,12 +119,14 @@ def prepared_chunks(
 ) -> Iterator[tuple[NDArray[np.uint8], list[CaseFacts]]]:
     """Prepared images (n, S, S) with what is known about them, a chunk at a time; with their originals, if these are kept."""
     for start in range(0, len(paths), _CHUNK):
-        images, read = reader.read(paths[start : start + _CHUNK])
-        if not read:
+        chunk = reader.read(paths[start : start + _CHUNK])
+        if not chunk.files:
             continue
         known = dict(zip(paths[start : start + _CHUNK], facts[start : start + _CHUNK], strict=True))
-        sources = zip(read, reader.sources[-len(read) :], reader.originals, strict=True)
-        yield images, [replace(known[path], source=source, original=original) for path, source, original in sources]
+        yield (
+            chunk.images,
+            [replace(known[file.path], source=file.source, original=file.original) for file in chunk.files],
+        )
 
 
 def _chunks(

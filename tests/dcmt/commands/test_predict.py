@@ -55,9 +55,10 @@ def test_a_knee_is_mirrored_by_the_side_that_its_name_ends_with(trained_run: Run
     names = ["007_left.png", "007R.png", "knee.png"]
     pixels = [picture(tmp_path / name) for name in names]
     reader = ImageReader(loaded)
-    images, read = reader.read([tmp_path / name for name in names])
-    assert [path.name for path in read] == names
-    assert reader.sides == ["L", "R", ""]
+    chunk = reader.read([tmp_path / name for name in names])
+    images = chunk.images
+    assert [file.path.name for file in chunk.files] == names
+    assert chunk.sides == ["L", "R", ""]
     for image, values, mirror in zip(images, pixels, (True, False, False), strict=True):
         expected, _ = prepare(values, data.image_size, percentiles=data.percentiles, mirror=mirror)
         np.testing.assert_array_equal(image, expected)

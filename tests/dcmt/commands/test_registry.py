@@ -20,6 +20,7 @@ def test_the_function_of_a_command_is_there_and_takes_one_argument(command: Comm
 
 def test_commands_that_take_a_config_are_found_by_their_words() -> None:
     assert {name for name, one in COMMANDS.items() if one.takes_config} == {
+        "cache",
         "train",
         "segment train",
         "zeroshot",

@@ -17,12 +17,13 @@ def test_a_side_is_mirrored_and_names_with_line_breaks_are_refused(tmp_path: Pat
     for path in paths[:3]:
         cv2.imwrite(str(path), picture)
     reader = PreparedImages(Preparation(32, (0.5, 99.5), "L", None))
-    images, read = reader.read(paths)
-    assert read == paths[:2]
-    assert reader.sides == ["L", "R"]
-    assert np.array_equal(images[0], images[1][:, ::-1])
-    assert len(reader.rejected) == 2
-    assert reader.rejected[0][1].startswith("the name contains a line break")
+    chunk = reader.read(paths)
+    assert [file.path for file in chunk.files] == paths[:2]
+    assert chunk.sides == ["L", "R"]
+    assert len(chunk.images) == 2
+    assert np.array_equal(chunk.images[0], chunk.images[1][:, ::-1])
+    assert len(chunk.rejected) == 2
+    assert chunk.rejected[0].reason.startswith("the name contains a line break")
 
 
 def test_originals_are_kept_up_to_a_size_and_are_those_read_from_the_file(tmp_path: Path) -> None:
@@ -31,10 +32,10 @@ def test_originals_are_kept_up_to_a_size_and_are_those_read_from_the_file(tmp_pa
     cv2.imwrite(str(tmp_path / "b.png"), picture[:39])
     reader = PreparedImages(Preparation(32, (0.5, 99.5), "L", None), most_px=39 * 30)
     for _ in range(2):
-        reader.read([tmp_path / "none.png", tmp_path / "a.png", tmp_path / "b.png"])
-        large, small = reader.originals
+        chunk = reader.read([tmp_path / "none.png", tmp_path / "a.png", tmp_path / "b.png"])
+        large, small = (file.original for file in chunk.files)
         assert large is None and small is not None
-        again = read_original(reader.sources[-1])
+        again = read_original(chunk.sources[-1])
         assert np.array_equal(small.pixels, again.pixels) and (small.window, small.path) == (again.window, again.path)
 
 
