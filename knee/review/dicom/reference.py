@@ -128,12 +128,17 @@ def _make_single(image: Dataset) -> None:
 
 
 def _fill_kind(image: Dataset) -> None:
-    """Add missing attributes that an image of its modality must have: the knee as the region of a radiograph, others empty."""
+    """Add missing attributes that an image of its modality must have: the knee as the region of a radiograph, others empty.
+
+    The shape of a digital radiograph's presentation table follows from its photometric interpretation (PS3.3, C.8.11.3.1.2).
+    """
     for keyword in _EMPTIED.get(str(image.get("Modality")), ()):
         if keyword not in image:
             setattr(image, keyword, [] if keyword.endswith("Sequence") else None)
-    if image.get("Modality") == "DX" and not image.get("AnatomicRegionSequence"):
-        image.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(KNEE)]
+    if image.get("Modality") == "DX":
+        image.PresentationLUTShape = "INVERSE" if image.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
+        if not image.get("AnatomicRegionSequence"):
+            image.AnatomicRegionSequence = [hd.sr.CodedConcept.from_code(KNEE)]
 
 
 def _set_side(reference: Dataset, side: str) -> None:

@@ -138,3 +138,12 @@ def test_the_copy_of_an_image_without_attributes_that_may_be_empty_has_them(writ
     assert _complaints(path), "the source lacks them"
     exported = export.write(case_of(path, "L" if kind == "MR" else "R"))
     assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
+
+
+@pytest.mark.slow
+def test_the_copy_of_a_negative_has_the_presentation_that_belongs_to_it(write_source, case_of, export):
+    """Some devices write IDENTITY with MONOCHROME1."""
+    path = write_source("DX", _source_values("DX"), PhotometricInterpretation="MONOCHROME1")
+    assert pydicom.dcmread(path).PresentationLUTShape == "IDENTITY" and _complaints(path)
+    exported = export.write(case_of(path, "R"))
+    assert {file.name: found for file in exported.files if (found := _complaints(file))} == {}
