@@ -205,6 +205,16 @@ def _trained_on_option(parser: Parser) -> None:
     )
 
 
+def identity_options(parser: Parser) -> None:
+    """What DICOM objects keep of the patient, for every command that writes some."""
+    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
+    parser.add_argument(
+        "--shift-dates",
+        action="store_true",
+        help="DICOM keeps study dates, shifted into the past by 1–365 days, the same for all studies of a patient",
+    )
+
+
 def flip_tta_option(parser: Parser) -> None:
     """``--flip-tta``, for every command that grades."""
     parser.add_argument(

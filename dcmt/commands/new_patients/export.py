@@ -77,6 +77,7 @@ def export_graded(
         salt=salt,
         networks=(model.network,),
         keep_identity=options.keep_identity,
+        shift_dates=options.shift_dates,
         pool=partial(knee_probabilities, severest=model.run.severest),
         force=options.force,
         written=getattr(options, "written", None),

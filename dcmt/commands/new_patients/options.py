@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dcmt.commands import values
-from dcmt.commands.options import external_model_option, flip_tta_option, run_options, slices_option
+from dcmt.commands.options import external_model_option, flip_tta_option, identity_options, run_options, slices_option
 from dcmt.commands.registry import command
 
 Parser = argparse.ArgumentParser
@@ -46,7 +46,7 @@ def predict(parser: Parser) -> None:
         default="csv,png",
         help="csv (always written), png (overlays), html, nifti, dicom, separated by commas (default csv,png)",
     )
-    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
+    identity_options(parser)
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
 
 

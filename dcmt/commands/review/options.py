@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dcmt.commands.options import run_options
+from dcmt.commands.options import identity_options, run_options
 from dcmt.commands.registry import command, group
 from dcmt.commands.values import seconds
 from knee.review import CLAIM
@@ -40,12 +40,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder (default: RUN/review/SPLIT)")
     parser.add_argument("--title", help="heading of the page")
-    parser.add_argument("--keep-identity", action="store_true", help="DICOM keeps the patient's name and identifiers")
-    parser.add_argument(
-        "--shift-dates",
-        action="store_true",
-        help="DICOM keeps study dates, shifted into the past by 1–365 days, the same for all studies of a patient",
-    )
+    identity_options(parser)
     parser.add_argument(
         "--maps", action="store_true", help="DICOM has parametric maps of MR series, which few viewers show"
     )

@@ -50,6 +50,18 @@ def _predict(run: RunFolder, images: Path, out: Path, *more: str) -> dict[str, p
     return {path.name: pydicom.dcmread(path) for path in sorted((out / "dicom").iterdir())}
 
 
+def test_study_dates_are_shifted_on_request(trained_run: RunFolder, patients: Path, tmp_path: Path) -> None:
+    for path in patients.iterdir():
+        image = pydicom.dcmread(path)
+        image.StudyDate = "20240301"
+        image.save_as(path, enforce_file_format=True)
+    for more, dates in (((), {""}), (("--shift-dates",), None)):
+        made = _predict(trained_run, patients, tmp_path / f"out{len(more)}", "--format", "dicom", *more)
+        found = {(image.PatientID, str(image.get("StudyDate", ""))) for image in made.values()}
+        assert len(found) == 2, "one date for each of the two patients"
+        assert {date for _, date in found} == dates or all("20230301" <= date < "20240301" for _, date in found)
+
+
 def test_new_patients_get_all_formats_and_the_same_objects_again(
     trained_run: RunFolder, patients: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,14 @@ def test_predict_writes_tables_and_overlays_of_a_path_unless_asked_otherwise() -
     options = parser.parse_args(["runs/a", "knees", "--out", "graded"])
     assert (options.run, options.images, options.out) == (Path("runs/a"), Path("knees"), Path("graded"))
     assert (options.server, options.study, options.to, options.format) == (None, None, None, "csv,png")
-    assert not (options.student or options.flip_tta or options.grade_anyway or options.keep_identity or options.force)
+    assert not (
+        options.student
+        or options.flip_tta
+        or options.grade_anyway
+        or options.keep_identity
+        or options.shift_dates
+        or options.force
+    )
     fetched = parser.parse_args(["runs/a", "--from", "http://localhost/", "--study", "1.2", "--out", "graded"])
     assert (fetched.images, fetched.server, fetched.study) == (None, "http://localhost/", "1.2")
 
