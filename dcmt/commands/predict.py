@@ -17,8 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dcmt.commands.new_patients.export import export_graded, model_of_run
-from dcmt.commands.new_patients.graded_files import find_slices, root_of, write_by_knee, write_table
+from dcmt.commands.new_patients.graded_files import chosen_formats, find_slices, root_of, write_by_knee, write_table
 from dcmt.onnx.reader import Rejected
 from dcmt.trained.loaded import LoadedRun, load_run
 from dcmt.trained.prediction import ImageReader, grade_images, image_loader, marked, reference_note
@@ -76,7 +75,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
-            export_graded(model_of_run(loaded, name, options), table, series, root, options)
+            _export(loaded, name, table, series, options)
             write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set.names, severest=loaded.pools_severest)
     if rejected:
         log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
@@ -92,6 +91,15 @@ def predict_command(options: argparse.Namespace) -> int:
     graded = table["predicted"].notna().sum()
     log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
+
+
+def _export(
+    loaded: LoadedRun, name: str, table: pd.DataFrame, series: Mapping[Path, str], options: argparse.Namespace
+) -> None:
+    if {"html", "nifti", "dicom"} & set(chosen_formats(options.format)):
+        from dcmt.commands.new_patients.export import export_graded, model_of_run  # slow, and only this needs it
+
+        export_graded(model_of_run(loaded, name, options), table, series, root_of(options.images), options)
 
 
 def _room_in(out: Path, *, force: bool) -> list[Path]:
