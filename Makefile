@@ -6,7 +6,7 @@ DEMO := runs/demo
 VIEWERS := .viewers
 PRECISION := auto
 
-.PHONY: install demo demo-text test check bench faults viewers clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
+.PHONY: install demo demo-text test check bench faults faults-lost viewers clean-demo results results-full results-radiographs results-pretrained results-radiographs-attention results-radiographs-gpu
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make check   format, lint, types, import rules"
 	@echo "make bench   speed and memory, side by side with their floors"
 	@echo "make faults  kills, full disks, damaged files (4 minutes)"
+	@echo "make faults-lost  one of two processes killed, ten times at each moment (15 minutes)"
 	@echo "make viewers fetch OHIF and axe-core from npm; look at an export and the review page in Chromium"
 	@echo "make results               the paper's tables on the phantom: hours; may be stopped and started again"
 	@echo "make results-full          the same at 30 and 50 % of the labels, too"
@@ -62,6 +63,10 @@ bench: install
 # FAULTS_TABLE=docs/results/faults.md writes the figures there, too.
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m faults -s
+
+# Ten kills at each moment of two processes' training.
+faults-lost: install
+	OMP_NUM_THREADS=1 LOST_PROCESSES=10 $(BIN)/python -m pytest tests/faults/test_lost_process.py -m faults -s
 
 # Debian: orthanc orthanc-dicomweb chromium chromium-driver npm. Screenshots: .viewers/screenshots.
 viewers: install $(VIEWERS)/ohif/package $(VIEWERS)/axe-core/package

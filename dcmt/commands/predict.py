@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dcmt.commands.new_patients.export import export_graded, model_of_run
 from dcmt.commands.new_patients.graded_files import (
     EXPORTED,
     KEPT_PX,
@@ -85,7 +84,7 @@ def predict_command(options: argparse.Namespace) -> int:
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_table(out / "predictions.csv", table)
-            export_graded(model_of_run(loaded, name, reader, options), table, series, root, options)
+            _export(loaded, name, reader, table, series, options)
             write_by_knee(out / _BY_KNEE, table, series, root, loaded.grade_set, severest=loaded.pools_severest)
     if rejected:
         log.info(f"{len(rejected)} of {len(paths)} files could not be graded: {out / 'rejected.csv'}")
@@ -101,6 +100,20 @@ def predict_command(options: argparse.Namespace) -> int:
     graded = table["predicted"].notna().sum()
     log.info(f"{graded} images graded by the {grader}: {out / 'predictions.csv'}. Research use only.")
     return 0
+
+
+def _export(
+    loaded: LoadedRun,
+    name: str,
+    reader: ImageReader,
+    table: pd.DataFrame,
+    series: Mapping[Path, str],
+    options: argparse.Namespace,
+) -> None:
+    if set(EXPORTED) & set(chosen_formats(options.format)):
+        from dcmt.commands.new_patients.export import export_graded, model_of_run  # slow, and only this needs it
+
+        export_graded(model_of_run(loaded, name, reader, options), table, series, root_of(options.images), options)
 
 
 def _room_in(out: Path, *, force: bool) -> list[Path]:

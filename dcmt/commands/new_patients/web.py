@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 
 from dcmt.commands.new_patients.graded_files import chosen_formats
 from dcmt.commands.predict import predict_command
-from dcmt.commands.review.verdicts import report_sent
 from dcmt.onnx.predict import SUFFIX, predict_exported
 from knee.errors import UserError, counted
 from knee.nn import processes
@@ -46,6 +45,8 @@ def predict_from_anywhere(options: argparse.Namespace) -> int:
             raise
         finally:
             files.put(None)
+    from dcmt.commands.review.verdicts import report_sent  # slow, and only this needs it
+
     return code or report_sent(sent.result(), options.to)
 
 
