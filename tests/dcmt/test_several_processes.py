@@ -20,8 +20,8 @@ from knee.engine.run import RunFolder
 from knee.engine.tracking import read_metrics
 from tests.knee.nn.test_processes import free_port, in_processes
 
-SHARED, STEPS = 20, 23
-"""Steps in two processes, and those of the whole run, which one process finishes."""
+SHARED, STEPS, LAST = 20, 23, 25
+"""Steps in two processes, those until one process goes on, and those of the whole run, which two processes finish."""
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def losses(run: Path) -> dict[tuple[int, str], float]:
 
 
 @pytest.mark.parametrize(("backbone", "rate"), [("convnext_atto", 0.01), ("resnet10t", 0.0002)])
-def test_two_processes_train_as_one_and_one_goes_on(
+def test_two_processes_train_as_one_which_goes_on_and_so_do_two(
     values: dict[str, Any], backbone: str, rate: float, tmp_path: Path
 ) -> None:
     """A network without batch normalisation, and one whose layers use the images of both processes.
@@ -78,10 +78,13 @@ def test_two_processes_train_as_one_and_one_goes_on(
     assert first.keys() == second.keys() and len({step for step, _ in first}) == SHARED
     assert {name for _, name in first} >= {"loss/grade", "loss/attention", "loss/attention_consistency"}
     assert max(abs(first[key] - second[key]) for key in first) < 1e-5
-    for run in (one, two):  # the second half of both in one process
+    for run in (one, two):
         assert main(["train", "--resume", str(run), "--fit.steps", str(STEPS)]) == 0
+    assert main(["train", "--resume", str(one), "--fit.steps", str(LAST)]) == 0
+    code, printed = train(tmp_path, values, "--resume", str(two), "--fit.steps", str(LAST))
+    assert code == 0, printed
     first, second = losses(one), losses(two)
-    assert first.keys() == second.keys() and len({step for step, _ in first}) == STEPS
+    assert first.keys() == second.keys() and len({step for step, _ in first}) == LAST
     assert max(abs(first[key] - second[key]) for key in first) < 1e-4
     for name in ("student", "teacher"):
         weights = [

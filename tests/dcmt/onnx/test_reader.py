@@ -46,15 +46,17 @@ def test_what_was_kept_is_not_read_again_and_what_was_not_is(tmp_path: Path) -> 
         cv2.imwrite(str(path), picture)
     how = Preparation(32, (0.5, 99.5), "L", None)
     first = PreparedImages(how, kept_px=2 * picture.size)
-    images, _ = first.read(paths[:1])
+    images = first.read(paths[:1]).images
     first.read(paths[1:])
     for path in paths:
         path.unlink()
     later = PreparedImages(how, most_px=picture.size, before=first)
-    again, read = later.read(paths)
-    assert read == paths[:2] and len(later.rejected) == 1, "of three images two were kept"
-    assert np.array_equal(again[0], images[0]) and [one.path for one in later.originals if one] == read
-    assert later.read(paths)[1] == [], "each is kept for one reader"
+    again = later.read(paths)
+    assert [file.path for file in again.files] == paths[:2] and len(again.rejected) == 1, (
+        "of three images two were kept"
+    )
+    assert np.array_equal(again.images[0], images[0]) and all(file.original for file in again.files)
+    assert later.read(paths).files == [], "each is kept for one reader"
 
 
 def test_why_an_image_is_unlike() -> None:
