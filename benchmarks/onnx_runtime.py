@@ -26,6 +26,7 @@ from dcmt.onnx.export import Exported, GraderOutputs, onnx_bytes
 from dcmt.onnx.int8 import quantized
 from dcmt.onnx.runtime import session_of
 from knee.attention import AttentionConfig
+from knee.grades import load_grade_set
 
 GRADES = 5
 
@@ -38,7 +39,10 @@ def exported(options: argparse.Namespace) -> Exported:
     )
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loaded: Any = SimpleNamespace(
-        networks={"teacher": network}, bare={"teacher": network}, config=SimpleNamespace(attention=AttentionConfig())
+        networks={"teacher": network},
+        bare={"teacher": network},
+        config=SimpleNamespace(attention=AttentionConfig()),
+        grade_set=load_grade_set("kl"),
     )
     card = Card(
         kind="grader", network="teacher", grade_set="kl", grades=["0", "1", "2", "3", "4"], image_size=options.size,
